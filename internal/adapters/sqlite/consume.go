@@ -1,0 +1,304 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ports"
+)
+
+// handlerBudget is how long one batch may take; see ports.Handler.
+const handlerBudget = 20 * time.Second
+
+// feed is one topic of a consumption: where to read on, and until when not to.
+type feed struct {
+	*topic
+	next  int64
+	until time.Time
+}
+
+// Consume delivers batches to handle; see ports.Log. A second consumer of the same group waits for the first to end.
+func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.Handler) error {
+	release, err := l.claim(ctx, sub)
+	if err != nil || release == nil {
+		return err
+	}
+	defer release()
+	feeds := make([]*feed, 0, len(sub.Topics))
+	for _, name := range sub.Topics {
+		b, err := l.Backlog(ctx, sub.Group, name)
+		if err != nil {
+			return err
+		}
+		feeds = append(feeds, &feed{topic: l.topics[name], next: b[0].Committed})
+	}
+	retry := backoff.NewExponentialBackOff(backoff.WithInitialInterval(500*time.Millisecond),
+		backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
+	for {
+		batch, err := l.collect(ctx, sub, feeds)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if domain.ClassOf(err) == domain.Misconfigured {
+			return err
+		}
+		if err != nil {
+			l.opts.Log.Warn("reading the log failed; trying again", "group", sub.Group, "error", err)
+			sleep(ctx, retry.NextBackOff())
+			continue
+		}
+		// The batch in hand is finished even when ctx ends meanwhile.
+		work, cancel := context.WithTimeout(context.WithoutCancel(ctx), handlerBudget)
+		holds, err := handle(work, batch)
+		cancel()
+		if err != nil && domain.ClassOf(err) == domain.Canceled {
+			return nil
+		}
+		if err != nil {
+			wait := retry.NextBackOff()
+			l.opts.Log.Warn("a batch failed; it is delivered again", "group", sub.Group, "records", len(batch), "after", wait, "error", err)
+			holds = holdAll(batch, l.opts.Now().Add(wait))
+		} else {
+			retry.Reset()
+		}
+		if err := l.settle(sub.Group, feeds, batch, holds); err != nil {
+			l.opts.Log.Warn("offsets were not committed; the batch may come again after a restart", "group", sub.Group, "error", err)
+		}
+	}
+}
+
+// claim makes the caller the one consumer of the topics for the group. release is nil when ctx ended first.
+func (l *Log) claim(ctx context.Context, sub ports.Subscription) (release func(), err error) {
+	names := slices.Clone(sub.Topics)
+	slices.Sort(names) // in one order, so that two consumers of several topics cannot wait for each other
+	var held []groupTopic
+	release = func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, g := range held {
+			close(l.claimed[g])
+			delete(l.claimed, g)
+		}
+	}
+	for _, name := range names {
+		if l.topics[name] == nil {
+			release()
+			return nil, domain.Errorf(domain.Misconfigured, "consume %s: the embedded log has no such topic", name)
+		}
+		g := groupTopic{sub.Group, name}
+		for {
+			l.mu.Lock()
+			busy := l.claimed[g]
+			if busy == nil {
+				l.claimed[g] = make(chan struct{})
+				l.mu.Unlock()
+				held = append(held, g)
+				break
+			}
+			l.mu.Unlock()
+			select {
+			case <-busy:
+			case <-ctx.Done():
+				release()
+				return nil, nil
+			}
+		}
+	}
+	return release, nil
+}
+
+// collect waits for a batch to be full or old enough and reads it.
+func (l *Log) collect(ctx context.Context, sub ports.Subscription, feeds []*feed) ([]domain.Record, error) {
+	var deadline time.Time // of the first record that was seen to wait
+	for {
+		now := l.opts.Now()
+		waiting, wake, changed := l.waiting(feeds, now)
+		if waiting > 0 && deadline.IsZero() {
+			deadline = now.Add(sub.MaxWait)
+		}
+		if waiting >= int64(sub.MaxRecords) || (waiting > 0 && !now.Before(deadline)) {
+			batch, err := l.readBatch(ctx, sub, feeds, now)
+			if err != nil || len(batch) > 0 {
+				return batch, err
+			}
+		}
+		if !deadline.IsZero() && (wake.IsZero() || deadline.Before(wake)) {
+			wake = deadline
+		}
+		var timer <-chan time.Time
+		if !wake.IsZero() {
+			timer = time.After(max(wake.Sub(now), time.Millisecond))
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-changed:
+		case <-timer:
+		}
+	}
+}
+
+// waiting counts the records that may be read now, and says when a paused topic may be read again.
+func (l *Log) waiting(feeds []*feed, now time.Time) (records int64, wake time.Time, changed <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range feeds {
+		n := f.topic.next - f.next
+		switch {
+		case n <= 0:
+		case now.Before(f.until):
+			if wake.IsZero() || f.until.Before(wake) {
+				wake = f.until
+			}
+		default:
+			records += n
+		}
+	}
+	return records, wake, l.changed
+}
+
+// readBatch reads up to one batch from the topics that are not paused and verifies every record.
+func (l *Log) readBatch(ctx context.Context, sub ports.Subscription, feeds []*feed, now time.Time) ([]domain.Record, error) {
+	var batch []domain.Record
+	var bytes int
+	for _, f := range feeds {
+		if now.Before(f.until) {
+			continue
+		}
+		full := func() bool { return len(batch) >= sub.MaxRecords || (bytes >= sub.MaxBytes && len(batch) > 0) }
+		if full() {
+			break
+		}
+		err := l.scan(ctx, f.topic, f.next, sub.MaxRecords-len(batch), func(r domain.Record) bool {
+			if len(batch) > 0 && bytes+len(r.Value) > sub.MaxBytes {
+				return false
+			}
+			batch = append(batch, r)
+			bytes += len(r.Value)
+			return !full()
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return batch, nil
+}
+
+// scan reads records from offset on until visit returns false, and reports damage: a checksum that does not fit, or a
+// record that is not where it has to be.
+func (l *Log) scan(ctx context.Context, t *topic, offset int64, limit int, visit func(domain.Record) bool) error {
+	l.mu.Lock()
+	end := t.next
+	l.mu.Unlock()
+	rows, err := l.read.QueryContext(ctx, `SELECT id, written_at, checksum, key, headers, value FROM records
+		WHERE id >= ? AND id < ? ORDER BY id LIMIT ?`, t.id(offset), t.id(end), limit)
+	if err != nil {
+		return l.readError(t, offset, err)
+	}
+	defer rows.Close()
+	var headers headerCache
+	for rows.Next() {
+		var id, writtenAt, sum int64
+		var text string
+		r := domain.Record{Topic: t.Name, Offset: offset}
+		if err := rows.Scan(&id, &writtenAt, &sum, &r.Key, &text, &r.Value); err != nil {
+			return l.readError(t, offset, err)
+		}
+		if id != t.id(offset) {
+			return l.loss(t, offset, id-t.id(offset), "is missing")
+		}
+		if int64(checksum(id, writtenAt, r.Key, text, r.Value)) != sum {
+			return l.loss(t, offset, 1, "is damaged: its checksum does not fit")
+		}
+		if r.Headers, err = headers.decode(text); err != nil {
+			return l.loss(t, offset, 1, "is damaged: "+err.Error())
+		}
+		offset++
+		if !visit(r) {
+			return nil
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return l.readError(t, offset, err)
+	}
+	return nil
+}
+
+func (l *Log) readError(t *topic, offset int64, err error) error {
+	if isDamage(err) {
+		return l.loss(t, offset, 1, "cannot be read: "+err.Error())
+	}
+	return classify("read "+t.Name, err)
+}
+
+// loss reports acknowledged records that are gone.
+func (l *Log) loss(t *topic, offset, records int64, what string) error {
+	l.opts.Lost(t.Name, records)
+	return &domain.Error{Class: domain.Misconfigured, Code: "LOG_DAMAGED", Text: lossText(l.dir, t.Name, offset, what)}
+}
+
+// settle commits what a batch's handler has done and rewinds and pauses the rest.
+func (l *Log) settle(group string, feeds []*feed, batch []domain.Record, holds []ports.Hold) error {
+	commit := map[groupTopic]int64{}
+	for _, f := range feeds {
+		first, done := int64(-1), int64(-1)
+		for _, r := range batch {
+			if r.Topic == f.Name {
+				if first < 0 {
+					first = r.Offset
+				}
+				done = r.Offset + 1
+			}
+		}
+		if done < 0 {
+			continue
+		}
+		for _, h := range holds {
+			if h.Topic == f.Name {
+				done, f.until = h.Offset, h.Until
+			}
+		}
+		f.next = done
+		if done > first {
+			commit[groupTopic{group, f.Name}] = done
+		}
+	}
+	if len(commit) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return l.submit(ctx, &call{ctx: ctx, commit: commit, bytes: 256, done: make(chan error, 1)})
+}
+
+// holdAll delivers a whole batch again, not before until.
+func holdAll(batch []domain.Record, until time.Time) []ports.Hold {
+	var holds []ports.Hold
+	for _, r := range batch {
+		if !slices.ContainsFunc(holds, func(h ports.Hold) bool { return h.Topic == r.Topic && h.Partition == r.Partition }) {
+			holds = append(holds, ports.Hold{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Until: until})
+		}
+	}
+	return holds
+}
+
+// sleep waits, at most until ctx is done.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// errLost distinguishes damage from every other misconfiguration.
+func errLost(err error) bool {
+	var e *domain.Error
+	return errors.As(err, &e) && e.Code == "LOG_DAMAGED"
+}

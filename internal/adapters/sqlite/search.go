@@ -1,0 +1,202 @@
+package sqlite
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// searchColumn maps fields to columns; revision is inside bundles.
+var searchColumn = map[domain.Field]string{
+	domain.FieldOutcome: "outcome", domain.FieldPath: "path", domain.FieldTenant: "tenant", domain.FieldPrincipal: "principal",
+	domain.FieldAction: "action", domain.FieldResource: "resource", domain.FieldOPA: "opa", domain.FieldApp: "app",
+	domain.FieldTraceID: "trace_id", domain.FieldError: "error",
+}
+
+// condition is a WHERE clause under construction. Column names come from this file, texts only as parameters.
+type condition struct {
+	clauses []string
+	args    []any
+}
+
+func (c *condition) add(clause string, args ...any) {
+	c.clauses = append(c.clauses, clause)
+	c.args = append(c.args, args...)
+}
+
+// match spells one wanted text of a field.
+func match(f domain.Field, m domain.Match) (string, []any) {
+	column, wrap := searchColumn[f], func(s string) string { return s }
+	if f == domain.FieldRevision {
+		column = "e.value"
+		wrap = func(s string) string { return "EXISTS (SELECT 1 FROM json_each(bundles) e WHERE " + s + ")" }
+	}
+	clause, args := column+" = ?", []any{m.Text}
+	switch {
+	case m.Prefix && m.Text == "":
+		clause, args = column+" IS NOT NULL", nil
+	case m.Prefix:
+		clause, args = "substr("+column+", 1, length(?)) = ?", []any{m.Text, m.Text}
+	}
+	clause = wrap(clause)
+	if m.Not {
+		clause = "NOT coalesce(" + clause + ", 0)" // a row without the field passes
+	}
+	return clause, args
+}
+
+func where(q domain.Query) condition {
+	var c condition
+	c.add("time >= ?", q.Since.UnixMicro())
+	if !q.Until.IsZero() {
+		c.add("time < ?", q.Until.UnixMicro())
+	}
+	if a := q.After; a != nil {
+		c.add("time <= ? AND (time < ? OR (tenant, decision_id) > (?, ?))", a.Time.UnixMicro(), a.Time.UnixMicro(), a.Tenant, a.ID)
+	}
+	for _, t := range q.Terms {
+		var anyOf []string
+		var anyArgs []any
+		for _, m := range t.Matches {
+			clause, args := match(t.Field, m)
+			if m.Not {
+				c.add(clause, args...)
+				continue
+			}
+			anyOf, anyArgs = append(anyOf, clause), append(anyArgs, args...)
+		}
+		if len(anyOf) > 0 {
+			c.add("("+strings.Join(anyOf, " OR ")+")", anyArgs...)
+		}
+	}
+	return c
+}
+
+// Search returns one page; see ports.DecisionReader.
+func (s *Store) Search(ctx context.Context, q domain.Query) (domain.Page, error) {
+	c := where(q)
+	var parts []string
+	var args []any
+	for _, t := range []string{"decisions", "decisions_out_of_window"} {
+		parts = append(parts, `SELECT * FROM (SELECT `+columns+` FROM `+t+` WHERE `+strings.Join(c.clauses, " AND ")+`
+			ORDER BY time DESC, tenant, decision_id LIMIT ?)`)
+		args = append(append(args, c.args...), q.Limit+1)
+	}
+	rows, err := s.read.QueryContext(ctx, strings.Join(parts, " UNION ALL ")+` ORDER BY time DESC, tenant, decision_id LIMIT ?`,
+		append(args, q.Limit+1)...)
+	if err != nil {
+		return domain.Page{}, s.checked("search", err)
+	}
+	defer rows.Close()
+	var page domain.Page
+	for rows.Next() {
+		d, err := scanDecision(rows, false)
+		if err != nil {
+			return domain.Page{}, s.checked("search", err)
+		}
+		page.Items = append(page.Items, d)
+	}
+	if err := rows.Err(); err != nil {
+		return domain.Page{}, s.checked("search", err)
+	}
+	if len(page.Items) > q.Limit {
+		page.Items = page.Items[:q.Limit]
+		page.Next = domain.CursorOf(&page.Items[q.Limit-1])
+	}
+	return page, nil
+}
+
+// Decisions returns every row with this id; see ports.DecisionReader.
+func (s *Store) Decisions(ctx context.Context, id string) ([]domain.Decision, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT `+columns+`, event FROM decisions WHERE decision_id = ?
+		UNION ALL SELECT `+columns+`, event FROM decisions_out_of_window WHERE decision_id = ?
+		ORDER BY time DESC, tenant LIMIT 1000`, id, id)
+	if err != nil {
+		return nil, s.checked("find a decision", err)
+	}
+	defer rows.Close()
+	var out []domain.Decision
+	for rows.Next() {
+		d, err := scanDecision(rows, true)
+		if err != nil {
+			return nil, s.checked("find a decision", err)
+		}
+		if sha256.Sum256(d.Event) != d.SHA256 {
+			return nil, domain.Errorf(domain.Misconfigured, "decision %s is damaged in %s: its bytes do not have the hash they were stored with; restore the file from a backup", id, storeFile)
+		}
+		out = append(out, d)
+	}
+	return out, s.checked("find a decision", rows.Err())
+}
+
+func scanDecision(rows *sql.Rows, event bool) (domain.Decision, error) {
+	var d domain.Decision
+	var timestamp sql.NullInt64
+	var at, receivedAt, savedAt int64
+	var path, reason, principal, action, resource, opa, app, traceID, requestedBy, failure, bundles sql.NullString
+	var sum []byte
+	into := []any{
+		&d.Tenant, &d.ID, &timestamp, &at, &receivedAt, &savedAt, &d.Outcome, &path, &reason, &principal, &action,
+		&resource, &opa, &app, &traceID, &requestedBy, &failure, &bundles, &d.Sanitised, &d.Unsearchable, &sum,
+	}
+	if event {
+		into = append(into, &d.Event)
+	}
+	if err := rows.Scan(into...); err != nil {
+		return d, err
+	}
+	if timestamp.Valid {
+		d.Timestamp = time.UnixMicro(timestamp.Int64).UTC()
+	}
+	d.ReceivedAt, d.SavedAt = time.UnixMicro(receivedAt).UTC(), time.UnixMicro(savedAt).UTC()
+	d.Path, d.Reason, d.Principal, d.Action, d.Resource = path.String, reason.String, principal.String, action.String, resource.String
+	d.OPA, d.App, d.TraceID, d.RequestedBy, d.Error = opa.String, app.String, traceID.String, requestedBy.String, failure.String
+	copy(d.SHA256[:], sum)
+	if bundles.Valid {
+		var m map[string]string
+		if err := json.Unmarshal([]byte(bundles.String), &m); err != nil {
+			return d, err
+		}
+		for _, name := range slices.Sorted(maps.Keys(m)) {
+			d.Bundles = append(d.Bundles, domain.Bundle{Name: name, Revision: m[name]})
+		}
+	}
+	return d, nil
+}
+
+// OPAs returns every OPA seen; see ports.OPARegistry.
+func (s *Store) OPAs(ctx context.Context) ([]domain.OPA, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT tenant, opa, version, first_upload, last_upload, interval, uploads, events, status_at, status
+		FROM opas ORDER BY last_upload DESC, opa LIMIT 10000`)
+	if err != nil {
+		return nil, s.checked("list OPAs", err)
+	}
+	defer rows.Close()
+	var out []domain.OPA
+	for rows.Next() {
+		var o domain.OPA
+		var first, last, statusAt sql.NullInt64
+		var interval int64
+		if err := rows.Scan(&o.Tenant, &o.OPA, &o.Version, &first, &last, &interval, &o.Uploads, &o.Events, &statusAt, &o.Status); err != nil {
+			return nil, s.checked("list OPAs", err)
+		}
+		o.First, o.Last, o.StatusAt = instant(first), instant(last), instant(statusAt)
+		o.Interval = time.Duration(interval) * time.Microsecond
+		out = append(out, o)
+	}
+	return out, s.checked("list OPAs", rows.Err())
+}
+
+func instant(micros sql.NullInt64) time.Time {
+	if !micros.Valid {
+		return time.Time{}
+	}
+	return time.UnixMicro(micros.Int64).UTC()
+}

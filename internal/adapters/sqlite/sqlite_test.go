@@ -1,0 +1,177 @@
+package sqlite
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ports"
+	"github.com/docket-project/docket/internal/ports/porttest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var testTopics = domain.TopicsWithPrefix("docket.")
+
+func logOptions(t *testing.T) LogOptions {
+	return LogOptions{
+		Topics: []Topic{
+			{Name: testTopics.Decisions}, {Name: testTopics.Parking},
+			{Name: testTopics.ParkingDLQ, Retention: 30 * 24 * time.Hour}, {Name: testTopics.DLQ, Retention: 30 * 24 * time.Hour},
+		},
+		Fatal: func(err error) { t.Errorf("fatal: %v", err) },
+		Lost:  func(string, int64) {},
+		Log:   slog.New(slog.DiscardHandler),
+	}
+}
+
+func openDir(t *testing.T, path string) *Dir {
+	t.Helper()
+	dir, err := OpenDir(path)
+	require.NoError(t, err)
+	return dir
+}
+
+func TestLogConformance(t *testing.T) {
+	porttest.Log(t, func(t *testing.T) porttest.LogHarness {
+		path := t.TempDir()
+		dirs := map[ports.Log]*Dir{}
+		return porttest.LogHarness{
+			Topics: testTopics,
+			Open: func(t *testing.T) ports.Log {
+				dir := openDir(t, path)
+				l, err := OpenLog(t.Context(), dir, logOptions(t))
+				require.NoError(t, err)
+				dirs[l] = dir
+				return l
+			},
+			Close: func(t *testing.T, l ports.Log) {
+				require.NoError(t, l.(*Log).Close())
+				require.NoError(t, dirs[l].Close())
+			},
+		}
+	})
+}
+
+func TestStoreConformance(t *testing.T) {
+	porttest.Store(t, func(t *testing.T) *porttest.StoreHarness {
+		dir := openDir(t, t.TempDir())
+		t.Cleanup(func() { require.NoError(t, dir.Close()) })
+		h := &porttest.StoreHarness{
+			Window: domain.Window{Retention: 90 * 24 * time.Hour, Ahead: domain.DefaultAhead},
+			Now:    time.Now(),
+		}
+		var s *Store
+		open := func(t *testing.T) ports.Store {
+			var err error
+			s, err = OpenStore(context.Background(), dir, StoreOptions{
+				Window: h.Window, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return h.Now },
+				Fatal: func(err error) { t.Errorf("fatal: %v", err) },
+			})
+			require.NoError(t, err)
+			return s
+		}
+		h.Store = open(t)
+		t.Cleanup(func() { require.NoError(t, s.Close()) })
+		h.Reopen = func(t *testing.T) ports.Store {
+			require.NoError(t, s.Close())
+			return open(t)
+		}
+		exec := func(t *testing.T, text string) {
+			_, err := s.write.Exec(text)
+			require.NoError(t, err)
+		}
+		h.Poison = func(t *testing.T, id string, class domain.Class) {
+			if class == domain.Invalid {
+				exec(t, `CREATE TABLE refuse (id TEXT NOT NULL CHECK (id <> 'x'))`)
+				exec(t, `CREATE TRIGGER invalid BEFORE INSERT ON decisions WHEN NEW.decision_id = '`+id+`' BEGIN INSERT INTO refuse VALUES ('x'); END`)
+				return
+			}
+			exec(t, `CREATE TRIGGER unknown BEFORE INSERT ON decisions WHEN NEW.decision_id = '`+id+`' BEGIN SELECT RAISE(ABORT, 'not today'); END`)
+		}
+		h.Break = func(t *testing.T, class domain.Class) func() {
+			if class == domain.Misconfigured {
+				exec(t, `ALTER TABLE decisions RENAME COLUMN path TO paths`)
+				return func() { exec(t, `ALTER TABLE decisions RENAME COLUMN paths TO path`) }
+			}
+			// Another process holds the write lock.
+			db, err := dir.open(storeFile, 0)
+			require.NoError(t, err)
+			tx, err := db.Begin()
+			require.NoError(t, err)
+			return func() {
+				require.NoError(t, tx.Rollback())
+				require.NoError(t, db.Close())
+			}
+		}
+		return h
+	})
+}
+
+// BenchmarkPublish measures durable uploads of three events from 64 writers.
+func BenchmarkPublish(b *testing.B) {
+	dir, err := OpenDir(b.TempDir())
+	require.NoError(b, err)
+	defer dir.Close()
+	l, err := OpenLog(b.Context(), dir, LogOptions{
+		Topics: []Topic{{Name: testTopics.Decisions}}, Fatal: func(err error) { b.Error(err) }, Lost: func(string, int64) {}, Log: slog.Default(),
+	})
+	require.NoError(b, err)
+	defer l.Close()
+	value := make([]byte, 1400)
+	records := make([]domain.Record, 3)
+	for i := range records {
+		records[i] = domain.Record{Topic: testTopics.Decisions, Key: "0123456789abcdef", Value: value, Headers: domain.Headers{Tenant: "t", Upload: "x", ReceivedAt: time.Now()}}
+	}
+	b.ReportAllocs()
+	var wg sync.WaitGroup
+	work := make(chan struct{})
+	for range 64 {
+		wg.Go(func() {
+			for range work {
+				if err := l.Publish(context.Background(), records); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	for b.Loop() {
+		work <- struct{}{}
+	}
+	close(work)
+	wg.Wait()
+}
+
+// BenchmarkSaveBatch measures rows of about 1.4 KB in batches of 500.
+func BenchmarkSaveBatch(b *testing.B) {
+	dir, err := OpenDir(b.TempDir())
+	require.NoError(b, err)
+	defer dir.Close()
+	s, err := OpenStore(b.Context(), dir, StoreOptions{
+		Window: domain.Window{Retention: time.Hour * 24, Ahead: time.Hour}, Fatal: func(err error) { b.Error(err) }, Log: slog.Default(),
+	})
+	require.NoError(b, err)
+	defer s.Close()
+	rows := make([]domain.Decision, 500)
+	n := uint64(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		now := time.Now()
+		for i := range rows {
+			n++
+			id := spread(n)
+			rows[i] = domain.Decision{Tenant: "default", ID: id, Timestamp: now, ReceivedAt: now, Outcome: domain.OutcomeDenied,
+				Path: "http/authz/allow", Principal: "alice", OPA: "4f0c1d2e-9a1b-4c3d-8e5f", Event: make([]byte, 1400)}
+		}
+		if _, err := s.SaveBatch(b.Context(), rows); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N*len(rows))/b.Elapsed().Seconds(), "rows/s")
+}

@@ -1,0 +1,359 @@
+package sqlite
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ports"
+)
+
+var _ ports.Store = (*Store)(nil)
+
+// StoreOptions configure OpenStore.
+type StoreOptions struct {
+	// Window is what is kept by timestamp; rows outside it are kept for Window.Retention by receipt.
+	Window domain.Window
+	// Fatal is called once when an fsync failed; see LogOptions.
+	Fatal func(error)
+	Log   *slog.Logger
+	// Now is the clock, for tests; nil is time.Now.
+	Now func() time.Time
+}
+
+// acquireTimeout is how long a batch waits for the one connection that writes.
+const acquireTimeout = 3 * time.Second
+
+// Store is the embedded store.
+type Store struct {
+	dir    *Dir
+	opts   StoreOptions
+	write  *sql.DB
+	read   *sql.DB
+	stop   chan struct{}
+	done   sync.WaitGroup
+	closed sync.Once
+
+	decisions   table
+	outOfWindow table
+}
+
+// table is one of the two tables of decisions, with the statements that write to it.
+type table struct {
+	name           string
+	insert, lookup string
+}
+
+// columns of both tables, in the order of values.
+const columns = `tenant, decision_id, timestamp, time, received_at, saved_at, outcome, path, reason, principal, action,
+	resource, opa, app, trace_id, requested_by, error, bundles, sanitised, unsearchable, sha256`
+
+// OpenStore opens and migrates the store in dir.
+func OpenStore(ctx context.Context, dir *Dir, opts StoreOptions) (_ *Store, err error) {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	s := &Store{dir: dir, opts: opts, stop: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.closeFiles())
+		}
+	}()
+	if s.write, err = dir.open(storeFile, 0); err != nil {
+		return nil, err
+	}
+	if err := dir.migrate(ctx, s.write, storeFile, "store"); err != nil {
+		return nil, err
+	}
+	if s.read, err = dir.open(storeFile, 4); err != nil {
+		return nil, err
+	}
+	s.decisions = table{
+		name: "decisions",
+		insert: `INSERT INTO decisions (` + columns + `, event) SELECT ` + parameters + `
+			WHERE NOT EXISTS (SELECT 1 FROM decisions_out_of_window WHERE decision_id = ?2 AND tenant = ?1 AND timestamp IS ?3)
+			ON CONFLICT DO NOTHING`,
+	}
+	s.outOfWindow = table{
+		name: "decisions_out_of_window",
+		insert: `INSERT INTO decisions_out_of_window (` + columns + `, event) SELECT ` + parameters + `
+			WHERE NOT EXISTS (SELECT 1 FROM decisions WHERE decision_id = ?2 AND tenant = ?1 AND timestamp IS ?3)
+			ON CONFLICT DO NOTHING`,
+	}
+	// Out of window the key has no timestamp, so any row of the same id stands in the way there.
+	s.decisions.lookup = `SELECT sha256 FROM decisions WHERE decision_id = ?1 AND tenant = ?2 AND timestamp IS ?3
+		UNION ALL SELECT sha256 FROM decisions_out_of_window WHERE decision_id = ?1 AND tenant = ?2 AND timestamp IS ?3`
+	s.outOfWindow.lookup = `SELECT sha256 FROM decisions_out_of_window WHERE decision_id = ?1 AND tenant = ?2
+		UNION ALL SELECT sha256 FROM decisions WHERE decision_id = ?1 AND tenant = ?2 AND timestamp IS ?3`
+	s.done.Go(s.tend)
+	return s, nil
+}
+
+var parameters = strings.TrimSuffix(strings.Repeat("?, ", 22), ", ")
+
+// Close stops the upkeep and closes the files.
+func (s *Store) Close() (err error) {
+	s.closed.Do(func() {
+		close(s.stop)
+		s.done.Wait()
+		_, ckErr := s.write.Exec(`PRAGMA wal_checkpoint(TRUNCATE)`)
+		err = errors.Join(classify("checkpoint "+storeFile, ckErr), s.closeFiles())
+	})
+	return err
+}
+
+func (s *Store) closeFiles() error {
+	var errs []error
+	for _, db := range []*sql.DB{s.read, s.write} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checked classifies an error and reports an fsync that failed.
+func (s *Store) checked(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	err = classify(op, err)
+	if isFsync(err) {
+		go s.opts.Fatal(err)
+	}
+	return err
+}
+
+// SaveBatch stores decisions in one transaction; see ports.DecisionWriter.
+func (s *Store) SaveBatch(ctx context.Context, decisions []domain.Decision) ([]domain.Fate, error) {
+	fates := make([]domain.Fate, len(decisions))
+	err := s.inTx(ctx, func(tx *sql.Tx) error {
+		now := s.opts.Now()
+		in, err := tx.Prepare(s.decisions.insert)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		for i := range decisions {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			d := &decisions[i]
+			switch s.opts.Window.Place(d.Timestamp, now) {
+			case domain.BeforeWindow:
+				fates[i] = domain.TooOld
+			case domain.Outside:
+				out, err := tx.Prepare(s.outOfWindow.insert)
+				if err != nil {
+					return err
+				}
+				fates[i], err = s.outOfWindow.save(tx, out, d, now)
+				if err = errors.Join(err, out.Close()); err != nil {
+					return err
+				}
+			case domain.Inside:
+				if fates[i], err = s.decisions.save(tx, in, d, now); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, s.checked("save to "+storeFile, err)
+	}
+	return fates, nil
+}
+
+// inTx runs fn in a transaction on the one connection that writes.
+func (s *Store) inTx(ctx context.Context, fn func(*sql.Tx) error) error {
+	acquire, cancel := context.WithTimeout(ctx, acquireTimeout)
+	defer cancel()
+	conn, err := s.write.Conn(acquire)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	// Not under ctx: the driver would watch it with a goroutine for each statement. fn looks at ctx itself.
+	tx, err := conn.BeginTx(context.Background(), nil)
+	if err != nil {
+		return err
+	}
+	if err := fn(tx); err != nil {
+		return errors.Join(err, ignoreDone(tx.Rollback()))
+	}
+	if err := tx.Commit(); err != nil {
+		return errors.Join(err, ignoreDone(tx.Rollback()))
+	}
+	return nil
+}
+
+// save writes one row and says what became of it.
+func (t table) save(tx *sql.Tx, insert *sql.Stmt, d *domain.Decision, now time.Time) (domain.Fate, error) {
+	res, err := insert.Exec(values(d, now)...)
+	if err != nil {
+		return "", err
+	}
+	if n, err := res.RowsAffected(); err != nil || n > 0 {
+		return domain.Saved, err
+	}
+	rows, err := tx.Query(t.lookup, d.ID, d.Tenant, micros(d.Timestamp))
+	if err != nil {
+		return "", err
+	}
+	defer rows.Close()
+	fate := domain.Conflicting
+	for rows.Next() {
+		var sum []byte
+		if err := rows.Scan(&sum); err != nil {
+			return "", err
+		}
+		if bytes.Equal(sum, d.SHA256[:]) {
+			fate = domain.Duplicate
+		}
+	}
+	return fate, rows.Err()
+}
+
+// values are a row's, in the order of columns and then the event.
+func values(d *domain.Decision, now time.Time) []any {
+	return []any{
+		d.Tenant, d.ID, micros(d.Timestamp), d.Time().UnixMicro(), d.ReceivedAt.UnixMicro(), now.UnixMicro(), string(d.Outcome),
+		text(d.Path), text(d.Reason), text(d.Principal), text(d.Action), text(d.Resource), text(d.OPA), text(d.App),
+		text(d.TraceID), text(d.RequestedBy), text(d.Error), bundlesJSON(d.Bundles), d.Sanitised, d.Unsearchable,
+		d.SHA256[:], d.Event,
+	}
+}
+
+func micros(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return t.UnixMicro()
+}
+
+func text(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+func bundlesJSON(bundles []domain.Bundle) any {
+	if len(bundles) == 0 {
+		return nil
+	}
+	m := make(map[string]string, len(bundles))
+	for _, b := range bundles {
+		m[b.Name] = b.Revision
+	}
+	out, err := json.Marshal(m)
+	if err != nil {
+		panic(err) // strings
+	}
+	return string(out)
+}
+
+// Probe writes a row on a fresh connection and rolls it back.
+func (s *Store) Probe(ctx context.Context) (err error) {
+	db, err := s.dir.open(storeFile, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return s.checked("probe "+storeFile, err)
+	}
+	defer func() { _ = tx.Rollback() }() // that is the point
+	now := s.opts.Now()
+	d := domain.Decision{Tenant: "docket-probe", ID: "probe", Timestamp: now, ReceivedAt: now, Outcome: domain.OutcomeUnknown,
+		Event: []byte("{}"), SHA256: sha256.Sum256([]byte("{}"))}
+	_, err = tx.ExecContext(ctx, s.decisions.insert, values(&d, now)...)
+	return s.checked("probe "+storeFile, err)
+}
+
+// RecordOPAs adds sightings; see ports.OPARegistry.
+func (s *Store) RecordOPAs(ctx context.Context, sightings []domain.Sighting) error {
+	// The interval follows the newest uploads: the gap since the last known one, spread over those that came, counts 30 %.
+	const upsert = `INSERT INTO opas AS o (tenant, opa, version, first_upload, last_upload, interval, uploads, events, status_at, status)
+		VALUES (?1, ?2, ?3, ?4, ?5, CASE WHEN ?6 > 1 THEN (?5 - ?4) / (?6 - 1) ELSE 0 END, ?6, ?7, ?8, ?9)
+		ON CONFLICT (tenant, opa) DO UPDATE SET
+		version = CASE WHEN excluded.version = '' THEN o.version ELSE excluded.version END,
+		first_upload = coalesce(min(o.first_upload, excluded.first_upload), o.first_upload, excluded.first_upload),
+		last_upload = coalesce(max(o.last_upload, excluded.last_upload), o.last_upload, excluded.last_upload),
+		interval = CASE
+			WHEN ?6 = 0 OR o.last_upload IS NULL OR excluded.last_upload <= o.last_upload THEN o.interval
+			WHEN o.interval = 0 THEN (excluded.last_upload - o.last_upload) / ?6
+			ELSE (7 * o.interval + 3 * ((excluded.last_upload - o.last_upload) / ?6)) / 10 END,
+		uploads = o.uploads + excluded.uploads,
+		events = o.events + excluded.events,
+		status_at = coalesce(excluded.status_at, o.status_at),
+		status = coalesce(excluded.status, o.status)`
+	err := s.inTx(ctx, func(tx *sql.Tx) error {
+		for _, g := range sightings {
+			_, err := tx.Exec(upsert, g.Tenant, g.OPA, g.Version, micros(g.First), micros(g.Last), g.Uploads, g.Events, micros(g.StatusAt), g.Status)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return s.checked("record OPAs in "+storeFile, err)
+}
+
+// tend copies the write-ahead file back and drops what is past its retention.
+func (s *Store) tend() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-s.stop:
+			return
+		case <-tick.C:
+		}
+		if err := checkpoint(s.write, s.read); err != nil {
+			if err := s.checked("checkpoint "+storeFile, err); domain.ClassOf(err) != domain.Unavailable {
+				s.opts.Log.Error("the store's write-ahead file cannot be copied back", "error", err)
+			}
+		}
+		if n%600 == 0 {
+			if err := s.expire(); err != nil {
+				s.opts.Log.Error("decisions past their retention were not dropped", "error", s.checked("expire", err))
+			}
+		}
+	}
+}
+
+// expire drops what is past the window, in steps that let batches in between.
+func (s *Store) expire() error {
+	oldest := s.opts.Now().Add(-s.opts.Window.Retention).UnixMicro()
+	for _, q := range []string{
+		`DELETE FROM decisions WHERE rowid IN (SELECT rowid FROM decisions WHERE time < ? LIMIT 1000)`,
+		`DELETE FROM decisions_out_of_window WHERE rowid IN (SELECT rowid FROM decisions_out_of_window WHERE received_at < ? LIMIT 1000)`,
+	} {
+		for {
+			res, err := s.write.Exec(q, oldest)
+			if err != nil {
+				return err
+			}
+			if n, err := res.RowsAffected(); err != nil || n < 1000 {
+				break
+			}
+			select {
+			case <-s.stop:
+				return nil
+			default:
+			}
+		}
+	}
+	return nil
+}

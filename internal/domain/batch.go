@@ -1,0 +1,371 @@
+package domain
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Limits caps one upload. A zero field admits nothing: callers start from DefaultLimits.
+type Limits struct {
+	// Inflated is the most bytes a body may inflate to.
+	Inflated int
+	// Events is the most elements of the array.
+	Events int
+	// Depth is how deep an event's objects and arrays may nest, the event itself being the first level.
+	Depth int
+	// Event is the most bytes of one event.
+	Event int
+}
+
+// DefaultLimits are the caps docket ships: 64 MiB, 50,000 events, depth 64, 4 MiB an event.
+var DefaultLimits = Limits{Inflated: 64 << 20, Events: 50_000, Depth: 64, Event: 4 << 20}
+
+// MaxQuarantined is the longest element that is put aside with its own bytes; a longer one is put aside with the
+// upload's wire bytes, so that the record fits the dead-letter topic.
+const MaxQuarantined = 8 << 20
+
+// Event is one accepted element of an upload.
+type Event struct {
+	// ID identifies the decision; see Identity.
+	ID string
+	// Raw is the element exactly as sent. It aliases the body that ParseBatch read, which nothing writes to again.
+	Raw []byte
+}
+
+// Quarantined is one element, or one body, that was put aside.
+type Quarantined struct {
+	// Reason says why.
+	Reason Reason
+	// Raw is the element as sent, or nil where the upload's wire bytes stand for it.
+	Raw []byte
+}
+
+// Batch is an upload, split.
+type Batch struct {
+	// Events are the accepted elements in order.
+	Events []Event
+	// Quarantined are the others, at most one of them (the last) for the body as a whole.
+	Quarantined []Quarantined
+	// Labels is the JSON value of the first event's "labels", which name the OPA that sent the upload; nil without.
+	Labels []byte
+}
+
+// ParseBatch reads a body to its end or its cap and splits it. Content is never an error: what cannot be accepted is in
+// Quarantined. An error of r other than io.EOF and *BodyError is returned as it is, and nothing of the body counts.
+//
+// sizeHint is the expected length; 0 is fine. The batch owns the bytes it read and shares them with its events.
+func ParseBatch(r io.Reader, sizeHint int, lim Limits) (Batch, error) {
+	body, cut, err := readBody(r, sizeHint, lim.Inflated)
+	if err != nil {
+		return Batch{}, err
+	}
+	body = bytes.TrimPrefix(body, []byte("\xEF\xBB\xBF"))
+	s := splitter{lim: lim, body: body, valid: utf8.Valid(body)}
+	reason := s.split()
+	if cut != "" && (reason == "" || reason == Truncated || cut == BadGzip) {
+		reason = cut // the body broke off there, whatever the JSON in front of it looked like
+	}
+	if reason != "" {
+		s.batch.Quarantined = append(s.batch.Quarantined, Quarantined{Reason: reason})
+	}
+	return s.batch, nil
+}
+
+// readBody reads at most limit bytes into a buffer of its own. cut says why the body is not whole.
+func readBody(r io.Reader, sizeHint, limit int) (body []byte, cut Reason, err error) {
+	const margin = 512 // so that a right hint meets io.EOF without growing
+	buf := make([]byte, 0, min(max(sizeHint, 0), limit)+margin)
+	for {
+		if len(buf) == cap(buf) {
+			buf = append(buf, 0)[:len(buf)]
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if len(buf) > limit {
+			return buf[:limit], BodyTooLarge, nil
+		}
+		var be *BodyError
+		switch {
+		case err == nil:
+		case err == io.EOF:
+			return buf, "", nil
+		case errors.As(err, &be):
+			return buf, be.Reason, nil
+		default:
+			return nil, "", err
+		}
+	}
+}
+
+// decoder is a pooled jsontext decoder over bytes that it does not copy.
+type decoder struct {
+	jsontext.Decoder
+	src bytes.Buffer
+}
+
+// Duplicate names are storable, and UTF-8 is checked by us so that one bad event does not end the decoder.
+var lenient = jsontext.AllowDuplicateNames(true)
+var anyUTF8 = jsontext.AllowInvalidUTF8(true)
+
+var decoders = sync.Pool{New: func() any { return new(decoder) }}
+
+// decode lends a decoder over b; release it before b goes out of reach.
+func decode(b []byte) *decoder {
+	d := decoders.Get().(*decoder)
+	d.src = *bytes.NewBuffer(b)
+	d.Reset(&d.src, lenient, anyUTF8)
+	return d
+}
+
+func (d *decoder) release() {
+	d.src = bytes.Buffer{}
+	d.Reset(&d.src, lenient, anyUTF8) // forget the bytes
+	decoders.Put(d)
+}
+
+// splitter walks one body.
+type splitter struct {
+	lim   Limits
+	body  []byte
+	valid bool // the whole body is UTF-8
+	batch Batch
+	seen  int
+}
+
+// split returns why the body as a whole has to be put aside, or "".
+func (s *splitter) split() Reason {
+	if len(bytes.TrimLeft(s.body, " \t\r\n")) == 0 {
+		return ""
+	}
+	base := 0 // where in body the decoder began
+	d := decode(s.body)
+	defer func() { d.release() }()
+	if d.PeekKind() != '[' {
+		if err := d.SkipValue(); err != nil {
+			return syntaxReason(err)
+		}
+		return NotArray
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return syntaxReason(err)
+	}
+	for {
+		kind := d.PeekKind()
+		if kind == ']' {
+			break
+		}
+		if s.seen == s.lim.Events && kind > 0 {
+			return TooManyEvents
+		}
+		start := base + int(d.InputOffset())
+		id, err := s.element(d, kind)
+		end := base + int(d.InputOffset())
+		if err == nil {
+			s.add(id, kind, trimSeparator(s.body[start:end]))
+			continue
+		}
+		// jsontext refuses nesting beyond 10,000 levels and cannot go on. Find the element's end another way, keep
+		// its bytes, and let a new decoder read the rest of the array.
+		rest := trimSeparator(s.body[start:])
+		n, reason := deepLen(rest, s.lim.Depth)
+		if n == 0 {
+			return cmp.Or(reason, syntaxReason(err))
+		}
+		s.seen++
+		s.batch.Quarantined = append(s.batch.Quarantined, Quarantined{Reason: TooDeep, Raw: bytes.Clone(rest[:n])})
+		base = len(s.body) - len(rest) + n - len(arrayAgain)
+		copy(s.body[base:], arrayAgain)
+		d.release()
+		d = decode(s.body[base:])
+		if _, err := d.ReadToken(); err != nil {
+			return syntaxReason(err)
+		}
+		if err := d.SkipValue(); err != nil {
+			return syntaxReason(err)
+		}
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return syntaxReason(err)
+	}
+	if len(bytes.TrimLeft(s.body[base+int(d.InputOffset()):], " \t\r\n")) != 0 {
+		return TrailingBytes
+	}
+	return ""
+}
+
+// arrayAgain, written over the end of an element that was put aside, makes the rest of the body an array again.
+const arrayAgain = "[0"
+
+// element reads one element and returns the identity of an object.
+func (s *splitter) element(d *decoder, kind jsontext.Kind) (id string, err error) {
+	if kind != '{' {
+		_, err := d.ReadValue()
+		return "", err
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return "", err
+	}
+	for d.PeekKind() != '}' {
+		name, err := d.ReadValue()
+		if err != nil {
+			return "", err
+		}
+		switch {
+		case isName(name, `"decision_id"`):
+			v, err := d.ReadValue()
+			if err != nil {
+				return "", err
+			}
+			id = givenID(v)
+		case s.batch.Labels == nil && isName(name, `"labels"`):
+			v, err := d.ReadValue()
+			if err != nil {
+				return "", err
+			}
+			s.batch.Labels = v
+		default:
+			if _, err := d.ReadValue(); err != nil {
+				return "", err
+			}
+		}
+	}
+	_, err = d.ReadToken()
+	return id, err
+}
+
+// add accepts an element or puts it aside.
+func (s *splitter) add(id string, kind jsontext.Kind, raw []byte) {
+	s.seen++
+	var reason Reason
+	switch {
+	case kind != '{':
+		reason = NotObject
+	case len(raw) > s.lim.Event:
+		reason = EventTooLarge
+	case !s.valid && !utf8.Valid(raw):
+		reason = InvalidUTF8
+	case tooDeep(raw, s.lim.Depth):
+		reason = TooDeep
+	default:
+		if id == "" {
+			id = spellHash(sha256.Sum256(raw))
+		}
+		if s.batch.Events == nil {
+			s.batch.Events = make([]Event, 0, max(1, min(s.lim.Events, len(s.body)/max(len(raw), 1)+1)))
+		}
+		s.batch.Events = append(s.batch.Events, Event{ID: id, Raw: raw[:len(raw):len(raw)]})
+		return
+	}
+	if len(raw) > MaxQuarantined {
+		raw = nil
+	}
+	s.batch.Quarantined = append(s.batch.Quarantined, Quarantined{Reason: reason, Raw: raw})
+}
+
+// trimSeparator drops the comma and white space that stand between the previous element and this one.
+func trimSeparator(raw []byte) []byte { return bytes.TrimLeft(raw, ", \t\r\n") }
+
+// tooDeep reports whether a valid JSON value nests beyond depth. Most events have fewer brackets than that in all.
+func tooDeep(raw []byte, depth int) bool {
+	if bytes.Count(raw, []byte("{"))+bytes.Count(raw, []byte("[")) <= depth {
+		return false
+	}
+	d := decode(raw)
+	defer d.release()
+	for {
+		if _, err := d.ReadToken(); err != nil {
+			return false
+		}
+		if d.StackDepth() > depth {
+			return true
+		}
+	}
+}
+
+// deepLen returns the length of the JSON value that b begins with if it nests beyond depth. Otherwise it returns 0, and
+// the reason to put the body aside where that is known better here than by the caller. encoding/json's tokens have no
+// limit of depth, at a price that only such values pay.
+func deepLen(b []byte, depth int) (int, Reason) {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	level, deepest := 0, 0
+	for {
+		tok, err := dec.Token()
+		switch {
+		case err != nil && deepest > depth && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
+			return 0, Truncated
+		case err != nil:
+			return 0, ""
+		case dec.InputOffset() > MaxQuarantined:
+			return 0, TooDeep // not worth more of our time: the wire bytes keep the rest
+		}
+		switch tok {
+		case json.Delim('{'), json.Delim('['):
+			level++
+			deepest = max(deepest, level)
+		case json.Delim('}'), json.Delim(']'):
+			level--
+		}
+		if level > 0 {
+			continue
+		}
+		if deepest <= depth {
+			return 0, ""
+		}
+		return int(dec.InputOffset()), ""
+	}
+}
+
+// syntaxReason tells a body that ends too early from one that is wrong.
+func syntaxReason(err error) Reason {
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return Truncated
+	}
+	return BrokenJSON
+}
+
+// isName compares a quoted JSON name with a quoted literal, escapes included.
+func isName(name []byte, want string) bool {
+	if string(name) == want {
+		return true
+	}
+	if bytes.IndexByte(name, '\\') < 0 {
+		return false
+	}
+	text, err := jsontext.AppendUnquote(nil, name)
+	return err == nil && string(text) == want[1:len(want)-1]
+}
+
+// maxIDBytes is the longest decision_id that stands as it is.
+const maxIDBytes = 512
+
+// givenID returns the decision_id that a JSON value spells, or "" where it cannot serve: only a string of 1 to 512
+// bytes without NUL and without lone surrogates can.
+func givenID(v []byte) string {
+	if len(v) < 2 || v[0] != '"' {
+		return ""
+	}
+	text := v[1 : len(v)-1]
+	if bytes.IndexByte(text, '\\') >= 0 {
+		var err error
+		if text, err = jsontext.AppendUnquote(nil, v); err != nil {
+			return ""
+		}
+	}
+	if len(text) > maxIDBytes || bytes.IndexByte(text, 0) >= 0 {
+		return ""
+	}
+	return string(text)
+}
+
+// spellHash is the identity of an event that brings none of its own.
+func spellHash(sum [sha256.Size]byte) string { return "sha256:" + hex.EncodeToString(sum[:]) }

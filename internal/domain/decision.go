@@ -1,0 +1,147 @@
+package domain
+
+import (
+	"crypto/sha256"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// DefaultTenant owns what is uploaded without a token.
+const DefaultTenant = "default"
+
+// Outcome is what a decision amounts to for the person who asks. A denial is not an error, and undefined is not a
+// denial: OPA leaves "result" out where no rule gave one.
+type Outcome string
+
+// The outcomes, in the order in which they are decided; Allowed and Denied come from a mapping or from the default.
+const (
+	OutcomeError     Outcome = "error"
+	OutcomeUndefined Outcome = "undefined"
+	OutcomeAllowed   Outcome = "allowed"
+	OutcomeDenied    Outcome = "denied"
+	OutcomeUnknown   Outcome = "unknown"
+)
+
+// Outcomes lists every outcome.
+var Outcomes = []Outcome{OutcomeAllowed, OutcomeDenied, OutcomeUndefined, OutcomeError, OutcomeUnknown}
+
+// Bundle is a bundle that was active when the decision was made.
+type Bundle struct{ Name, Revision string }
+
+// Decision is one row: an event's exact bytes and what was projected from them. A text field that is "" is absent.
+type Decision struct {
+	// Tenant, ID and Timestamp are the key. Timestamp is the event's own, truncated to microseconds in UTC; it is
+	// zero where the event has none that can be read, and the decision is then kept by ReceivedAt.
+	Tenant    string
+	ID        string
+	Timestamp time.Time
+	// ReceivedAt is when ingest read the upload, and SavedAt when the store took the row (set by the store).
+	ReceivedAt time.Time
+	SavedAt    time.Time
+	// What people search by, each at most 512 bytes.
+	Path        string
+	Outcome     Outcome
+	Reason      string
+	Principal   string
+	Action      string
+	Resource    string
+	OPA         string
+	App         string
+	TraceID     string
+	RequestedBy string
+	Error       string
+	Bundles     []Bundle
+	// Sanitised says that a projected text was altered: cut, or rid of NUL or of lone surrogates.
+	Sanitised bool
+	// Unsearchable says that a string inside the event cannot be de-escaped by a database, so that JSON terms of a
+	// search must skip the row.
+	Unsearchable bool
+	// Event is the event exactly as sent, and SHA256 its hash.
+	Event  []byte
+	SHA256 [sha256.Size]byte
+}
+
+// Time is what decisions are ordered by: the timestamp, or the time of receipt where there is none.
+func (d *Decision) Time() time.Time {
+	if d.Timestamp.IsZero() {
+		return d.ReceivedAt
+	}
+	return d.Timestamp
+}
+
+// Fate is what became of a record at the saver or the parking role. It is also a metric label.
+type Fate string
+
+// The fates. The store decides the first four; SaveBatch returns no other.
+const (
+	// Saved is a new row.
+	Saved Fate = "saved"
+	// Duplicate is a row that was there already, with the same bytes.
+	Duplicate Fate = "duplicate"
+	// Conflicting is a row whose key is taken by other bytes. Nothing was written.
+	Conflicting Fate = "conflict"
+	// TooOld is a row older than the window. Nothing was written.
+	TooOld Fate = "expired"
+	// Parked is a record that went to the parking topic.
+	Parked Fate = "parked"
+	// Dead is a record that went to a dead-letter topic.
+	Dead Fate = "dead"
+)
+
+// Window is the span of timestamps that the store keeps by day.
+type Window struct {
+	// Retention is how far back it reaches.
+	Retention time.Duration
+	// Ahead is how far it reaches into the future, for clocks that are fast.
+	Ahead time.Duration
+}
+
+// DefaultAhead is how far in the future a timestamp may lie and still be believed.
+const DefaultAhead = 24 * time.Hour
+
+// Placement is where a decision belongs.
+type Placement int
+
+// Where a decision belongs: by its own timestamp, by its receipt, or nowhere.
+const (
+	Inside Placement = iota
+	Outside
+	BeforeWindow
+)
+
+// Place decides where a decision with this timestamp belongs at now.
+func (w Window) Place(timestamp, now time.Time) Placement {
+	switch {
+	case timestamp.IsZero() || timestamp.After(now.Add(w.Ahead)):
+		return Outside
+	case timestamp.Before(now.Add(-w.Retention)):
+		return BeforeWindow
+	default:
+		return Inside
+	}
+}
+
+// maxText is the longest projected text, in bytes.
+const maxText = 512
+
+// cleanText replaces NUL and invalid UTF-8 by U+FFFD and cuts s to limit bytes on a rune border.
+func cleanText(s string, limit int) (clean string, altered bool) {
+	if !utf8.ValidString(s) || strings.IndexByte(s, 0) >= 0 {
+		s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+		altered = true
+	}
+	if len(s) <= limit {
+		return s, altered
+	}
+	for limit > 0 && !utf8.RuneStart(s[limit]) {
+		limit--
+	}
+	return s[:limit], true
+}
+
+// readableYear keeps what every store and RFC 3339 can spell.
+func readableYear(t time.Time) bool {
+	y := t.UTC().Year()
+	return y >= 1 && y <= 9999
+}

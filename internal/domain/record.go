@@ -1,0 +1,210 @@
+package domain
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Topics names the four topics of the durable log.
+type Topics struct {
+	// Decisions holds what was accepted and is not yet stored.
+	Decisions string
+	// Parking holds what the store could not take.
+	Parking string
+	// ParkingDLQ holds what was parked and given up after the last attempt.
+	ParkingDLQ string
+	// DLQ is the data DLQ: what no store would ever take, and what ingest put aside.
+	DLQ string
+}
+
+// TopicsWithPrefix names the topics; docket's default prefix is "docket.".
+func TopicsWithPrefix(prefix string) Topics {
+	return Topics{
+		Decisions:  prefix + "decisions",
+		Parking:    prefix + "parking",
+		ParkingDLQ: prefix + "parking.dlq",
+		DLQ:        prefix + "dlq",
+	}
+}
+
+// All lists the topics, the ones that are consumed first.
+func (t Topics) All() []string { return []string{t.Decisions, t.Parking, t.ParkingDLQ, t.DLQ} }
+
+// Record is one event in the durable log.
+type Record struct {
+	// Topic is where the record goes, or came from.
+	Topic string
+	// Partition and Offset are its place there. The log sets them on consuming and ignores them on publishing.
+	Partition int32
+	Offset    int64
+	// Key is the decision id. Records of one key share a partition.
+	Key string
+	// Value is the event exactly as sent. Nobody writes to it once the record is made.
+	Value []byte
+	// Headers say where the event comes from and what has happened to it.
+	Headers Headers
+}
+
+// Origin is the record's place as the docket-origin header spells it.
+func (r Record) Origin() string { return fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset) }
+
+// Headers is what a record carries beside the event. Zero fields are not written.
+type Headers struct {
+	// Tenant is whose credential uploaded the event.
+	Tenant string
+	// OPAPartition is the {partition} of the upload path.
+	OPAPartition string
+	// ReceivedAt is when ingest read the upload.
+	ReceivedAt time.Time
+	// Upload is the hex SHA-256 of the body as received; OPA's retry of an upload repeats it.
+	Upload string
+	// Reason stands on quarantined records.
+	Reason Reason
+	// TraceParent is docket's own trace (W3C Trace Context), never the application's.
+	TraceParent string
+	// Attempt counts failures that were the row's own, from 1.
+	Attempt int
+	// NotBefore is when a parked record may be tried again.
+	NotBefore time.Time
+	// FirstFailedAt is when the record was first parked.
+	FirstFailedAt time.Time
+	// ErrorClass, ErrorCode and Error tell the last failure. Error is at most 1 KiB and free of row contents.
+	ErrorClass Class
+	ErrorCode  string
+	Error      string
+	// Origin is "topic/partition/offset" of the record's first home.
+	Origin string
+	// Replay is the operator's replay job, and ReplayCount the guard against loops.
+	Replay      string
+	ReplayCount int
+}
+
+// maxErrorText bounds the docket-error header, in bytes.
+const maxErrorText = 1 << 10
+
+// Failed returns the headers with what a failure of class, code and text says, keeping the first failure's time.
+func (h Headers) Failed(at time.Time, err error) Headers {
+	if h.FirstFailedAt.IsZero() {
+		h.FirstFailedAt = at.UTC()
+	}
+	h.ErrorClass, h.ErrorCode = ClassOf(err), CodeOf(err)
+	h.Error, _ = cleanText(err.Error(), maxErrorText)
+	return h
+}
+
+// Header is one header as it stands in the log: text, never binary.
+type Header struct{ Name, Value string }
+
+// The header names are a contract with everything that reads the topics.
+const (
+	headerTenant        = "docket-tenant"
+	headerOPAPartition  = "docket-opa-partition"
+	headerReceivedAt    = "docket-received-at"
+	headerUpload        = "docket-upload"
+	headerReason        = "docket-reason"
+	headerTraceParent   = "traceparent"
+	headerAttempt       = "docket-attempt"
+	headerNotBefore     = "docket-not-before"
+	headerFirstFailedAt = "docket-first-failed-at"
+	headerErrorClass    = "docket-error-class"
+	headerErrorCode     = "docket-error-code"
+	headerError         = "docket-error"
+	headerOrigin        = "docket-origin"
+	headerReplay        = "docket-replay"
+	headerReplayCount   = "docket-replay-count"
+)
+
+// Encode spells the headers in a fixed order: times as RFC 3339 with nanoseconds in UTC, counts in decimal.
+func (h Headers) Encode() []Header {
+	out := make([]Header, 0, 8)
+	text := func(name, value string) {
+		if value != "" {
+			out = append(out, Header{name, value})
+		}
+	}
+	instant := func(name string, t time.Time) {
+		if !t.IsZero() {
+			text(name, t.UTC().Format(time.RFC3339Nano))
+		}
+	}
+	count := func(name string, n int) {
+		if n != 0 {
+			text(name, strconv.Itoa(n))
+		}
+	}
+	text(headerTenant, h.Tenant)
+	text(headerOPAPartition, h.OPAPartition)
+	instant(headerReceivedAt, h.ReceivedAt)
+	text(headerUpload, h.Upload)
+	text(headerReason, string(h.Reason))
+	text(headerTraceParent, h.TraceParent)
+	count(headerAttempt, h.Attempt)
+	instant(headerNotBefore, h.NotBefore)
+	instant(headerFirstFailedAt, h.FirstFailedAt)
+	text(headerErrorClass, string(h.ErrorClass))
+	text(headerErrorCode, h.ErrorCode)
+	text(headerError, h.Error)
+	text(headerOrigin, h.Origin)
+	text(headerReplay, h.Replay)
+	count(headerReplayCount, h.ReplayCount)
+	return out
+}
+
+// DecodeHeaders reads what Encode wrote. A name it does not know, or a value it cannot read, is skipped: another
+// program may have written to the topic, and its mistake must not cost a decision. The last of a repeated name stands.
+func DecodeHeaders(headers []Header) Headers {
+	var h Headers
+	for _, p := range headers {
+		switch p.Name {
+		case headerTenant:
+			h.Tenant = p.Value
+		case headerOPAPartition:
+			h.OPAPartition = p.Value
+		case headerReceivedAt:
+			h.ReceivedAt = instantOf(p.Value)
+		case headerUpload:
+			h.Upload = p.Value
+		case headerReason:
+			h.Reason = Reason(p.Value)
+		case headerTraceParent:
+			h.TraceParent = p.Value
+		case headerAttempt:
+			h.Attempt = countOf(p.Value)
+		case headerNotBefore:
+			h.NotBefore = instantOf(p.Value)
+		case headerFirstFailedAt:
+			h.FirstFailedAt = instantOf(p.Value)
+		case headerErrorClass:
+			h.ErrorClass = Class(p.Value)
+		case headerErrorCode:
+			h.ErrorCode = p.Value
+		case headerError:
+			h.Error = p.Value
+		case headerOrigin:
+			h.Origin = p.Value
+		case headerReplay:
+			h.Replay = p.Value
+		case headerReplayCount:
+			h.ReplayCount = countOf(p.Value)
+		}
+	}
+	return h
+}
+
+func instantOf(s string) time.Time {
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil || !readableYear(t) {
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
+func countOf(s string) int {
+	n, err := strconv.Atoi(strings.TrimSpace(s))
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
+}

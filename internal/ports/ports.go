@@ -1,0 +1,112 @@
+// Package ports holds docket's two contracts: the durable log and the store. Each has several real implementations
+// and one conformance suite in porttest; the comments here are the specification the suites check. What a use case
+// needs beyond them it declares itself, next to its use.
+package ports
+
+import (
+	"context"
+	"time"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// Publisher makes records durable.
+type Publisher interface {
+	// Publish returns nil once every record is durable: on the log's replicas, or fsynced. It returns at the latest
+	// when ctx is done, whatever the log does; then, and after any other error, each record may or may not become
+	// durable later, so a caller repeats all of them or reports failure. Records of one call to one partition keep
+	// their order. The log reads keys, values and headers until long after it returned: nobody may write to them.
+	// Errors: Unavailable, Canceled, Misconfigured, and Invalid for a record the log can never take.
+	Publish(ctx context.Context, records []domain.Record) error
+}
+
+// Subscription says what to consume and how to gather it.
+type Subscription struct {
+	// Group owns the committed offsets. Members of a group share its partitions; each is consumed by one at a time.
+	Group string
+	// Topics to read.
+	Topics []string
+	// A batch is handed over once it has this many records or this many bytes of values, or once its first record
+	// has waited this long. A single record larger than MaxBytes is a batch of its own.
+	MaxRecords int
+	MaxBytes   int
+	MaxWait    time.Duration
+}
+
+// Hold tells the log to deliver a partition's records again from Offset on, not before Until.
+type Hold struct {
+	Topic     string
+	Partition int32
+	// Offset is the first record that is not done. Everything in front of it is.
+	Offset int64
+	Until  time.Time
+}
+
+// Handler takes a batch, in order within each partition. It returns nil, nil once all of it is done, or one Hold for
+// each partition that is not; partitions without one are done. With an error nothing of the batch is done, and the log
+// delivers all of it again after a backoff of its own, except that an error of class Canceled ends the consumption.
+//
+// A handler never sleeps: it holds. Its ctx allows 20 s. Records may come twice, after a crash or a rebalance.
+type Handler func(ctx context.Context, batch []domain.Record) ([]Hold, error)
+
+// Backlog is the state of one partition for a group.
+type Backlog struct {
+	Topic     string
+	Partition int32
+	// Start is the oldest record still there and End the next to be written; Committed is the group's next record,
+	// or Start where it never committed.
+	Start, Committed, End int64
+	// Oldest is when the record at Committed was written; zero when none waits.
+	Oldest time.Time
+}
+
+// Waiting counts the records that the group has not done.
+func (b Backlog) Waiting() int64 { return b.End - b.Committed }
+
+// Log is the durable log between the roles.
+type Log interface {
+	Publisher
+	// Consume delivers batches to handle until ctx is done (and then returns nil, the batch in hand finished and
+	// committed), or until the log cannot go on: an error of class Misconfigured when records are damaged or lost.
+	// Offsets are committed after the handler returned, never before. A first start reads from the beginning.
+	Consume(ctx context.Context, sub Subscription, handle Handler) error
+	// Backlog reports every partition of the topics, for a group.
+	Backlog(ctx context.Context, group string, topics ...string) ([]Backlog, error)
+	// Ready returns nil while Publish can be expected to succeed; it asks the log, not its own memory.
+	Ready(ctx context.Context) error
+}
+
+// DecisionWriter is the store as the saver and the parking role see it.
+type DecisionWriter interface {
+	// SaveBatch stores decisions in one transaction and returns what became of each, in order: Saved, Duplicate,
+	// Conflicting or TooOld. It is idempotent: the key is (tenant, id, timestamp), or (tenant, id) for a decision
+	// outside the window; the first bytes of a key win, within a batch as well. After an error nothing of the
+	// batch is stored, unless the error is ambiguous, and repeating it is right in either case.
+	// Errors: Unavailable, Canceled, Misconfigured; Invalid and Unknown where a row of the batch may be to blame.
+	SaveBatch(ctx context.Context, decisions []domain.Decision) ([]domain.Fate, error)
+	// Probe writes a row on a connection of its own and rolls it back: nil means that the store takes writes.
+	Probe(ctx context.Context) error
+}
+
+// DecisionReader is the store as the query API sees it.
+type DecisionReader interface {
+	// Search returns one page, newest first by Decision.Time, then by tenant and id. Event is left nil.
+	Search(ctx context.Context, q domain.Query) (domain.Page, error)
+	// Decisions returns every row with this id, newest first, complete. None is no error.
+	Decisions(ctx context.Context, id string) ([]domain.Decision, error)
+}
+
+// OPARegistry remembers which OPAs have been seen.
+type OPARegistry interface {
+	// RecordOPAs adds sightings to what is known. Repeating a call counts twice: these are figures for people.
+	RecordOPAs(ctx context.Context, sightings []domain.Sighting) error
+	// OPAs returns every OPA seen, the most recent upload first.
+	OPAs(ctx context.Context) ([]domain.OPA, error)
+}
+
+// Store is the whole store.
+type Store interface {
+	DecisionWriter
+	DecisionReader
+	OPARegistry
+}

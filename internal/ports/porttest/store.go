@@ -1,0 +1,421 @@
+package porttest
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ports"
+)
+
+// StoreHarness is the store of one test, empty at first.
+type StoreHarness struct {
+	Store ports.Store
+	// Window is what the store was opened with, and Now its clock at every call.
+	Window domain.Window
+	Now    time.Time
+	// Reopen closes the store and opens it again.
+	Reopen func(t *testing.T) ports.Store
+	// Poison makes the store refuse rows with this decision id: for ever when the class is Invalid, and for reasons
+	// of its own when it is Unknown.
+	Poison func(t *testing.T, id string, class domain.Class)
+	// Break makes every write fail with an error of the class; the returned func mends it.
+	Break func(t *testing.T, class domain.Class) (mend func())
+}
+
+// Store runs the suite.
+func Store(t *testing.T, harness func(t *testing.T) *StoreHarness) {
+	for _, c := range []struct {
+		name string
+		run  func(t *testing.T, h *StoreHarness)
+	}{
+		{"every column and byte comes back", storeRoundTrip},
+		{"a batch resent stores nothing twice", storeIdempotent},
+		{"the first bytes of a key win", storeConflict},
+		{"placement by timestamp", storePlacement},
+		{"a write skips what the other table holds", storeNeighbour},
+		{"tenants do not see each other's keys", storeTenants},
+		{"sanitised and unsearchable rows are stored", storeSanitised},
+		{"a poison row fails its batch and only that", storePoison},
+		{"an outage is not the rows' fault", storeOutage},
+		{"rows survive a restart", storeReopen},
+		{"search filters", storeFilters},
+		{"search pages without gaps or repeats", storePages},
+		{"a canceled context stores nothing", storeCanceled},
+		{"an id that is not there is no error", storeAbsent},
+		{"OPAs are counted and their interval is learned", storeOPAs},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.run(t, harness(t)) })
+	}
+}
+
+// row makes a decision inside the window, n seconds before the harness's now.
+func (h *StoreHarness) row(n int, edit ...func(*domain.Decision)) domain.Decision {
+	at := h.Now.Add(-time.Duration(n) * time.Second).UTC().Truncate(time.Microsecond)
+	d := domain.Decision{
+		Tenant: "default", ID: fmt.Sprintf("id-%d", n), Timestamp: at, ReceivedAt: at.Add(2 * time.Second),
+		Outcome: domain.OutcomeDenied, Event: fmt.Appendf(nil, `{"decision_id":"id-%d"}`, n),
+	}
+	for _, e := range edit {
+		e(&d)
+	}
+	d.SHA256 = sha256.Sum256(d.Event)
+	return d
+}
+
+func (h *StoreHarness) save(t *testing.T, want domain.Fate, rows ...domain.Decision) {
+	t.Helper()
+	fates, err := h.Store.SaveBatch(t.Context(), rows)
+	require.NoError(t, err)
+	require.Len(t, fates, len(rows))
+	for i, f := range fates {
+		require.Equal(t, want, f, "row %d (%s)", i, rows[i].ID)
+	}
+}
+
+func (h *StoreHarness) get(t *testing.T, id string) []domain.Decision {
+	t.Helper()
+	rows, err := h.Store.Decisions(t.Context(), id)
+	require.NoError(t, err)
+	return rows
+}
+
+func storeRoundTrip(t *testing.T, h *StoreHarness) {
+	want := h.row(1, func(d *domain.Decision) {
+		d.Tenant, d.ID = "acme", "weird/%2F id\u2028💥"
+		d.Path, d.Reason, d.Principal, d.Action, d.Resource = "http/authz/allow", "not the owner", "alice", "GET", "finance/salary"
+		d.OPA, d.App, d.TraceID, d.RequestedBy = "opa-1", "shop", "4bf92f3577b34da6a3ce929d0e0e4736", "10.0.0.1:5"
+		d.Error, d.Outcome = "eval_conflict_error: two", domain.OutcomeError
+		d.Bundles = []domain.Bundle{{Name: "a", Revision: "1"}, {Name: "b", Revision: ""}}
+		d.Event = []byte("{\"a\":\"\\u0000\\ud800\",\"a\":1e99999, \"n\":1.000000000000000000001}")
+		d.Sanitised, d.Unsearchable = true, true
+	})
+	h.save(t, domain.Saved, want)
+	got := h.get(t, want.ID)
+	require.Len(t, got, 1)
+	require.False(t, got[0].SavedAt.IsZero())
+	got[0].SavedAt = time.Time{}
+	require.Empty(t, cmp.Diff(want, got[0]))
+}
+
+func storeIdempotent(t *testing.T, h *StoreHarness) {
+	rows := []domain.Decision{h.row(1), h.row(2), h.row(3)}
+	h.save(t, domain.Saved, rows...)
+	h.save(t, domain.Duplicate, rows...)
+	again := h.row(2, func(d *domain.Decision) { d.ReceivedAt = d.ReceivedAt.Add(time.Hour) })
+	h.save(t, domain.Duplicate, again)
+
+	fates, err := h.Store.SaveBatch(t.Context(), []domain.Decision{h.row(4), h.row(4), h.row(1)})
+	require.NoError(t, err)
+	require.Equal(t, []domain.Fate{domain.Saved, domain.Duplicate, domain.Duplicate}, fates)
+	require.Len(t, h.get(t, "id-4"), 1)
+
+	fates, err = h.Store.SaveBatch(t.Context(), nil)
+	require.NoError(t, err)
+	require.Empty(t, fates)
+}
+
+func storeConflict(t *testing.T, h *StoreHarness) {
+	first := h.row(1)
+	h.save(t, domain.Saved, first)
+	other := h.row(1, func(d *domain.Decision) { d.Event = []byte(`{"decision_id":"id-1","forged":true}`) })
+	h.save(t, domain.Conflicting, other)
+	got := h.get(t, first.ID)
+	require.Len(t, got, 1)
+	require.Equal(t, first.Event, got[0].Event)
+
+	inBatch := h.row(2, func(d *domain.Decision) { d.Event = []byte(`{"second":2}`) })
+	fates, err := h.Store.SaveBatch(t.Context(), []domain.Decision{h.row(2), inBatch})
+	require.NoError(t, err)
+	require.Equal(t, []domain.Fate{domain.Saved, domain.Conflicting}, fates)
+
+	// Another timestamp is another key.
+	later := h.row(1, func(d *domain.Decision) { d.Timestamp = d.Timestamp.Add(time.Minute) })
+	h.save(t, domain.Saved, later)
+	require.Len(t, h.get(t, "id-1"), 2)
+}
+
+func storePlacement(t *testing.T, h *StoreHarness) {
+	at := func(ts time.Time) func(*domain.Decision) {
+		return func(d *domain.Decision) { d.Timestamp, d.ReceivedAt = ts, h.Now.UTC().Truncate(time.Microsecond) }
+	}
+	const margin = time.Minute
+	for i, c := range []struct {
+		name string
+		ts   time.Time
+		want domain.Fate
+	}{
+		{"now", h.Now, domain.Saved},
+		{"the oldest that is kept", h.Now.Add(-h.Window.Retention + margin), domain.Saved},
+		{"too old", h.Now.Add(-h.Window.Retention - margin), domain.TooOld},
+		{"a century ago", h.Now.AddDate(-100, 0, 0), domain.TooOld},
+		{"a little ahead", h.Now.Add(h.Window.Ahead - margin), domain.Saved},
+		{"too far ahead", h.Now.Add(h.Window.Ahead + margin), domain.Saved},
+		{"the year 9999", time.Date(9999, 12, 31, 23, 59, 59, 999999000, time.UTC), domain.Saved},
+		{"none", time.Time{}, domain.Saved},
+	} {
+		ts := c.ts.UTC().Truncate(time.Microsecond)
+		d := h.row(1000+i, at(ts))
+		fates, err := h.Store.SaveBatch(t.Context(), []domain.Decision{d})
+		require.NoError(t, err, c.name)
+		require.Equal(t, c.want, fates[0], c.name)
+		got := h.get(t, d.ID)
+		if c.want == domain.TooOld {
+			require.Empty(t, got, c.name)
+			continue
+		}
+		require.Len(t, got, 1, c.name)
+		require.Equal(t, ts, got[0].Timestamp, c.name)
+		require.Equal(t, d.Time(), got[0].Time(), c.name)
+		// The same event again is the same row, wherever it is kept.
+		h.save(t, domain.Duplicate, d)
+	}
+	// Out of the window the key has no timestamp.
+	absent := h.row(2000, at(time.Time{}))
+	h.save(t, domain.Saved, absent)
+	future := h.row(2000, at(h.Now.Add(48*time.Hour).Truncate(time.Microsecond)), func(d *domain.Decision) { d.Event = []byte(`{"x":1}`) })
+	h.save(t, domain.Conflicting, future)
+}
+
+func storeNeighbour(t *testing.T, h *StoreHarness) {
+	// A decision ahead of the window is kept outside of it. When OPA sends it again later, its timestamp is inside.
+	ahead := h.row(0, func(d *domain.Decision) {
+		d.Timestamp = h.Now.Add(h.Window.Ahead + time.Hour).UTC().Truncate(time.Microsecond)
+	})
+	h.save(t, domain.Saved, ahead)
+	h.Now = h.Now.Add(2 * time.Hour)
+	h.save(t, domain.Duplicate, ahead)
+	forged := ahead
+	forged.Event = []byte(`{"forged":true}`)
+	forged.SHA256 = sha256.Sum256(forged.Event)
+	h.save(t, domain.Conflicting, forged)
+	require.Len(t, h.get(t, ahead.ID), 1)
+
+	// The other way round, a clock that is set back.
+	inside := h.row(1, func(d *domain.Decision) {
+		d.Timestamp = h.Now.Add(h.Window.Ahead - time.Minute).UTC().Truncate(time.Microsecond)
+	})
+	h.save(t, domain.Saved, inside)
+	h.Now = h.Now.Add(-2 * time.Hour)
+	h.save(t, domain.Duplicate, inside)
+	require.Len(t, h.get(t, inside.ID), 1)
+
+	page, err := h.Store.Search(t.Context(), domain.Query{Since: h.Now.Add(-time.Hour), Limit: 10})
+	require.NoError(t, err)
+	require.Len(t, page.Items, 2, "both tables, without repeats")
+}
+
+func storeTenants(t *testing.T, h *StoreHarness) {
+	h.save(t, domain.Saved, h.row(1), h.row(1, func(d *domain.Decision) { d.Tenant = "other"; d.Event = []byte(`{"o":1}`) }))
+	require.Len(t, h.get(t, "id-1"), 2)
+}
+
+func storeSanitised(t *testing.T, h *StoreHarness) {
+	p, err := domain.NewProjector(nil)
+	require.NoError(t, err)
+	raw := []byte(`{"decision_id":"nul","path":"a\u0000b","labels":{"id":"\ud800"},"timestamp":"` + h.Now.Format(time.RFC3339Nano) + `","result":true,"input":{"user":"x\udfffy"}}`)
+	d := p.Project(domain.Record{Value: raw, Headers: domain.Headers{ReceivedAt: h.Now}})
+	require.True(t, d.Sanitised && d.Unsearchable)
+	h.save(t, domain.Saved, d, h.row(1))
+	got := h.get(t, "nul")
+	require.Len(t, got, 1)
+	require.Equal(t, raw, got[0].Event)
+	require.Equal(t, "a\uFFFDb", got[0].Path)
+	require.True(t, got[0].Sanitised && got[0].Unsearchable)
+	page, err := h.Store.Search(t.Context(), domain.Query{Since: h.Now.Add(-time.Hour), Limit: 10})
+	require.NoError(t, err)
+	require.Len(t, page.Items, 2, "one such row does not break a search")
+}
+
+func storePoison(t *testing.T, h *StoreHarness) {
+	h.Poison(t, "id-2", domain.Invalid)
+	h.Poison(t, "id-3", domain.Unknown)
+	for id, class := range map[int]domain.Class{2: domain.Invalid, 3: domain.Unknown} {
+		_, err := h.Store.SaveBatch(t.Context(), []domain.Decision{h.row(1), h.row(id), h.row(4)})
+		require.Equal(t, class, domain.ClassOf(err), "%v", err)
+		require.Empty(t, h.get(t, "id-1"), "nothing of a failed batch is stored")
+		require.NoError(t, h.Store.Probe(t.Context()), "the store itself is well")
+	}
+	h.save(t, domain.Saved, h.row(1), h.row(4))
+}
+
+func storeOutage(t *testing.T, h *StoreHarness) {
+	for _, class := range []domain.Class{domain.Unavailable, domain.Misconfigured} {
+		mend := h.Break(t, class)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		_, err := h.Store.SaveBatch(ctx, []domain.Decision{h.row(1)})
+		require.Equal(t, class, domain.ClassOf(err), "%v", err)
+		require.Error(t, h.Store.Probe(ctx))
+		cancel()
+		mend()
+	}
+	require.NoError(t, h.Store.Probe(t.Context()))
+	h.save(t, domain.Saved, h.row(1))
+	require.Empty(t, h.get(t, "probe"), "a probe leaves nothing behind")
+}
+
+func storeReopen(t *testing.T, h *StoreHarness) {
+	h.save(t, domain.Saved, h.row(1))
+	h.Store = h.Reopen(t)
+	require.Len(t, h.get(t, "id-1"), 1)
+	h.save(t, domain.Duplicate, h.row(1))
+}
+
+func storeFilters(t *testing.T, h *StoreHarness) {
+	set := func(edit func(*domain.Decision)) func(*domain.Decision) { return edit }
+	h.save(t, domain.Saved,
+		h.row(10, set(func(d *domain.Decision) {
+			d.Path, d.Principal, d.Action, d.Outcome = "http/authz/allow", "alice", "GET", domain.OutcomeAllowed
+			d.Bundles = []domain.Bundle{{Name: "authz", Revision: "r1"}, {Name: "data", Revision: "r9"}}
+		})),
+		h.row(20, set(func(d *domain.Decision) {
+			d.Path, d.Principal, d.Action = "http/authz/deny", "bob", "POST"
+			d.Bundles = []domain.Bundle{{Name: "authz", Revision: "r2"}}
+		})),
+		h.row(30, set(func(d *domain.Decision) { d.Path, d.Tenant, d.OPA = "k8s/admission", "acme", "opa%1" })),
+		h.row(40, set(func(d *domain.Decision) { d.Error, d.Outcome, d.App = "boom: x", domain.OutcomeError, "shop" })),
+		h.row(50, set(func(d *domain.Decision) { d.Timestamp = time.Time{}; d.TraceID, d.Resource = "abc", "a_b" })),
+		h.row(int((48 * time.Hour).Seconds())),
+	)
+	for query, want := range map[string][]string{
+		"":                               {"id-10", "id-20", "id-30", "id-40", "id-50"},
+		"since=35s":                      {"id-10", "id-20", "id-30"},
+		"since=3d":                       {"id-10", "id-20", "id-30", "id-40", "id-50", "id-172800"},
+		"until=25s":                      {"id-30", "id-40"}, // id-50 was received 48 s ago and goes by that
+		"outcome=allowed":                {"id-10"},
+		"outcome=allowed&outcome=error":  {"id-10", "id-40"},
+		"outcome=!denied":                {"id-10", "id-40"},
+		"path=http/authz/*":              {"id-10", "id-20"},
+		"path=/http/authz/allow":         {"id-10"},
+		"path=http/*&path=k8s/admission": {"id-10", "id-20", "id-30"},
+		"path=!http/*":                   {"id-30", "id-40", "id-50"},
+		"path=http/*&path=!*/deny":       {"id-10", "id-20"},
+		"path=http/*&principal=!alice":   {"id-20"},
+		"principal=alice&action=POST":    {},
+		"tenant=acme":                    {"id-30"},
+		"opa=opa%25*":                    {"id-30"},
+		"opa=opa_1":                      {},
+		"resource=a_*":                   {"id-50"},
+		"resource=a%25":                  {},
+		"app=shop":                       {"id-40"},
+		"error=*":                        {"id-40"},
+		"error=boom*":                    {"id-40"},
+		"error=!*":                       {"id-10", "id-20", "id-30", "id-50"},
+		"trace_id=abc":                   {"id-50"},
+		"revision=r9":                    {"id-10"},
+		"revision=r*":                    {"id-10", "id-20"},
+		"revision=!r1":                   {"id-20", "id-30", "id-40", "id-50"},
+	} {
+		t.Run(query, func(t *testing.T) {
+			values, err := url.ParseQuery(query)
+			require.NoError(t, err)
+			q, err := domain.ParseQuery(values, h.Now)
+			require.NoError(t, err)
+			if query == "until=25s" {
+				want = append(want, "id-50")
+			}
+			page, err := h.Store.Search(t.Context(), q)
+			require.NoError(t, err)
+			got := []string{}
+			for _, d := range page.Items {
+				got = append(got, d.ID)
+				require.Nil(t, d.Event, "a list does not carry events")
+			}
+			require.ElementsMatch(t, want, got)
+		})
+	}
+}
+
+func storePages(t *testing.T, h *StoreHarness) {
+	var rows []domain.Decision
+	for n := range 57 {
+		rows = append(rows, h.row(n, func(d *domain.Decision) {
+			d.Timestamp = h.Now.Add(-time.Duration(n/10) * time.Second).UTC().Truncate(time.Microsecond) // ten share a time
+			if n%7 == 0 {
+				d.Timestamp, d.ReceivedAt = time.Time{}, d.Timestamp
+			}
+			if n%2 == 0 {
+				d.Tenant = "even"
+			}
+		}))
+	}
+	h.save(t, domain.Saved, rows...)
+	q := domain.Query{Since: h.Now.Add(-time.Hour), Limit: 10}
+	var all []domain.Decision
+	for {
+		page, err := h.Store.Search(t.Context(), q)
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(page.Items), 10)
+		all = append(all, page.Items...)
+		if page.Next == nil {
+			break
+		}
+		after, err := domain.ParseCursor(page.Next.String())
+		require.NoError(t, err)
+		q.After = after
+		require.Less(t, len(all), 100)
+	}
+	require.Len(t, all, len(rows))
+	seen := map[string]bool{}
+	for i, d := range all {
+		require.False(t, seen[d.ID], d.ID)
+		seen[d.ID] = true
+		if i > 0 {
+			require.False(t, d.Time().After(all[i-1].Time()), "newest first")
+		}
+	}
+}
+
+func storeCanceled(t *testing.T, h *StoreHarness) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := h.Store.SaveBatch(ctx, []domain.Decision{h.row(1)})
+	require.Equal(t, domain.Canceled, domain.ClassOf(err), "%v", err)
+	require.Empty(t, h.get(t, "id-1"))
+}
+
+func storeAbsent(t *testing.T, h *StoreHarness) {
+	require.Empty(t, h.get(t, "never-seen"))
+	require.Empty(t, h.get(t, ""))
+}
+
+func storeOPAs(t *testing.T, h *StoreHarness) {
+	at := func(seconds int) time.Time {
+		return h.Now.Add(time.Duration(seconds) * time.Second).UTC().Truncate(time.Microsecond)
+	}
+	record := func(s ...domain.Sighting) {
+		t.Helper()
+		require.NoError(t, h.Store.RecordOPAs(t.Context(), s))
+	}
+	record(domain.Sighting{Tenant: "default", OPA: "a", Version: "1.0.0", First: at(0), Last: at(0), Uploads: 1, Events: 3})
+	record(domain.Sighting{Tenant: "default", OPA: "a", Version: "1.22.2", First: at(300), Last: at(300), Uploads: 1, Events: 2},
+		domain.Sighting{Tenant: "default", OPA: "b", First: at(10), Last: at(14), Uploads: 5, Events: 5})
+	record(domain.Sighting{Tenant: "acme", OPA: "a", Status: []byte(`{"s":1}`), StatusAt: at(400)})
+	opas, err := h.Store.OPAs(t.Context())
+	require.NoError(t, err)
+	require.Len(t, opas, 3)
+	byKey := map[string]domain.OPA{}
+	for _, o := range opas {
+		byKey[o.Tenant+"/"+o.OPA] = o
+	}
+	a := byKey["default/a"]
+	require.Equal(t, "1.22.2", a.Version)
+	require.Equal(t, at(0), a.First)
+	require.Equal(t, at(300), a.Last)
+	require.EqualValues(t, 2, a.Uploads)
+	require.EqualValues(t, 5, a.Events)
+	require.Equal(t, 5*time.Minute, a.Interval)
+	require.True(t, a.Slow())
+	require.Equal(t, time.Second, byKey["default/b"].Interval)
+	require.False(t, byKey["default/b"].Slow())
+	require.Equal(t, []byte(`{"s":1}`), byKey["acme/a"].Status)
+	require.Equal(t, at(400), byKey["acme/a"].StatusAt)
+	require.True(t, byKey["acme/a"].Last.IsZero())
+}
