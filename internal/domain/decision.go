@@ -145,3 +145,9 @@ func readableYear(t time.Time) bool {
 	y := t.UTC().Year()
 	return y >= 1 && y <= 9999
 }
+
+// Name makes a text of somebody else's fit to be a name in the store: at most 512 bytes, without NUL.
+func Name(s string) string {
+	clean, _ := cleanText(s, maxText)
+	return clean
+}

@@ -39,6 +39,8 @@ type LogOptions struct {
 	// Lost is called when acknowledged records turn out to be damaged or missing.
 	Lost func(topic string, records int64)
 	Log  *slog.Logger
+	// Migrate creates and updates the schema; without it an old schema is an error.
+	Migrate bool
 	// Now is the clock, for tests; nil is time.Now.
 	Now func() time.Time
 }
@@ -141,7 +143,7 @@ func openLog(ctx context.Context, dir *Dir, opts LogOptions) (_ *Log, err error)
 	if l.write, err = dir.open(logFile, 0); err != nil {
 		return nil, err
 	}
-	if err := dir.migrate(ctx, l.write, logFile, "log"); err != nil {
+	if err := dir.migrate(ctx, l.write, logFile, "log", opts.Migrate); err != nil {
 		return nil, err
 	}
 	if l.read, err = dir.open(logFile, 4); err != nil {

@@ -95,8 +95,8 @@ func (d *Dir) open(file string, readers int) (*sql.DB, error) {
 	return db, nil
 }
 
-// migrate brings a file to the newest schema.
-func (d *Dir) migrate(ctx context.Context, db *sql.DB, file, dir string) error {
+// migrate brings a file to the newest schema or, where it may not, checks that it is there.
+func (d *Dir) migrate(ctx context.Context, db *sql.DB, file, dir string, apply bool) error {
 	sub, err := fs.Sub(migrations, "migrations/"+dir)
 	if err != nil {
 		return err
@@ -104,6 +104,16 @@ func (d *Dir) migrate(ctx context.Context, db *sql.DB, file, dir string) error {
 	p, err := goose.NewProvider(goose.DialectSQLite3, db, sub, goose.WithSlog(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		return damaged(d, file, err)
+	}
+	if !apply {
+		pending, err := p.HasPending(ctx)
+		if err != nil {
+			return damaged(d, file, err)
+		}
+		if pending {
+			return domain.Errorf(domain.Misconfigured, "%s does not have the schema of this version: run docket migrate, or start without --migrate=false", filepath.Join(d.path, file))
+		}
+		return nil
 	}
 	if _, err := p.Up(ctx); err != nil {
 		return damaged(d, file, err)

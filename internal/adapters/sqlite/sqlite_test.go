@@ -27,7 +27,7 @@ func logOptions(t *testing.T) LogOptions {
 		},
 		Fatal: func(err error) { t.Errorf("fatal: %v", err) },
 		Lost:  func(string, int64) {},
-		Log:   slog.New(slog.DiscardHandler),
+		Log:   slog.New(slog.DiscardHandler), Migrate: true,
 	}
 }
 
@@ -71,7 +71,7 @@ func TestStoreConformance(t *testing.T) {
 		open := func(t *testing.T) ports.Store {
 			var err error
 			s, err = OpenStore(context.Background(), dir, StoreOptions{
-				Window: h.Window, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return h.Now },
+				Window: h.Window, Log: slog.New(slog.DiscardHandler), Migrate: true, Now: func() time.Time { return h.Now },
 				Fatal: func(err error) { t.Errorf("fatal: %v", err) },
 			})
 			require.NoError(t, err)
@@ -120,7 +120,7 @@ func BenchmarkPublish(b *testing.B) {
 	require.NoError(b, err)
 	defer dir.Close()
 	l, err := OpenLog(b.Context(), dir, LogOptions{
-		Topics: []Topic{{Name: testTopics.Decisions}}, Fatal: func(err error) { b.Error(err) }, Lost: func(string, int64) {}, Log: slog.Default(),
+		Topics: []Topic{{Name: testTopics.Decisions}}, Fatal: func(err error) { b.Error(err) }, Lost: func(string, int64) {}, Log: slog.Default(), Migrate: true,
 	})
 	require.NoError(b, err)
 	defer l.Close()
@@ -154,7 +154,7 @@ func BenchmarkSaveBatch(b *testing.B) {
 	require.NoError(b, err)
 	defer dir.Close()
 	s, err := OpenStore(b.Context(), dir, StoreOptions{
-		Window: domain.Window{Retention: time.Hour * 24, Ahead: time.Hour}, Fatal: func(err error) { b.Error(err) }, Log: slog.Default(),
+		Window: domain.Window{Retention: time.Hour * 24, Ahead: time.Hour}, Fatal: func(err error) { b.Error(err) }, Log: slog.Default(), Migrate: true,
 	})
 	require.NoError(b, err)
 	defer s.Close()

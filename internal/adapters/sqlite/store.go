@@ -25,6 +25,8 @@ type StoreOptions struct {
 	// Fatal is called once when an fsync failed; see LogOptions.
 	Fatal func(error)
 	Log   *slog.Logger
+	// Migrate creates and updates the schema; without it an old schema is an error.
+	Migrate bool
 	// Now is the clock, for tests; nil is time.Now.
 	Now func() time.Time
 }
@@ -70,7 +72,7 @@ func OpenStore(ctx context.Context, dir *Dir, opts StoreOptions) (_ *Store, err 
 	if s.write, err = dir.open(storeFile, 0); err != nil {
 		return nil, err
 	}
-	if err := dir.migrate(ctx, s.write, storeFile, "store"); err != nil {
+	if err := dir.migrate(ctx, s.write, storeFile, "store", opts.Migrate); err != nil {
 		return nil, err
 	}
 	if s.read, err = dir.open(storeFile, 4); err != nil {
@@ -98,6 +100,9 @@ func OpenStore(ctx context.Context, dir *Dir, opts StoreOptions) (_ *Store, err 
 }
 
 var parameters = strings.TrimSuffix(strings.Repeat("?, ", 22), ", ")
+
+// Pool reports the connections that read.
+func (s *Store) Pool() sql.DBStats { return s.read.Stats() }
 
 // Close stops the upkeep and closes the files.
 func (s *Store) Close() (err error) {

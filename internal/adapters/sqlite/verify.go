@@ -59,76 +59,80 @@ type Loss struct {
 }
 
 // AcceptLoss gives up the records that are damaged or missing, notes them in the log's table of losses, and makes the
-// log fit to start again. The directory must be open (and so locked) by the caller; no log may be.
-func AcceptLoss(ctx context.Context, dir *Dir, opts LogOptions) (losses []Loss, err error) {
+// log fit to start again; with dryRun it only says which. The directory must be open (and so locked) by the caller; no
+// log may be.
+func AcceptLoss(ctx context.Context, dir *Dir, opts LogOptions, dryRun bool) (losses []Loss, err error) {
 	l, err := openLog(ctx, dir, opts)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, l.closeFiles()) }()
 	for _, t := range opts.Topics {
-		lost, err := l.acceptTopic(ctx, l.topics[t.Name])
+		t := l.topics[t.Name]
+		lost, keep, err := l.survey(ctx, t)
 		if err != nil {
 			return losses, err
 		}
 		losses = append(losses, lost...)
+		if len(lost) == 0 || dryRun {
+			continue
+		}
+		if err := l.rewrite(ctx, t, max(t.next, l.mark.offsets[t.Name]), lost, keep); err != nil {
+			return losses, err
+		}
+	}
+	if dryRun {
+		return losses, nil
 	}
 	next, _, _ := l.snapshot()
 	return losses, l.mark.write(next)
 }
 
-func (l *Log) acceptTopic(ctx context.Context, t *topic) ([]Loss, error) {
-	var losses []Loss
-	give := func(first, last int64, reason string) error {
-		_, err := l.write.ExecContext(ctx, `INSERT INTO losses (accepted_at, topic, first_offset, last_offset, reason) VALUES (?, ?, ?, ?, ?)`,
-			l.opts.Now().UnixMicro(), t.Name, first, last, reason)
-		if err == nil {
-			_, err = l.write.ExecContext(ctx, `DELETE FROM records WHERE id >= ? AND id <= ?`, t.id(first), t.id(last))
+// survey finds what a topic has lost, and what of it can still be read.
+func (l *Log) survey(ctx context.Context, t *topic) (lost []Loss, keep []domain.Record, err error) {
+	give := func(offset int64, reason string) {
+		if n := len(lost); n > 0 && lost[n-1].Last == offset-1 && lost[n-1].Reason == reason {
+			lost[n-1].Last = offset
+			return
 		}
-		losses = append(losses, Loss{t.Name, first, last, reason})
-		return classify("accept the loss of "+t.Name, err)
+		lost = append(lost, Loss{t.Name, offset, offset, reason})
 	}
-	// What can be read moves to the end of the topic in one run, so that offsets stay without gaps.
-	var keep []domain.Record
-	start, end := t.first, max(t.next, l.mark.offsets[t.Name])
-	intact := true
 	for offset := t.first; offset < t.next; offset++ {
 		found := false
 		err := l.scan(ctx, t, offset, 1, func(r domain.Record) bool { keep = append(keep, r); found = true; return false })
 		switch {
 		case err != nil && !errLost(err):
-			return losses, err
+			return nil, nil, err
 		case err != nil || !found:
-			intact = false
-			if err := give(offset, offset, "damaged or missing"); err != nil {
-				return losses, err
-			}
+			give(offset, "damaged or missing")
 		}
 	}
-	if end > t.next {
-		intact = false
-		if err := give(t.next, end-1, "missing below the high-water mark"); err != nil {
-			return losses, err
-		}
+	for offset := t.next; offset < l.mark.offsets[t.Name]; offset++ {
+		give(offset, "missing below the high-water mark")
 	}
-	if intact {
-		return nil, nil
-	}
-	return losses, l.rewrite(ctx, t, start, end, keep)
+	return lost, keep, nil
 }
 
-// rewrite puts the surviving records of a topic behind its old end.
-func (l *Log) rewrite(ctx context.Context, t *topic, start, end int64, keep []domain.Record) error {
+// rewrite puts the surviving records of a topic behind its old end, in one run so that offsets stay without gaps, and
+// notes what was given up.
+func (l *Log) rewrite(ctx context.Context, t *topic, end int64, lost []Loss, keep []domain.Record) error {
 	tx, err := l.write.BeginTx(ctx, nil)
 	if err != nil {
 		return classify("rewrite "+t.Name, err)
 	}
 	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
 	next, now := end, l.opts.Now().UnixMicro()
-	steps := []struct {
+	type statement struct {
 		text string
 		args []any
-	}{{`DELETE FROM records WHERE id >= ? AND id < ?`, []any{t.id(start), t.id(end)}}}
+	}
+	steps := []statement{{`DELETE FROM records WHERE id >= ? AND id < ?`, []any{t.id(t.first), t.id(end)}}}
+	for _, g := range lost {
+		steps = append(steps, statement{
+			`INSERT INTO losses (accepted_at, topic, first_offset, last_offset, reason) VALUES (?, ?, ?, ?, ?)`,
+			[]any{now, g.Topic, g.First, g.Last, g.Reason},
+		})
+	}
 	var headers headerCache
 	committed := trimTo(t.Name, l.commits)
 	for _, r := range keep {
@@ -136,17 +140,13 @@ func (l *Log) rewrite(ctx context.Context, t *topic, start, end int64, keep []do
 			continue
 		}
 		text := headers.encode(r.Headers)
-		steps = append(steps, struct {
-			text string
-			args []any
-		}{`INSERT INTO records (id, written_at, checksum, key, headers, value) VALUES (?, ?, ?, ?, ?, ?)`,
-			[]any{t.id(next), now, int64(checksum(t.id(next), now, r.Key, text, r.Value)), r.Key, text, r.Value}})
+		steps = append(steps, statement{
+			`INSERT INTO records (id, written_at, checksum, key, headers, value) VALUES (?, ?, ?, ?, ?, ?)`,
+			[]any{t.id(next), now, int64(checksum(t.id(next), now, r.Key, text, r.Value)), r.Key, text, r.Value},
+		})
 		next++
 	}
-	steps = append(steps, struct {
-		text string
-		args []any
-	}{`UPDATE topics SET first_offset = ?, next_offset = ? WHERE number = ?`, []any{end, next, t.number}})
+	steps = append(steps, statement{`UPDATE topics SET first_offset = ?, next_offset = ? WHERE number = ?`, []any{end, next, t.number}})
 	for _, s := range steps {
 		if _, err := tx.ExecContext(ctx, s.text, s.args...); err != nil {
 			return classify("rewrite "+t.Name, err)

@@ -1,0 +1,159 @@
+// Package cli holds the operator's commands. They speak HTTP to a running docket and print tables for people or JSON
+// for programs. Parsing of flags and everything that runs a server is left to the caller.
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// Exit codes, a contract with scripts.
+const (
+	ExitDone          = 0
+	ExitFailed        = 1
+	ExitUsage         = 2
+	ExitUnavailable   = 3
+	ExitNotFound      = 4
+	ExitRefused       = 5
+	ExitMisconfigured = 6
+)
+
+// Failure is an error that has chosen its exit code.
+type Failure struct {
+	Code int
+	Err  error
+}
+
+// Error is the cause's.
+func (f *Failure) Error() string { return f.Err.Error() }
+
+// Unwrap returns the cause.
+func (f *Failure) Unwrap() error { return f.Err }
+
+func fail(code int, format string, args ...any) error {
+	return &Failure{Code: code, Err: fmt.Errorf(format, args...)}
+}
+
+// ExitCode is what a process ends with after err.
+func ExitCode(err error) int {
+	var f *Failure
+	switch {
+	case err == nil:
+		return ExitDone
+	case errors.As(err, &f):
+		return f.Code
+	default:
+		return exitOf(domain.ClassOf(err))
+	}
+}
+
+// exitOf is total over the classes.
+func exitOf(c domain.Class) int {
+	switch c {
+	case domain.Unavailable:
+		return ExitUnavailable
+	case domain.Misconfigured:
+		return ExitMisconfigured
+	case domain.Canceled, domain.Invalid, domain.Unknown:
+		return ExitFailed
+	}
+	return ExitFailed
+}
+
+// Out is where commands print.
+type Out struct {
+	Stdout, Stderr io.Writer
+	// Terminal says that Stderr is one, so that progress may be shown.
+	Terminal bool
+}
+
+// Console is how the commands that read reach a docket.
+type Console struct {
+	Server    string `help:"Console listener of the docket to ask." default:"http://127.0.0.1:8081" env:"DOCKET_SERVER" placeholder:"URL"`
+	TokenFile string `help:"File with the bearer token." env:"DOCKET_TOKEN_FILE" type:"path" placeholder:"FILE"`
+}
+
+// requestTimeout bounds one request of a command.
+const requestTimeout = 30 * time.Second
+
+// get asks the console listener and returns the body of a 200.
+func (s Console) get(ctx context.Context, path string, query url.Values) ([]byte, error) {
+	u := strings.TrimRight(s.Server, "/") + path
+	if len(query) > 0 {
+		u += "?" + query.Encode()
+	}
+	return do(ctx, http.MethodGet, u, s.TokenFile, nil, "")
+}
+
+// do makes one request and turns every failure into one message with an exit code.
+func do(ctx context.Context, method, u, tokenFile string, body []byte, encoding string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(body))
+	if err != nil {
+		return nil, fail(ExitUsage, "%q is no address of a docket: %v", u, err)
+	}
+	if encoding != "" {
+		req.Header.Set("Content-Encoding", encoding)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if tokenFile != "" {
+		token, err := os.ReadFile(tokenFile)
+		if err != nil {
+			return nil, fail(ExitMisconfigured, "read the token: %v", err)
+		}
+		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, fail(ExitUnavailable, "docket does not answer: %v\nIs it running (docket serve), and is this its address? See --server, --upload-server.", err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, fail(ExitUnavailable, "the answer broke off: %v", err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return answer, nil
+	}
+	return nil, &Failure{Code: exitOfStatus(resp.StatusCode), Err: errors.New(problemText(resp, answer))}
+}
+
+func exitOfStatus(status int) int {
+	switch {
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		return ExitRefused
+	case status == http.StatusNotFound:
+		return ExitNotFound
+	case status == http.StatusBadRequest:
+		return ExitUsage
+	case status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests || status == http.StatusBadGateway || status == http.StatusGatewayTimeout:
+		return ExitUnavailable
+	default:
+		return ExitFailed
+	}
+}
+
+func problemText(resp *http.Response, answer []byte) string {
+	var p struct{ Title, Detail string }
+	if json.Unmarshal(answer, &p) == nil && p.Title != "" {
+		if p.Detail == "" {
+			return p.Title
+		}
+		return p.Detail
+	}
+	return fmt.Sprintf("%s answered %s, which is not docket's way: is this its address?", resp.Request.URL.Host, resp.Status)
+}

@@ -1,0 +1,182 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/klauspost/compress/gzip"
+)
+
+// Send is `docket send FILE…`.
+type Send struct {
+	UploadServer string   `help:"Upload listener of the docket to send to." default:"http://127.0.0.1:8080" env:"DOCKET_UPLOAD_SERVER" placeholder:"URL"`
+	TokenFile    string   `help:"File with the bearer token." env:"DOCKET_TOKEN_FILE" type:"path" placeholder:"FILE"`
+	Partition    string   `help:"Upload to /logs/PARTITION." placeholder:"NAME"`
+	Files        []string `arg:"" name:"FILE" help:"Files of decisions: an array, one object, or NDJSON; gzip or not; - is standard input."`
+}
+
+// One upload of send carries at most this; OPA's own are about as large.
+const (
+	sendEvents = 5000
+	sendBytes  = 8 << 20
+)
+
+// sent sums up the answers.
+type sent struct {
+	Accepted    int            `json:"accepted"`
+	Quarantined int            `json:"quarantined"`
+	Reasons     map[string]int `json:"reasons"`
+}
+
+// Run sends every event of every file, unchanged.
+func (s *Send) Run(ctx context.Context, out Out) error {
+	total := sent{Reasons: map[string]int{}}
+	for _, name := range s.Files {
+		if err := s.file(ctx, name, &total, out); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(out.Stdout, "%d accepted, %d put aside\n", total.Accepted, total.Quarantined)
+	for _, reason := range slices.Sorted(maps.Keys(total.Reasons)) {
+		fmt.Fprintf(out.Stdout, "  %s: %d\n", reason, total.Reasons[reason])
+	}
+	if total.Quarantined > 0 {
+		return fail(ExitFailed, "%d elements were put aside as dead letters", total.Quarantined)
+	}
+	return nil
+}
+
+// file sends one file in uploads of bounded size.
+func (s *Send) file(ctx context.Context, name string, total *sent, out Out) error {
+	r, done, err := openEvents(name)
+	if err != nil {
+		return err
+	}
+	defer done()
+	var batch bytes.Buffer
+	count := 0
+	flush := func() error {
+		if count == 0 {
+			return nil
+		}
+		batch.WriteByte(']')
+		if err := s.post(ctx, batch.Bytes(), total); err != nil {
+			return err
+		}
+		if out.Terminal {
+			fmt.Fprintf(out.Stderr, "\r%d sent ", total.Accepted+total.Quarantined)
+		}
+		batch.Reset()
+		count = 0
+		return nil
+	}
+	err = eachEvent(r, func(event []byte) error {
+		batch.WriteByte("[,"[min(count, 1)])
+		batch.Write(event)
+		count++
+		if count == sendEvents || batch.Len() >= sendBytes {
+			return flush()
+		}
+		return nil
+	})
+	var syntax *jsontext.SyntacticError
+	if errors.As(err, &syntax) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fail(ExitFailed, "%s is not JSON: %v; %d events in front of that were sent", name, err, total.Accepted)
+		return errors.Join(flush(), err)
+	}
+	if err == nil {
+		err = flush()
+	}
+	if out.Terminal && total.Accepted > 0 {
+		fmt.Fprintln(out.Stderr)
+	}
+	return err
+}
+
+// post makes one upload.
+func (s *Send) post(ctx context.Context, body []byte, total *sent) error {
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	if _, err := w.Write(body); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	u := strings.TrimRight(s.UploadServer, "/") + "/logs"
+	if s.Partition != "" {
+		u += "/" + url.PathEscape(s.Partition)
+	}
+	answer, err := do(ctx, http.MethodPost, u, s.TokenFile, zipped.Bytes(), "gzip")
+	if err != nil {
+		return err
+	}
+	var got sent
+	if err := json.Unmarshal(answer, &got); err != nil {
+		return fail(ExitFailed, "the answer is not docket's: %w", err)
+	}
+	total.Accepted += got.Accepted
+	total.Quarantined += got.Quarantined
+	for reason, n := range got.Reasons {
+		total.Reasons[reason] += n
+	}
+	return nil
+}
+
+// openEvents opens a file, or standard input, and inflates it where it is gzip.
+func openEvents(name string) (io.Reader, func(), error) {
+	f, done := os.Stdin, func() {}
+	if name != "-" {
+		var err error
+		if f, err = os.Open(name); err != nil {
+			return nil, nil, fail(ExitFailed, "%w", err)
+		}
+		done = func() { _ = f.Close() }
+	}
+	r := bufio.NewReaderSize(f, 1<<20)
+	if magic, _ := r.Peek(2); len(magic) == 2 && magic[0] == 0x1f && magic[1] == 0x8b {
+		z, err := gzip.NewReader(r)
+		if err != nil {
+			done()
+			return nil, nil, fail(ExitFailed, "%s begins like gzip but is not: %w", name, err)
+		}
+		return z, done, nil
+	}
+	return r, done, nil
+}
+
+// eachEvent visits the elements of arrays, and every other value as it is. The bytes are valid during the visit only.
+func eachEvent(r io.Reader, visit func([]byte) error) error {
+	d := jsontext.NewDecoder(r, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	for {
+		switch kind := d.PeekKind(); {
+		case kind == '[' && d.StackDepth() == 0, kind == ']':
+			if _, err := d.ReadToken(); err != nil {
+				return err
+			}
+			continue
+		}
+		v, err := d.ReadValue()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := visit(v); err != nil {
+			return err
+		}
+	}
+}

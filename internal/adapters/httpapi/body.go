@@ -1,0 +1,173 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/gzip"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// budget bounds the bytes of all requests in flight, wire and inflated together. Bytes are charged as they arrive, so
+// that a slow or lying client holds no more than it sent.
+type budget struct {
+	all *semaphore.Weighted
+}
+
+// share is one request's part of the budget.
+type share struct {
+	*budget
+	held, used int64
+}
+
+const shareStep = 64 << 10
+
+var errBudget = domain.Errorf(domain.Unavailable, "too many bytes of uploads are in flight; send it again")
+
+// charge takes n more bytes from the budget.
+func (s *share) charge(n int) error {
+	s.used += int64(n)
+	for s.used > s.held {
+		if !s.all.TryAcquire(shareStep) {
+			return errBudget
+		}
+		s.held += shareStep
+	}
+	return nil
+}
+
+// release gives everything back.
+func (s *share) release() { s.all.Release(s.held) }
+
+// charged is a reader whose bytes are charged.
+type charged struct {
+	r io.Reader
+	s *share
+}
+
+func (c charged) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	if budgetErr := c.s.charge(n); budgetErr != nil {
+		return 0, budgetErr
+	}
+	return n, err
+}
+
+// errCutOff is a body that ended before its Content-Length: whoever sent it is gone, or wrong about everything.
+var errCutOff = errors.New("the body ended before its Content-Length")
+
+// readWire reads a body as it came, at most limit bytes.
+func readWire(r *http.Request, limit int64, s *share) ([]byte, error) {
+	tooLarge := problem(http.StatusRequestEntityTooLarge, fmt.Sprintf(
+		"the upload is larger than %d bytes on the wire: set decision_logs.reporting.upload_size_limit_bytes to at most that", limit))
+	if r.ContentLength > limit {
+		return nil, tooLarge
+	}
+	const first = 4 << 10 // what is set aside on a client's word alone
+	buf := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), first)+bytes.MinRead))
+	_, err := buf.ReadFrom(charged{io.LimitReader(r.Body, limit+1), s})
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, errCutOff
+	case domain.ClassOf(err) == domain.Unavailable:
+		return nil, err
+	case err != nil:
+		return nil, problem(http.StatusBadRequest, "the body could not be read: "+err.Error())
+	case int64(buf.Len()) > limit:
+		return nil, tooLarge
+	}
+	return buf.Bytes(), nil
+}
+
+// encodingOf tells gzip from no encoding.
+func encodingOf(r *http.Request) (gzipped bool, err error) {
+	switch e := strings.ToLower(strings.TrimSpace(strings.Join(r.Header.Values("Content-Encoding"), ","))); e {
+	case "", "identity":
+		return false, nil
+	case "gzip", "x-gzip":
+		return true, nil
+	default:
+		return false, problem(http.StatusUnsupportedMediaType, fmt.Sprintf("Content-Encoding %.80q cannot be undone here: send gzip or none", e))
+	}
+}
+
+// inflater is a pooled gzip reader that reports a body at fault as *domain.BodyError.
+type inflater struct {
+	zr   *gzip.Reader
+	src  bytes.Reader
+	err  error // of the header
+	some bool
+}
+
+var inflaters = sync.Pool{New: func() any { return new(inflater) }}
+
+// inflate lends a reader over wire; release it after the last read.
+func inflate(wire []byte) *inflater {
+	f := inflaters.Get().(*inflater)
+	f.src.Reset(wire)
+	f.some = len(wire) > 0
+	f.err = nil
+	if !f.some {
+		return f
+	}
+	if f.zr == nil {
+		f.zr, f.err = gzip.NewReader(&f.src)
+	} else {
+		f.err = f.zr.Reset(&f.src)
+	}
+	return f
+}
+
+func (f *inflater) release() {
+	f.src.Reset(nil)
+	inflaters.Put(f)
+}
+
+// Read inflates. Several members are one stream; a body of no bytes at all is an empty one.
+func (f *inflater) Read(b []byte) (int, error) {
+	if !f.some {
+		return 0, io.EOF
+	}
+	if f.err != nil {
+		return 0, bodyError(f.err)
+	}
+	n, err := f.zr.Read(b)
+	return n, bodyError(err)
+}
+
+func bodyError(err error) error {
+	var corrupt flate.CorruptInputError
+	switch {
+	case err == nil || err == io.EOF:
+		return err
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return &domain.BodyError{Reason: domain.Truncated, Err: err}
+	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), errors.As(err, &corrupt):
+		return &domain.BodyError{Reason: domain.BadGzip, Err: err}
+	default:
+		return &domain.BodyError{Reason: domain.BadGzip, Err: err} // the source is memory: only the bytes can be wrong
+	}
+}
+
+// maxRatio is the most that a size hint is believed: repetitive events compress 20:1.
+const maxRatio = 32
+
+// sizeHint is the length that a gzip body says it inflates to (RFC 1952 section 2.3.1), as far as it can be believed.
+func sizeHint(wire []byte, gzipped bool) int {
+	if !gzipped {
+		return len(wire)
+	}
+	if len(wire) < 18 {
+		return 0
+	}
+	return int(min(uint64(binary.LittleEndian.Uint32(wire[len(wire)-4:])), uint64(len(wire))*maxRatio))
+}

@@ -1,0 +1,276 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"gopkg.in/yaml.v3"
+
+	"github.com/docket-project/docket/internal/adapters/httpapi"
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// Config is everything that can be set. A flag beats its environment variable, which beats the key of the same name in
+// the YAML file: --console-listen, DOCKET_CONSOLE_LISTEN and console_listen are one setting.
+type Config struct {
+	Data string `help:"Directory of the embedded log and store." env:"DOCKET_DATA" default:"./data" type:"path"`
+
+	Listen        string `help:"Upload listener, where OPA posts." env:"DOCKET_LISTEN" default:"127.0.0.1:8080"`
+	ConsoleListen string `help:"Console listener, where people and programs ask." env:"DOCKET_CONSOLE_LISTEN" default:"127.0.0.1:8081"`
+	AdminListen   string `help:"Admin listener: /metrics, /livez, /readyz, and pprof on loopback. Unset: 127.0.0.1:9180 for serve." env:"DOCKET_ADMIN_LISTEN"`
+
+	UploadTokensFile  string `help:"Bearer tokens for uploads, a line each: name, tenant, hex SHA-256 of the token. Read again when it changes." env:"DOCKET_UPLOAD_TOKENS_FILE" type:"path"`
+	ConsoleTokensFile string `help:"Bearer tokens for the console, a line each: name, role (viewer or operator), hex SHA-256 of the token. Read again when it changes." env:"DOCKET_CONSOLE_TOKENS_FILE" type:"path"`
+	TLSCertFile       string `name:"tls-cert-file" help:"Certificate for the upload and console listeners." env:"DOCKET_TLS_CERT_FILE" type:"path"`
+	TLSKeyFile        string `name:"tls-key-file" help:"Key of the certificate." env:"DOCKET_TLS_KEY_FILE" type:"path"`
+	Insecure          bool   `help:"Listen off loopback without tokens: something else guards the door." env:"DOCKET_INSECURE"`
+
+	Retention Duration `help:"How long decisions are kept, by their own timestamp. Takes d for days." env:"DOCKET_RETENTION" default:"90d"`
+	Migrate   bool     `help:"Create and update the schema at start." env:"DOCKET_MIGRATE" default:"true" negatable:""`
+
+	MaxWireBytes     int64         `help:"Longest upload on the wire." env:"DOCKET_MAX_WIRE_BYTES" default:"8388608"`
+	MaxInflatedBytes int           `help:"Longest upload when inflated." env:"DOCKET_MAX_INFLATED_BYTES" default:"67108864"`
+	MaxInFlightBytes int64         `help:"All uploads being handled, on the wire and inflated; beyond it uploads are refused with 503." env:"DOCKET_MAX_IN_FLIGHT_BYTES" default:"268435456"`
+	MaxEvents        int           `help:"Most events of an upload." env:"DOCKET_MAX_EVENTS" default:"50000"`
+	MaxEventBytes    int           `help:"Longest event." env:"DOCKET_MAX_EVENT_BYTES" default:"4194304"`
+	MaxDepth         int           `help:"Deepest nesting of an event." env:"DOCKET_MAX_DEPTH" default:"64"`
+	PublishTimeout   time.Duration `help:"How long an upload waits for the log before it is refused with 503; at most 7.5s, because OPA waits 10 s for an answer." env:"DOCKET_PUBLISH_TIMEOUT" default:"7s"`
+
+	SaverBatchRecords int           `help:"Most records of one batch to the store." env:"DOCKET_SAVER_BATCH_RECORDS" default:"500"`
+	SaverBatchBytes   int           `help:"Most bytes of one batch to the store." env:"DOCKET_SAVER_BATCH_BYTES" default:"4194304"`
+	SaverBatchWait    time.Duration `help:"Longest a record waits for its batch to fill." env:"DOCKET_SAVER_BATCH_WAIT" default:"100ms"`
+
+	ParkingMaxAttempts int           `help:"Failures of a row of its own fault before it is dead-lettered." env:"DOCKET_PARKING_MAX_ATTEMPTS" default:"10"`
+	ParkingBackoffMin  time.Duration `help:"First ceiling of the backoff between such failures; it doubles, and the wait is drawn from zero to it." env:"DOCKET_PARKING_BACKOFF_MIN" default:"1s"`
+	ParkingBackoffMax  time.Duration `help:"Last ceiling of that backoff." env:"DOCKET_PARKING_BACKOFF_MAX" default:"60s"`
+
+	KafkaBrokers []string `help:"Kafka instead of the embedded log. Not in this version: docket refuses to start when it is set." env:"DOCKET_KAFKA_BROKERS"`
+	DatabaseURL  Secret   `help:"PostgreSQL instead of the embedded store. Not in this version: docket refuses to start when it is set." env:"DOCKET_DATABASE_URL"`
+
+	LogLevel  string `help:"debug, info, warn or error." env:"DOCKET_LOG_LEVEL" enum:"debug,info,warn,error" default:"info"`
+	LogFormat string `help:"text or json." env:"DOCKET_LOG_FORMAT" enum:"text,json" default:"text"`
+
+	// Mappings stand in the file only.
+	Mappings []domain.Mapping `kong:"-"`
+}
+
+// Duration is a time.Duration that also reads days.
+type Duration time.Duration
+
+// UnmarshalText reads 90d, 36h or 15m.
+func (d *Duration) UnmarshalText(b []byte) error {
+	text, factor := string(b), time.Duration(1)
+	if n, ok := strings.CutSuffix(text, "d"); ok {
+		text, factor = n+"h", 24
+	}
+	v, err := time.ParseDuration(text)
+	if err != nil {
+		return fmt.Errorf("%q is not a duration such as 90d, 36h or 15m", b)
+	}
+	*d = Duration(v * factor)
+	return nil
+}
+
+// MarshalText writes whole days as days.
+func (d Duration) MarshalText() ([]byte, error) {
+	v := time.Duration(d)
+	if v >= 24*time.Hour && v%(24*time.Hour) == 0 {
+		return fmt.Appendf(nil, "%dd", v/(24*time.Hour)), nil
+	}
+	return []byte(v.String()), nil
+}
+
+// Secret is a text that is never printed.
+type Secret string
+
+// String hides the secret.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "********"
+}
+
+// MarshalText hides the secret.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// maxPublishTimeout keeps the answer within the 8 s that the upload API promises.
+const maxPublishTimeout = 7500 * time.Millisecond
+
+// validate reports everything that is wrong at once.
+func (c *Config) validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if len(c.KafkaBrokers) > 0 {
+		bad("kafka_brokers (DOCKET_KAFKA_BROKERS) is set, but this version of docket has the embedded log only: unset it")
+	}
+	if c.DatabaseURL != "" {
+		bad("database_url (DOCKET_DATABASE_URL) is set, but this version of docket has the embedded store only: unset it")
+	}
+	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
+		bad("tls_cert_file and tls_key_file go together: set both or neither")
+	}
+	for _, l := range []struct{ name, addr, tokens string }{
+		{"listen", c.Listen, c.UploadTokensFile}, {"console_listen", c.ConsoleListen, c.ConsoleTokensFile},
+	} {
+		if l.tokens == "" && !c.Insecure && !httpapi.Loopback(l.addr) {
+			bad("%s %s can be reached from other machines, and nobody would be asked who they are: "+
+				"set DOCKET_%s_TOKENS_FILE, or --insecure if something in front of docket asks", l.name, l.addr,
+				map[string]string{"listen": "UPLOAD", "console_listen": "CONSOLE"}[l.name])
+		}
+	}
+	if c.PublishTimeout <= 0 || c.PublishTimeout > maxPublishTimeout {
+		bad("publish_timeout %s: more than 0 and at most %s", c.PublishTimeout, maxPublishTimeout)
+	}
+	for _, n := range []struct {
+		name string
+		is   int64
+	}{
+		{"max_wire_bytes", c.MaxWireBytes}, {"max_inflated_bytes", int64(c.MaxInflatedBytes)}, {"max_events", int64(c.MaxEvents)},
+		{"max_event_bytes", int64(c.MaxEventBytes)}, {"max_depth", int64(c.MaxDepth)}, {"saver_batch_records", int64(c.SaverBatchRecords)},
+		{"saver_batch_bytes", int64(c.SaverBatchBytes)}, {"saver_batch_wait", int64(c.SaverBatchWait)},
+		{"parking_max_attempts", int64(c.ParkingMaxAttempts)}, {"parking_backoff_min", int64(c.ParkingBackoffMin)},
+		{"retention", int64(c.Retention)},
+	} {
+		if n.is <= 0 {
+			bad("%s has to be more than 0", n.name)
+		}
+	}
+	if c.MaxDepth > 1000 {
+		bad("max_depth %d: at most 1000", c.MaxDepth)
+	}
+	if c.MaxInFlightBytes < int64(c.MaxInflatedBytes)+c.MaxWireBytes {
+		bad("max_in_flight_bytes %d has to be at least max_inflated_bytes + max_wire_bytes, or no large upload is ever taken", c.MaxInFlightBytes)
+	}
+	if c.ParkingBackoffMax < c.ParkingBackoffMin {
+		bad("parking_backoff_max %s is less than parking_backoff_min %s", c.ParkingBackoffMax, c.ParkingBackoffMin)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return domain.Errorf(domain.Misconfigured, "%w", err)
+	}
+	return nil
+}
+
+// keyOf is a flag's name in the file.
+func keyOf(flag string) string { return strings.ReplaceAll(flag, "-", "_") }
+
+// file is a configuration file, read.
+type file struct {
+	name     string
+	values   map[string]string
+	lines    map[string]int
+	mappings []domain.Mapping
+}
+
+// readFile reads a YAML file. Nested keys are joined by "_", so parking: {max_attempts: 10} is parking_max_attempts.
+func readFile(name string) (*file, error) {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(b, &doc); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	f := &file{name: name, values: map[string]string{}, lines: map[string]int{}}
+	if len(doc.Content) == 0 {
+		return f, nil
+	}
+	return f, f.add("", doc.Content[0])
+}
+
+func (f *file) add(prefix string, n *yaml.Node) error {
+	if n.Kind != yaml.MappingNode {
+		return fmt.Errorf("%s line %d: want keys and values", f.name, n.Line)
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := prefix+n.Content[i].Value, n.Content[i+1]
+		f.lines[key] = n.Content[i].Line
+		switch {
+		case key == "mappings":
+			delete(f.lines, key)
+			if err := value.Decode(&f.mappings); err != nil {
+				return fmt.Errorf("%s line %d: mappings: %w", f.name, value.Line, err)
+			}
+		case value.Kind == yaml.MappingNode:
+			delete(f.lines, key)
+			if err := f.add(key+"_", value); err != nil {
+				return err
+			}
+		case value.Kind == yaml.SequenceNode:
+			var items []string
+			if err := value.Decode(&items); err != nil {
+				return fmt.Errorf("%s line %d: %s: %w", f.name, value.Line, key, err)
+			}
+			f.values[key] = strings.Join(items, ",")
+		default:
+			f.values[key] = value.Value
+		}
+	}
+	return nil
+}
+
+// Validate refuses keys that no setting has; kong calls it before resolving.
+func (f *file) Validate(app *kong.Application) error {
+	known := map[string]bool{}
+	for _, flag := range settings(app) {
+		known[keyOf(flag.Name)] = true
+	}
+	var errs []error
+	for key, line := range f.lines {
+		if !known[key] {
+			errs = append(errs, fmt.Errorf("%s line %d: there is no setting %q (docs/configuration.md lists them)", f.name, line, key))
+		}
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
+}
+
+// Resolve gives kong the value of a flag that neither the command line nor the environment set.
+func (f *file) Resolve(_ *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
+	for _, env := range flag.Envs {
+		if _, ok := os.LookupEnv(env); ok {
+			return nil, nil
+		}
+	}
+	v, ok := f.values[keyOf(flag.Name)]
+	if !ok || !isSetting(flag) {
+		return nil, nil
+	}
+	return v, nil
+}
+
+// settings are the flags that Config declares, wherever it is embedded.
+func settings(app *kong.Application) []*kong.Flag {
+	var out []*kong.Flag
+	seen := map[string]bool{}
+	_ = kong.Visit(app, func(n kong.Visitable, next kong.Next) error {
+		if flag, ok := n.(*kong.Flag); ok && isSetting(flag) && !seen[flag.Name] {
+			seen[flag.Name] = true
+			out = append(out, flag)
+		}
+		return next(nil)
+	})
+	return out
+}
+
+var settingEnvs = func() map[string]bool {
+	envs := map[string]bool{}
+	for f := range reflect.TypeFor[Config]().Fields() {
+		if env := f.Tag.Get("env"); env != "" {
+			envs[env] = true
+		}
+	}
+	return envs
+}()
+
+// isSetting tells a field of Config from the flags of other commands.
+func isSetting(flag *kong.Flag) bool {
+	return len(flag.Envs) > 0 && settingEnvs[flag.Envs[0]]
+}

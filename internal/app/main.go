@@ -1,0 +1,249 @@
+// Package app puts docket together: configuration, composition, lifecycle and telemetry. It is the only package that
+// knows every other one, and holds no rule of its own about decisions.
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"reflect"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"github.com/mattn/go-isatty"
+
+	"github.com/docket-project/docket/internal/adapters/cli"
+	"github.com/docket-project/docket/internal/adapters/sqlite"
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// Version, Commit and Date are set by the linker.
+var (
+	Version = "dev"
+	Commit  = ""
+	Date    = ""
+)
+
+// commandLine is the grammar of cmd/docket.
+type commandLine struct {
+	ConfigFile string `name:"config" help:"YAML file with settings." env:"DOCKET_CONFIG" type:"path" placeholder:"FILE"`
+
+	Serve   serveCommand   `cmd:"" help:"Run everything in one process, with nothing else installed."`
+	Send    cli.Send       `cmd:"" help:"Send decisions from files, as an OPA would."`
+	Find    cli.Find       `cmd:"" help:"Search decisions."`
+	Show    cli.Show       `cmd:"" help:"Show one decision: what was decided, and why."`
+	Status  cli.Status     `cmd:"" help:"Tell whether anything is arriving, from which OPAs, and what waits."`
+	Config  configCommand  `cmd:"" help:"Print the settings in force, secrets hidden."`
+	Log     logCommands    `cmd:"" help:"Mend the durable log."`
+	Version versionCommand `cmd:"" help:"Print the version."`
+}
+
+// Main runs docket with args and returns its exit code. It ends early, and in good order, when ctx is done.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	code, err := run(ctx, args, stdout, stderr)
+	if err != nil {
+		fmt.Fprintf(stderr, "docket: %v\n", err)
+	}
+	return code
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, error) {
+	var file *file
+	kctx, grammar, err := parse(args, stdout, stderr, nil)
+	if err == nil && grammar.ConfigFile != "" {
+		if file, err = readFile(grammar.ConfigFile); err != nil {
+			return cli.ExitMisconfigured, err
+		}
+		if err := file.Validate(kctx.Model); err != nil {
+			return cli.ExitMisconfigured, err
+		}
+		if kctx, grammar, err = parse(args, stdout, stderr, file); err != nil {
+			return cli.ExitMisconfigured, fmt.Errorf("%s: %w", grammar.ConfigFile, err)
+		}
+	}
+	if err != nil {
+		return cli.ExitUsage, fmt.Errorf("%w\nTry docket --help", err)
+	}
+	if file != nil {
+		grammar.Serve.Mappings, grammar.Config.Mappings = file.mappings, file.mappings
+	}
+	kctx.BindTo(ctx, (*context.Context)(nil))
+	out := cli.Out{Stdout: stdout, Stderr: stderr, Terminal: isTerminal(stderr)}
+	if err := kctx.Run(out, unknownVariables(kctx.Model)); err != nil {
+		return cli.ExitCode(err), err
+	}
+	return cli.ExitDone, nil
+}
+
+// parse reads the command line, with a file behind flags and environment.
+func parse(args []string, stdout, stderr io.Writer, f *file) (*kong.Context, *commandLine, error) {
+	grammar := &commandLine{}
+	options := []kong.Option{
+		kong.Name("docket"),
+		kong.Description("The record of every decision that Open Policy Agent makes."),
+		kong.Writers(stdout, stderr),
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+	}
+	if f != nil {
+		options = append(options, kong.Resolvers(f))
+	}
+	p, err := kong.New(grammar, options...)
+	if err != nil {
+		return nil, grammar, err
+	}
+	kctx, err := p.Parse(args)
+	return kctx, grammar, err
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(f.Fd())
+}
+
+// warnings are for the log of a command that has one.
+type warnings []string
+
+// unknownVariables names every DOCKET_* variable that no flag reads.
+func unknownVariables(app *kong.Application) warnings {
+	known := map[string]bool{"DOCKET_KAFKA_UNREPLICATED": true} // of the roles that need Kafka
+	_ = kong.Visit(app, func(n kong.Visitable, next kong.Next) error {
+		if flag, ok := n.(*kong.Flag); ok {
+			for _, env := range flag.Envs {
+				known[env] = true
+			}
+		}
+		return next(nil)
+	})
+	var out warnings
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		if strings.HasPrefix(name, "DOCKET_") && !known[name] {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// serveCommand is `docket serve`.
+type serveCommand struct {
+	Config `embed:""`
+}
+
+// Run serves until ctx is done.
+func (s *serveCommand) Run(ctx context.Context, out cli.Out, unknown warnings) error {
+	logger := newLogger(out.Stderr, s.Config)
+	for _, name := range unknown {
+		logger.Warn("this environment variable sets nothing; is it misspelt? docs/configuration.md lists them", "variable", name)
+	}
+	return Run(ctx, s.Config, logger, func(a *App) { printBanner(out.Stdout, a) })
+}
+
+func newLogger(w io.Writer, c Config) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // an enum
+	options := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// configCommand is `docket config`.
+type configCommand struct {
+	Config `embed:""`
+}
+
+// Run prints every setting under its name in the file, as YAML that can be used as one.
+func (c *configCommand) Run(out cli.Out, unknown warnings) error {
+	v := reflect.ValueOf(c.Config)
+	for f, value := range v.Fields() {
+		if f.Tag.Get("env") == "" {
+			continue
+		}
+		b, err := json.Marshal(value.Interface())
+		if err != nil {
+			return err
+		}
+		if s, ok := value.Interface().(fmt.Stringer); ok {
+			b, _ = json.Marshal(s.String())
+		}
+		fmt.Fprintf(out.Stdout, "%s: %s\n", keyOf(flagName(f)), b)
+	}
+	if len(c.Mappings) > 0 {
+		b, err := json.Marshal(c.Mappings)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out.Stdout, "mappings: %s\n", strings.ToLower(string(b)))
+	}
+	for _, name := range unknown {
+		fmt.Fprintf(out.Stderr, "%s sets nothing; is it misspelt?\n", name)
+	}
+	return c.validate()
+}
+
+// flagName is the name kong gives a field.
+func flagName(f reflect.StructField) string {
+	if name := f.Tag.Get("name"); name != "" {
+		return name
+	}
+	var b strings.Builder
+	for i, r := range f.Name {
+		if i > 0 && r >= 'A' && r <= 'Z' {
+			b.WriteByte('-')
+		}
+		b.WriteString(strings.ToLower(string(r)))
+	}
+	return b.String()
+}
+
+// logCommands are `docket log …`.
+type logCommands struct {
+	AcceptLoss acceptLossCommand `cmd:"" help:"Give up damaged or missing records of the embedded log, note which, and make it fit to start."`
+}
+
+type acceptLossCommand struct {
+	Data string `help:"Directory of the embedded log; docket must not be running on it." env:"DOCKET_DATA" default:"./data" type:"path"`
+	Yes  bool   `help:"Do it. Without this, only say what would be given up."`
+}
+
+// Run mends the log in place.
+func (c *acceptLossCommand) Run(ctx context.Context, out cli.Out) (err error) {
+	if _, err := os.Stat(c.Data); err != nil {
+		return domain.Errorf(domain.Misconfigured, "there is no data directory: %w", err)
+	}
+	dir, err := sqlite.OpenDir(c.Data)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	options := logOptions(domain.TopicsWithPrefix(topicPrefix), slog.New(slog.DiscardHandler), func(error) {}, func(string, int64) {})
+	losses, err := sqlite.AcceptLoss(ctx, dir, options, !c.Yes)
+	if err != nil {
+		return err
+	}
+	if len(losses) == 0 {
+		fmt.Fprintln(out.Stdout, "The log is whole: nothing to give up.")
+		return nil
+	}
+	for _, l := range losses {
+		fmt.Fprintf(out.Stdout, "%s offsets %d to %d: %d records, %s\n", l.Topic, l.First, l.Last, l.Last-l.First+1, l.Reason)
+	}
+	if !c.Yes {
+		return fmt.Errorf("nothing was changed: these decisions may be lost for good. Restore %s from a backup, or repeat with --yes", c.Data)
+	}
+	fmt.Fprintln(out.Stdout, "Given up, and noted in the log's table of losses. docket can start again.")
+	return nil
+}
+
+type versionCommand struct{}
+
+// Run prints one line.
+func (versionCommand) Run(out cli.Out) error {
+	_, err := fmt.Fprintln(out.Stdout, strings.TrimSpace("docket "+Version+" "+Commit+" "+Date))
+	return err
+}

@@ -1,0 +1,177 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/docket-project/docket/internal/adapters/httpapi"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/parking"
+	"github.com/docket-project/docket/internal/ports"
+	"github.com/docket-project/docket/internal/saver"
+)
+
+const (
+	sampleEvery = time.Second
+	// rateSpan is how far back rates look.
+	rateSpan = 10 * time.Second
+)
+
+// pipeline samples the log once a second: what waits, how old it is, how fast it moves, and whether it takes records.
+// Metrics, /readyz and the API read the sample, so that looking costs the log nothing.
+type pipeline struct {
+	log     ports.Log
+	topics  domain.Topics
+	breaker func() (state string, nextProbe time.Duration)
+	logger  *slog.Logger
+
+	mu      sync.Mutex
+	samples []sample // the last rateSpan, oldest first
+	ready   error
+}
+
+// sample is the log at one time.
+type sample struct {
+	at      time.Time
+	byTopic map[string]ports.Backlog // summed over partitions
+}
+
+var errNotSampled = errors.New("docket is starting")
+
+func newPipeline(log ports.Log, topics domain.Topics, breaker func() (string, time.Duration), reg prometheus.Registerer, logger *slog.Logger) *pipeline {
+	p := &pipeline{log: log, topics: topics, breaker: breaker, logger: logger, ready: errNotSampled}
+	f := promauto.With(reg)
+	for _, topic := range []string{topics.Decisions, topics.Parking} {
+		labels := prometheus.Labels{"topic": topic}
+		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "docket_consumer_lag_records", Help: "Records that wait to be consumed.", ConstLabels: labels},
+			func() float64 { return float64(p.last(topic).Waiting()) })
+		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "docket_consumer_oldest_seconds", Help: "Age of the oldest record that waits.", ConstLabels: labels},
+			func() float64 { return age(p.last(topic).Oldest) })
+	}
+	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "docket_parking_oldest_seconds", Help: "Age of the oldest parked record."},
+		func() float64 { return age(p.last(topics.Parking).Oldest) })
+	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "docket_dead_letters_open", Help: "Dead letters that nobody has dealt with."},
+		func() float64 {
+			return float64(held(p.last(topics.DLQ)) + held(p.last(topics.ParkingDLQ)))
+		})
+	return p
+}
+
+func held(b ports.Backlog) int64 { return b.End - b.Start }
+
+func age(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return max(time.Since(t).Seconds(), 0)
+}
+
+// run samples until ctx is done.
+func (p *pipeline) run(ctx context.Context) {
+	tick := time.NewTicker(sampleEvery)
+	defer tick.Stop()
+	for {
+		p.sample(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (p *pipeline) sample(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	ready := p.log.Ready(ctx)
+	s, err := p.read(ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if (p.ready == nil) != (ready == nil) && !errors.Is(p.ready, errNotSampled) && ctx.Err() == nil {
+		p.logger.Warn("the log's readiness changed", "ready", ready == nil, "error", ready)
+	}
+	p.ready = ready
+	if err != nil {
+		if ctx.Err() == nil {
+			p.logger.Warn("the log's backlog cannot be read", "error", err)
+		}
+		return
+	}
+	for len(p.samples) > 1 && s.at.Sub(p.samples[0].at) > rateSpan {
+		p.samples = p.samples[1:]
+	}
+	p.samples = append(p.samples, s)
+}
+
+func (p *pipeline) read(ctx context.Context) (sample, error) {
+	s := sample{at: time.Now(), byTopic: map[string]ports.Backlog{}}
+	for group, topics := range map[string][]string{
+		saver.Group: {p.topics.Decisions}, parking.Group: {p.topics.Parking}, "": {p.topics.DLQ, p.topics.ParkingDLQ},
+	} {
+		partitions, err := p.log.Backlog(ctx, group, topics...)
+		if err != nil {
+			return s, err
+		}
+		for _, b := range partitions {
+			sum := s.byTopic[b.Topic]
+			sum.Start, sum.Committed, sum.End = sum.Start+b.Start, sum.Committed+b.Committed, sum.End+b.End
+			if sum.Oldest.IsZero() || !b.Oldest.IsZero() && b.Oldest.Before(sum.Oldest) {
+				sum.Oldest = b.Oldest
+			}
+			s.byTopic[b.Topic] = sum
+		}
+	}
+	return s, nil
+}
+
+// publishable is nil while the log takes records.
+func (p *pipeline) publishable() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ready
+}
+
+func (p *pipeline) last(topic string) ports.Backlog {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.samples) == 0 {
+		return ports.Backlog{}
+	}
+	return p.samples[len(p.samples)-1].byTopic[topic]
+}
+
+// view is the pipeline as the API shows it.
+func (p *pipeline) view() httpapi.Pipeline {
+	state, next := p.breaker()
+	v := httpapi.Pipeline{Breaker: state, NextProbe: next.Seconds()}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.samples) == 0 {
+		return v
+	}
+	first, last := p.samples[0], p.samples[len(p.samples)-1]
+	v.SampledAt = last.at.UTC()
+	seconds := last.at.Sub(first.at).Seconds()
+	for _, stage := range []struct{ name, topic string }{{"saver", p.topics.Decisions}, {"parking", p.topics.Parking}} {
+		was, is := first.byTopic[stage.topic], last.byTopic[stage.topic]
+		s := httpapi.Stage{Name: stage.name, Topic: stage.topic, Waiting: is.Waiting(), OldestSeconds: age(is.Oldest)}
+		if seconds > 0 {
+			s.InPerSecond, s.OutPerSecond = float64(is.End-was.End)/seconds, float64(is.Committed-was.Committed)/seconds
+		}
+		if !is.Oldest.IsZero() {
+			s.OldestAt = &is.Oldest
+		}
+		v.Stages = append(v.Stages, s)
+	}
+	v.Parked = last.byTopic[p.topics.Parking].Waiting()
+	for _, topic := range []string{p.topics.DLQ, p.topics.ParkingDLQ} {
+		v.DeadLetters = append(v.DeadLetters, httpapi.DeadLetterTopic{Topic: topic, Records: held(last.byTopic[topic])})
+	}
+	return v
+}

@@ -1,0 +1,153 @@
+package ingest
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ports"
+)
+
+const (
+	// maxRoster bounds the OPAs remembered between two reports, so that invented ids cost no memory.
+	maxRoster = 10_000
+	// maxStatus is the longest status body that is kept.
+	maxStatus = 1 << 20
+	// reportEvery is how stale the store's picture may be.
+	reportEvery = time.Second
+)
+
+// Roster remembers which OPAs uploaded since the last report, and reports to the store. The store being away costs
+// nothing but freshness: sightings add up until it is back. They are figures for people; a kill loses the last second.
+type Roster struct {
+	store ports.OPARegistry
+	log   *slog.Logger
+
+	mu   sync.Mutex
+	seen map[rosterKey]*domain.Sighting
+	full bool
+}
+
+type rosterKey struct{ tenant, opa string }
+
+// NewRoster makes an empty roster that reports to store.
+func NewRoster(store ports.OPARegistry, log *slog.Logger) *Roster {
+	return &Roster{store: store, log: log, seen: map[rosterKey]*domain.Sighting{}}
+}
+
+// Run reports until ctx is done, and once more then.
+func (r *Roster) Run(ctx context.Context) {
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	for failing := false; ; {
+		done := ctx.Err() != nil
+		report, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		err := r.report(report)
+		cancel()
+		if err != nil && !failing {
+			r.log.Warn("the list of OPAs was not updated; it is tried again every second", "error", err)
+		}
+		failing = err != nil
+		if done {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+}
+
+// report hands everything that was seen to the store, and takes it back if the store refuses.
+func (r *Roster) report(ctx context.Context) error {
+	r.mu.Lock()
+	if len(r.seen) == 0 {
+		r.mu.Unlock()
+		return nil
+	}
+	taken := r.seen
+	r.seen, r.full = map[rosterKey]*domain.Sighting{}, false
+	r.mu.Unlock()
+
+	sightings := make([]domain.Sighting, 0, len(taken))
+	for _, s := range taken {
+		sightings = append(sightings, *s)
+	}
+	err := r.store.RecordOPAs(ctx, sightings)
+	if err != nil {
+		for _, older := range sightings {
+			r.restore(older)
+		}
+	}
+	return err
+}
+
+// restore puts an older sighting back beneath what was seen since.
+func (r *Roster) restore(older domain.Sighting) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := rosterKey{older.Tenant, older.OPA}
+	if newer := r.seen[key]; newer != nil {
+		older.Merge(*newer)
+	}
+	r.seen[key] = &older
+}
+
+// add merges a sighting.
+func (r *Roster) add(s domain.Sighting) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := rosterKey{s.Tenant, s.OPA}
+	if known := r.seen[key]; known != nil {
+		known.Merge(s)
+		return
+	}
+	if len(r.seen) >= maxRoster {
+		if !r.full {
+			r.full = true
+			r.log.Warn("too many different OPA ids within a second; some are not listed", "limit", maxRoster)
+		}
+		return
+	}
+	r.seen[key] = &s
+}
+
+// labels are what an OPA says of itself, in events and in status reports.
+type labels struct {
+	ID      string `json:"id"`
+	Version string `json:"version"`
+}
+
+// saw notes an upload that was acknowledged.
+func (r *Roster) saw(u Upload, batch domain.Batch, receipt Receipt) {
+	if receipt.Accepted+receipt.Quarantined == 0 {
+		return
+	}
+	var l labels
+	if batch.Labels != nil {
+		_ = json.Unmarshal(batch.Labels, &l) // odd labels leave the OPA without a name
+	}
+	r.add(domain.Sighting{
+		Tenant: u.Tenant, OPA: domain.Name(l.ID), Version: domain.Name(cmp.Or(l.Version, u.Version)),
+		First: u.ReceivedAt, Last: u.ReceivedAt, Uploads: 1, Events: int64(receipt.Accepted),
+	})
+}
+
+// Status keeps the newest status report of an OPA. Content is never an error: a body that names no OPA, or is longer
+// than 1 MiB, is not kept.
+func (r *Roster) Status(tenant, version string, body []byte, at time.Time) {
+	var report struct {
+		Labels labels `json:"labels"`
+	}
+	if len(body) > maxStatus || json.Unmarshal(body, &report) != nil || report.Labels.ID == "" {
+		return
+	}
+	r.add(domain.Sighting{
+		Tenant: tenant, OPA: domain.Name(report.Labels.ID), Version: domain.Name(cmp.Or(report.Labels.Version, version)),
+		Status: body, StatusAt: at,
+	})
+}
