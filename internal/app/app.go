@@ -352,24 +352,22 @@ func (a *App) readiness(verbose bool) httpapi.Readiness {
 	}
 	r := httpapi.Readiness{Roles: map[string]httpapi.RoleReadiness{"ingest": role(uploads...), "console": role()}}
 	r.Ready = r.Roles["ingest"].Ready
-	view := a.pipeline.view()
-	for _, name := range []string{"saver", "parking"} {
+	state, nextProbe := a.pipeline.breaker()
+	for name, topic := range map[string]string{"saver": a.pipeline.topics.Decisions, "parking": a.pipeline.topics.Parking} {
 		var reasons []string
 		a.mu.Lock()
 		if err := a.trouble[name]; err != nil {
 			reasons = append(reasons, err.Error())
 		}
 		a.mu.Unlock()
-		if view.Breaker != "closed" {
-			reasons = append(reasons, "the store is away: breaker "+view.Breaker)
+		if state != "closed" {
+			reasons = append(reasons, "the store is away: breaker "+state)
 		}
 		status := role(reasons...)
 		if verbose {
-			status.Details = map[string]any{"breaker": view.Breaker, "next_probe_seconds": view.NextProbe}
-			for _, s := range view.Stages {
-				if s.Name == name {
-					status.Details["waiting"], status.Details["oldest_seconds"] = s.Waiting, s.OldestSeconds
-				}
+			b := a.pipeline.last(topic)
+			status.Details = map[string]any{
+				"breaker": state, "next_probe_seconds": nextProbe.Seconds(), "waiting": b.Waiting(), "oldest_seconds": age(b.Oldest),
 			}
 		}
 		r.Roles[name] = status

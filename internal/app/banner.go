@@ -60,5 +60,11 @@ Or try it without OPA, from another terminal:
 }
 
 func indent(s string) string {
-	return "    " + strings.TrimRight(strings.ReplaceAll(s, "\n", "\n    "), " ")
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		if line != "" {
+			lines[i] = "    " + line
+		}
+	}
+	return strings.Join(lines, "\n")
 }

@@ -146,16 +146,21 @@ func (p *pipeline) last(topic string) ports.Backlog {
 	return p.samples[len(p.samples)-1].byTopic[topic]
 }
 
-// view is the pipeline as the API shows it.
-func (p *pipeline) view() httpapi.Pipeline {
+// view is the pipeline as the API shows it. What waits is read anew, so that a person who has just sent something sees
+// the truth; without an answer from the log the last sample has to do.
+func (p *pipeline) view(ctx context.Context) httpapi.Pipeline {
+	last, err := p.read(ctx)
 	state, next := p.breaker()
 	v := httpapi.Pipeline{Breaker: state, NextProbe: next.Seconds()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.samples) == 0 {
-		return v
+	first := last
+	if len(p.samples) > 0 {
+		first = p.samples[0]
 	}
-	first, last := p.samples[0], p.samples[len(p.samples)-1]
+	if err != nil && len(p.samples) > 0 {
+		last = p.samples[len(p.samples)-1]
+	}
 	v.SampledAt = last.at.UTC()
 	seconds := last.at.Sub(first.at).Seconds()
 	for _, stage := range []struct{ name, topic string }{{"saver", p.topics.Decisions}, {"parking", p.topics.Parking}} {

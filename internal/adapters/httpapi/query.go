@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"context"
 	_ "embed"
 	"encoding/json"
 	"log/slog"
@@ -60,19 +61,19 @@ type DeadLetterTopic struct {
 type query struct {
 	store    Reader
 	tokens   *Tokens
-	pipeline func() Pipeline
+	pipeline func(context.Context) Pipeline
 	now      func() time.Time
 }
 
 // NewQuery makes the handler of the console listener.
-func NewQuery(store Reader, tokens *Tokens, pipeline func() Pipeline, logger *slog.Logger) http.Handler {
+func NewQuery(store Reader, tokens *Tokens, pipeline func(context.Context) Pipeline, logger *slog.Logger) http.Handler {
 	q := &query{store: store, tokens: tokens, pipeline: pipeline, now: time.Now}
 	e := newEcho(logger)
 	api := e.Group("/api/v1", q.authenticated)
 	api.GET("/decisions", q.search)
 	api.GET("/decisions/*", q.decision)
 	api.GET("/opas", q.opas)
-	api.GET("/pipeline", func(c echo.Context) error { return c.JSON(http.StatusOK, q.pipeline()) })
+	api.GET("/pipeline", func(c echo.Context) error { return c.JSON(http.StatusOK, q.pipeline(c.Request().Context())) })
 	e.GET("/api/v1/openapi.yaml", func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", openAPI) })
 	return e
 }

@@ -1,0 +1,258 @@
+package e2e
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+)
+
+// ledger keeps the hash of every event that was sent, and which were acknowledged.
+type ledger struct {
+	mu    sync.Mutex
+	sent  map[string][sha256.Size]byte // by decision id
+	acked map[string]bool
+}
+
+func newLedger() *ledger {
+	return &ledger{sent: map[string][sha256.Size]byte{}, acked: map[string]bool{}}
+}
+
+// note enters the events of an upload.
+func (l *ledger) note(t testing.TB, body []byte, gzipped bool, acked bool) {
+	if gzipped {
+		z, err := gzip.NewReader(bytes.NewReader(body))
+		require.NoError(t, err)
+		body, err = io.ReadAll(z)
+		require.NoError(t, err)
+	}
+	var events []json.RawMessage
+	require.NoError(t, json.Unmarshal(body, &events))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range events {
+		var id struct {
+			DecisionID string `json:"decision_id"`
+		}
+		require.NoError(t, json.Unmarshal(e, &id))
+		sum := sha256.Sum256(e)
+		if old, ok := l.sent[id.DecisionID]; ok {
+			require.Equal(t, old, sum, "%s was sent with two different bodies", id.DecisionID)
+		}
+		l.sent[id.DecisionID] = sum
+		if acked {
+			l.acked[id.DecisionID] = true
+		}
+	}
+}
+
+func (l *ledger) ackedIDs() map[string]bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make(map[string]bool, len(l.acked))
+	for id := range l.acked {
+		out[id] = true
+	}
+	return out
+}
+
+// recorder stands between OPA and docket and enters everything that passes.
+func recorder(t *testing.T, target string, l *ledger) (address string) {
+	u, err := url.Parse("http://" + target)
+	require.NoError(t, err)
+	proxy := httputil.NewSingleHostReverseProxy(u)
+	var uploads sync.WaitGroup
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, "/logs") {
+			proxy.ServeHTTP(w, r)
+			return
+		}
+		uploads.Add(1)
+		defer uploads.Done()
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		answer := httptest.NewRecorder()
+		proxy.ServeHTTP(answer, r)
+		l.note(t, body, r.Header.Get("Content-Encoding") == "gzip", answer.Code/100 == 2)
+		for k, v := range answer.Header() {
+			w.Header()[k] = v
+		}
+		w.WriteHeader(answer.Code)
+		_, _ = w.Write(answer.Body.Bytes())
+	}))
+	t.Cleanup(func() {
+		server.Close()
+		uploads.Wait()
+	})
+	return server.URL
+}
+
+// check is the invariant: acked ⊆ stored ⊆ sent, nothing twice, and every byte as it was sent.
+func (l *ledger) check(t *testing.T, d *docket) {
+	t.Helper()
+	d.drained(t)
+	stored := map[string]int{}
+	query := url.Values{"since": {"2000h"}, "limit": {"1000"}}
+	for {
+		var page struct {
+			Items []struct {
+				DecisionID string `json:"decision_id"`
+			}
+			NextCursor *string `json:"next_cursor"`
+		}
+		require.Equal(t, http.StatusOK, d.getJSON(t, "/api/v1/decisions?"+query.Encode(), &page))
+		for _, i := range page.Items {
+			stored[i.DecisionID]++
+		}
+		if page.NextCursor == nil {
+			break
+		}
+		query.Set("cursor", *page.NextCursor)
+	}
+	var lost, phantom, twice []string
+	l.mu.Lock()
+	for id := range l.acked {
+		if stored[id] == 0 {
+			lost = append(lost, id)
+		}
+	}
+	for id, n := range stored {
+		if _, ok := l.sent[id]; !ok {
+			phantom = append(phantom, id)
+		}
+		if n > 1 {
+			twice = append(twice, id)
+		}
+	}
+	l.mu.Unlock()
+	require.Empty(t, lost, "acknowledged and lost")
+	require.Empty(t, phantom, "stored and never sent")
+	require.Empty(t, twice, "stored twice")
+
+	var g errgroup.Group
+	g.SetLimit(8)
+	for id := range stored {
+		g.Go(func() error {
+			status, body, err := d.get("/api/v1/decisions/" + url.PathEscape(id) + "/raw")
+			if err != nil || status != http.StatusOK {
+				return fmt.Errorf("%s: %d %w", id, status, err)
+			}
+			if sha256.Sum256(body) != l.sent[id] {
+				return fmt.Errorf("%s: the stored bytes are not those that were sent", id)
+			}
+			return nil
+		})
+	}
+	require.NoError(t, g.Wait())
+	t.Logf("sent %d, acknowledged %d, stored %d, lost 0, twice 0, phantom 0", len(l.sent), len(l.acked), len(stored))
+}
+
+// generator uploads as OPA does: it repeats the same bytes until they are acknowledged.
+type generator struct {
+	t      *testing.T
+	target string
+	ledger *ledger
+	prefix string
+	stop   chan struct{}
+	wg     sync.WaitGroup
+}
+
+func generate(t *testing.T, target string, l *ledger, prefix string, workers int) *generator {
+	g := &generator{t: t, target: target, ledger: l, prefix: prefix, stop: make(chan struct{})}
+	for w := range workers {
+		g.wg.Go(func() { g.work(w) })
+	}
+	t.Cleanup(g.finish)
+	return g
+}
+
+// finish ends the load once what is under way is acknowledged.
+func (g *generator) finish() {
+	select {
+	case <-g.stop:
+	default:
+		close(g.stop)
+	}
+	g.wg.Wait()
+}
+
+func (g *generator) stopped() bool {
+	select {
+	case <-g.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+func (g *generator) work(w int) {
+	client := &http.Client{Timeout: 10 * time.Second}
+	defer client.CloseIdleConnections()
+	for n := 0; !g.stopped(); n++ {
+		body := g.body(w, n)
+		g.ledger.note(g.t, body, true, false)
+		for deadline := time.Now().Add(2 * time.Minute); ; {
+			if post(client, g.target, body) == nil {
+				g.ledger.note(g.t, body, true, true)
+				break
+			}
+			if time.Now().After(deadline) {
+				return
+			}
+			select {
+			case <-time.After(20 * time.Millisecond):
+			case <-g.t.Context().Done():
+				return
+			}
+		}
+	}
+}
+
+func (g *generator) body(w, n int) []byte {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	sep := "["
+	for i := range n%5 + 1 {
+		fmt.Fprintf(z, `%s{"labels":{"id":"gen-%d"},"decision_id":"%s-%d-%d-%d","path":"http/authz/allow","input":{"user":"u%d","pad":%q},"result":%t,"timestamp":%q}`,
+			sep, w, g.prefix, w, n, i, n, strings.Repeat("x", 300), n%2 == 0, time.Now().UTC().Format(time.RFC3339Nano))
+		sep = ","
+	}
+	_, _ = z.Write([]byte("]"))
+	_ = z.Close()
+	return b.Bytes()
+}
+
+// post makes one upload; nil means that it was acknowledged.
+func post(client *http.Client, target string, body []byte) error {
+	req, err := http.NewRequest(http.MethodPost, target+"/logs", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Encoding", "gzip")
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, _ := io.ReadAll(resp.Body)
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("%s: %s", resp.Status, answer)
+	}
+	return nil
+}

@@ -1,0 +1,132 @@
+package domain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestHeadersRoundTrip(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	for _, h := range []Headers{
+		{},
+		{Tenant: "t", OPAPartition: "p", ReceivedAt: at, Upload: "u"},
+		{
+			Tenant: "t", Reason: TooDeep, TraceParent: "tp", Attempt: 3, NotBefore: at, FirstFailedAt: at.Add(time.Hour), ErrorClass: Unknown,
+			ErrorCode: "c", Error: "e", Origin: "a/0/1", Replay: "r", ReplayCount: 9,
+		},
+	} {
+		require.Equal(t, h, DecodeHeaders(h.Encode()))
+	}
+	require.Contains(t, Headers{ReceivedAt: at}.Encode(), Header{"docket-received-at", "2026-01-02T03:04:05.000000006Z"})
+	require.Equal(t, Headers{Tenant: "b"}, DecodeHeaders([]Header{
+		{"docket-tenant", "a"}, {"docket-tenant", "b"}, {"x-other", "1"}, {"docket-attempt", "-4"}, {"docket-replay-count", "many"}, {"docket-not-before", "soon"},
+	}))
+}
+
+func FuzzDecodeHeaders(f *testing.F) {
+	for _, h := range (Headers{Tenant: "t", ReceivedAt: time.Unix(1, 2), Attempt: 2}).Encode() {
+		f.Add(h.Name, h.Value)
+	}
+	f.Fuzz(func(t *testing.T, name, value string) {
+		h := DecodeHeaders([]Header{{name, value}})
+		if again := DecodeHeaders(h.Encode()); again != h {
+			t.Fatalf("%+v became %+v", h, again)
+		}
+	})
+}
+
+func TestFailed(t *testing.T) {
+	first, second := time.Unix(100, 0), time.Unix(200, 0)
+	err := &Error{Class: Unknown, Code: "P0001", Op: "save", Text: strings.Repeat("x", 2000)}
+	h := Headers{}.Failed(first, err)
+	h = h.Failed(second, err)
+	require.Equal(t, first.UTC(), h.FirstFailedAt, "the first failure's time stays")
+	require.Equal(t, Unknown, h.ErrorClass)
+	require.Equal(t, "P0001", h.ErrorCode)
+	require.Len(t, h.Error, 1024)
+}
+
+func TestClassOf(t *testing.T) {
+	inner := &Error{Class: Invalid, Code: "22021"}
+	for _, c := range []struct {
+		name string
+		err  error
+		want Class
+	}{
+		{"its own", Errorf(Unavailable, "x"), Unavailable},
+		{"wrapped", fmt.Errorf("more: %w", Errorf(Misconfigured, "x")), Misconfigured},
+		{"joined", errors.Join(errors.New("x"), Errorf(Invalid, "y")), Invalid},
+		{"the outermost", Errorf(Unavailable, "x: %w", inner), Unavailable},
+		{"canceled", fmt.Errorf("x: %w", context.Canceled), Canceled},
+		{"deadline", context.DeadlineExceeded, Unavailable},
+		{"anything else", errors.New("x"), Unknown},
+	} {
+		t.Run(c.name, func(t *testing.T) { require.Equal(t, c.want, ClassOf(c.err)) })
+	}
+	require.Equal(t, "22021", CodeOf(Errorf(Unavailable, "x: %w", inner)))
+	require.Empty(t, CodeOf(errors.New("x")))
+	require.Equal(t, "save: text", (&Error{Op: "save", Text: "text", Err: errors.New("secret row")}).Error())
+}
+
+func TestWindow(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	w := Window{Retention: time.Hour, Ahead: time.Minute}
+	for at, want := range map[time.Time]Placement{
+		now: Inside, now.Add(-time.Hour): Inside, now.Add(-time.Hour - 1): BeforeWindow,
+		now.Add(time.Minute): Inside, now.Add(time.Minute + 1): Outside, {}: Outside,
+	} {
+		require.Equal(t, want, w.Place(at, now), at)
+	}
+}
+
+func TestParseQueryRefuses(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	for query, want := range map[string]string{
+		"colour=red":                "unknown parameter \"colour\"",
+		"since=tomorrow":            "since: \"tomorrow\" is neither",
+		"since=-5m":                 "since: ",
+		"limit=0":                   "limit: ",
+		"limit=1001":                "limit: ",
+		"limit=many":                "limit: ",
+		"cursor=xyz":                "cursor: cursor \"xyz\" is not one of ours",
+		"outcome=maybe":             "outcome: \"maybe\" is no outcome",
+		"path=":                     "path: is empty",
+		"path=!":                    "path: is empty",
+		"since=1h&until=2h":         "until ",
+		"since=2026-13-01T00:00:00": "since: ",
+	} {
+		values, err := url.ParseQuery(query)
+		require.NoError(t, err)
+		_, err = ParseQuery(values, now)
+		require.ErrorContains(t, err, want, query)
+	}
+}
+
+func FuzzParseCursor(f *testing.F) {
+	f.Add((&Cursor{Time: time.UnixMicro(5), Tenant: "t", ID: "i"}).String())
+	f.Add("e30")
+	f.Fuzz(func(t *testing.T, s string) {
+		c, err := ParseCursor(s)
+		if err != nil {
+			return
+		}
+		again, err := ParseCursor(c.String())
+		if err != nil || *again != *c {
+			t.Fatalf("%+v became %+v, %v", c, again, err)
+		}
+	})
+}
+
+func TestSightingMerge(t *testing.T) {
+	at := func(s int64) time.Time { return time.Unix(s, 0) }
+	s := Sighting{OPA: "a", Version: "1", First: at(10), Last: at(20), Uploads: 2, Events: 5}
+	s.Merge(Sighting{First: at(30), Last: at(30), Uploads: 1, Events: 1, Status: []byte("x"), StatusAt: at(30)})
+	require.Equal(t, Sighting{OPA: "a", Version: "1", First: at(10), Last: at(30), Uploads: 3, Events: 6, Status: []byte("x"), StatusAt: at(30)}, s)
+}

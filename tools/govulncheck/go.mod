@@ -1,0 +1,3 @@
+module github.com/docket-project/docket/tools/govulncheck
+
+go 1.26
