@@ -9,11 +9,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"reflect"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/mattn/go-isatty"
+	"gopkg.in/yaml.v3"
 
 	"github.com/docket-project/docket/internal/adapters/cli"
 	"github.com/docket-project/docket/internal/adapters/sqlite"
@@ -158,47 +159,32 @@ type configCommand struct {
 }
 
 // Run prints every setting under its name in the file, as YAML that can be used as one.
-func (c *configCommand) Run(out cli.Out, unknown warnings) error {
-	v := reflect.ValueOf(c.Config)
-	for f, value := range v.Fields() {
-		if f.Tag.Get("env") == "" {
+func (c *configCommand) Run(kctx *kong.Context, out cli.Out, unknown warnings) error {
+	for _, flag := range kctx.Flags() {
+		if !isSetting(flag) {
 			continue
 		}
-		b, err := json.Marshal(value.Interface())
+		value := flag.Target.Interface()
+		if d, ok := value.(time.Duration); ok {
+			value = d.String()
+		}
+		b, err := json.Marshal(value)
 		if err != nil {
 			return err
 		}
-		if s, ok := value.Interface().(fmt.Stringer); ok {
-			b, _ = json.Marshal(s.String())
-		}
-		fmt.Fprintf(out.Stdout, "%s: %s\n", keyOf(flagName(f)), b)
+		fmt.Fprintf(out.Stdout, "%s: %s\n", keyOf(flag.Name), b)
 	}
 	if len(c.Mappings) > 0 {
-		b, err := json.Marshal(c.Mappings)
+		b, err := yaml.Marshal(map[string]any{"mappings": c.Mappings})
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(out.Stdout, "mappings: %s\n", strings.ToLower(string(b)))
+		fmt.Fprintf(out.Stdout, "%s", b)
 	}
 	for _, name := range unknown {
 		fmt.Fprintf(out.Stderr, "%s sets nothing; is it misspelt?\n", name)
 	}
 	return c.validate()
-}
-
-// flagName is the name kong gives a field.
-func flagName(f reflect.StructField) string {
-	if name := f.Tag.Get("name"); name != "" {
-		return name
-	}
-	var b strings.Builder
-	for i, r := range f.Name {
-		if i > 0 && r >= 'A' && r <= 'Z' {
-			b.WriteByte('-')
-		}
-		b.WriteString(strings.ToLower(string(r)))
-	}
-	return b.String()
 }
 
 // logCommands are `docket log …`.

@@ -102,10 +102,11 @@ func encodingOf(r *http.Request) (gzipped bool, err error) {
 
 // inflater is a pooled gzip reader that reports a body at fault as *domain.BodyError.
 type inflater struct {
-	zr   *gzip.Reader
-	src  bytes.Reader
-	err  error // of the header
-	some bool
+	zr     gzip.Reader
+	src    bytes.Reader
+	wire   []byte
+	err    error
+	member bool // zr is inside a member
 }
 
 var inflaters = sync.Pool{New: func() any { return new(inflater) }}
@@ -114,34 +115,53 @@ var inflaters = sync.Pool{New: func() any { return new(inflater) }}
 func inflate(wire []byte) *inflater {
 	f := inflaters.Get().(*inflater)
 	f.src.Reset(wire)
-	f.some = len(wire) > 0
-	f.err = nil
-	if !f.some {
-		return f
-	}
-	if f.zr == nil {
-		f.zr, f.err = gzip.NewReader(&f.src)
-	} else {
-		f.err = f.zr.Reset(&f.src)
-	}
+	f.wire, f.err, f.member = wire, nil, false
 	return f
 }
 
 func (f *inflater) release() {
 	f.src.Reset(nil)
+	f.wire = nil
 	inflaters.Put(f)
 }
 
 // Read inflates. Several members are one stream; a body of no bytes at all is an empty one.
 func (f *inflater) Read(b []byte) (int, error) {
-	if !f.some {
-		return 0, io.EOF
+	for f.err == nil {
+		if !f.member {
+			f.err = f.next()
+			continue
+		}
+		n, err := f.zr.Read(b)
+		if err == io.EOF {
+			f.member, err = false, nil
+		}
+		f.err = bodyError(err)
+		if n > 0 {
+			return n, f.err
+		}
 	}
-	if f.err != nil {
-		return 0, bodyError(f.err)
+	return 0, f.err
+}
+
+// next enters the next member. The reader's own way through several members takes a few bytes of rubbish behind the last
+// one for a header that was cut off.
+func (f *inflater) next() error {
+	rest := f.wire[len(f.wire)-f.src.Len():]
+	if len(rest) == 0 {
+		return io.EOF
 	}
-	n, err := f.zr.Read(b)
-	return n, bodyError(err)
+	const magic = "\x1f\x8b"
+	if n := min(len(rest), len(magic)); string(rest[:n]) != magic[:n] {
+		return bodyError(gzip.ErrHeader)
+	}
+	err := f.zr.Reset(&f.src)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	f.zr.Multistream(false)
+	f.member = true
+	return bodyError(err)
 }
 
 func bodyError(err error) error {

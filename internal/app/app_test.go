@@ -1,0 +1,347 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/docket-project/docket/internal/adapters/cli"
+	"github.com/docket-project/docket/internal/domain"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// running is an App under test, with a client of its own so that no connection outlives it.
+type running struct {
+	*App
+	client *http.Client
+	stop   func()
+}
+
+// defaults are the settings of `docket serve` on free ports and an empty directory.
+func defaults(t *testing.T) Config {
+	t.Helper()
+	_, grammar, err := parse([]string{"serve"}, io.Discard, io.Discard, nil)
+	require.NoError(t, err)
+	c := grammar.Serve.Config
+	c.Data = t.TempDir()
+	c.Listen, c.ConsoleListen, c.AdminListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	return c
+}
+
+func startApp(t *testing.T, edit func(*Config)) *running {
+	t.Helper()
+	c := defaults(t)
+	if edit != nil {
+		edit(&c)
+	}
+	return startConfig(t, c)
+}
+
+func startConfig(t *testing.T, c Config) *running {
+	t.Helper()
+	a, err := New(t.Context(), c, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	a.Start()
+	transport := &http.Transport{}
+	r := &running{App: a, client: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+	r.stop = func() {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		transport.CloseIdleConnections()
+		require.NoError(t, a.Stop(ctx))
+	}
+	t.Cleanup(r.stop)
+	return r
+}
+
+func (r *running) get(t *testing.T, base, path string) (int, []byte) {
+	t.Helper()
+	resp, err := r.client.Get("http://" + base + path)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp.StatusCode, body
+}
+
+// status of a decision in the query API.
+func (r *running) status(t *testing.T, id string) int {
+	t.Helper()
+	code, _ := r.get(t, r.ConsoleAddr(), "/api/v1/decisions/"+url.PathEscape(id))
+	return code
+}
+
+// drained waits until everything accepted is stored or dead-lettered.
+func (r *running) drained(t *testing.T) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		view := r.pipeline.view(t.Context())
+		for _, s := range view.Stages {
+			if s.Waiting > 0 {
+				return false
+			}
+		}
+		return len(view.Stages) > 0
+	}, 3*time.Minute, 10*time.Millisecond) // 50,000 rows under the race detector
+}
+
+// TestJourney reads top to bottom like the table in docs/architecture.md: upload, save, ask.
+func TestJourney(t *testing.T) {
+	a := startApp(t, nil)
+	event := `{ "decision_id":"a/b c", "labels":{"id":"opa-1","version":"1.22.2"}, "path":"/http/authz/allow", "input":{"user":"bob"},` +
+		` "result":{"allow":false,"reason":"not \u003cthe\u003e owner"}, "n":1.0e+2, "timestamp":"` + time.Now().UTC().Format(time.RFC3339Nano) + `"}`
+
+	// ingest
+	answer, status := postLogs(t, a, zipped("["+event+","+event+"]"), "gzip")
+	require.Equal(t, http.StatusOK, status)
+	require.JSONEq(t, `{"accepted":2,"quarantined":0,"reasons":{}}`, string(answer))
+
+	// save
+	a.drained(t)
+
+	// ask: by id, raw, by search
+	code, body := a.get(t, a.ConsoleAddr(), "/api/v1/decisions/a%2Fb%20c")
+	require.Equal(t, http.StatusOK, code)
+	require.Contains(t, string(body), `"event":`+event, "the event stands there as it was sent")
+	var d struct{ Outcome, Reason, Path, Principal, OPA string }
+	require.NoError(t, json.Unmarshal(body, &d))
+	require.Equal(t, struct{ Outcome, Reason, Path, Principal, OPA string }{"denied", "not <the> owner", "http/authz/allow", "bob", "opa-1"}, d)
+	code, body = a.get(t, a.ConsoleAddr(), "/api/v1/decisions/a%2Fb%20c/raw")
+	require.Equal(t, http.StatusOK, code)
+	require.Equal(t, event, string(body))
+	code, body = a.get(t, a.ConsoleAddr(), "/api/v1/decisions?outcome=denied&path=http/authz/*&principal=!alice")
+	require.Equal(t, http.StatusOK, code)
+	var page struct {
+		Items      []map[string]any
+		NextCursor *string `json:"next_cursor"`
+	}
+	require.NoError(t, json.Unmarshal(body, &page))
+	require.Len(t, page.Items, 1, "the same event twice is one decision")
+	require.Nil(t, page.NextCursor)
+	require.Len(t, page.Items[0], 18, "the fields of the contract and no other")
+
+	// and the figures agree
+	_, metrics := a.get(t, a.AdminAddr(), "/metrics")
+	for _, line := range []string{
+		`docket_ingest_requests_total{code="200"} 1`, `docket_ingest_events_total{result="accepted"} 2`,
+		`docket_publish_records_total{result="ok",topic="docket.decisions"} 2`,
+		`docket_save_records_total{result="saved"} 1`, `docket_save_records_total{result="duplicate"} 1`,
+		`docket_end_to_end_seconds_count 1`, `docket_breaker_state 0`, `docket_log_data_loss_total 0`,
+	} {
+		require.Contains(t, string(metrics), line+"\n")
+	}
+}
+
+func TestEveryMetricOfTheContract(t *testing.T) {
+	a := startApp(t, nil)
+	_, _ = postLogs(t, a, []byte(`[{"a":1},2]`), "")
+	a.drained(t)
+	_, metrics := a.get(t, a.AdminAddr(), "/metrics")
+	for _, name := range []string{
+		"docket_ingest_requests_total", "docket_ingest_events_total", "docket_ingest_request_duration_seconds_bucket",
+		"docket_publish_records_total", "docket_publish_duration_seconds_bucket", "docket_save_records_total", "docket_save_batch_duration_seconds_bucket",
+		"docket_save_batch_size_bucket", "docket_end_to_end_seconds_bucket", "docket_parked_records_total", "docket_parking_replayed_records_total",
+		"docket_parking_attempts_bucket", "docket_parking_oldest_seconds", "docket_dead_letters_total", "docket_dead_letters_open",
+		"docket_consumer_lag_records", "docket_consumer_oldest_seconds", "docket_store_pool_open_connections", "docket_breaker_state",
+		"docket_log_data_loss_total", "docket_build_info",
+	} {
+		require.Contains(t, string(metrics), "\n"+name, name)
+	}
+	require.Contains(t, string(metrics), `docket_dead_letters_total{class="invalid",topic="docket.dlq"} 1`)
+}
+
+func TestQueryErrors(t *testing.T) {
+	a := startApp(t, nil)
+	for path, want := range map[string]int{
+		"/api/v1/decisions?colour=red":   http.StatusBadRequest,
+		"/api/v1/decisions?limit=9999":   http.StatusBadRequest,
+		"/api/v1/decisions/absent":       http.StatusNotFound,
+		"/api/v1/decisions/absent/raw":   http.StatusNotFound,
+		"/api/v1/nothing":                http.StatusNotFound,
+		"/api/v1/decisions?since=4000d":  http.StatusOK,
+		"/api/v1/pipeline":               http.StatusOK,
+		"/api/v1/opas":                   http.StatusOK,
+		"/api/v1/openapi.yaml":           http.StatusOK,
+		"/api/v1/decisions?limit=1":      http.StatusOK,
+		"/api/v1/decisions?error=*":      http.StatusOK,
+		"/api/v1/decisions?path=!http/*": http.StatusOK,
+	} {
+		code, body := a.get(t, a.ConsoleAddr(), path)
+		require.Equal(t, want, code, path)
+		if want >= 400 {
+			var p struct {
+				Status        int
+				Title, Detail string
+			}
+			require.NoError(t, json.Unmarshal(body, &p), path)
+			require.Equal(t, want, p.Status)
+			require.NotEmpty(t, p.Detail)
+		}
+	}
+}
+
+func TestAdmin(t *testing.T) {
+	a := startApp(t, nil)
+	code, body := a.get(t, a.AdminAddr(), "/livez")
+	require.Equal(t, http.StatusOK, code, "%s", body)
+	require.Eventually(t, func() bool {
+		code, body = a.get(t, a.AdminAddr(), "/readyz?verbose")
+		return code == http.StatusOK
+	}, 10*time.Second, 10*time.Millisecond)
+	var r struct {
+		Ready bool
+		Roles map[string]struct {
+			Ready   bool
+			Reasons []string
+			Details map[string]any
+		}
+	}
+	require.NoError(t, json.Unmarshal(body, &r))
+	require.True(t, r.Ready)
+	require.Len(t, r.Roles, 4)
+	require.Contains(t, r.Roles["saver"].Details, "breaker")
+	code, _ = a.get(t, a.AdminAddr(), "/debug/pprof/goroutine?debug=1")
+	require.Equal(t, http.StatusOK, code)
+}
+
+func TestConsoleTokens(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens")
+	write := func(token string) {
+		line := fmt.Sprintf("# who may look\nann, viewer, %x\n", sha256.Sum256([]byte(token)))
+		require.NoError(t, os.WriteFile(file, []byte(line), 0o600))
+	}
+	write("first")
+	a := startApp(t, func(c *Config) { c.ConsoleTokensFile = file })
+	ask := func(authorization string) int {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+a.ConsoleAddr()+"/api/v1/opas", nil)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", authorization)
+		resp, err := a.client.Do(req)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		return resp.StatusCode
+	}
+	require.Equal(t, http.StatusUnauthorized, ask(""))
+	require.Equal(t, http.StatusUnauthorized, ask("Bearer wrong"))
+	require.Equal(t, http.StatusUnauthorized, ask("Basic first"))
+	require.Equal(t, http.StatusOK, ask("Bearer first"))
+	require.Equal(t, http.StatusOK, ask("bearer first"))
+	code, _ := a.get(t, a.AdminAddr(), "/metrics")
+	require.Equal(t, http.StatusOK, code, "the admin listener has no tokens")
+
+	write("second, and longer")
+	require.Eventually(t, func() bool { return ask("Bearer second, and longer") == http.StatusOK }, testPatience, testTick)
+	require.Equal(t, http.StatusUnauthorized, ask("Bearer first"))
+}
+
+// TestStopIsOrderly stops while uploads are on their way, starts again on the same directory, and finds all of them.
+func TestStopIsOrderly(t *testing.T) {
+	c := defaults(t)
+	a := startConfig(t, c)
+	for i := range 20 {
+		_, status := postLogs(t, a, []byte(`[{"decision_id":"stop-`+string(rune('a'+i))+`"}]`), "")
+		require.Equal(t, http.StatusOK, status)
+	}
+	a.stop()
+	a = startConfig(t, c)
+	a.drained(t)
+	for i := range 20 {
+		require.Equal(t, http.StatusOK, a.status(t, "stop-"+string(rune('a'+i))))
+	}
+}
+
+func TestStopBeforeStart(t *testing.T) {
+	a, err := New(t.Context(), defaults(t), slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	require.NoError(t, a.Stop(t.Context()))
+	require.NoError(t, a.Stop(t.Context()))
+}
+
+func TestNewCleansUp(t *testing.T) {
+	c := defaults(t)
+	first, err := New(t.Context(), c, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	_, err = New(t.Context(), c, slog.New(slog.DiscardHandler))
+	require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
+	require.ErrorContains(t, err, "is in use by process")
+	require.NoError(t, first.Stop(t.Context()))
+	again, err := New(t.Context(), c, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	require.NoError(t, again.Stop(t.Context()))
+}
+
+func TestMigrateOff(t *testing.T) {
+	c := defaults(t)
+	c.Migrate = false
+	_, err := New(t.Context(), c, slog.New(slog.DiscardHandler))
+	require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
+	require.ErrorContains(t, err, "docket migrate")
+}
+
+func TestMappingsFromFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "docket.yaml")
+	require.NoError(t, os.WriteFile(file, []byte("mappings:\n  - path: custom/*\n    allowed: [/result/verdict]\n    principal: [/input/who]\n"), 0o600))
+	f, err := readFile(file)
+	require.NoError(t, err)
+	a := startApp(t, func(c *Config) { c.Mappings = f.mappings })
+	_, status := postLogs(t, a, []byte(`[{"decision_id":"m","path":"custom/x","result":{"verdict":false},"input":{"who":"eve"}}]`), "")
+	require.Equal(t, http.StatusOK, status)
+	a.drained(t)
+	_, body := a.get(t, a.ConsoleAddr(), "/api/v1/decisions/m")
+	var d struct{ Outcome, Principal string }
+	require.NoError(t, json.Unmarshal(body, &d))
+	require.Equal(t, "denied", d.Outcome)
+	require.Equal(t, "eve", d.Principal)
+}
+
+// TestMainExitCodes runs the commands as a shell would.
+func TestMainExitCodes(t *testing.T) {
+	a := startApp(t, nil)
+	for _, c := range []struct {
+		name string
+		args []string
+		code int
+		out  string
+	}{
+		{"version", []string{"version"}, cli.ExitDone, "docket dev"},
+		{"no command", nil, cli.ExitUsage, "expected one of"},
+		{"unknown command", []string{"frobnicate"}, cli.ExitUsage, "frobnicate"},
+		{"config", []string{"config", "--listen", "127.0.0.1:99"}, cli.ExitDone, "listen: \"127.0.0.1:99\""},
+		{"config that is wrong", []string{"config", "--listen", ":99"}, cli.ExitMisconfigured, "DOCKET_UPLOAD_TOKENS_FILE"},
+		{"secrets are hidden", []string{"config", "--database-url", "postgres://u:p@h/d"}, cli.ExitMisconfigured, "database_url: \"********\""},
+		{"send", []string{"send", "--upload-server", "http://" + a.UploadAddr(), "../../examples/decisions.json"}, cli.ExitDone, "4 accepted, 0 put aside"},
+		{"show what is not there", []string{"show", "--server", "http://" + a.ConsoleAddr(), "nope"}, cli.ExitNotFound, "no decision nope is stored"},
+		{"find with a bad filter", []string{"find", "--server", "http://" + a.ConsoleAddr(), "--outcome", "maybe"}, cli.ExitUsage, "maybe"},
+		{"nobody there", []string{"find", "--server", "http://127.0.0.1:1"}, cli.ExitUnavailable, "docket does not answer"},
+		{"nobody there to send to", []string{"send", "--upload-server", "http://127.0.0.1:1", "../../examples/decisions.json"}, cli.ExitUnavailable, "docket does not answer"},
+		{"no such data", []string{"log", "accept-loss", "--data", "/no/such/dir"}, cli.ExitMisconfigured, "no data directory"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var out bytes.Buffer
+			code := Main(t.Context(), c.args, &out, &out)
+			require.Equal(t, c.code, code, "%s", &out)
+			require.Contains(t, out.String(), c.out)
+			require.NotContains(t, out.String(), "p@h", "secrets are not printed")
+		})
+	}
+	a.drained(t)
+	var out bytes.Buffer
+	require.Zero(t, Main(t.Context(), []string{"find", "--server", "http://" + a.ConsoleAddr(), "--denied", "--path", "http/authz/*"}, &out, &out))
+	require.Equal(t, 2, strings.Count(out.String(), "\n"), "%s", &out)
+	http.DefaultClient.CloseIdleConnections()
+}
