@@ -120,13 +120,13 @@ func (a *App) setup(ctx context.Context) error {
 	}
 
 	// Ports before files: an occupied one is found before anything is touched. Nothing is accepted until Start.
-	if a.upload, err = a.listen("upload", "listen", cfg.Listen, tlsConfig); err != nil {
+	if a.upload, err = a.listen(ctx, "upload", "listen", cfg.Listen, tlsConfig); err != nil {
 		return err
 	}
-	if a.console, err = a.listen("console", "console_listen", cfg.ConsoleListen, tlsConfig); err != nil {
+	if a.console, err = a.listen(ctx, "console", "console_listen", cfg.ConsoleListen, tlsConfig); err != nil {
 		return err
 	}
-	if a.admin, err = a.listen("admin", "admin_listen", cfg.AdminListen, nil); err != nil {
+	if a.admin, err = a.listen(ctx, "admin", "admin_listen", cfg.AdminListen, nil); err != nil {
 		return err
 	}
 
@@ -234,8 +234,8 @@ func (a *App) tls() (*tls.Config, error) {
 }
 
 // listen takes a port.
-func (a *App) listen(name, setting, addr string, tlsConfig *tls.Config) (*listener, error) {
-	l, err := net.Listen("tcp", addr)
+func (a *App) listen(ctx context.Context, name, setting, addr string, tlsConfig *tls.Config) (*listener, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return nil, domain.Errorf(domain.Misconfigured, "the %s listener cannot take %s: %w; choose another with %s", name, addr, err, setting)
 	}
@@ -330,10 +330,14 @@ func (a *App) Stop(ctx context.Context) error {
 	return a.stopErr
 }
 
-// Addresses of the listeners, as they were taken.
-func (a *App) UploadAddr() string  { return a.upload.net.Addr().String() }
+// UploadAddr is the upload listener's address as it was taken.
+func (a *App) UploadAddr() string { return a.upload.net.Addr().String() }
+
+// ConsoleAddr is the console listener's.
 func (a *App) ConsoleAddr() string { return a.console.net.Addr().String() }
-func (a *App) AdminAddr() string   { return a.admin.net.Addr().String() }
+
+// AdminAddr is the admin listener's.
+func (a *App) AdminAddr() string { return a.admin.net.Addr().String() }
 
 // readiness speaks for the listeners: uploads are taken whenever the log takes records, whatever the store does.
 func (a *App) readiness(verbose bool) httpapi.Readiness {

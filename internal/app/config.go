@@ -65,7 +65,7 @@ type Duration time.Duration
 
 // UnmarshalText reads 90d, 36h or 15m.
 func (d *Duration) UnmarshalText(b []byte) error {
-	text, factor := string(b), time.Duration(1)
+	text, factor := string(b), 1
 	if n, ok := strings.CutSuffix(text, "d"); ok {
 		text, factor = n+"h", 24
 	}
@@ -73,7 +73,7 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	if err != nil {
 		return fmt.Errorf("%q is not a duration such as 90d, 36h or 15m", b)
 	}
-	*d = Duration(v * factor)
+	*d = Duration(int(v) * factor)
 	return nil
 }
 
@@ -233,7 +233,7 @@ func (f *file) Validate(app *kong.Application) error {
 }
 
 // Resolve gives kong the value of a flag that neither the command line nor the environment set.
-func (f *file) Resolve(_ *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
+func (f *file) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	for _, env := range flag.Envs {
 		if _, ok := os.LookupEnv(env); ok {
 			return nil, nil

@@ -5,6 +5,7 @@ package app
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -206,7 +207,7 @@ func (c *acceptLossCommand) Run(ctx context.Context, out cli.Out) (err error) {
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
+	defer func() { err = errors.Join(err, dir.Close()) }()
 	options := logOptions(domain.TopicsWithPrefix(topicPrefix), slog.New(slog.DiscardHandler), func(error) {}, func(string, int64) {})
 	losses, err := sqlite.AcceptLoss(ctx, dir, options, !c.Yes)
 	if err != nil {

@@ -280,11 +280,8 @@ func (c *capture) outcome() Outcome {
 	if o := c.boolean(c.plan.allowed[:mapped]); o != OutcomeUnknown {
 		return o
 	}
-	switch result.Kind() {
-	case 't':
-		return OutcomeAllowed
-	case 'f':
-		return OutcomeDenied
+	if o := verdict(result); o != OutcomeUnknown {
+		return o
 	}
 	return c.boolean(c.plan.allowed[mapped:])
 }
@@ -292,14 +289,23 @@ func (c *capture) outcome() Outcome {
 // boolean reads the first slot that holds one.
 func (c *capture) boolean(slots []int) Outcome {
 	for _, slot := range slots {
-		switch c.value(slot).Kind() {
-		case 't':
-			return OutcomeAllowed
-		case 'f':
-			return OutcomeDenied
+		if o := verdict(c.value(slot)); o != OutcomeUnknown {
+			return o
 		}
 	}
 	return OutcomeUnknown
+}
+
+// verdict reads a boolean.
+func verdict(v jsontext.Value) Outcome {
+	switch v.Kind() {
+	case 't':
+		return OutcomeAllowed
+	case 'f':
+		return OutcomeDenied
+	default:
+		return OutcomeUnknown
+	}
 }
 
 // failed reports whether the event has an error: anything but null, an empty object included, because that is how

@@ -160,6 +160,7 @@ func (p *Parking) waitForStore(due []domain.Record, verdicts []saver.Verdict) ([
 			if find(holds, due[i]) == nil {
 				holds = append(holds, ports.Hold{Topic: due[i].Topic, Partition: due[i].Partition, Offset: due[i].Offset})
 			}
+		case bury, retry: // in next
 		}
 	}
 	p.mu.Lock()

@@ -133,14 +133,14 @@ func do(ctx context.Context, method, u, tokenFile string, body []byte, encoding 
 }
 
 func exitOfStatus(status int) int {
-	switch {
-	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden:
 		return ExitRefused
-	case status == http.StatusNotFound:
+	case http.StatusNotFound:
 		return ExitNotFound
-	case status == http.StatusBadRequest:
+	case http.StatusBadRequest:
 		return ExitUsage
-	case status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests || status == http.StatusBadGateway || status == http.StatusGatewayTimeout:
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusBadGateway, http.StatusGatewayTimeout:
 		return ExitUnavailable
 	default:
 		return ExitFailed

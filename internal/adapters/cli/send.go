@@ -169,7 +169,7 @@ func eachEvent(r io.Reader, visit func([]byte) error) error {
 			continue
 		}
 		v, err := d.ReadValue()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -133,7 +133,7 @@ func (f *inflater) Read(b []byte) (int, error) {
 			continue
 		}
 		n, err := f.zr.Read(b)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			f.member, err = false, nil
 		}
 		f.err = bodyError(err)
@@ -156,7 +156,7 @@ func (f *inflater) next() error {
 		return bodyError(gzip.ErrHeader)
 	}
 	err := f.zr.Reset(&f.src)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	f.zr.Multistream(false)
@@ -167,7 +167,7 @@ func (f *inflater) next() error {
 func bodyError(err error) error {
 	var corrupt flate.CorruptInputError
 	switch {
-	case err == nil || err == io.EOF:
+	case err == nil, errors.Is(err, io.EOF):
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return &domain.BodyError{Reason: domain.Truncated, Err: err}

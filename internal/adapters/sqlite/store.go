@@ -147,6 +147,11 @@ func (s *Store) SaveBatch(ctx context.Context, decisions []domain.Decision) ([]d
 			return err
 		}
 		defer in.Close()
+		out, err := tx.Prepare(s.outOfWindow.insert)
+		if err != nil {
+			return err
+		}
+		defer out.Close()
 		for i := range decisions {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -156,18 +161,12 @@ func (s *Store) SaveBatch(ctx context.Context, decisions []domain.Decision) ([]d
 			case domain.BeforeWindow:
 				fates[i] = domain.TooOld
 			case domain.Outside:
-				out, err := tx.Prepare(s.outOfWindow.insert)
-				if err != nil {
-					return err
-				}
 				fates[i], err = s.outOfWindow.save(tx, out, d, now)
-				if err = errors.Join(err, out.Close()); err != nil {
-					return err
-				}
 			case domain.Inside:
-				if fates[i], err = s.decisions.save(tx, in, d, now); err != nil {
-					return err
-				}
+				fates[i], err = s.decisions.save(tx, in, d, now)
+			}
+			if err != nil {
+				return err
 			}
 		}
 		return nil

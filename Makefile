@@ -1,0 +1,70 @@
+# Targets with a description behind ## are listed by `make help`.
+SHELL       := /bin/bash -o pipefail
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null)
+DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null)
+PKG     := github.com/docket-project/docket/internal/app
+LDFLAGS := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Commit=$(COMMIT) -X $(PKG).Date=$(DATE)
+
+FUZZTIME ?= 20s
+OPAS     := 1.22:e2e 1.0:e2e/opa/v1.0 0.70:e2e/opa/v0.70 0.45:e2e/opa/v0.45
+OPA_BINS := $(foreach o,$(OPAS),e2e/.bin/opa-$(firstword $(subst :, ,$(o))))
+
+.PHONY: help build run test race lint fuzz bench e2e golden verify generate clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build bin/docket.
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/docket ./cmd/docket
+
+run: build ## Build and start docket with nothing else installed; data goes to ./data.
+	./bin/docket serve
+
+test: ## Run every test that needs only Go.
+	go test -timeout 5m ./...
+
+race: ## Run the same tests under the race detector.
+	CGO_ENABLED=1 go test -race -timeout 10m ./...
+
+lint: ## Run golangci-lint and govulncheck, each pinned in a module of its own.
+	go build -C tools/golangci-lint -o $(CURDIR)/bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	bin/golangci-lint run ./...
+	cd e2e && ../bin/golangci-lint run ./...
+	cd bench && ../bin/golangci-lint run ./...
+
+fuzz: ## Fuzz every decoder for FUZZTIME each.
+	@set -e; for p in $$(go list ./...); do \
+	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	    echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done
+
+bench: build ## Measure: micro-benchmarks, then docket under load; results go to bench/out.
+	go test -run '^$$' -bench . -benchtime 1s ./internal/domain ./internal/adapters/sqlite
+	go build -C bench -o $(CURDIR)/bin/docket-bench .
+	bin/docket-bench -docket bin/docket -out bench/out $(BENCHFLAGS)
+
+e2e: build $(OPA_BINS) ## Run docket as its users do, with real OPAs in front, and break it.
+	cd e2e && go test -count=1 -timeout 15m .
+
+define opa_rule
+e2e/.bin/opa-$(firstword $(subst :, ,$(1))): $(lastword $(subst :, ,$(1)))/go.sum
+	CGO_ENABLED=0 go build -C $(lastword $(subst :, ,$(1))) -o $(CURDIR)/$$@ github.com/open-policy-agent/opa
+endef
+$(foreach o,$(OPAS),$(eval $(call opa_rule,$(o))))
+
+golden: e2e/.bin/opa-1.22 ## Record anew what a real OPA uploads, for the tests of domain.
+	go run -C e2e ./golden $(CURDIR)/e2e/.bin/opa-1.22 testdata ../internal/domain/testdata/opa
+	go test ./internal/domain -run Golden -update
+
+generate: ## Rewrite generated documents.
+	go test ./internal/app -run 'Document' -update
+
+verify: ## Check that modules are tidy, code is formatted and generated documents are current.
+	@set -e; for m in . e2e bench; do (cd $$m && go mod tidy -diff && go vet ./...); done
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go test ./internal/app -run 'Document|OPAConfiguration|OpenAPI|Dependencies'
+
+clean: ## Remove what was built.
+	rm -rf bin bench/out e2e/.bin
