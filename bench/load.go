@@ -1,0 +1,242 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/klauspost/compress/gzip"
+)
+
+// request is one upload, ready to be written to a connection.
+type request struct {
+	wire   []byte
+	events int
+}
+
+// corpus makes distinct uploads of one to five decisions of about 1.4 KB.
+type corpus struct {
+	run    string
+	next   int
+	events int
+	ids    map[string]bool
+	buf    bytes.Buffer
+	zip    *gzip.Writer
+}
+
+func newCorpus() *corpus {
+	z, err := gzip.NewWriterLevel(nil, gzip.DefaultCompression)
+	if err != nil {
+		panic(err) // the level is a constant
+	}
+	return &corpus{run: strconv.FormatInt(time.Now().UnixNano(), 36), ids: map[string]bool{}, zip: z}
+}
+
+// make builds the next upload.
+func (c *corpus) make(host string) request {
+	c.buf.Reset()
+	c.zip.Reset(&c.buf)
+	n := c.next%5 + 1
+	for i := range n {
+		sep := ","
+		if i == 0 {
+			sep = "["
+		}
+		c.events++
+		id := fmt.Sprintf("%08x-%s-%d", uint32(c.events)*2654435761, c.run, c.events) // as scattered as a UUID
+		c.ids[id] = true
+		fmt.Fprintf(c.zip, `%s{"labels":{"app":"shop","env":"prod","id":"opa-%d","version":"1.22.2"},"decision_id":%q,"trace_id":"%032x","span_id":"%016x","bundles":{"authz":{"revision":"W3sibCI6InN5cy9jYXRhbG9nIiwicyI6NDA3MX1d"}},"path":"http/authz/allow","input":{"method":"GET","path":["finance","salary","user%d"],"user":"alice%d","subject":{"id":"alice","roles":["employee","manager","auditor"],"department":"finance","clearance":3},"source":{"address":"10.0.%d.%d","port":443},"headers":{"accept":"application/json","user-agent":"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36","x-request-id":"%032x","x-forwarded-for":"203.0.113.7, 10.0.0.1"},"resource":{"type":"salary","owner":"bob","sensitivity":"high","tags":["pii","payroll"]}},"result":{"allow":false,"reasons":["user is not the owner","user is not in the group hr"],"obligations":[{"type":"log","level":"warn"}]},"requested_by":"10.0.12.7:51442","timestamp":%q,"metrics":{"counter_server_query_cache_hit":1,"timer_rego_input_parse_ns":32111,"timer_rego_query_eval_ns":187221,"timer_server_handler_ns":301232,"timer_rego_external_resolve_ns":1042},"req_id":%d}`,
+			sep, c.next%200, id, c.events, c.events, c.events%1000, c.events%5000, c.events%256, c.events%251, c.events,
+			time.Now().UTC().Format(time.RFC3339Nano), c.events)
+	}
+	_, _ = io.WriteString(c.zip, "]") // to memory
+	_ = c.zip.Close()
+	c.next++
+	var wire bytes.Buffer
+	fmt.Fprintf(&wire, "POST /logs HTTP/1.1\r\nHost: %s\r\nUser-Agent: Open-Policy-Agent/1.22.2 (linux, amd64)\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n", host, c.buf.Len())
+	wire.Write(c.buf.Bytes())
+	return request{wire: wire.Bytes(), events: n}
+}
+
+// connection speaks just enough HTTP/1.1, so that the generator is not what is measured.
+type connection struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func dial(addr string) (*connection, error) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return &connection{c, bufio.NewReaderSize(c, 4096)}, nil
+}
+
+// send makes one upload and returns the status of the answer.
+func (c *connection) send(wire []byte) (int, error) {
+	if err := c.SetDeadline(time.Now().Add(15 * time.Second)); err != nil {
+		return 0, err
+	}
+	if _, err := c.Write(wire); err != nil {
+		return 0, err
+	}
+	status, length := 0, 0
+	for {
+		line, err := c.r.ReadSlice('\n')
+		if err != nil {
+			return 0, err
+		}
+		text := strings.TrimSpace(string(line))
+		if text == "" {
+			break
+		}
+		if status == 0 {
+			if status, err = strconv.Atoi(strings.Fields(text)[1]); err != nil {
+				return 0, err
+			}
+		}
+		if v, ok := strings.CutPrefix(text, "Content-Length: "); ok {
+			if length, err = strconv.Atoi(v); err != nil {
+				return 0, err
+			}
+		}
+	}
+	_, err := c.r.Discard(length)
+	return status, err
+}
+
+// load is what a loop has measured.
+type load struct {
+	mu        sync.Mutex
+	latencies *hdrhistogram.Histogram // microseconds
+	refused   atomic.Int64
+	uploads   atomic.Int64
+	late      time.Duration // the most that the generator itself was late
+	took      time.Duration
+}
+
+func newLoad() *load { return &load{latencies: hdrhistogram.New(1, 60_000_000, 3)} }
+
+func (l *load) record(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_ = l.latencies.RecordValue(max(d.Microseconds(), 1)) // 60 s is beyond every deadline
+}
+
+// one sends a request until it is taken, as OPA would, and records the first answer's latency from since on.
+func (l *load) one(c *connection, addr string, r request, since time.Time) (*connection, error) {
+	for try := 0; ; try++ {
+		status, err := c.send(r.wire)
+		if try == 0 {
+			l.record(time.Since(since))
+		}
+		if err == nil && status == 200 {
+			l.uploads.Add(1)
+			return c, nil
+		}
+		l.refused.Add(1)
+		if try == 50 {
+			return c, fmt.Errorf("refused 50 times: %d %w", status, err)
+		}
+		if err != nil {
+			_ = c.Close()
+			if c, err = dial(addr); err != nil {
+				return nil, err
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// open sends at a rate, whatever the answers do. Latencies count from when a request was due.
+func open(addr string, requests []request, rate int) (*load, error) {
+	type due struct {
+		request
+		at time.Time
+	}
+	l := newLoad()
+	queue := make(chan due, len(requests))
+	var wg sync.WaitGroup
+	failures := make(chan error, 1)
+	for range min(256, len(requests)) {
+		wg.Go(func() {
+			c, err := dial(addr)
+			for d := range queue {
+				if err == nil {
+					c, err = l.one(c, addr, d.request, d.at)
+				}
+			}
+			if err != nil {
+				select {
+				case failures <- err:
+				default:
+				}
+			}
+			if c != nil {
+				_ = c.Close()
+			}
+		})
+	}
+	start := time.Now()
+	step := time.Second / time.Duration(rate)
+	for i, r := range requests {
+		at := start.Add(time.Duration(i) * step)
+		if wait := time.Until(at); wait > 0 {
+			time.Sleep(wait)
+		}
+		l.late = max(l.late, time.Since(at))
+		queue <- due{r, at}
+	}
+	close(queue)
+	wg.Wait()
+	l.took = time.Since(start)
+	select {
+	case err := <-failures:
+		return l, err
+	default:
+		return l, nil
+	}
+}
+
+// closed keeps every connection busy until the time is over or the requests are used up.
+func closed(addr string, requests []request, connections int, length time.Duration) (*load, int, error) {
+	l := newLoad()
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	failures := make(chan error, connections)
+	start := time.Now()
+	for range connections {
+		wg.Go(func() {
+			c, err := dial(addr)
+			for err == nil && time.Since(start) < length {
+				i := int(next.Add(1)) - 1
+				if i >= len(requests) {
+					break
+				}
+				c, err = l.one(c, addr, requests[i], time.Now())
+			}
+			if err != nil {
+				failures <- err
+			}
+			if c != nil {
+				_ = c.Close()
+			}
+		})
+	}
+	wg.Wait()
+	l.took = time.Since(start)
+	select {
+	case err := <-failures:
+		return l, 0, err
+	default:
+		return l, min(int(next.Load()), len(requests)), nil
+	}
+}

@@ -1,0 +1,94 @@
+// Command docket-bench measures docket under load: an open loop, whose latencies count from the time a request was due,
+// and a closed loop, each on a new data directory and optionally with a slow disk. It checks that everything that was
+// acknowledged is stored, and writes a table and JSON. It sends to loopback only, and ends what it starts.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// result is one scenario's figures. Durations are milliseconds.
+type result struct {
+	Scenario    string  `json:"scenario"`
+	Seconds     float64 `json:"seconds"`
+	Uploads     int     `json:"uploads"`
+	Refused     int     `json:"refused"`
+	PerSecond   float64 `json:"uploads_per_second"`
+	Events      int     `json:"events"`
+	Stored      int     `json:"stored"`
+	P50         float64 `json:"p50_ms"`
+	P95         float64 `json:"p95_ms"`
+	P99         float64 `json:"p99_ms"`
+	Max         float64 `json:"max_ms"`
+	DrainedMs   float64 `json:"drained_after_ms"`
+	PeakRSS     float64 `json:"peak_rss_mib"`
+	RSSSlope    float64 `json:"rss_slope_percent"`
+	CPUPer100k  float64 `json:"cpu_seconds_per_100k_events"`
+	GeneratorMs float64 `json:"generator_max_late_ms"`
+}
+
+func main() {
+	docket := flag.String("docket", "bin/docket", "the docket to measure")
+	out := flag.String("out", "bench/out", "where results go")
+	rate := flag.Int("rate", 1000, "uploads a second of the open loop")
+	seconds := flag.Int("seconds", 30, "length of the open loop; the closed loop takes half of it")
+	connections := flag.Int("connections", 64, "connections of the closed loop")
+	soak := flag.Duration("soak", 0, "run only an open loop of this length, and watch memory")
+	only := flag.String("only", "", "run only scenarios whose name contains this")
+	flag.Parse()
+	if err := run(*docket, *out, *only, *rate, *seconds, *connections, *soak); err != nil {
+		fmt.Fprintln(os.Stderr, "docket-bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(docket, out, only string, rate, seconds, connections int, soak time.Duration) error {
+	length := time.Duration(seconds) * time.Second
+	scenarios := []scenario{
+		{name: fmt.Sprintf("open loop, %d/s", rate), rate: rate, length: length},
+		{name: fmt.Sprintf("closed loop, %d connections", connections), connections: connections, length: length / 2},
+		{name: fmt.Sprintf("open loop, %d/s, fsync +2 ms", rate), rate: rate, length: length, fsyncDelay: 2 * time.Millisecond},
+		{name: fmt.Sprintf("closed loop, %d connections, fsync +2 ms", connections), connections: connections, length: length / 2, fsyncDelay: 2 * time.Millisecond},
+	}
+	if soak > 0 {
+		scenarios = []scenario{{name: fmt.Sprintf("soak, %d/s for %s", rate, soak), rate: rate, length: soak}}
+	}
+	var results []result
+	for _, s := range scenarios {
+		if !strings.Contains(s.name, only) {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "%s …\n", s.name)
+		r, err := s.run(docket)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		results = append(results, r)
+	}
+	print(results)
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(results, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(out, "embedded.json"), append(b, '\n'), 0o644)
+}
+
+func print(results []result) {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "SCENARIO\tUPLOADS/S\tREFUSED\tP50\tP95\tP99\tMAX ms\tEVENTS\tSTORED\tDRAINED AFTER\tPEAK RSS\tSLOPE\tCPU s/100k\tGENERATOR LATE")
+	for _, r := range results {
+		fmt.Fprintf(w, "%s\t%.0f\t%d\t%.2f\t%.2f\t%.2f\t%.1f\t%d\t%d\t%.0f ms\t%.0f MiB\t%+.1f %%\t%.2f\t%.1f ms\n", r.Scenario, r.PerSecond, r.Refused,
+			r.P50, r.P95, r.P99, r.Max, r.Events, r.Stored, r.DrainedMs, r.PeakRSS, r.RSSSlope, r.CPUPer100k, r.GeneratorMs)
+	}
+	_ = w.Flush()
+}

@@ -1,0 +1,284 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// scenario is one measurement on a docket of its own.
+type scenario struct {
+	name        string
+	rate        int // open loop
+	connections int // closed loop
+	length      time.Duration
+	fsyncDelay  time.Duration
+}
+
+// closedPace bounds how many requests a closed loop prepares, in uploads a second.
+const closedPace = 16_000
+
+func (s scenario) run(docket string) (result, error) {
+	dir, err := os.MkdirTemp("", "docket-bench-")
+	if err != nil {
+		return result{}, err
+	}
+	defer os.RemoveAll(dir)
+	d, err := startDocket(docket, dir, s.fsyncDelay)
+	if err != nil {
+		return result{}, err
+	}
+	defer d.kill()
+
+	c := newCorpus()
+	n := s.rate * int(s.length.Seconds())
+	if s.connections > 0 {
+		n = closedPace * int(s.length.Seconds())
+	}
+	requests := make([]request, n)
+	for i := range requests {
+		requests[i] = c.make(d.upload)
+	}
+	cpu := d.cpu()
+	memory := d.watch()
+	var l *load
+	if s.connections > 0 {
+		var used int
+		if l, used, err = closed(d.upload, requests, s.connections, s.length); err == nil && used < n {
+			requests = requests[:used]
+		}
+	} else {
+		l, err = open(d.upload, requests, s.rate)
+	}
+	if err != nil {
+		return result{}, err
+	}
+	ended := time.Now()
+	if err := d.drained(); err != nil {
+		return result{}, err
+	}
+	r := result{
+		Scenario: s.name, Seconds: l.took.Seconds(), Uploads: int(l.uploads.Load()), Refused: int(l.refused.Load()),
+		PerSecond: float64(l.uploads.Load()) / l.took.Seconds(), DrainedMs: ms(time.Since(ended)), GeneratorMs: ms(l.late),
+		P50: float64(l.latencies.ValueAtQuantile(50)) / 1000, P95: float64(l.latencies.ValueAtQuantile(95)) / 1000,
+		P99: float64(l.latencies.ValueAtQuantile(99)) / 1000, Max: float64(l.latencies.Max()) / 1000,
+	}
+	for _, q := range requests {
+		r.Events += q.events
+	}
+	r.CPUPer100k = (d.cpu() - cpu) / float64(r.Events) * 100_000
+	r.RSSSlope = memory()
+	r.PeakRSS = d.status("VmHWM:") / 1024
+	stored, err := d.stored(c.ids)
+	if err != nil {
+		return result{}, err
+	}
+	r.Stored = stored
+	if r.Stored != r.Events {
+		return r, fmt.Errorf("%d of %d acknowledged events are stored", r.Stored, r.Events)
+	}
+	return r, nil
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// docketProcess is a docket under test.
+type docketProcess struct {
+	cmd                    *exec.Cmd
+	pid                    int
+	upload, console, admin string
+}
+
+func freeAddr() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// startDocket runs docket, under strace where fsync is to be slow.
+func startDocket(binary, dir string, fsyncDelay time.Duration) (*docketProcess, error) {
+	var addrs [3]string
+	for i := range addrs {
+		var err error
+		if addrs[i], err = freeAddr(); err != nil {
+			return nil, err
+		}
+	}
+	d := &docketProcess{upload: addrs[0], console: addrs[1], admin: addrs[2]}
+	args := []string{binary, "serve", "--data", dir, "--listen", d.upload, "--console-listen", d.console, "--admin-listen", d.admin, "--log-level", "warn"}
+	if fsyncDelay > 0 {
+		args = append([]string{
+			"strace", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fsync,fdatasync",
+			"-e", fmt.Sprintf("inject=fsync,fdatasync:delay_enter=%d", fsyncDelay.Microseconds()),
+		}, args...)
+	}
+	d.cmd = exec.Command(args[0], args[1:]...)
+	d.cmd.Stderr = os.Stderr
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := d.cmd.Start(); err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		resp, err := http.Get("http://" + d.admin + "/readyz")
+		if err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				break
+			}
+		}
+		if time.Now().After(deadline) {
+			d.kill()
+			return nil, errors.New("docket did not become ready")
+		}
+	}
+	d.pid = d.cmd.Process.Pid
+	if fsyncDelay > 0 { // strace's only child
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", d.pid, d.pid))
+		if err != nil {
+			return nil, err
+		}
+		if d.pid, err = strconv.Atoi(strings.Fields(string(b))[0]); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+func (d *docketProcess) kill() {
+	_ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL)
+	_ = d.cmd.Wait()
+}
+
+// status reads a line of /proc/PID/status, in KiB.
+func (d *docketProcess) status(field string) float64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(b), field)
+	n, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+	return n
+}
+
+// cpu is the time the process has used, in seconds.
+func (d *docketProcess) cpu() float64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	user, _ := strconv.ParseFloat(fields[11], 64)
+	system, _ := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / 100 // USER_HZ
+}
+
+// watch samples memory every second. The returned func stops, and tells how much a straight line through the samples of
+// the second half of the run rises over that half, in percent of its mean.
+func (d *docketProcess) watch() func() float64 {
+	stop, done := make(chan struct{}), make(chan []float64)
+	go func() {
+		var samples []float64
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				samples = append(samples, d.status("VmRSS:"))
+			case <-stop:
+				done <- samples
+				return
+			}
+		}
+	}()
+	return func() float64 {
+		close(stop)
+		samples := <-done
+		return slope(samples[len(samples)/2:])
+	}
+}
+
+// slope fits a straight line by least squares.
+func slope(y []float64) float64 {
+	n := float64(len(y))
+	if n < 2 {
+		return 0
+	}
+	var sx, sy, sxy, sxx float64
+	for i, v := range y {
+		x := float64(i)
+		sx, sy, sxy, sxx = sx+x, sy+v, sxy+x*v, sxx+x*x
+	}
+	return (n*sxy - sx*sy) / (n*sxx - sx*sx) * (n - 1) / (sy / n) * 100
+}
+
+func (d *docketProcess) get(path string, into any) error {
+	resp, err := http.Get("http://" + d.console + path)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s %s %w", path, resp.Status, b, err)
+	}
+	return json.Unmarshal(b, into)
+}
+
+// drained waits until nothing is on its way.
+func (d *docketProcess) drained() error {
+	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		var p struct{ Stages []struct{ Waiting int64 } }
+		if err := d.get("/api/v1/pipeline", &p); err != nil {
+			return err
+		}
+		waiting := int64(0)
+		for _, s := range p.Stages {
+			waiting += s.Waiting
+		}
+		if len(p.Stages) > 0 && waiting == 0 {
+			return nil
+		}
+	}
+	return errors.New("the backlog did not drain within five minutes")
+}
+
+// stored counts the ids of the corpus that are stored, by reading all of them. Anything else that is stored is an error.
+func (d *docketProcess) stored(ids map[string]bool) (int, error) {
+	n := 0
+	query := url.Values{"limit": {"1000"}, "since": {"24h"}}
+	for {
+		var page struct {
+			Items []struct {
+				DecisionID string `json:"decision_id"`
+			}
+			NextCursor *string `json:"next_cursor"`
+		}
+		if err := d.get("/api/v1/decisions?"+query.Encode(), &page); err != nil {
+			return n, err
+		}
+		for _, i := range page.Items {
+			if !ids[i.DecisionID] {
+				return n, fmt.Errorf("%s is stored and was not sent, or is stored twice", i.DecisionID)
+			}
+			delete(ids, i.DecisionID)
+			n++
+		}
+		if page.NextCursor == nil {
+			return n, nil
+		}
+		query.Set("cursor", *page.NextCursor)
+	}
+}
