@@ -1,0 +1,173 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var topics = domain.TopicsWithPrefix("docket.")
+
+type publisher func(context.Context, []domain.Record) error
+
+func (p publisher) Publish(ctx context.Context, r []domain.Record) error { return p(ctx, r) }
+
+// registry keeps what is reported, or fails.
+type registry struct {
+	mu  sync.Mutex
+	got []domain.Sighting
+	err error
+}
+
+func (r *registry) RecordOPAs(_ context.Context, s []domain.Sighting) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err == nil {
+		r.got = append(r.got, s...)
+	}
+	return r.err
+}
+
+func (r *registry) OPAs(context.Context) ([]domain.OPA, error) {
+	return nil, errors.New("not asked here")
+}
+
+func newService(p publisher) (*Service, *Roster, *registry) {
+	store := &registry{}
+	roster := NewRoster(store, slog.New(slog.DiscardHandler))
+	return New(Config{Topics: topics, Limits: domain.DefaultLimits, PublishTimeout: DefaultPublishTimeout}, p, roster, nil), roster, store
+}
+
+func upload(body string) Upload {
+	return Upload{Tenant: "t", Partition: "p", Wire: []byte("wire of " + body), Body: strings.NewReader(body), ReceivedAt: time.Unix(5, 0).UTC()}
+}
+
+func TestAcceptPublishesEverythingAtOnce(t *testing.T) {
+	var calls [][]domain.Record
+	s, _, _ := newService(func(_ context.Context, r []domain.Record) error { calls = append(calls, r); return nil })
+	receipt, err := s.Accept(t.Context(), upload(`[{"decision_id":"a"},7,{"b":1},{`))
+	require.NoError(t, err)
+	require.Equal(t, Receipt{Accepted: 2, Quarantined: 2, Reasons: map[domain.Reason]int{domain.NotObject: 1, domain.Truncated: 1}}, receipt)
+	require.Len(t, calls, 1)
+	got := calls[0]
+	require.Len(t, got, 4)
+	require.Equal(t, []string{topics.Decisions, topics.Decisions, topics.DLQ, topics.DLQ}, []string{got[0].Topic, got[1].Topic, got[2].Topic, got[3].Topic})
+	require.Equal(t, "a", got[0].Key)
+	require.Equal(t, `{"decision_id":"a"}`, string(got[0].Value))
+	require.Regexp(t, "^sha256:[0-9a-f]{64}$", got[1].Key)
+	require.Equal(t, "7", string(got[2].Value))
+	require.Equal(t, domain.NotObject, got[2].Headers.Reason)
+	require.Equal(t, domain.Invalid, got[2].Headers.ErrorClass)
+	require.Equal(t, `wire of [{"decision_id":"a"},7,{"b":1},{`, string(got[3].Value), "the whole body, as it came")
+	require.Equal(t, domain.Truncated, got[3].Headers.Reason)
+	for _, r := range got {
+		require.Equal(t, "t", r.Headers.Tenant)
+		require.Equal(t, "p", r.Headers.OPAPartition)
+		require.Equal(t, time.Unix(5, 0).UTC(), r.Headers.ReceivedAt)
+		require.Len(t, r.Headers.Upload, 64)
+	}
+}
+
+func TestWireBytesArePutAsideOnce(t *testing.T) {
+	var got []domain.Record
+	s, _, _ := newService(func(_ context.Context, r []domain.Record) error { got = r; return nil })
+	huge := `{"x":"` + strings.Repeat("y", domain.MaxQuarantined) + `"}`
+	receipt, err := s.Accept(t.Context(), upload("["+huge+","+huge+"]"))
+	require.NoError(t, err)
+	require.Equal(t, 2, receipt.Quarantined)
+	require.Len(t, got, 1)
+}
+
+func TestNothingToPublish(t *testing.T) {
+	s, roster, _ := newService(func(context.Context, []domain.Record) error { return errors.New("not called") })
+	receipt, err := s.Accept(t.Context(), upload("[]"))
+	require.NoError(t, err)
+	require.Equal(t, Receipt{Reasons: map[domain.Reason]int{}}, receipt)
+	require.Empty(t, roster.seen)
+}
+
+func TestAcceptAnswersInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, roster, _ := newService(func(ctx context.Context, _ []domain.Record) error { <-ctx.Done(); return ctx.Err() })
+		start := time.Now()
+		_, err := s.Accept(t.Context(), upload(`[{}]`))
+		require.Equal(t, domain.Unavailable, domain.ClassOf(err))
+		require.Equal(t, DefaultPublishTimeout, time.Since(start))
+		require.Empty(t, roster.seen, "what was not acknowledged was not seen")
+	})
+}
+
+func TestBodyErrorsOfTheTransport(t *testing.T) {
+	s, _, _ := newService(func(context.Context, []domain.Record) error { return errors.New("not called") })
+	u := upload("")
+	u.Body = io.MultiReader(strings.NewReader(`[{"a":1},`), failingReader{})
+	_, err := s.Accept(t.Context(), u)
+	require.ErrorIs(t, err, errReader)
+}
+
+var errReader = errors.New("over budget")
+
+type failingReader struct{}
+
+func (failingReader) Read([]byte) (int, error) { return 0, errReader }
+
+func TestRoster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, roster, store := newService(func(context.Context, []domain.Record) error { return nil })
+		ctx, cancel := context.WithCancel(t.Context())
+		go roster.Run(ctx)
+		synctest.Wait() // it reports once at the start
+		event := `[{"labels":{"id":"opa-1","version":"1.22.2"}},{}]`
+		for range 3 {
+			_, err := s.Accept(t.Context(), upload(event))
+			require.NoError(t, err)
+		}
+		roster.Status("t", "", []byte(`{"labels":{"id":"opa-1"},"x":1}`), time.Unix(9, 0))
+		roster.Status("t", "", []byte(`no JSON`), time.Unix(9, 0))
+		roster.Status("t", "", []byte(`{"labels":{}}`), time.Unix(9, 0))
+		time.Sleep(reportEvery + time.Millisecond)
+		synctest.Wait()
+		require.Len(t, store.got, 1)
+		require.Equal(t, domain.Sighting{
+			Tenant: "t", OPA: "opa-1", Version: "1.22.2", First: time.Unix(5, 0).UTC(), Last: time.Unix(5, 0).UTC(), Uploads: 3, Events: 6,
+			Status: []byte(`{"labels":{"id":"opa-1"},"x":1}`), StatusAt: time.Unix(9, 0),
+		}, store.got[0])
+
+		// While the store is away sightings add up, and the last report comes when the roster ends.
+		store.err = errors.New("away")
+		for range 2 {
+			_, err := s.Accept(t.Context(), upload(event))
+			require.NoError(t, err)
+			time.Sleep(2 * reportEvery)
+		}
+		synctest.Wait()
+		store.mu.Lock()
+		store.err = nil
+		store.mu.Unlock()
+		cancel()
+		synctest.Wait()
+		require.Len(t, store.got, 2)
+		require.EqualValues(t, 2, store.got[1].Uploads)
+	})
+}
+
+func TestRosterIsBounded(t *testing.T) {
+	_, roster, _ := newService(nil)
+	for i := range maxRoster + 10 {
+		roster.add(domain.Sighting{OPA: strings.Repeat("x", i%100) + string(rune(i))})
+	}
+	require.LessOrEqual(t, len(roster.seen), maxRoster)
+}

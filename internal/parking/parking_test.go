@@ -1,0 +1,234 @@
+package parking
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ports"
+	"github.com/docket-project/docket/internal/saver"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var topics = domain.TopicsWithPrefix("docket.")
+
+// bench is a Parking whose store answers as the test says, and that keeps what is published.
+type bench struct {
+	*Parking
+	answer func(domain.Record) saver.Verdict
+	tried  []string
+	out    []domain.Record
+	err    error
+}
+
+func (b *bench) Publish(_ context.Context, records []domain.Record) error {
+	if b.err == nil {
+		b.out = append(b.out, records...)
+	}
+	return b.err
+}
+
+func newBench() *bench {
+	b := &bench{answer: func(domain.Record) saver.Verdict { return saver.Verdict{Fate: domain.Saved} }}
+	save := func(_ context.Context, records []domain.Record) []saver.Verdict {
+		var out []saver.Verdict
+		for _, r := range records {
+			b.tried = append(b.tried, r.Key)
+			out = append(out, b.answer(r))
+		}
+		return out
+	}
+	cfg := Config{Topics: topics, MaxAttempts: 3, BackoffMin: time.Second, BackoffMax: 4 * time.Second}
+	b.Parking = New(cfg, save, b, saver.NewMetrics(nil), nil, slog.New(slog.DiscardHandler))
+	return b
+}
+
+func parked(offset int64, key string, h domain.Headers) domain.Record {
+	h.Origin = "docket.decisions/0/1"
+	return domain.Record{Topic: topics.Parking, Offset: offset, Key: key, Value: []byte(key), Headers: h}
+}
+
+func failing(class domain.Class) saver.Verdict {
+	return saver.Verdict{Err: &domain.Error{Class: class, Code: "X", Text: "no"}}
+}
+
+func TestSavesWhatIsDue(t *testing.T) {
+	b := newBench()
+	holds, err := b.Handle(t.Context(), []domain.Record{parked(0, "a", domain.Headers{}), parked(1, "b", domain.Headers{Attempt: 1})})
+	require.NoError(t, err)
+	require.Empty(t, holds)
+	require.Equal(t, []string{"a", "b"}, b.tried)
+	require.Empty(t, b.out)
+}
+
+func TestStoreWait(t *testing.T) {
+	for _, class := range []domain.Class{domain.Unavailable, domain.Misconfigured} {
+		t.Run(string(class), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench()
+				b.answer = func(r domain.Record) saver.Verdict {
+					if r.Key == "a" {
+						return saver.Verdict{Fate: domain.Saved}
+					}
+					return failing(class)
+				}
+				batch := []domain.Record{parked(0, "a", domain.Headers{}), parked(1, "b", domain.Headers{}), parked(2, "c", domain.Headers{})}
+				longest := time.Duration(0)
+				for range 100 { // an outage of minutes
+					holds, err := b.Handle(t.Context(), batch)
+					require.NoError(t, err)
+					require.Len(t, holds, 1)
+					require.EqualValues(t, 1, holds[0].Offset, "what is saved in front is done")
+					wait := time.Until(holds[0].Until)
+					require.Positive(t, wait)
+					require.LessOrEqual(t, wait, storeWaitMax*3/2)
+					longest = max(longest, wait)
+					time.Sleep(wait)
+				}
+				require.Greater(t, longest, 2*time.Second, "it backs off")
+				require.Empty(t, b.out, "nothing is written, and no attempt is spent")
+				b.answer = func(domain.Record) saver.Verdict { return saver.Verdict{Fate: domain.Duplicate} }
+				holds, err := b.Handle(t.Context(), batch[1:])
+				require.NoError(t, err)
+				require.Empty(t, holds)
+			})
+		})
+	}
+}
+
+func TestRecordBackoffAndLastAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench()
+		b.answer = func(domain.Record) saver.Verdict { return failing(domain.Unknown) }
+		first := time.Now().Add(-time.Hour)
+		r := parked(0, "a", domain.Headers{Attempt: 1, FirstFailedAt: first})
+		for attempt := 2; attempt < 3; attempt++ {
+			holds, err := b.Handle(t.Context(), []domain.Record{r})
+			require.NoError(t, err)
+			require.Empty(t, holds)
+			next := b.out[len(b.out)-1]
+			require.Equal(t, topics.Parking, next.Topic)
+			require.Equal(t, attempt, next.Headers.Attempt)
+			require.LessOrEqual(t, time.Until(next.Headers.NotBefore), 2*time.Second)
+			require.Equal(t, first.UTC(), next.Headers.FirstFailedAt.UTC())
+			require.Equal(t, "docket.decisions/0/1", next.Headers.Origin)
+			require.Equal(t, []byte("a"), next.Value)
+			next.Offset = r.Offset + 1
+			r = next
+			time.Sleep(time.Until(r.Headers.NotBefore))
+		}
+		_, err := b.Handle(t.Context(), []domain.Record{r})
+		require.NoError(t, err)
+		dead := b.out[len(b.out)-1]
+		require.Equal(t, topics.ParkingDLQ, dead.Topic)
+		require.Equal(t, 3, dead.Headers.Attempt)
+		require.True(t, dead.Headers.NotBefore.IsZero())
+		require.Equal(t, domain.Unknown, dead.Headers.ErrorClass)
+	})
+}
+
+func TestInvalidConflictAndExpiredAreBuried(t *testing.T) {
+	b := newBench()
+	b.answer = func(r domain.Record) saver.Verdict {
+		switch r.Key {
+		case "invalid":
+			return failing(domain.Invalid)
+		case "conflict":
+			return saver.Verdict{Fate: domain.Conflicting}
+		default:
+			return saver.Verdict{Fate: domain.TooOld}
+		}
+	}
+	_, err := b.Handle(t.Context(), []domain.Record{parked(0, "invalid", domain.Headers{}), parked(1, "conflict", domain.Headers{}), parked(2, "expired", domain.Headers{})})
+	require.NoError(t, err)
+	require.Len(t, b.out, 3)
+	for i, reason := range []domain.Reason{"", domain.Conflict, domain.Expired} {
+		require.Equal(t, topics.DLQ, b.out[i].Topic)
+		require.Equal(t, reason, b.out[i].Headers.Reason)
+	}
+}
+
+func TestNotYetDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench()
+		soon, later := time.Now().Add(time.Second), time.Now().Add(3*time.Second)
+		batch := []domain.Record{parked(5, "later", domain.Headers{Attempt: 1, NotBefore: later}), parked(6, "soon", domain.Headers{Attempt: 2, NotBefore: soon})}
+
+		holds, err := b.Handle(t.Context(), batch)
+		require.NoError(t, err)
+		require.Equal(t, []ports.Hold{{Topic: topics.Parking, Offset: 5, Until: soon}}, holds, "in place until the first is due")
+		require.Empty(t, b.tried)
+
+		time.Sleep(time.Second)
+		holds, err = b.Handle(t.Context(), batch)
+		require.NoError(t, err)
+		require.Empty(t, holds)
+		require.Equal(t, []string{"soon"}, b.tried)
+		require.Len(t, b.out, 1, "the other makes way for what is behind it")
+		require.Equal(t, batch[0].Headers, b.out[0].Headers, "unchanged")
+	})
+}
+
+func TestAClockThatWasSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench()
+		holds, err := b.Handle(t.Context(), []domain.Record{parked(0, "a", domain.Headers{Attempt: 1, NotBefore: time.Now().Add(24 * time.Hour)})})
+		require.NoError(t, err)
+		require.Empty(t, holds)
+		require.Equal(t, []string{"a"}, b.tried, "no backoff is a day long")
+	})
+}
+
+func TestHeldRecordsAreNotSettledTwice(t *testing.T) {
+	b := newBench()
+	b.answer = func(r domain.Record) saver.Verdict {
+		if r.Key == "away" {
+			return failing(domain.Unavailable)
+		}
+		return failing(domain.Invalid)
+	}
+	holds, err := b.Handle(t.Context(), []domain.Record{parked(0, "x", domain.Headers{}), parked(1, "away", domain.Headers{}), parked(2, "y", domain.Headers{})})
+	require.NoError(t, err)
+	require.Len(t, holds, 1)
+	require.EqualValues(t, 1, holds[0].Offset)
+	require.Len(t, b.out, 1, "y is delivered again and judged then")
+	require.Equal(t, "x", b.out[0].Key)
+}
+
+func TestPublishFailureIsNotDone(t *testing.T) {
+	b := newBench()
+	b.err = domain.Errorf(domain.Unavailable, "the log is away")
+	b.answer = func(domain.Record) saver.Verdict { return failing(domain.Invalid) }
+	_, err := b.Handle(t.Context(), []domain.Record{parked(0, "x", domain.Headers{})})
+	require.ErrorIs(t, err, b.err)
+}
+
+func TestShutdown(t *testing.T) {
+	b := newBench()
+	b.answer = func(domain.Record) saver.Verdict { return failing(domain.Canceled) }
+	_, err := b.Handle(t.Context(), []domain.Record{parked(0, "x", domain.Headers{})})
+	require.Equal(t, domain.Canceled, domain.ClassOf(err))
+	require.Empty(t, b.out)
+}
+
+func TestBackoff(t *testing.T) {
+	c := Config{BackoffMin: time.Second, BackoffMax: 60 * time.Second}
+	for attempt, ceiling := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 7: 60 * time.Second, 1000: 60 * time.Second} {
+		low, high := ceiling, time.Duration(0)
+		for range 500 {
+			d := c.Backoff(attempt)
+			require.GreaterOrEqual(t, d, time.Duration(0))
+			require.LessOrEqual(t, d, ceiling+time.Nanosecond)
+			low, high = min(low, d), max(high, d)
+		}
+		require.Less(t, low, ceiling/4, "full jitter reaches down")
+		require.Greater(t, high, ceiling*3/4, "and up")
+	}
+}
