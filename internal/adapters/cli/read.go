@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -92,18 +94,25 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 		return printJSON(out.Stdout, items)
 	case "ndjson":
 		for _, i := range items {
-			if _, err := fmt.Fprintf(out.Stdout, "%s\n", i); err != nil {
+			var line bytes.Buffer
+			if err := json.Compact(&line, i); err != nil {
+				return fail(ExitFailed, "the answer is not docket's: %w", err)
+			}
+			line.WriteByte('\n')
+			if _, err := out.Stdout.Write(line.Bytes()); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
+	if len(items) == 0 {
+		fmt.Fprintf(out.Stderr, "No decision matches since %s. `docket status` tells whether anything arrives.\n", f.Since)
+		return nil
+	}
 	if err := printDecisions(out.Stdout, items); err != nil {
 		return err
 	}
-	if len(items) == 0 {
-		fmt.Fprintf(out.Stderr, "No decision matches since %s. `docket status` tells whether anything arrives.\n", f.Since)
-	} else if more {
+	if more {
 		fmt.Fprintf(out.Stderr, "There are more: narrow the search, or raise --limit above %d.\n", f.Limit)
 	}
 	return nil
@@ -163,9 +172,12 @@ func (s *Show) Run(ctx context.Context, out Out) error {
 	if err != nil {
 		return err
 	}
-	if s.Output != "table" {
-		_, err := out.Stdout.Write(append(body, '\n'))
+	switch s.Output {
+	case "raw": // the bytes, so that their hash can be compared
+		_, err := out.Stdout.Write(body)
 		return err
+	case "json":
+		return printJSON(out.Stdout, json.RawMessage(body))
 	}
 	var d decision
 	if err := json.Unmarshal(body, &d); err != nil {
@@ -193,8 +205,8 @@ func printDecision(w io.Writer, d decision) error {
 	pair("tenant", d.Tenant)
 	pair("app", d.App)
 	pair("opa", d.OPA)
-	for name, b := range d.Bundles {
-		pair("bundle", strings.TrimSpace(name+" "+b["revision"]))
+	for _, name := range slices.Sorted(maps.Keys(d.Bundles)) {
+		pair("bundle", strings.TrimSpace(name+" "+d.Bundles[name]["revision"]))
 	}
 	pair("trace", d.TraceID)
 	pair("requested by", d.RequestedBy)

@@ -1,0 +1,279 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// The commands use the default client, whose idle connections end with the process.
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
+}
+
+var update = flag.Bool("update", false, "rewrite the expected screens in testdata")
+
+// golden compares a screen with the file of its name.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name+".txt")
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(file, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, string(want), got, "run with -update and read the difference")
+}
+
+const denied = `{"decision_id":"d-1","time":"2026-11-20T12:34:56.000007Z","timestamp":"2026-11-20T12:34:56.000007Z","received_at":"2026-11-20T12:34:57Z",
+	"saved_at":"2026-11-20T12:34:57.1Z","tenant":"default","path":"http/authz/allow","outcome":"denied","reason":"not the owner\u001b[31m\nand red","principal":"bob",
+	"action":"GET","resource":"finance/salary/alice/with/a/very/long/tail","opa":"opa-1","app":"payroll","bundles":{"authz":{"revision":"r1"}},"trace_id":"abc",
+	"requested_by":"10.0.0.1:1","error":null}`
+
+const failed = `{"decision_id":"d-2","time":"2026-11-20T12:34:55Z","timestamp":null,"received_at":"2026-11-20T12:34:55Z","saved_at":null,"tenant":"acme","path":null,
+	"outcome":"error","reason":null,"principal":null,"action":null,"resource":null,"opa":null,"app":null,"bundles":{},"trace_id":null,"requested_by":null,
+	"error":"eval_conflict_error: two outputs"}`
+
+// server answers as docket would, and keeps the last request.
+type server struct {
+	*httptest.Server
+	path, query, token string
+	status             int
+}
+
+func serve(t *testing.T, answers map[string]string) *server {
+	s := &server{status: http.StatusOK}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.path, s.query, s.token = r.URL.EscapedPath(), r.URL.RawQuery, r.Header.Get("Authorization")
+		w.WriteHeader(s.status)
+		_, _ = io.WriteString(w, answers[r.URL.Path])
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func screen(run func(Out) error) (string, error) {
+	var b bytes.Buffer
+	err := run(Out{Stdout: &b, Stderr: &b})
+	return b.String(), err
+}
+
+func TestFindScreens(t *testing.T) {
+	s := serve(t, map[string]string{"/api/v1/decisions": `{"items":[` + denied + `,` + failed + `],"next_cursor":"more"}`})
+	for _, output := range []string{"table", "json", "ndjson"} {
+		f := Find{Console: Console{Server: s.URL + "/"}, Output: output, Since: "1h", Denied: true, Path: []string{"a*", "!b"}, Limit: 2}
+		got, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
+		require.NoError(t, err)
+		golden(t, "find-"+output, got)
+	}
+	require.Equal(t, "limit=2&outcome=denied&path=a%2A&path=%21b&since=1h", s.query)
+	nothing := serve(t, map[string]string{"/api/v1/decisions": `{"items":[],"next_cursor":null}`})
+	f := Find{Console: Console{Server: nothing.URL}, Output: "table", Since: "24h", Limit: 100}
+	got, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
+	require.NoError(t, err)
+	golden(t, "find-nothing", got)
+}
+
+func TestShowScreens(t *testing.T) {
+	event := `{"decision_id":"d-1", "input":{"user":"bob\u0007"},"bell":"` + "\u202e" + `"}`
+	s := serve(t, map[string]string{
+		"/api/v1/decisions/d-1":     strings.TrimSuffix(denied, "}") + `,"event":` + event + `,"also":[` + failed + `]}`,
+		"/api/v1/decisions/d-1/raw": event,
+		"/api/v1/decisions/a/b c":   failed[:len(failed)-1] + `,"event":{}}`,
+	})
+	for _, output := range []string{"table", "json", "raw"} {
+		c := Show{Console: Console{Server: s.URL}, Output: output, ID: "d-1"}
+		got, err := screen(func(o Out) error { return c.Run(t.Context(), o) })
+		require.NoError(t, err)
+		golden(t, "show-"+output, got)
+	}
+	c := Show{Console: Console{Server: s.URL}, Output: "table", ID: "a/b c"}
+	got, err := screen(func(o Out) error { return c.Run(t.Context(), o) })
+	require.NoError(t, err)
+	require.Equal(t, "/api/v1/decisions/a%2Fb%20c", s.path)
+	golden(t, "show-error", got)
+}
+
+func TestStatusScreens(t *testing.T) {
+	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	for name, body := range map[string][2]string{
+		"status": {
+			`{"stages":[{"name":"saver","waiting":12,"oldest_seconds":3.4,"in_per_second":10.25,"out_per_second":9},{"name":"parking","waiting":0}],"breaker":"open","dead_letters":[{"topic":"docket.dlq","records":3},{"topic":"docket.parking.dlq","records":0}]}`,
+			`{"items":[{"tenant":"default","opa":"opa-1","version":"1.22.2","first_upload":"2026-11-20T11:00:00Z","last_upload":"2026-11-20T11:59:58Z","interval_seconds":4.5,"uploads":800,"events":2400},
+				{"tenant":"default","opa":"opa-2","version":null,"first_upload":"2026-11-20T11:00:00Z","last_upload":"2026-11-20T11:52:00Z","interval_seconds":420,"uploads":8,"events":9000,"hint":"uploads are minutes apart"}]}`,
+		},
+		"status-nothing": {`{"stages":[{"name":"saver"},{"name":"parking"}],"breaker":"closed","dead_letters":[]}`, `{"items":[]}`},
+	} {
+		var p pipeline
+		var o opas
+		require.NoError(t, json.Unmarshal([]byte(body[0]), &p))
+		require.NoError(t, json.Unmarshal([]byte(body[1]), &o))
+		var b bytes.Buffer
+		require.NoError(t, printStatus(&b, p, o, now))
+		golden(t, name, b.String())
+	}
+	s := serve(t, map[string]string{"/api/v1/pipeline": `{"stages":[]}`, "/api/v1/opas": `{"items":[]}`})
+	got, err := screen(func(o Out) error {
+		return (&Status{Console: Console{Server: s.URL}, Output: "json"}).Run(t.Context(), o)
+	})
+	require.NoError(t, err)
+	require.JSONEq(t, `{"pipeline":{"stages":[]},"opas":{"items":[]}}`, got)
+}
+
+func TestExitCodes(t *testing.T) {
+	for status, code := range map[int]int{
+		401: ExitRefused, 403: ExitRefused, 404: ExitNotFound, 400: ExitUsage, 503: ExitUnavailable, 429: ExitUnavailable, 500: ExitFailed, 418: ExitFailed,
+	} {
+		s := serve(t, map[string]string{"/api/v1/decisions/x": `{"status":1,"title":"T","detail":"the detail"}`})
+		s.status = status
+		c := Show{Console: Console{Server: s.URL}, Output: "table", ID: "x"}
+		_, err := screen(func(o Out) error { return c.Run(t.Context(), o) })
+		require.Equal(t, code, ExitCode(err), status)
+		require.EqualError(t, err, "the detail")
+	}
+	for class, code := range map[domain.Class]int{
+		domain.Unavailable: ExitUnavailable, domain.Misconfigured: ExitMisconfigured, domain.Canceled: ExitFailed, domain.Invalid: ExitFailed, domain.Unknown: ExitFailed,
+	} {
+		require.Equal(t, code, ExitCode(domain.Errorf(class, "x")))
+	}
+	require.Equal(t, ExitDone, ExitCode(nil))
+	require.Equal(t, ExitFailed, ExitCode(errors.New("x")))
+}
+
+func TestToken(t *testing.T) {
+	s := serve(t, map[string]string{"/api/v1/decisions": `{"items":[]}`})
+	file := filepath.Join(t.TempDir(), "token")
+	require.NoError(t, os.WriteFile(file, []byte("s3cret\n"), 0o600))
+	f := Find{Console: Console{Server: s.URL, TokenFile: file}, Output: "json", Since: "1h", Limit: 1}
+	_, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
+	require.NoError(t, err)
+	require.Equal(t, "Bearer s3cret", s.token)
+	f.TokenFile = "/no/such/file"
+	_, err = screen(func(o Out) error { return f.Run(t.Context(), o) })
+	require.Equal(t, ExitMisconfigured, ExitCode(err))
+}
+
+func TestForeignServer(t *testing.T) {
+	s := serve(t, map[string]string{"/api/v1/decisions/x": "<html>"})
+	c := Show{Console: Console{Server: s.URL}, Output: "table", ID: "x"}
+	_, err := screen(func(o Out) error { return c.Run(t.Context(), o) })
+	require.Equal(t, ExitFailed, ExitCode(err))
+	require.ErrorContains(t, err, "not docket's")
+	s.status = http.StatusTeapot
+	_, err = screen(func(o Out) error { return c.Run(t.Context(), o) })
+	require.ErrorContains(t, err, "is this its address?")
+}
+
+// receiver takes uploads and keeps the elements.
+func receiver(t *testing.T) (address string, got *[]string, uploads *int) {
+	got, uploads = new([]string), new(int)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		z, err := gzip.NewReader(r.Body)
+		if err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		var events []json.RawMessage
+		if err := json.NewDecoder(z).Decode(&events); err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		for _, e := range events {
+			*got = append(*got, string(e))
+		}
+		*uploads++
+		fmt.Fprintf(w, `{"accepted":%d,"quarantined":0,"reasons":{}}`, len(events))
+	}))
+	t.Cleanup(s.Close)
+	return s.URL, got, uploads
+}
+
+func TestSendReadsEveryForm(t *testing.T) {
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	_, _ = io.WriteString(z, `[{"z":1},{"z":2}]`)
+	require.NoError(t, z.Close())
+	for name, c := range map[string]struct {
+		text string
+		want []string
+	}{
+		"an array":       {"[ {\"a\" : 1.0}, {\"b\":\"\\ud800\"} ]\n", []string{`{"a" : 1.0}`, `{"b":"\ud800"}`}},
+		"one object":     {`{"a":1}`, []string{`{"a":1}`}},
+		"NDJSON":         {"{\"a\":1}\n{\"a\":2}\n\n", []string{`{"a":1}`, `{"a":2}`}},
+		"two arrays":     {`[{"a":1}][{"a":2}]`, []string{`{"a":1}`, `{"a":2}`}},
+		"gzip":           {zipped.String(), []string{`{"z":1}`, `{"z":2}`}},
+		"nothing":        {"", nil},
+		"an empty array": {"[]", nil},
+		"nested arrays":  {`[[1],{"a":[2]}]`, []string{`[1]`, `{"a":[2]}`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url, got, _ := receiver(t)
+			file := filepath.Join(t.TempDir(), "f")
+			require.NoError(t, os.WriteFile(file, []byte(c.text), 0o600))
+			s := Send{UploadServer: url, Files: []string{file}}
+			out, err := screen(func(o Out) error { return s.Run(t.Context(), o) })
+			require.NoError(t, err)
+			require.Equal(t, c.want, *got)
+			require.Equal(t, fmt.Sprintf("%d accepted, 0 put aside\n", len(c.want)), out)
+		})
+	}
+}
+
+func TestSendSplits(t *testing.T) {
+	url, got, uploads := receiver(t)
+	file := filepath.Join(t.TempDir(), "f")
+	require.NoError(t, os.WriteFile(file, []byte(strings.Repeat(`{"a":1}`+"\n", sendEvents*2+1)), 0o600))
+	s := Send{UploadServer: url, Files: []string{file}}
+	_, err := screen(func(o Out) error { return s.Run(t.Context(), o) })
+	require.NoError(t, err)
+	require.Len(t, *got, sendEvents*2+1)
+	require.Equal(t, 3, *uploads)
+}
+
+func TestSendBadFiles(t *testing.T) {
+	url, got, _ := receiver(t)
+	dir := t.TempDir()
+	for name, text := range map[string]string{"broken": `[{"a":1},{"b":]`, "cut": `[{"a":1},{"b"`, "gz": "\x1f\x8bnot gzip"} {
+		file := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		s := Send{UploadServer: url, Files: []string{file}}
+		_, err := screen(func(o Out) error { return s.Run(t.Context(), o) })
+		require.Equal(t, ExitFailed, ExitCode(err), name)
+		require.ErrorContains(t, err, name)
+	}
+	require.Equal(t, []string{`{"a":1}`, `{"a":1}`}, *got, "what stands in front of the fault is sent")
+	s := Send{UploadServer: url, Files: []string{"/no/such/file"}}
+	_, err := screen(func(o Out) error { return s.Run(context.Background(), o) })
+	require.Equal(t, ExitFailed, ExitCode(err))
+}
+
+func FuzzEachEvent(f *testing.F) {
+	f.Add([]byte(`[{"a":1},[2]]{"b":3}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_ = eachEvent(bytes.NewReader(b), func(e []byte) error {
+			if !bytes.Contains(b, e) {
+				t.Fatalf("%q is not in the file", e)
+			}
+			return nil
+		})
+	})
+}
