@@ -291,6 +291,11 @@ func TestMigrateOff(t *testing.T) {
 	_, err := New(t.Context(), c, slog.New(slog.DiscardHandler))
 	require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
 	require.ErrorContains(t, err, "docket migrate")
+	var out bytes.Buffer
+	require.Zero(t, Main(t.Context(), []string{"migrate", "--data", c.Data}, &out, &out), "%s", &out)
+	a, err := New(t.Context(), c, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	require.NoError(t, a.Stop(t.Context()))
 }
 
 func TestMappingsFromFile(t *testing.T) {

@@ -38,6 +38,7 @@ type commandLine struct {
 	Find    cli.Find       `cmd:"" help:"Search decisions."`
 	Show    cli.Show       `cmd:"" help:"Show one decision: what was decided, and why."`
 	Status  cli.Status     `cmd:"" help:"Tell whether anything is arriving, from which OPAs, and what waits."`
+	Migrate migrateCommand `cmd:"" help:"Create or update the schema, and stop."`
 	Config  configCommand  `cmd:"" help:"Print the settings in force, secrets hidden."`
 	Log     logCommands    `cmd:"" help:"Mend the durable log."`
 	Version versionCommand `cmd:"" help:"Print the version."`
@@ -70,7 +71,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 		return cli.ExitUsage, fmt.Errorf("%w\nTry docket --help", err)
 	}
 	if file != nil {
-		grammar.Serve.Mappings, grammar.Config.Mappings = file.mappings, file.mappings
+		grammar.Serve.Mappings, grammar.Config.Mappings, grammar.Migrate.Mappings = file.mappings, file.mappings, file.mappings
 	}
 	kctx.BindTo(ctx, (*context.Context)(nil))
 	out := cli.Out{Stdout: stdout, Stderr: stderr, Terminal: isTerminal(stderr)}
@@ -232,5 +233,25 @@ type versionCommand struct{}
 // Run prints one line.
 func (versionCommand) Run(out cli.Out) error {
 	_, err := fmt.Fprintln(out.Stdout, strings.TrimSpace("docket "+Version+" "+Commit+" "+Date))
+	return err
+}
+
+// migrateCommand is `docket migrate`.
+type migrateCommand struct {
+	Config `embed:""`
+}
+
+// Run creates or updates what docket keeps on disk, and stops. It verifies the log on the way.
+func (c *migrateCommand) Run(ctx context.Context, out cli.Out, _ warnings) error {
+	c.Listen, c.ConsoleListen, c.AdminListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0" // taken and given back
+	c.Migrate = true
+	a, err := New(ctx, c.Config, newLogger(out.Stderr, c.Config))
+	if err != nil {
+		return err
+	}
+	if err := a.Stop(ctx); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out.Stdout, "%s has the schema of this version.\n", c.Data)
 	return err
 }

@@ -52,9 +52,6 @@ func (s *Send) Run(ctx context.Context, out Out) error {
 	for _, reason := range slices.Sorted(maps.Keys(total.Reasons)) {
 		fmt.Fprintf(out.Stdout, "  %s: %d\n", reason, total.Reasons[reason])
 	}
-	if total.Quarantined > 0 {
-		return fail(ExitFailed, "%d elements were put aside as dead letters", total.Quarantined)
-	}
 	return nil
 }
 
