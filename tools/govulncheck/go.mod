@@ -1,3 +1,0 @@
-module github.com/docket-project/docket/tools/govulncheck
-
-go 1.26
