@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"bytes"
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -10,6 +12,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -258,4 +262,69 @@ func TestFsyncError(t *testing.T) {
 	d.serve(t)
 	g.finish()
 	l.check(t, d)
+}
+
+// TestBombs has many uploads that inflate to gigabytes at once: memory stays within its budget, and good uploads beside
+// them are taken.
+func TestBombs(t *testing.T) {
+	d := newDocket(t, t.TempDir())
+	d.serve(t)
+	var member bytes.Buffer
+	z, err := gzip.NewWriterLevel(&member, gzip.BestCompression)
+	require.NoError(t, err)
+	spaces := bytes.Repeat([]byte(" "), 1<<20)
+	for range 64 {
+		_, err = z.Write(spaces)
+		require.NoError(t, err)
+	}
+	require.NoError(t, z.Close())
+	bomb := bytes.Repeat(member.Bytes(), 7*1024/64) // 7 GiB
+	require.Less(t, len(bomb), 8<<20)
+
+	l := newLedger()
+	g := generate(t, "http://"+d.upload, l, "bombs", 2)
+	var wg sync.WaitGroup
+	var taken, refused atomic.Int64
+	for range 16 {
+		wg.Go(func() {
+			client := &http.Client{Timeout: 30 * time.Second}
+			defer client.CloseIdleConnections()
+			for range 4 {
+				switch err := post(client, "http://"+d.upload, bomb); {
+				case err == nil:
+					taken.Add(1)
+				case strings.Contains(err.Error(), "503"):
+					refused.Add(1) // the budget is used up: OPA sends it again
+				default:
+					t.Errorf("%v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	before := len(l.ackedIDs())
+	eventually(t, 10*time.Second, func() error {
+		if len(l.ackedIDs()) < before+50 {
+			return errors.New("good uploads are not taken")
+		}
+		return nil
+	})
+	g.finish()
+	l.check(t, d)
+	peak := peakRSS(t, d.cmd.Process.Pid)
+	t.Logf("64 bombs of 7 GiB: %d put aside, %d refused; peak memory %d MiB", taken.Load(), refused.Load(), peak)
+	require.Positive(t, taken.Load())
+	require.Less(t, peak, 900, "MiB; 256 MiB may be in flight, and Go's collector lets the heap double")
+}
+
+// peakRSS is the most memory a process has had, in MiB.
+func peakRSS(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	require.NoError(t, err)
+	_, rest, ok := strings.Cut(string(b), "VmHWM:")
+	require.True(t, ok)
+	n, err := strconv.Atoi(strings.Fields(rest)[0])
+	require.NoError(t, err)
+	return n / 1024
 }

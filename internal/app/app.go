@@ -202,12 +202,12 @@ func (a *App) fatal(err error) {
 
 func (a *App) tokens() (upload, console *httpapi.Tokens, err error) {
 	if a.cfg.UploadTokensFile != "" {
-		if upload, err = httpapi.LoadTokens(a.cfg.UploadTokensFile, nil); err != nil {
+		if upload, err = httpapi.LoadTokens(a.cfg.UploadTokensFile, nil, a.logger); err != nil {
 			return nil, nil, err
 		}
 	}
 	if a.cfg.ConsoleTokensFile != "" {
-		if console, err = httpapi.LoadTokens(a.cfg.ConsoleTokensFile, httpapi.Roles); err != nil {
+		if console, err = httpapi.LoadTokens(a.cfg.ConsoleTokensFile, httpapi.Roles, a.logger); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -250,8 +250,8 @@ func (a *App) listen(ctx context.Context, name, setting, addr string, tlsConfig 
 	}
 	return &listener{name: name, net: l, server: &http.Server{
 		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      60 * time.Second, // profiles take half of it
+		ReadTimeout:       2 * time.Minute, // 8 MiB from far away
+		WriteTimeout:      3 * time.Minute, // counts from the request's header on
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),

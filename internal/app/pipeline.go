@@ -19,6 +19,8 @@ import (
 
 const (
 	sampleEvery = time.Second
+	// askEvery is how often the log is asked whether it takes records while it does; asking costs it an fsync.
+	askEvery = 5 * time.Second
 	// rateSpan is how far back rates look.
 	rateSpan = 10 * time.Second
 )
@@ -34,6 +36,7 @@ type pipeline struct {
 	mu      sync.Mutex
 	samples []sample // the last rateSpan, oldest first
 	ready   error
+	asked   time.Time
 }
 
 // sample is the log at one time.
@@ -89,14 +92,10 @@ func (p *pipeline) run(ctx context.Context) {
 func (p *pipeline) sample(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	ready := p.log.Ready(ctx)
+	p.ask(ctx)
 	s, err := p.read(ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if (p.ready == nil) != (ready == nil) && !errors.Is(p.ready, errNotSampled) && ctx.Err() == nil {
-		p.logger.Warn("the log's readiness changed", "ready", ready == nil, "error", ready)
-	}
-	p.ready = ready
 	if err != nil {
 		if ctx.Err() == nil {
 			p.logger.Warn("the log's backlog cannot be read", "error", err)
@@ -107,6 +106,21 @@ func (p *pipeline) sample(ctx context.Context) {
 		p.samples = p.samples[1:]
 	}
 	p.samples = append(p.samples, s)
+}
+
+// ask finds out whether the log takes records: now and then while it does, and every time while it does not.
+func (p *pipeline) ask(ctx context.Context) {
+	if p.publishable() == nil && time.Since(p.asked) < askEvery {
+		return
+	}
+	p.asked = time.Now()
+	ready := p.log.Ready(ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if (p.ready == nil) != (ready == nil) && !errors.Is(p.ready, errNotSampled) && ctx.Err() == nil {
+		p.logger.Warn("the log's readiness changed", "ready", ready == nil, "error", ready)
+	}
+	p.ready = ready
 }
 
 func (p *pipeline) read(ctx context.Context) (sample, error) {

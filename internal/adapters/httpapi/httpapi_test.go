@@ -180,7 +180,7 @@ func TestTokensFile(t *testing.T) {
 	load := func(text string) (*Tokens, error) {
 		file := filepath.Join(t.TempDir(), "tokens")
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-		return LoadTokens(file, Roles)
+		return LoadTokens(file, Roles, slog.New(slog.DiscardHandler))
 	}
 	for _, good := range []string{
 		"ann viewer " + hash, "ann,viewer," + hash, "ann,\tviewer , " + strings.ToUpper(hash) + "\r\n", "# comment\n\nann operator " + hash + " # hers\n",

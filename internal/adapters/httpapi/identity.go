@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"slices"
@@ -36,6 +37,7 @@ type principal struct{ Name, Grant string }
 type Tokens struct {
 	path   string
 	grants []string // the grants that are allowed, or nil for any
+	logger *slog.Logger
 
 	mu      sync.Mutex
 	byHash  map[[sha256.Size]byte]principal
@@ -48,8 +50,8 @@ type Tokens struct {
 const reloadEvery = time.Second
 
 // LoadTokens reads a file of tokens. grants, unless nil, are the only ones a line may have.
-func LoadTokens(path string, grants []string) (*Tokens, error) {
-	t := &Tokens{path: path, grants: grants}
+func LoadTokens(path string, grants []string, logger *slog.Logger) (*Tokens, error) {
+	t := &Tokens{path: path, grants: grants, logger: logger}
 	if err := t.load(); err != nil {
 		return nil, domain.Errorf(domain.Misconfigured, "read tokens: %w", err)
 	}
@@ -103,7 +105,10 @@ func (t *Tokens) find(token string) (principal, bool) {
 	if now := time.Now(); now.Sub(t.checked) >= reloadEvery {
 		t.checked = now
 		if info, err := os.Stat(t.path); err == nil && (!info.ModTime().Equal(t.changed) || info.Size() != t.size) {
-			_ = t.load() // a file in the middle of being written: the old tokens stay until it is whole
+			// A file in the middle of being written: the old tokens stay until it is whole.
+			if err := t.load(); err != nil {
+				t.logger.Warn("the tokens were not read again; the old ones stay in force", "error", err)
+			}
 		}
 	}
 	p, ok := t.byHash[sha256.Sum256([]byte(token))]

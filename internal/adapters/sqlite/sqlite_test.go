@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"log/slog"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -49,6 +50,18 @@ func TestLogConformance(t *testing.T) {
 				l, err := OpenLog(t.Context(), dir, logOptions(t))
 				require.NoError(t, err)
 				dirs[l] = dir
+				return l
+			},
+			Crash: func(t *testing.T) ports.Log {
+				copied := t.TempDir() // the files as they are now, write-ahead file and all
+				require.NoError(t, os.CopyFS(copied, os.DirFS(path)))
+				dir := openDir(t, copied)
+				l, err := OpenLog(t.Context(), dir, logOptions(t))
+				require.NoError(t, err)
+				t.Cleanup(func() {
+					require.NoError(t, l.Close())
+					require.NoError(t, dir.Close())
+				})
 				return l
 			},
 			Close: func(t *testing.T, l ports.Log) {

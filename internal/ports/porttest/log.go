@@ -23,6 +23,8 @@ type LogHarness struct {
 	Open func(t *testing.T) ports.Log
 	// Close closes what Open returned, in good order.
 	Close func(t *testing.T, l ports.Log)
+	// Crash opens what would be left if everything stopped now, and closes it at the test's end.
+	Crash func(t *testing.T) ports.Log
 	// Topics exist, with one partition each.
 	Topics domain.Topics
 }
@@ -38,6 +40,7 @@ func Log(t *testing.T, harness func(t *testing.T) LogHarness) {
 	}{
 		{"bytes, keys and headers come back exactly, in order", logRoundTrip},
 		{"what was published is there after a restart", logReopen},
+		{"what was acknowledged survives a crash", logCrash},
 		{"a batch is limited by records and by bytes", logBatchLimits},
 		{"a batch is handed over when its first record is old enough", logBatchAge},
 		{"an error delivers the batch again", logRedelivery},
@@ -208,6 +211,31 @@ func logReopen(t *testing.T, h LogHarness) {
 	c := newCollector()
 	consume(t, l, h.sub(), c.handle)
 	require.Equal(t, keys(events("", 0, 12)), keys(c.wait(t, 12)))
+}
+
+func logCrash(t *testing.T, h LogHarness) {
+	l := h.opened(t)
+	publish(t, l, events(h.Topics.Decisions, 0, 10)...)
+	c := newCollector()
+	sub := h.sub()
+	sub.MaxRecords = 4
+	calls := 0
+	s := consume(t, l, sub, func(_ context.Context, batch []domain.Record) ([]ports.Hold, error) {
+		calls++
+		if calls > 1 {
+			return nil, domain.Errorf(domain.Canceled, "stopping")
+		}
+		c.add(batch)
+		return nil, nil
+	})
+	c.wait(t, 4)
+	require.NoError(t, <-s.ended)
+	s.ended <- nil
+
+	after := h.Crash(t)
+	again := newCollector()
+	consume(t, after, h.sub(), again.handle)
+	require.Equal(t, keys(events("", 4, 10)), keys(again.wait(t, 6)), "records and committed offsets")
 }
 
 func logBatchLimits(t *testing.T, h LogHarness) {
