@@ -26,8 +26,8 @@ type Subscription struct {
 	Group string
 	// Topics to read.
 	Topics []string
-	// A batch is handed over once it has this many records or this many bytes of values, or once its first record
-	// has waited this long. A single record larger than MaxBytes is a batch of its own.
+	// A batch has at most this many records and bytes of values; a single record larger than MaxBytes is a batch of
+	// its own. It is handed over once MaxRecords wait, and at the latest once the first has waited for MaxWait.
 	MaxRecords int
 	MaxBytes   int
 	MaxWait    time.Duration
@@ -92,7 +92,8 @@ type DecisionWriter interface {
 type DecisionReader interface {
 	// Search returns one page, newest first by Decision.Time, then by tenant and id. Event is left nil.
 	Search(ctx context.Context, q domain.Query) (domain.Page, error)
-	// Decisions returns every row with this id, newest first, complete. None is no error.
+	// Decisions returns the rows with this id, newest first, at most 1,000; only the first has its Event. None is no
+	// error.
 	Decisions(ctx context.Context, id string) ([]domain.Decision, error)
 }
 
@@ -100,7 +101,8 @@ type DecisionReader interface {
 type OPARegistry interface {
 	// RecordOPAs adds sightings to what is known. Repeating a call counts twice: these are figures for people.
 	RecordOPAs(ctx context.Context, sightings []domain.Sighting) error
-	// OPAs returns every OPA seen, the most recent upload first.
+	// OPAs returns the OPAs seen, the most recent upload first, at most 1,000. Those not seen for as long as decisions
+	// are kept are forgotten.
 	OPAs(ctx context.Context) ([]domain.OPA, error)
 }
 

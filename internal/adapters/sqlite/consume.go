@@ -18,25 +18,20 @@ const handlerBudget = 20 * time.Second
 // feed is one topic of a consumption: where to read on, and until when not to.
 type feed struct {
 	*topic
-	next  int64
-	until time.Time
+	next      int64
+	committed int64
+	until     time.Time
 }
 
 // Consume delivers batches to handle; see ports.Log. A second consumer of the same group waits for the first to end.
+// Only damage ends it: whatever else keeps the log from being read may pass.
 func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.Handler) error {
 	release, err := l.claim(ctx, sub)
 	if err != nil || release == nil {
 		return err
 	}
 	defer release()
-	feeds := make([]*feed, 0, len(sub.Topics))
-	for _, name := range sub.Topics {
-		b, err := l.Backlog(ctx, sub.Group, name)
-		if err != nil {
-			return err
-		}
-		feeds = append(feeds, &feed{topic: l.topics[name], next: b[0].Committed})
-	}
+	feeds := l.feeds(sub)
 	retry := backoff.NewExponentialBackOff(backoff.WithInitialInterval(500*time.Millisecond),
 		backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
 	for {
@@ -44,7 +39,7 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 		if ctx.Err() != nil {
 			return nil
 		}
-		if domain.ClassOf(err) == domain.Misconfigured {
+		if errLost(err) {
 			return err
 		}
 		if err != nil {
@@ -52,10 +47,7 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 			sleep(ctx, retry.NextBackOff())
 			continue
 		}
-		// The batch in hand is finished even when ctx ends meanwhile.
-		work, cancel := context.WithTimeout(context.WithoutCancel(ctx), handlerBudget)
-		holds, err := handle(work, batch)
-		cancel()
+		holds, err := l.deliver(ctx, batch, handle)
 		if err != nil && domain.ClassOf(err) == domain.Canceled {
 			return nil
 		}
@@ -66,10 +58,31 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 		} else {
 			retry.Reset()
 		}
-		if err := l.settle(sub.Group, feeds, batch, holds); err != nil {
-			l.opts.Log.Warn("offsets were not committed; the batch may come again after a restart", "group", sub.Group, "error", err)
+		settle(feeds, batch, holds)
+		for l.commitFeeds(sub.Group, feeds) != nil && ctx.Err() == nil {
+			sleep(ctx, retry.NextBackOff())
 		}
 	}
+}
+
+// feeds are the topics of a subscription, each from where the group's commits end.
+func (l *Log) feeds(sub ports.Subscription) []*feed {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	feeds := make([]*feed, 0, len(sub.Topics))
+	for _, name := range sub.Topics {
+		t := l.topics[name]
+		next := max(l.commits[groupTopic{sub.Group, name}], t.first)
+		feeds = append(feeds, &feed{topic: t, next: next, committed: next})
+	}
+	return feeds
+}
+
+// deliver calls the handler. The batch in hand is finished even when ctx ends meanwhile.
+func (l *Log) deliver(ctx context.Context, batch []domain.Record, handle ports.Handler) ([]ports.Hold, error) {
+	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), handlerBudget)
+	defer cancel()
+	return handle(work, batch)
 }
 
 // claim makes the caller the one consumer of the topics for the group. release is nil when ctx ended first.
@@ -126,6 +139,11 @@ func (l *Log) collect(ctx context.Context, sub ports.Subscription, feeds []*feed
 			if err != nil || len(batch) > 0 {
 				return batch, err
 			}
+			if err := l.commitFeeds(sub.Group, feeds); err != nil { // past placeholders
+				return nil, err
+			}
+			deadline = time.Time{}
+			continue
 		}
 		if !deadline.IsZero() && (wake.IsZero() || deadline.Before(wake)) {
 			wake = deadline
@@ -162,7 +180,8 @@ func (l *Log) waiting(feeds []*feed, now time.Time) (records int64, wake time.Ti
 	return records, wake, l.changed
 }
 
-// readBatch reads up to one batch from the topics that are not paused and verifies every record.
+// readBatch reads up to one batch from the topics that are not paused and verifies every record. Where there are only
+// placeholders of accepted losses, it moves past them.
 func (l *Log) readBatch(ctx context.Context, sub ports.Subscription, feeds []*feed, now time.Time) ([]domain.Record, error) {
 	var batch []domain.Record
 	var bytes int
@@ -174,7 +193,9 @@ func (l *Log) readBatch(ctx context.Context, sub ports.Subscription, feeds []*fe
 		if full() {
 			break
 		}
-		err := l.scan(ctx, f.topic, f.next, sub.MaxRecords-len(batch), func(r domain.Record) bool {
+		visited := false
+		reached, err := l.scan(ctx, f.topic, f.next, sub.MaxRecords-len(batch), func(r domain.Record) bool {
+			visited = true
 			if len(batch) > 0 && bytes+len(r.Value) > sub.MaxBytes {
 				return false
 			}
@@ -185,20 +206,26 @@ func (l *Log) readBatch(ctx context.Context, sub ports.Subscription, feeds []*fe
 		if err != nil {
 			return nil, err
 		}
+		if !visited {
+			f.next = reached
+		}
 	}
 	return batch, nil
 }
 
-// scan reads records from offset on until visit returns false, and reports damage: a checksum that does not fit, or a
-// record that is not where it has to be.
-func (l *Log) scan(ctx context.Context, t *topic, offset int64, limit int, visit func(domain.Record) bool) error {
+// placeholder stands for a checksum where an operator accepted the loss of a record; a real one is never negative.
+const placeholder = -1
+
+// scan reads records from offset on until visit returns false, and returns the offset behind the last one it looked at.
+// It reports damage, at the offset it returns: a checksum that does not fit, or a record that is not where it has to be.
+func (l *Log) scan(ctx context.Context, t *topic, offset int64, limit int, visit func(domain.Record) bool) (int64, error) {
 	l.mu.Lock()
 	end := t.next
 	l.mu.Unlock()
 	rows, err := l.read.QueryContext(ctx, `SELECT id, written_at, checksum, key, headers, value FROM records
 		WHERE id >= ? AND id < ? ORDER BY id LIMIT ?`, t.id(offset), t.id(end), limit)
 	if err != nil {
-		return l.readError(t, offset, err)
+		return offset, l.readError(t, offset, err)
 	}
 	defer rows.Close()
 	var headers headerCache
@@ -207,26 +234,30 @@ func (l *Log) scan(ctx context.Context, t *topic, offset int64, limit int, visit
 		var text string
 		r := domain.Record{Topic: t.Name, Offset: offset}
 		if err := rows.Scan(&id, &writtenAt, &sum, &r.Key, &text, &r.Value); err != nil {
-			return l.readError(t, offset, err)
+			return offset, l.readError(t, offset, err)
 		}
 		if id != t.id(offset) {
-			return l.loss(t, offset, id-t.id(offset), "is missing")
+			return offset, l.loss(t, offset, id-t.id(offset), "is missing")
+		}
+		if sum == placeholder {
+			offset++
+			continue
 		}
 		if int64(checksum(id, writtenAt, r.Key, text, r.Value)) != sum {
-			return l.loss(t, offset, 1, "is damaged: its checksum does not fit")
+			return offset, l.loss(t, offset, 1, "is damaged: its checksum does not fit")
 		}
 		if r.Headers, err = headers.decode(text); err != nil {
-			return l.loss(t, offset, 1, "is damaged: "+err.Error())
+			return offset, l.loss(t, offset, 1, "is damaged: "+err.Error())
 		}
 		offset++
 		if !visit(r) {
-			return nil
+			return offset, nil
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return l.readError(t, offset, err)
+		return offset, l.readError(t, offset, err)
 	}
-	return nil
+	return offset, nil
 }
 
 func (l *Log) readError(t *topic, offset int64, err error) error {
@@ -242,30 +273,28 @@ func (l *Log) loss(t *topic, offset, records int64, what string) error {
 	return &domain.Error{Class: domain.Misconfigured, Code: "LOG_DAMAGED", Text: lossText(l.dir, t.Name, offset, what)}
 }
 
-// settle commits what a batch's handler has done and rewinds and pauses the rest.
-func (l *Log) settle(group string, feeds []*feed, batch []domain.Record, holds []ports.Hold) error {
-	commit := map[groupTopic]int64{}
+// settle moves the feeds past what a batch's handler has done, and pauses the rest.
+func settle(feeds []*feed, batch []domain.Record, holds []ports.Hold) {
 	for _, f := range feeds {
-		first, done := int64(-1), int64(-1)
 		for _, r := range batch {
 			if r.Topic == f.Name {
-				if first < 0 {
-					first = r.Offset
-				}
-				done = r.Offset + 1
+				f.next = r.Offset + 1
 			}
-		}
-		if done < 0 {
-			continue
 		}
 		for _, h := range holds {
 			if h.Topic == f.Name {
-				done, f.until = h.Offset, h.Until
+				f.next, f.until = h.Offset, h.Until
 			}
 		}
-		f.next = done
-		if done > first {
-			commit[groupTopic{group, f.Name}] = done
+	}
+}
+
+// commitFeeds makes durable how far the feeds have come.
+func (l *Log) commitFeeds(group string, feeds []*feed) error {
+	commit := map[groupTopic]int64{}
+	for _, f := range feeds {
+		if f.next > f.committed {
+			commit[groupTopic{group, f.Name}] = f.next
 		}
 	}
 	if len(commit) == 0 {
@@ -273,7 +302,15 @@ func (l *Log) settle(group string, feeds []*feed, batch []domain.Record, holds [
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return l.submit(ctx, &call{ctx: ctx, commit: commit, bytes: 256, done: make(chan error, 1)})
+	err := l.submit(ctx, &call{ctx: ctx, commit: commit, bytes: 256, done: make(chan error, 1)})
+	if err != nil {
+		l.opts.Log.Warn("offsets were not committed; what was done since may come again after a restart", "group", group, "error", err)
+		return err
+	}
+	for _, f := range feeds {
+		f.committed = max(f.committed, f.next)
+	}
+	return nil
 }
 
 // holdAll delivers a whole batch again, not before until.

@@ -52,7 +52,6 @@ const (
 	// queuedBytes bounds what waits for the disk, so that a stalled one costs refusals and not memory.
 	queuedBytes = 64 << 20
 	// The write-ahead file is copied back in the background; if it still grows beyond this, writers wait for it.
-	walPagesSoft = 1000
 	walPagesHard = 24_000
 )
 
@@ -65,6 +64,7 @@ type Log struct {
 	opts   LogOptions
 	write  *sql.DB
 	read   *sql.DB
+	copy   *sql.DB // copies the write-ahead file back
 	mark   *mark
 	queue  chan *call
 	room   *semaphore.Weighted
@@ -98,7 +98,8 @@ type call struct {
 	ctx     context.Context
 	records []domain.Record
 	commit  map[groupTopic]int64
-	touch   bool // write something, to see whether it can be done
+	trim    map[string]int64 // topic to its new first offset
+	touch   bool             // write something, to see whether it can be done
 	bytes   int64
 	done    chan error // of capacity 1
 }
@@ -147,6 +148,9 @@ func openLog(ctx context.Context, dir *Dir, opts LogOptions) (_ *Log, err error)
 		return nil, err
 	}
 	if l.read, err = dir.open(logFile, 4); err != nil {
+		return nil, err
+	}
+	if l.copy, err = dir.open(logFile, 1); err != nil {
 		return nil, err
 	}
 	if err := l.load(ctx); err != nil {
@@ -206,7 +210,7 @@ func (l *Log) closeFiles() error {
 	if l.mark != nil {
 		errs = append(errs, l.mark.close())
 	}
-	for _, db := range []*sql.DB{l.read, l.write} {
+	for _, db := range []*sql.DB{l.copy, l.read, l.write} {
 		if db != nil {
 			errs = append(errs, db.Close())
 		}
@@ -224,7 +228,7 @@ func (l *Log) Publish(ctx context.Context, records []domain.Record) error {
 		if l.topics[r.Topic] == nil { // the map itself never changes after opening
 			return domain.Errorf(domain.Misconfigured, "publish to %s: the embedded log has no such topic", r.Topic)
 		}
-		c.bytes += int64(len(r.Value) + len(r.Key) + 256)
+		c.bytes += int64(len(r.Value) + len(r.Key) + len(r.Headers.OPAPartition) + len(r.Headers.Error) + 512)
 	}
 	return l.submit(ctx, c)
 }
@@ -403,7 +407,7 @@ func (l *Log) snapshot() (next, first map[string]int64, commits map[groupTopic]i
 func (l *Log) append(tx *sql.Tx, s statements, group []*call, next, first map[string]int64, commits map[groupTopic]int64) error {
 	insert := tx.Stmt(s.insert)
 	now := l.opts.Now().UnixMicro()
-	grown, committed := map[string]bool{}, map[string]bool{}
+	grown, committed, trim := map[string]bool{}, map[string]bool{}, map[string]int64{}
 	var headers headerCache
 	for _, c := range group {
 		for _, r := range c.records {
@@ -429,6 +433,7 @@ func (l *Log) append(tx *sql.Tx, s statements, group []*call, next, first map[st
 			commits[g] = offset
 			committed[g.topic] = true
 		}
+		maps.Copy(trim, c.trim)
 	}
 	for name := range grown {
 		if _, err := tx.Stmt(s.next).Exec(next[name], l.topics[name].number); err != nil {
@@ -436,9 +441,13 @@ func (l *Log) append(tx *sql.Tx, s statements, group []*call, next, first map[st
 		}
 	}
 	for name := range committed {
+		if l.topics[name].Retention == 0 {
+			trim[name] = trimTo(name, commits)
+		}
+	}
+	for name, done := range trim {
 		t := l.topics[name]
-		done := trimTo(name, commits)
-		if t.Retention > 0 || done <= first[name] {
+		if done <= first[name] {
 			continue
 		}
 		if _, err := tx.Stmt(s.trim).Exec(t.id(first[name]), t.id(done)); err != nil {
@@ -484,66 +493,80 @@ func (l *Log) fail(err error) {
 
 // tend copies the write-ahead file back, syncs the mark and drops what is past its retention.
 func (l *Log) tend() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	l.done.Go(func() {
+		<-l.stop
+		cancel()
+	})
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for n := 0; ; n++ {
 		select {
-		case <-l.stop:
+		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 		if err := l.mark.sync(); err != nil {
 			l.fail(classify("sync the log's high-water mark", err))
 		}
-		if err := checkpoint(l.write, l.read); err != nil {
+		if err := checkpoint(l.write, l.copy); err != nil {
 			if err := l.checked("checkpoint "+logFile, err); domain.ClassOf(err) != domain.Unavailable {
 				l.opts.Log.Error("the log's write-ahead file cannot be copied back", "error", err)
 			}
 		}
 		if n%3600 == 0 {
-			if err := l.expire(); err != nil {
-				l.opts.Log.Error("records past their retention were not dropped", "error", l.checked("trim", err))
+			if err := l.expire(ctx); err != nil && ctx.Err() == nil {
+				l.opts.Log.Error("records past their retention were not dropped", "error", err)
 			}
 		}
 	}
 }
 
-// checkpoint copies a write-ahead file back without making the writer wait, unless the file has grown too large.
-func checkpoint(write, read *sql.DB) error {
+// checkpoint copies a write-ahead file back without making the writer wait. Where the file has grown too large, and all
+// of it is copied, the writer starts it anew; while a reader still needs a part of it, that would only block.
+func checkpoint(write, own *sql.DB) error {
 	var busy, pages, copied int64
-	row := read.QueryRow(`PRAGMA wal_checkpoint(PASSIVE)`)
+	row := own.QueryRow(`PRAGMA wal_checkpoint(PASSIVE)`)
 	if err := row.Scan(&busy, &pages, &copied); err != nil {
 		return err
 	}
-	if pages < walPagesHard {
+	if pages < walPagesHard || copied < pages {
 		return nil
 	}
 	_, err := write.Exec(`PRAGMA wal_checkpoint(RESTART)`)
 	return err
 }
 
-// expire drops records older than their topic's retention, a bounded number at a time.
-func (l *Log) expire() error {
+// expireStep is how many records one transaction drops.
+const expireStep = 2000
+
+// expire drops records that are older than their topic's retention, from the front and in steps. It stops at the first
+// that is not: a clock that was ahead for a while must not make a hole.
+func (l *Log) expire(ctx context.Context) error {
 	for name, t := range l.topics {
 		if t.Retention == 0 {
 			continue
 		}
 		oldest := l.opts.Now().Add(-t.Retention).UnixMicro()
-		_, err := l.write.Exec(`DELETE FROM records WHERE id IN (
-			SELECT id FROM records WHERE id >= ? AND id < ? AND written_at < ? ORDER BY id LIMIT 10000)`, t.id(0), t.id(1<<offsetBits-1), oldest)
-		if err != nil {
-			return err
+		for ctx.Err() == nil {
+			l.mu.Lock()
+			first, end := t.first, min(t.first+expireStep, t.next)
+			l.mu.Unlock()
+			to := t.id(end)
+			row := l.read.QueryRowContext(ctx, `SELECT id FROM records WHERE id >= ? AND id < ? AND written_at >= ? ORDER BY id LIMIT 1`,
+				t.id(first), t.id(end), oldest)
+			if err := row.Scan(&to); err != nil && !errors.Is(err, sql.ErrNoRows) {
+				return classify("find what is past its retention", err)
+			}
+			if to == t.id(first) {
+				break
+			}
+			c := &call{ctx: ctx, trim: map[string]int64{name: first + to - t.id(first)}, bytes: 256, done: make(chan error, 1)}
+			if err := l.submit(ctx, c); err != nil {
+				return err
+			}
 		}
-		row := l.write.QueryRow(`UPDATE topics SET first_offset = coalesce(
-			(SELECT min(id) FROM records WHERE id >= ? AND id < ?) & ?, next_offset) WHERE number = ? RETURNING first_offset`,
-			t.id(0), t.id(1<<offsetBits-1), int64(1)<<offsetBits-1, t.number)
-		var first int64
-		if err := row.Scan(&first); err != nil {
-			return err
-		}
-		l.mu.Lock()
-		l.topics[name].first = first
-		l.mu.Unlock()
 	}
 	return nil
 }

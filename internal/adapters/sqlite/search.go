@@ -174,7 +174,7 @@ func scanDecision(rows *sql.Rows, event bool) (domain.Decision, error) {
 // OPAs returns every OPA seen; see ports.OPARegistry.
 func (s *Store) OPAs(ctx context.Context) ([]domain.OPA, error) {
 	rows, err := s.read.QueryContext(ctx, `SELECT tenant, opa, version, first_upload, last_upload, interval, uploads, events, status_at, status
-		FROM opas ORDER BY last_upload DESC, opa LIMIT 10000`)
+		FROM opas ORDER BY last_upload DESC, opa LIMIT 1000`)
 	if err != nil {
 		return nil, s.checked("list OPAs", err)
 	}

@@ -40,6 +40,7 @@ type Store struct {
 	opts   StoreOptions
 	write  *sql.DB
 	read   *sql.DB
+	copy   *sql.DB // copies the write-ahead file back
 	stop   chan struct{}
 	done   sync.WaitGroup
 	closed sync.Once
@@ -76,6 +77,9 @@ func OpenStore(ctx context.Context, dir *Dir, opts StoreOptions) (_ *Store, err 
 		return nil, err
 	}
 	if s.read, err = dir.open(storeFile, 4); err != nil {
+		return nil, err
+	}
+	if s.copy, err = dir.open(storeFile, 1); err != nil {
 		return nil, err
 	}
 	s.decisions = table{
@@ -117,7 +121,7 @@ func (s *Store) Close() (err error) {
 
 func (s *Store) closeFiles() error {
 	var errs []error
-	for _, db := range []*sql.DB{s.read, s.write} {
+	for _, db := range []*sql.DB{s.copy, s.read, s.write} {
 		if db != nil {
 			errs = append(errs, db.Close())
 		}
@@ -324,7 +328,7 @@ func (s *Store) tend() {
 			return
 		case <-tick.C:
 		}
-		if err := checkpoint(s.write, s.read); err != nil {
+		if err := checkpoint(s.write, s.copy); err != nil {
 			if err := s.checked("checkpoint "+storeFile, err); domain.ClassOf(err) != domain.Unavailable {
 				s.opts.Log.Error("the store's write-ahead file cannot be copied back", "error", err)
 			}
@@ -343,6 +347,8 @@ func (s *Store) expire() error {
 	for _, q := range []string{
 		`DELETE FROM decisions WHERE rowid IN (SELECT rowid FROM decisions WHERE time < ? LIMIT 1000)`,
 		`DELETE FROM decisions_out_of_window WHERE rowid IN (SELECT rowid FROM decisions_out_of_window WHERE received_at < ? LIMIT 1000)`,
+		// OPAs make up a new id at every start.
+		`DELETE FROM opas WHERE rowid IN (SELECT rowid FROM opas WHERE max(coalesce(last_upload, 0), coalesce(status_at, 0)) < ? LIMIT 1000)`,
 	} {
 		for {
 			res, err := s.write.Exec(q, oldest)

@@ -35,18 +35,19 @@ func (l *Log) verify(ctx context.Context) error {
 	return nil
 }
 
+// verifyStep is how many records one query verifies.
+const verifyStep = 1000
+
 func (l *Log) verifyTopic(ctx context.Context, t *topic) error {
-	const step = 1000
 	for offset := t.first; offset < t.next; {
-		read := offset
-		err := l.scan(ctx, t, offset, step, func(domain.Record) bool { read++; return true })
+		reached, err := l.scan(ctx, t, offset, verifyStep, func(domain.Record) bool { return true })
 		if err != nil {
 			return err
 		}
-		if read == offset {
+		if reached == offset {
 			return l.loss(t, offset, t.next-offset, fmt.Sprintf("and everything up to offset %d is missing", t.next-1))
 		}
-		offset = read
+		offset = reached
 	}
 	return nil
 }
@@ -59,8 +60,8 @@ type Loss struct {
 }
 
 // AcceptLoss gives up the records that are damaged or missing, notes them in the log's table of losses, and makes the
-// log fit to start again; with dryRun it only says which. The directory must be open (and so locked) by the caller; no
-// log may be.
+// log fit to start again; with dryRun it only says which. Each leaves a placeholder behind, which readers skip, so that
+// every other record keeps its offset. The directory must be open (and so locked) by the caller; no log may be.
 func AcceptLoss(ctx context.Context, dir *Dir, opts LogOptions, dryRun bool) (losses []Loss, err error) {
 	l, err := openLog(ctx, dir, opts)
 	if err != nil {
@@ -69,7 +70,7 @@ func AcceptLoss(ctx context.Context, dir *Dir, opts LogOptions, dryRun bool) (lo
 	defer func() { err = errors.Join(err, l.closeFiles()) }()
 	for _, t := range opts.Topics {
 		t := l.topics[t.Name]
-		lost, keep, err := l.survey(ctx, t)
+		lost, err := l.survey(ctx, t)
 		if err != nil {
 			return losses, err
 		}
@@ -77,7 +78,7 @@ func AcceptLoss(ctx context.Context, dir *Dir, opts LogOptions, dryRun bool) (lo
 		if len(lost) == 0 || dryRun {
 			continue
 		}
-		if err := l.rewrite(ctx, t, max(t.next, l.mark.offsets[t.Name]), lost, keep); err != nil {
+		if err := l.giveUp(ctx, t, lost); err != nil {
 			return losses, err
 		}
 	}
@@ -88,75 +89,66 @@ func AcceptLoss(ctx context.Context, dir *Dir, opts LogOptions, dryRun bool) (lo
 	return losses, l.mark.write(next)
 }
 
-// survey finds what a topic has lost, and what of it can still be read.
-func (l *Log) survey(ctx context.Context, t *topic) (lost []Loss, keep []domain.Record, err error) {
-	give := func(offset int64, reason string) {
-		if n := len(lost); n > 0 && lost[n-1].Last == offset-1 && lost[n-1].Reason == reason {
-			lost[n-1].Last = offset
+// survey finds what a topic has lost.
+func (l *Log) survey(ctx context.Context, t *topic) (lost []Loss, err error) {
+	give := func(first, last int64, reason string) {
+		if n := len(lost); n > 0 && lost[n-1].Last == first-1 && lost[n-1].Reason == reason {
+			lost[n-1].Last = last
 			return
 		}
-		lost = append(lost, Loss{t.Name, offset, offset, reason})
+		lost = append(lost, Loss{t.Name, first, last, reason})
 	}
-	for offset := t.first; offset < t.next; offset++ {
-		found := false
-		err := l.scan(ctx, t, offset, 1, func(r domain.Record) bool { keep = append(keep, r); found = true; return false })
+	const damage = "damaged or missing"
+	for offset := t.first; offset < t.next; {
+		reached, err := l.scan(ctx, t, offset, verifyStep, func(domain.Record) bool { return true })
 		switch {
 		case err != nil && !errLost(err):
-			return nil, nil, err
-		case err != nil || !found:
-			give(offset, "damaged or missing")
+			return nil, err
+		case err != nil:
+			give(reached, reached, damage)
+			offset = reached + 1
+		case reached == offset: // nothing at all from here on
+			give(offset, t.next-1, damage)
+			offset = t.next
+		default:
+			offset = reached
 		}
 	}
-	for offset := t.next; offset < l.mark.offsets[t.Name]; offset++ {
-		give(offset, "missing below the high-water mark")
+	if end := l.mark.offsets[t.Name]; end > t.next {
+		give(t.next, end-1, "missing below the high-water mark")
 	}
-	return lost, keep, nil
+	return lost, nil
 }
 
-// rewrite puts the surviving records of a topic behind its old end, in one run so that offsets stay without gaps, and
-// notes what was given up.
-func (l *Log) rewrite(ctx context.Context, t *topic, end int64, lost []Loss, keep []domain.Record) error {
+// giveUp replaces what is lost by placeholders.
+func (l *Log) giveUp(ctx context.Context, t *topic, lost []Loss) error {
 	tx, err := l.write.BeginTx(ctx, nil)
 	if err != nil {
-		return classify("rewrite "+t.Name, err)
+		return classify("give up records of "+t.Name, err)
 	}
 	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
-	next, now := end, l.opts.Now().UnixMicro()
-	type statement struct {
-		text string
-		args []any
+	next, now := t.next, l.opts.Now().UnixMicro()
+	exec := func(text string, args ...any) {
+		if err == nil {
+			_, err = tx.ExecContext(ctx, text, args...)
+		}
 	}
-	steps := []statement{{`DELETE FROM records WHERE id >= ? AND id < ?`, []any{t.id(t.first), t.id(end)}}}
 	for _, g := range lost {
-		steps = append(steps, statement{
-			`INSERT INTO losses (accepted_at, topic, first_offset, last_offset, reason) VALUES (?, ?, ?, ?, ?)`,
-			[]any{now, g.Topic, g.First, g.Last, g.Reason},
-		})
-	}
-	var headers headerCache
-	committed := trimTo(t.Name, l.commits)
-	for _, r := range keep {
-		if t.Retention == 0 && r.Offset < committed {
-			continue
+		exec(`INSERT INTO losses (accepted_at, topic, first_offset, last_offset, reason) VALUES (?, ?, ?, ?, ?)`, now, g.Topic, g.First, g.Last, g.Reason)
+		for offset := g.First; offset <= g.Last; offset++ {
+			exec(`INSERT OR REPLACE INTO records (id, written_at, checksum, key, headers, value) VALUES (?, ?, ?, '', '[]', x'')`, t.id(offset), now, placeholder)
 		}
-		text := headers.encode(r.Headers)
-		steps = append(steps, statement{
-			`INSERT INTO records (id, written_at, checksum, key, headers, value) VALUES (?, ?, ?, ?, ?, ?)`,
-			[]any{t.id(next), now, int64(checksum(t.id(next), now, r.Key, text, r.Value)), r.Key, text, r.Value},
-		})
-		next++
+		next = max(next, g.Last+1)
 	}
-	steps = append(steps, statement{`UPDATE topics SET first_offset = ?, next_offset = ? WHERE number = ?`, []any{end, next, t.number}})
-	for _, s := range steps {
-		if _, err := tx.ExecContext(ctx, s.text, s.args...); err != nil {
-			return classify("rewrite "+t.Name, err)
-		}
+	exec(`UPDATE topics SET next_offset = ? WHERE number = ?`, next, t.number)
+	if err == nil {
+		err = tx.Commit()
 	}
-	if err := tx.Commit(); err != nil {
-		return classify("rewrite "+t.Name, err)
+	if err != nil {
+		return classify("give up records of "+t.Name, err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	t.first, t.next = end, next
+	t.next = next
 	return nil
 }
