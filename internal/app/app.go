@@ -43,6 +43,7 @@ type App struct {
 	reg    *prometheus.Registry
 
 	steps    []step
+	started  atomic.Bool
 	stopping atomic.Bool
 	stopOnce sync.Once
 	stopErr  error
@@ -61,6 +62,20 @@ type App struct {
 type step struct {
 	name string
 	undo func(context.Context) error
+}
+
+// within bounds a step that knows no context; what it leaves behind ends with the process.
+func within(undo func() error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		done := make(chan error, 1)
+		go func() { done <- undo() }()
+		select {
+		case err := <-done:
+			return err
+		case <-ctx.Done():
+			return errors.New("did not end in time")
+		}
+	}
 }
 
 // listener is one address and its server.
@@ -130,6 +145,10 @@ func (a *App) setup(ctx context.Context) error {
 		return err
 	}
 
+	// Opening the log reads all of it. Whoever watches this process can already see that it lives and is not ready.
+	a.admin.server.Handler = httpapi.NewAdmin(cfg.AdminListen, a.reg, a.readiness, a.logger)
+	a.serve(a.admin)
+
 	dir, err := sqlite.OpenDir(cfg.Data)
 	if err != nil {
 		return err
@@ -142,7 +161,7 @@ func (a *App) setup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.onStop("store", func(context.Context) error { return store.Close() })
+	a.onStop("store", within(store.Close))
 	registerPool(a.reg, store.Pool)
 	dataLoss := newDataLoss(a.reg)
 	options := logOptions(topics, a.logger, a.fatal, func(_ string, n int64) { dataLoss.Add(float64(n)) })
@@ -151,7 +170,7 @@ func (a *App) setup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.onStop("log", func(context.Context) error { return embedded.Close() })
+	a.onStop("log", within(embedded.Close))
 	log := instrument(embedded, topics, tracing.tracer, a.reg)
 
 	roster := ingest.NewRoster(store, a.logger)
@@ -162,11 +181,11 @@ func (a *App) setup(ctx context.Context) error {
 	}, log, roster, a.reg)
 	writer := saver.NewWriter(store, projector, tracing.tracer, a.reg)
 	metrics := saver.NewMetrics(a.reg)
-	parkingCfg := parking.Config{
+	retry := saver.Retry{
 		Topics: topics, MaxAttempts: cfg.ParkingMaxAttempts, BackoffMin: cfg.ParkingBackoffMin, BackoffMax: cfg.ParkingBackoffMax,
 	}
-	save := saver.New(topics, writer, log, parkingCfg.Backoff, metrics, a.logger.With("role", "saver"))
-	park := parking.New(parkingCfg, writer.Save, log, metrics, a.reg, a.logger.With("role", "parking"))
+	save := saver.New(writer, log, retry, metrics, a.logger.With("role", "saver"))
+	park := parking.New(writer.Save, log, retry, metrics, a.reg, a.logger.With("role", "parking"))
 	a.pipeline = newPipeline(embedded, topics, writer.Breaker, a.reg, a.logger)
 
 	a.run("roster", roster.Run)
@@ -178,7 +197,6 @@ func (a *App) setup(ctx context.Context) error {
 		WireLimit: cfg.MaxWireBytes, InFlight: cfg.MaxInFlightBytes, Tokens: uploadTokens,
 	}, accept, roster, tracing.provider, a.reg, a.logger.With("role", "ingest"))
 	a.console.server.Handler = httpapi.NewQuery(store, consoleTokens, a.pipeline.view, a.logger.With("role", "console"))
-	a.admin.server.Handler = httpapi.NewAdmin(cfg.AdminListen, a.reg, a.readiness, a.logger)
 	return nil
 }
 
@@ -250,7 +268,7 @@ func (a *App) listen(ctx context.Context, name, setting, addr string, tlsConfig 
 	}
 	return &listener{name: name, net: l, server: &http.Server{
 		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       2 * time.Minute, // 8 MiB from far away
+		ReadTimeout:       time.Minute,     // 8 MiB from far away
 		WriteTimeout:      3 * time.Minute, // counts from the request's header on
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
@@ -282,7 +300,11 @@ func (a *App) run(name string, task func(context.Context)) {
 func (a *App) consume(role string, log ports.Log, sub ports.Subscription, handle ports.Handler) {
 	sub.MaxRecords, sub.MaxBytes, sub.MaxWait = a.cfg.SaverBatchRecords, a.cfg.SaverBatchBytes, a.cfg.SaverBatchWait
 	a.run(role, func(ctx context.Context) {
-		if err := log.Consume(ctx, sub, handle); err != nil {
+		err := log.Consume(ctx, sub, handle)
+		if err == nil && ctx.Err() == nil {
+			err = errors.New("it ended by itself")
+		}
+		if err != nil {
 			a.mu.Lock()
 			a.trouble[role] = err
 			a.mu.Unlock()
@@ -293,25 +315,36 @@ func (a *App) consume(role string, log ports.Log, sub ports.Subscription, handle
 
 // Start serves. It returns at once.
 func (a *App) Start() {
-	for _, l := range []*listener{a.admin, a.console, a.upload} {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			if err := l.server.Serve(l.net); !errors.Is(err, http.ErrServerClosed) {
-				a.failed <- fmt.Errorf("the %s listener failed: %w", l.name, err)
-			}
-		}()
-		a.onStop(l.name+" requests", func(ctx context.Context) error {
-			ctx, cancel := context.WithTimeout(ctx, drainTimeout)
-			defer cancel()
-			err := l.server.Shutdown(ctx)
-			if err != nil {
-				err = errors.Join(err, l.server.Close())
-			}
-			<-done
-			return err
-		})
+	a.serve(a.console)
+	a.serve(a.upload)
+	a.started.Store(true)
+}
+
+// serve starts a listener's server. Stopping one answers what is in flight: uploads within their time, anything else
+// within two seconds, because nothing is lost by asking again.
+func (a *App) serve(l *listener) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := l.server.Serve(l.net); !errors.Is(err, http.ErrServerClosed) {
+			a.failed <- fmt.Errorf("the %s listener failed: %w", l.name, err)
+		}
+	}()
+	patience := 2 * time.Second
+	if l == a.upload {
+		patience = drainTimeout
 	}
+	a.onStop(l.name+" requests", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		if l.server.Shutdown(ctx) != nil {
+			if err := l.server.Close(); err != nil {
+				return err
+			}
+		}
+		<-done
+		return nil
+	})
 }
 
 // Stop ends everything in the reverse order of starting: requests are answered, the batch in hand is finished and
@@ -346,6 +379,10 @@ func (a *App) readiness(verbose bool) httpapi.Readiness {
 			reasons = []string{}
 		}
 		return httpapi.RoleReadiness{Ready: len(reasons) == 0, Reasons: reasons}
+	}
+	if !a.started.Load() {
+		starting := role("docket is starting: it verifies the log")
+		return httpapi.Readiness{Roles: map[string]httpapi.RoleReadiness{"ingest": starting, "console": starting, "saver": starting, "parking": starting}}
 	}
 	var uploads []string
 	if a.stopping.Load() {

@@ -71,13 +71,37 @@ func ParseBatch(r io.Reader, sizeHint int, lim Limits) (Batch, error) {
 	body = bytes.TrimPrefix(body, []byte("\xEF\xBB\xBF"))
 	s := splitter{lim: lim, body: body, valid: utf8.Valid(body)}
 	reason := s.split()
-	if cut != "" && (reason == "" || reason == Truncated || cut == BadGzip) {
+	if cut != "" && (reason == "" || reason == Truncated || reason == TooDeep || cut == BadGzip) {
 		reason = cut // the body broke off there, whatever the JSON in front of it looked like
 	}
 	if reason != "" {
 		s.batch.Quarantined = append(s.batch.Quarantined, Quarantined{Reason: reason})
 	}
+	s.detach()
 	return s.batch, nil
+}
+
+// detach copies the events out of a body that is mostly something else, so that a small event does not keep a large
+// body in memory for as long as the log needs it.
+func (s *splitter) detach() {
+	const slack = 64 << 10
+	kept := 0
+	for _, e := range s.batch.Events {
+		kept += len(e.Raw)
+	}
+	for _, q := range s.batch.Quarantined {
+		kept += len(q.Raw)
+	}
+	if cap(s.body) <= 4*kept+slack {
+		return
+	}
+	for i, e := range s.batch.Events {
+		s.batch.Events[i].Raw = bytes.Clone(e.Raw)
+	}
+	for i, q := range s.batch.Quarantined {
+		s.batch.Quarantined[i].Raw = bytes.Clone(q.Raw)
+	}
+	s.batch.Labels = bytes.Clone(s.batch.Labels)
 }
 
 // readBody reads at most limit bytes into a buffer of its own. cut says why the body is not whole.
@@ -305,8 +329,10 @@ func deepLen(b []byte, depth int) (int, Reason) {
 			return 0, Truncated
 		case err != nil:
 			return 0, ""
-		case dec.InputOffset() > MaxQuarantined:
+		case dec.InputOffset() > MaxQuarantined && deepest > depth:
 			return 0, TooDeep // not worth more of our time: the wire bytes keep the rest
+		case dec.InputOffset() > MaxQuarantined:
+			return 0, ""
 		}
 		switch tok {
 		case json.Delim('{'), json.Delim('['):

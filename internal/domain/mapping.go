@@ -21,7 +21,7 @@ type Mapping struct {
 
 // builtin covers the usual shapes: OPA's tutorials, Envoy's external authorization and Kubernetes admission reviews.
 var builtin = Mapping{
-	Allowed: []string{"/result/allow", "/result/allowed", "/result/response/allowed"},
+	Allowed: []string{"/result/allow", "/result/allowed"},
 	Reason: []string{
 		"/result/reason", "/result/reasons", "/result/message", "/result/messages", "/result/msg", "/result/deny",
 		"/result/denials", "/result/violations", "/result/response/status/message", "/result/status/reason",

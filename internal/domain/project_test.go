@@ -35,7 +35,7 @@ func TestOutcome(t *testing.T) {
 		{"allowed", `{"result":{"allowed":false}}`, OutcomeDenied},
 		{"allow before allowed", `{"result":{"allowed":true,"allow":false}}`, OutcomeDenied},
 		{"allow that is no boolean", `{"result":{"allow":"yes","allowed":true}}`, OutcomeAllowed},
-		{"an admission review", `{"result":{"response":{"allowed":false}}}`, OutcomeDenied},
+		{"an admission review needs a mapping", `{"result":{"response":{"allowed":false}}}`, OutcomeUnknown},
 		{"an object without a verdict", `{"result":{"x":1}}`, OutcomeUnknown},
 		{"a set", `{"result":["a"]}`, OutcomeUnknown},
 		{"error beats everything", `{"result":true,"error":{"code":"x"}}`, OutcomeError},

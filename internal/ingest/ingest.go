@@ -25,7 +25,7 @@ const DefaultPublishTimeout = 7 * time.Second
 type Config struct {
 	Topics domain.Topics
 	Limits domain.Limits
-	// PublishTimeout bounds the wait for the log, counted from when the body was read.
+	// PublishTimeout bounds Accept: splitting the body and waiting for the log.
 	PublishTimeout time.Duration
 }
 
@@ -60,10 +60,16 @@ type Upload struct {
 	Body io.Reader
 	// SizeHint is the expected inflated length, or 0.
 	SizeHint int
+	// Reserve asks for bytes of memory beyond those of Wire and Body, which their readers account for; its error refuses
+	// the upload. Many tiny events cost more than their bytes.
+	Reserve func(bytes int) error
 	// Version is the OPA's, from its user agent, where its events do not say.
 	Version    string
 	ReceivedAt time.Time
 }
+
+// recordOverhead is about what a record weighs beside its event.
+const recordOverhead = 512
 
 // Receipt is the answer to an upload whose every byte is durable.
 type Receipt struct {
@@ -75,14 +81,17 @@ type Receipt struct {
 // Accept makes an upload durable. After an error nothing is promised and the sender has to send it again: repeating an
 // upload stores nothing twice. Errors: those of ports.Publisher and of Body.
 func (s *Service) Accept(ctx context.Context, u Upload) (Receipt, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
+	defer cancel()
 	batch, err := domain.ParseBatch(u.Body, u.SizeHint, s.cfg.Limits)
 	if err != nil {
 		return Receipt{}, err
 	}
+	if err := u.Reserve((len(batch.Events) + len(batch.Quarantined)) * recordOverhead); err != nil {
+		return Receipt{}, err
+	}
 	records, receipt := s.records(ctx, u, batch)
 	if len(records) > 0 {
-		ctx, cancel := context.WithTimeout(ctx, s.cfg.PublishTimeout)
-		defer cancel()
 		if err := s.log.Publish(ctx, records); err != nil {
 			return Receipt{}, err
 		}
@@ -98,7 +107,7 @@ func (s *Service) Accept(ctx context.Context, u Upload) (Receipt, error) {
 func (s *Service) records(ctx context.Context, u Upload, batch domain.Batch) ([]domain.Record, Receipt) {
 	sum := sha256.Sum256(u.Wire)
 	headers := domain.Headers{
-		Tenant: u.Tenant, OPAPartition: u.Partition, ReceivedAt: u.ReceivedAt, Upload: hex.EncodeToString(sum[:]), TraceParent: traceParent(ctx),
+		Tenant: u.Tenant, OPAPartition: domain.Name(u.Partition), ReceivedAt: u.ReceivedAt, Upload: hex.EncodeToString(sum[:]), TraceParent: traceParent(ctx),
 	}
 	receipt := Receipt{Accepted: len(batch.Events), Quarantined: len(batch.Quarantined), Reasons: map[domain.Reason]int{}}
 	records := make([]domain.Record, 0, len(batch.Events)+len(batch.Quarantined))

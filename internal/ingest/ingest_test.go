@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"strings"
@@ -52,7 +53,7 @@ func newService(p publisher) (*Service, *Roster, *registry) {
 }
 
 func upload(body string) Upload {
-	return Upload{Tenant: "t", Partition: "p", Wire: []byte("wire of " + body), Body: strings.NewReader(body), ReceivedAt: time.Unix(5, 0).UTC()}
+	return Upload{Tenant: "t", Partition: "p", Wire: []byte("wire of " + body), Body: strings.NewReader(body), Reserve: func(int) error { return nil }, ReceivedAt: time.Unix(5, 0).UTC()}
 }
 
 func TestAcceptPublishesEverythingAtOnce(t *testing.T) {
@@ -164,10 +165,29 @@ func TestRoster(t *testing.T) {
 	})
 }
 
+func TestReserveRefuses(t *testing.T) {
+	s, _, _ := newService(func(context.Context, []domain.Record) error { return errors.New("not called") })
+	u := upload("[{},{},7]")
+	asked := 0
+	u.Reserve = func(n int) error { asked = n; return errReader }
+	_, err := s.Accept(t.Context(), u)
+	require.ErrorIs(t, err, errReader)
+	require.Equal(t, 3*recordOverhead, asked)
+}
+
 func TestRosterIsBounded(t *testing.T) {
-	_, roster, _ := newService(nil)
-	for i := range maxRoster + 10 {
-		roster.add(domain.Sighting{OPA: strings.Repeat("x", i%100) + string(rune(i))})
+	_, roster, store := newService(nil)
+	store.err = errors.New("away")
+	for round := range 3 {
+		for i := range maxRoster + 10 {
+			roster.add(domain.Sighting{OPA: fmt.Sprint(round, "-", i), Status: make([]byte, maxStatus), StatusAt: time.Unix(1, 0)})
+		}
+		require.Error(t, roster.report(t.Context()))
+		require.LessOrEqual(t, len(roster.seen), maxRoster)
+		bytes := 0
+		for _, s := range roster.seen {
+			bytes += len(s.Status)
+		}
+		require.LessOrEqual(t, bytes, maxStatuses)
 	}
-	require.LessOrEqual(t, len(roster.seen), maxRoster)
 }

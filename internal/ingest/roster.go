@@ -15,8 +15,9 @@ import (
 const (
 	// maxRoster bounds the OPAs remembered between two reports, so that invented ids cost no memory.
 	maxRoster = 10_000
-	// maxStatus is the longest status body that is kept.
-	maxStatus = 1 << 20
+	// maxStatus is the longest status body that is kept, and maxStatuses the most of all bodies between two reports.
+	maxStatus   = 64 << 10
+	maxStatuses = 16 << 20
 	// reportEvery is how stale the store's picture may be.
 	reportEvery = time.Second
 )
@@ -27,9 +28,10 @@ type Roster struct {
 	store ports.OPARegistry
 	log   *slog.Logger
 
-	mu   sync.Mutex
-	seen map[rosterKey]*domain.Sighting
-	full bool
+	mu       sync.Mutex
+	seen     map[rosterKey]*domain.Sighting
+	statuses int // bytes
+	full     bool
 }
 
 type rosterKey struct{ tenant, opa string }
@@ -70,7 +72,7 @@ func (r *Roster) report(ctx context.Context) error {
 		return nil
 	}
 	taken := r.seen
-	r.seen, r.full = map[rosterKey]*domain.Sighting{}, false
+	r.seen, r.statuses, r.full = map[rosterKey]*domain.Sighting{}, 0, false
 	r.mu.Unlock()
 
 	sightings := make([]domain.Sighting, 0, len(taken))
@@ -91,16 +93,30 @@ func (r *Roster) restore(older domain.Sighting) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key := rosterKey{older.Tenant, older.OPA}
-	if newer := r.seen[key]; newer != nil {
+	newer := r.seen[key]
+	if newer == nil && len(r.seen) >= maxRoster {
+		return
+	}
+	r.boundStatus(&older)
+	if newer != nil {
 		older.Merge(*newer)
 	}
 	r.seen[key] = &older
+}
+
+// boundStatus drops a status body that there is no room for.
+func (r *Roster) boundStatus(s *domain.Sighting) {
+	if r.statuses+len(s.Status) > maxStatuses {
+		s.Status, s.StatusAt = nil, time.Time{}
+	}
+	r.statuses += len(s.Status)
 }
 
 // add merges a sighting.
 func (r *Roster) add(s domain.Sighting) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.boundStatus(&s)
 	key := rosterKey{s.Tenant, s.OPA}
 	if known := r.seen[key]; known != nil {
 		known.Merge(s)
@@ -138,7 +154,7 @@ func (r *Roster) saw(u Upload, batch domain.Batch, receipt Receipt) {
 }
 
 // Status keeps the newest status report of an OPA. Content is never an error: a body that names no OPA, or is longer
-// than 1 MiB, is not kept.
+// than 64 KiB, is not kept.
 func (r *Roster) Status(tenant, version string, body []byte, at time.Time) {
 	var report struct {
 		Labels labels `json:"labels"`

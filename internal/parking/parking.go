@@ -28,18 +28,9 @@ const (
 	storeWaitMax = 5 * time.Second
 )
 
-// Config configures a Parking.
-type Config struct {
-	Topics domain.Topics
-	// MaxAttempts is how often a blamed row fails before it is dead-lettered.
-	MaxAttempts int
-	// BackoffMin doubles with every attempt up to BackoffMax; the wait is drawn evenly from zero to that (full jitter).
-	BackoffMin, BackoffMax time.Duration
-}
-
 // Parking handles batches of the parking topic. It is safe for concurrent use.
 type Parking struct {
-	cfg     Config
+	retry   saver.Retry
 	save    func(context.Context, []domain.Record) []saver.Verdict
 	log     ports.Publisher
 	metrics *saver.Metrics
@@ -54,11 +45,11 @@ type Parking struct {
 }
 
 // New makes a Parking; save is the Writer's, and reg may be nil in tests.
-func New(cfg Config, save func(context.Context, []domain.Record) []saver.Verdict, log ports.Publisher, m *saver.Metrics,
+func New(save func(context.Context, []domain.Record) []saver.Verdict, log ports.Publisher, retry saver.Retry, m *saver.Metrics,
 	reg prometheus.Registerer, logger *slog.Logger) *Parking {
 	f := promauto.With(reg)
 	return &Parking{
-		cfg: cfg, save: save, log: log, metrics: m, logger: logger, now: time.Now,
+		retry: retry, save: save, log: log, metrics: m, logger: logger, now: time.Now,
 		replayed: f.NewCounter(prometheus.CounterOpts{
 			Name: "docket_parking_replayed_records_total", Help: "Parked records that the store has taken.",
 		}),
@@ -125,20 +116,24 @@ func (p *Parking) Handle(ctx context.Context, batch []domain.Record) ([]ports.Ho
 
 // dueAt is when a record may be tried. A time further off than any backoff is a clock that was set back.
 func (p *Parking) dueAt(r domain.Record, now time.Time) time.Time {
-	if r.Headers.NotBefore.After(now.Add(p.cfg.BackoffMax)) {
+	if r.Headers.NotBefore.After(now.Add(p.retry.BackoffMax)) {
 		return now
 	}
 	return r.Headers.NotBefore
 }
 
-// holdUntilDue holds every partition until the first of its records is due.
+// recheck bounds a hold for a record that is not due, so that neither what is parked behind it nor a clock that is set
+// back has to wait for long.
+const recheck = time.Second
+
+// holdUntilDue holds every partition until the first of its records is due, or for recheck.
 func (p *Parking) holdUntilDue(batch []domain.Record, now time.Time) []ports.Hold {
 	var holds []ports.Hold
 	for _, r := range batch {
 		if h := find(holds, r); h == nil {
-			holds = append(holds, ports.Hold{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Until: p.dueAt(r, now)})
-		} else if at := p.dueAt(r, now); at.Before(h.Until) {
-			h.Until = at
+			holds = append(holds, ports.Hold{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Until: now.Add(min(recheck, p.dueAt(r, now).Sub(now)))})
+		} else {
+			h.Until = now.Add(min(h.Until.Sub(now), p.dueAt(r, now).Sub(now)))
 		}
 	}
 	return holds
@@ -213,44 +208,28 @@ func (p *Parking) next(batch, due []domain.Record, verdicts []saver.Verdict, hol
 		}
 		switch {
 		case !isDue:
-			out = append(out, domain.Record{Topic: p.cfg.Topics.Parking, Key: r.Key, Value: r.Value, Headers: r.Headers})
+			out = append(out, domain.Record{Topic: p.retry.Topics.Parking, Key: r.Key, Value: r.Value, Headers: r.Headers})
 			continue
 		case v.Err == nil:
 			left.fates[v.Fate]++
 			if v.Fate == domain.Conflicting || v.Fate == domain.TooOld {
-				out = append(out, saver.Rejected(p.cfg.Topics, r, v.Fate, now))
+				out = append(out, saver.Rejected(p.retry.Topics, r, v.Fate, now))
 			}
 		case actionOf(domain.ClassOf(v.Err)) == bury:
 			left.fates[domain.Dead]++
-			out = append(out, saver.Rehome(p.cfg.Topics.DLQ, r, now, v.Err))
+			out = append(out, saver.Rehome(p.retry.Topics.DLQ, r, now, v.Err))
 		default:
-			again := saver.Rehome(p.cfg.Topics.Parking, r, now, v.Err)
-			again.Headers.Attempt++
-			if again.Headers.Attempt < p.cfg.MaxAttempts {
-				again.Headers.NotBefore = now.Add(p.cfg.Backoff(again.Headers.Attempt)).UTC()
-				out = append(out, again)
+			again, last := p.retry.Again(r, now, v.Err)
+			out = append(out, again)
+			if !last {
 				left.reparked++
 				continue
 			}
-			again.Topic, again.Headers.NotBefore = p.cfg.Topics.ParkingDLQ, time.Time{}
-			out = append(out, again)
 			left.fates[domain.Dead]++
 		}
 		left.attempts = append(left.attempts, r.Headers.Attempt)
 	}
 	return out, left
-}
-
-// Backoff draws the wait before the attempt after this one: exponential with full jitter.
-func (c Config) Backoff(attempt int) time.Duration {
-	// cenkalti's jitter spans (1 - f) to (1 + f) of an interval; half the ceiling with f = 1 is zero to the ceiling.
-	b := backoff.NewExponentialBackOff(backoff.WithInitialInterval(c.BackoffMin/2), backoff.WithMaxInterval(c.BackoffMax/2),
-		backoff.WithMultiplier(2), backoff.WithRandomizationFactor(1), backoff.WithMaxElapsedTime(0))
-	var d time.Duration
-	for range min(max(attempt, 1), 64) {
-		d = b.NextBackOff()
-	}
-	return d
 }
 
 func find(holds []ports.Hold, r domain.Record) *ports.Hold {

@@ -45,8 +45,8 @@ func newBench() *bench {
 		}
 		return out
 	}
-	cfg := Config{Topics: topics, MaxAttempts: 3, BackoffMin: time.Second, BackoffMax: 4 * time.Second}
-	b.Parking = New(cfg, save, b, saver.NewMetrics(nil), nil, slog.New(slog.DiscardHandler))
+	retry := saver.Retry{Topics: topics, MaxAttempts: 3, BackoffMin: time.Second, BackoffMax: 4 * time.Second}
+	b.Parking = New(save, b, retry, saver.NewMetrics(nil), nil, slog.New(slog.DiscardHandler))
 	return b
 }
 
@@ -158,7 +158,7 @@ func TestInvalidConflictAndExpiredAreBuried(t *testing.T) {
 func TestNotYetDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench()
-		soon, later := time.Now().Add(time.Second), time.Now().Add(3*time.Second)
+		soon, later := time.Now().Add(500*time.Millisecond), time.Now().Add(3*time.Second)
 		batch := []domain.Record{parked(5, "later", domain.Headers{Attempt: 1, NotBefore: later}), parked(6, "soon", domain.Headers{Attempt: 2, NotBefore: soon})}
 
 		holds, err := b.Handle(t.Context(), batch)
@@ -166,7 +166,11 @@ func TestNotYetDue(t *testing.T) {
 		require.Equal(t, []ports.Hold{{Topic: topics.Parking, Offset: 5, Until: soon}}, holds, "in place until the first is due")
 		require.Empty(t, b.tried)
 
-		time.Sleep(time.Second)
+		holds, err = b.Handle(t.Context(), batch[:1])
+		require.NoError(t, err)
+		require.Equal(t, time.Now().Add(recheck), holds[0].Until, "never for long: others may be parked behind it")
+
+		time.Sleep(500 * time.Millisecond)
 		holds, err = b.Handle(t.Context(), batch)
 		require.NoError(t, err)
 		require.Empty(t, holds)
@@ -216,19 +220,4 @@ func TestShutdown(t *testing.T) {
 	_, err := b.Handle(t.Context(), []domain.Record{parked(0, "x", domain.Headers{})})
 	require.Equal(t, domain.Canceled, domain.ClassOf(err))
 	require.Empty(t, b.out)
-}
-
-func TestBackoff(t *testing.T) {
-	c := Config{BackoffMin: time.Second, BackoffMax: 60 * time.Second}
-	for attempt, ceiling := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 7: 60 * time.Second, 1000: 60 * time.Second} {
-		low, high := ceiling, time.Duration(0)
-		for range 500 {
-			d := c.Backoff(attempt)
-			require.GreaterOrEqual(t, d, time.Duration(0))
-			require.LessOrEqual(t, d, ceiling+time.Nanosecond)
-			low, high = min(low, d), max(high, d)
-		}
-		require.Less(t, low, ceiling/4, "full jitter reaches down")
-		require.Greater(t, high, ceiling*3/4, "and up")
-	}
 }

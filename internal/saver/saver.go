@@ -48,15 +48,15 @@ type Saver struct {
 	topics  domain.Topics
 	writer  *Writer
 	log     ports.Publisher
-	backoff func(attempt int) time.Duration
+	retry   Retry
 	metrics *Metrics
 	logger  *slog.Logger
 	now     func() time.Time
 }
 
-// New makes a Saver. backoff says how long a blamed row waits before its next attempt, counted from 1.
-func New(topics domain.Topics, w *Writer, log ports.Publisher, backoff func(attempt int) time.Duration, m *Metrics, logger *slog.Logger) *Saver {
-	return &Saver{topics: topics, writer: w, log: log, backoff: backoff, metrics: m, logger: logger, now: time.Now}
+// New makes a Saver.
+func New(w *Writer, log ports.Publisher, retry Retry, m *Metrics, logger *slog.Logger) *Saver {
+	return &Saver{topics: retry.Topics, writer: w, log: log, retry: retry, metrics: m, logger: logger, now: time.Now}
 }
 
 // action is what the saver does with a record whose save failed.
@@ -116,12 +116,14 @@ func (s *Saver) Handle(ctx context.Context, batch []domain.Record) ([]ports.Hold
 			classes[domain.Unavailable]++
 			next = append(next, Rehome(s.topics.Parking, r, now, v.Err))
 		case retry:
-			results[domain.Parked]++
-			classes[domain.Unknown]++
-			r = Rehome(s.topics.Parking, r, now, v.Err)
-			r.Headers.Attempt++
-			r.Headers.NotBefore = now.Add(s.backoff(r.Headers.Attempt)).UTC()
-			next = append(next, r)
+			again, last := s.retry.Again(r, now, v.Err)
+			if last {
+				results[domain.Dead]++
+			} else {
+				results[domain.Parked]++
+				classes[domain.Unknown]++
+			}
+			next = append(next, again)
 		}
 	}
 	if len(next) > 0 {

@@ -71,7 +71,8 @@ func newRig(t *testing.T) *rig {
 	require.NoError(t, err)
 	r := &rig{store: store, raw: raw, out: &outbox{}}
 	r.writer = saver.NewWriter(store, p, noop.NewTracerProvider().Tracer(""), nil)
-	r.saver = saver.New(topics, r.writer, r.out, func(int) time.Duration { return time.Second }, saver.NewMetrics(nil), slog.New(slog.DiscardHandler))
+	retry := saver.Retry{Topics: topics, MaxAttempts: 10, BackoffMin: time.Minute, BackoffMax: time.Hour}
+	r.saver = saver.New(r.writer, r.out, retry, saver.NewMetrics(nil), slog.New(slog.DiscardHandler))
 	return r
 }
 
@@ -278,4 +279,27 @@ func TestErrorsStayReachable(t *testing.T) {
 	require.Equal(t, topics.Decisions+"/0/5", r.Headers.Origin)
 	again := saver.Rehome("y", domain.Record{Topic: "x", Offset: 9, Headers: r.Headers}, time.Now(), cause)
 	require.Equal(t, r.Headers.Origin, again.Headers.Origin, "the first home stays")
+}
+
+func TestBackoff(t *testing.T) {
+	c := saver.Retry{BackoffMin: time.Second, BackoffMax: 60 * time.Second}
+	for attempt, ceiling := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 7: 60 * time.Second, 1000: 60 * time.Second} {
+		low, high := ceiling, time.Duration(0)
+		for range 500 {
+			d := c.Backoff(attempt)
+			require.GreaterOrEqual(t, d, time.Duration(0))
+			require.LessOrEqual(t, d, ceiling+time.Nanosecond)
+			low, high = min(low, d), max(high, d)
+		}
+		require.Less(t, low, ceiling/4, "full jitter reaches down")
+		require.Greater(t, high, ceiling*3/4, "and up")
+	}
+}
+
+func TestOneAttemptOnly(t *testing.T) {
+	retry := saver.Retry{Topics: topics, MaxAttempts: 1, BackoffMin: time.Second, BackoffMax: time.Second}
+	dead, last := retry.Again(record(1), time.Now(), errors.New("x"))
+	require.True(t, last)
+	require.Equal(t, topics.ParkingDLQ, dead.Topic)
+	require.Equal(t, 1, dead.Headers.Attempt)
 }

@@ -62,8 +62,8 @@ func (c charged) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// errCutOff is a body that ended before its Content-Length: whoever sent it is gone, or wrong about everything.
-var errCutOff = errors.New("the body ended before its Content-Length")
+// errCutOff is a body that could not be read to its end: whoever sent it is gone, or wrong about its length.
+var errCutOff = errors.New("the body broke off")
 
 // readWire reads a body as it came, at most limit bytes.
 func readWire(r *http.Request, limit int64, s *share) ([]byte, error) {
@@ -76,12 +76,10 @@ func readWire(r *http.Request, limit int64, s *share) ([]byte, error) {
 	buf := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), first)+bytes.MinRead))
 	_, err := buf.ReadFrom(charged{io.LimitReader(r.Body, limit+1), s})
 	switch {
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, errCutOff
-	case domain.ClassOf(err) == domain.Unavailable:
+	case errors.Is(err, errBudget):
 		return nil, err
 	case err != nil:
-		return nil, problem(http.StatusBadRequest, "the body could not be read: "+err.Error())
+		return nil, errCutOff
 	case int64(buf.Len()) > limit:
 		return nil, tooLarge
 	}
@@ -178,16 +176,20 @@ func bodyError(err error) error {
 	}
 }
 
-// maxRatio is the most that a size hint is believed: repetitive events compress 20:1.
-const maxRatio = 32
+// How far a size hint is believed: repetitive events compress 20:1, and what is set aside on a client's word alone must
+// stay small.
+const (
+	maxRatio = 32
+	maxHint  = 1 << 20
+)
 
 // sizeHint is the length that a gzip body says it inflates to (RFC 1952 section 2.3.1), as far as it can be believed.
 func sizeHint(wire []byte, gzipped bool) int {
 	if !gzipped {
-		return len(wire)
+		return min(len(wire), maxHint)
 	}
 	if len(wire) < 18 {
 		return 0
 	}
-	return int(min(uint64(binary.LittleEndian.Uint32(wire[len(wire)-4:])), uint64(len(wire))*maxRatio))
+	return int(min(uint64(binary.LittleEndian.Uint32(wire[len(wire)-4:])), uint64(len(wire))*maxRatio, maxHint))
 }

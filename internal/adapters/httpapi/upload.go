@@ -93,13 +93,13 @@ type receipt struct {
 
 // logs takes an upload of decisions.
 func (u *upload) logs(c echo.Context) error {
-	return u.body(c, func(ctx context.Context, who principal, wire []byte, body io.Reader, gzipped bool) error {
+	return u.body(c, func(ctx context.Context, in incoming) error {
 		r, err := u.ingest.Accept(ctx, ingest.Upload{
-			Tenant: tenantOf(who), Partition: strings.TrimSuffix(c.Param("*"), "/"), Wire: wire, Body: body,
-			SizeHint: sizeHint(wire, gzipped), Version: versionOf(c.Request().UserAgent()), ReceivedAt: time.Now().UTC(),
+			Tenant: in.tenant, Partition: strings.TrimSuffix(c.Param("*"), "/"), Wire: in.wire, Body: in.body, SizeHint: in.hint,
+			Reserve: in.reserve, Version: versionOf(c.Request().UserAgent()), ReceivedAt: time.Now().UTC(),
 		})
 		if err != nil {
-			return err
+			return notDurable(err)
 		}
 		return c.JSON(http.StatusOK, receipt(r))
 	})
@@ -107,19 +107,38 @@ func (u *upload) logs(c echo.Context) error {
 
 // status takes OPA's report on itself. Whatever is in it, the answer is 200.
 func (u *upload) status(c echo.Context) error {
-	return u.body(c, func(_ context.Context, who principal, _ []byte, body io.Reader, _ bool) error {
-		report, err := io.ReadAll(io.LimitReader(body, 2<<20))
+	return u.body(c, func(_ context.Context, in incoming) error {
+		report, err := io.ReadAll(io.LimitReader(in.body, 2<<20))
 		var broken *domain.BodyError
 		if err != nil && !errors.As(err, &broken) {
 			return err
 		}
-		u.roster.Status(tenantOf(who), versionOf(c.Request().UserAgent()), report, time.Now().UTC())
+		u.roster.Status(in.tenant, versionOf(c.Request().UserAgent()), report, time.Now().UTC())
 		return c.JSON(http.StatusOK, struct{}{})
 	})
 }
 
+// notDurable is the one way an upload is refused once its body was read: send it again. What the log says is kept, under
+// the status that OPA's operators know.
+func notDurable(err error) error {
+	class := domain.ClassOf(err)
+	if class != domain.Invalid && class != domain.Unknown {
+		return err
+	}
+	return &domain.Error{Class: domain.Unavailable, Text: "not durable: " + err.Error(), Err: err}
+}
+
+// incoming is a request whose body has been read.
+type incoming struct {
+	tenant  string
+	wire    []byte
+	body    io.Reader // inflates wire
+	hint    int       // of the inflated length
+	reserve func(bytes int) error
+}
+
 // body authenticates, reads the body and lends a reader that inflates it.
-func (u *upload) body(c echo.Context, take func(ctx context.Context, who principal, wire []byte, body io.Reader, gzipped bool) error) error {
+func (u *upload) body(c echo.Context, take func(context.Context, incoming) error) error {
 	r := c.Request()
 	who, err := u.cfg.Tokens.authenticate(r)
 	if err != nil {
@@ -138,12 +157,15 @@ func (u *upload) body(c echo.Context, take func(ctx context.Context, who princip
 	if err != nil {
 		return err
 	}
+	in := incoming{tenant: tenantOf(who), wire: wire, hint: sizeHint(wire, gzipped), reserve: s.charge}
 	if !gzipped {
-		return take(r.Context(), who, wire, charged{bytes.NewReader(wire), s}, gzipped)
+		in.body = charged{bytes.NewReader(wire), s}
+		return take(r.Context(), in)
 	}
 	f := inflate(wire)
 	defer f.release()
-	return take(r.Context(), who, wire, charged{f, s}, gzipped)
+	in.body = charged{f, s}
+	return take(r.Context(), in)
 }
 
 func tenantOf(who principal) string {

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -79,8 +81,21 @@ func where(q domain.Query) condition {
 	return c
 }
 
+// queryTimeout ends a search that looks too far: while it reads, the write-ahead file cannot shrink.
+const queryTimeout = 10 * time.Second
+
+// slow tells a person what to do about a search that took too long.
+func (s *Store) slow(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &domain.Error{Class: domain.Unavailable, Text: fmt.Sprintf("the search took longer than %s: narrow the time with since and until, or name more", queryTimeout), Err: err}
+	}
+	return s.checked("search", err)
+}
+
 // Search returns one page; see ports.DecisionReader.
 func (s *Store) Search(ctx context.Context, q domain.Query) (domain.Page, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
 	c := where(q)
 	var parts []string
 	var args []any
@@ -92,19 +107,19 @@ func (s *Store) Search(ctx context.Context, q domain.Query) (domain.Page, error)
 	rows, err := s.read.QueryContext(ctx, strings.Join(parts, " UNION ALL ")+` ORDER BY time DESC, tenant, decision_id LIMIT ?`,
 		append(args, q.Limit+1)...)
 	if err != nil {
-		return domain.Page{}, s.checked("search", err)
+		return domain.Page{}, s.slow(err)
 	}
 	defer rows.Close()
 	var page domain.Page
 	for rows.Next() {
-		d, err := scanDecision(rows, false)
+		d, err := scanDecision(rows)
 		if err != nil {
-			return domain.Page{}, s.checked("search", err)
+			return domain.Page{}, s.slow(err)
 		}
 		page.Items = append(page.Items, d)
 	}
 	if err := rows.Err(); err != nil {
-		return domain.Page{}, s.checked("search", err)
+		return domain.Page{}, s.slow(err)
 	}
 	if len(page.Items) > q.Limit {
 		page.Items = page.Items[:q.Limit]
@@ -113,10 +128,12 @@ func (s *Store) Search(ctx context.Context, q domain.Query) (domain.Page, error)
 	return page, nil
 }
 
-// Decisions returns every row with this id; see ports.DecisionReader.
+// Decisions returns the rows with this id; see ports.DecisionReader.
 func (s *Store) Decisions(ctx context.Context, id string) ([]domain.Decision, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT `+columns+`, event FROM decisions WHERE decision_id = ?
-		UNION ALL SELECT `+columns+`, event FROM decisions_out_of_window WHERE decision_id = ?
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	rows, err := s.read.QueryContext(ctx, `SELECT `+columns+` FROM decisions WHERE decision_id = ?
+		UNION ALL SELECT `+columns+` FROM decisions_out_of_window WHERE decision_id = ?
 		ORDER BY time DESC, tenant LIMIT 1000`, id, id)
 	if err != nil {
 		return nil, s.checked("find a decision", err)
@@ -124,19 +141,29 @@ func (s *Store) Decisions(ctx context.Context, id string) ([]domain.Decision, er
 	defer rows.Close()
 	var out []domain.Decision
 	for rows.Next() {
-		d, err := scanDecision(rows, true)
+		d, err := scanDecision(rows)
 		if err != nil {
 			return nil, s.checked("find a decision", err)
 		}
-		if sha256.Sum256(d.Event) != d.SHA256 {
-			return nil, domain.Errorf(domain.Misconfigured, "decision %s is damaged in %s: its bytes do not have the hash they were stored with; restore the file from a backup", id, storeFile)
-		}
 		out = append(out, d)
 	}
-	return out, s.checked("find a decision", rows.Err())
+	if err := rows.Err(); err != nil || len(out) == 0 {
+		return nil, s.checked("find a decision", err)
+	}
+	newest := &out[0]
+	row := s.read.QueryRowContext(ctx, `SELECT event FROM decisions WHERE decision_id = ?1 AND tenant = ?2 AND timestamp IS ?3
+		UNION ALL SELECT event FROM decisions_out_of_window WHERE decision_id = ?1 AND tenant = ?2 AND timestamp IS ?3`,
+		newest.ID, newest.Tenant, micros(newest.Timestamp))
+	if err := row.Scan(&newest.Event); err != nil {
+		return nil, s.checked("read a decision's event", err)
+	}
+	if sha256.Sum256(newest.Event) != newest.SHA256 {
+		return nil, domain.Errorf(domain.Misconfigured, "decision %s is damaged in %s: its bytes do not have the hash they were stored with; restore the file from a backup", id, storeFile)
+	}
+	return out, nil
 }
 
-func scanDecision(rows *sql.Rows, event bool) (domain.Decision, error) {
+func scanDecision(rows *sql.Rows) (domain.Decision, error) {
 	var d domain.Decision
 	var timestamp sql.NullInt64
 	var at, receivedAt, savedAt int64
@@ -145,9 +172,6 @@ func scanDecision(rows *sql.Rows, event bool) (domain.Decision, error) {
 	into := []any{
 		&d.Tenant, &d.ID, &timestamp, &at, &receivedAt, &savedAt, &d.Outcome, &path, &reason, &principal, &action,
 		&resource, &opa, &app, &traceID, &requestedBy, &failure, &bundles, &d.Sanitised, &d.Unsearchable, &sum,
-	}
-	if event {
-		into = append(into, &d.Event)
 	}
 	if err := rows.Scan(into...); err != nil {
 		return d, err
