@@ -71,6 +71,10 @@ func OpenDir(path string) (*Dir, error) {
 // Close releases the lock.
 func (d *Dir) Close() error { return d.lock.Close() }
 
+// writerCache bounds the pages that a writing connection keeps, in KiB, as SQLite spells it. The log appends, and the
+// store's random pages are in the kernel's cache anyway: more was only memory.
+const writerCache = "-8000"
+
 // open opens one of the directory's files, to write through one connection or to read through several.
 func (d *Dir) open(file string, readers int) (*sql.DB, error) {
 	q := url.Values{"_txlock": {"immediate"}}
@@ -84,7 +88,7 @@ func (d *Dir) open(file string, readers int) (*sql.DB, error) {
 		q.Add("_pragma", "query_only(1)")
 		conns = readers
 	} else {
-		q.Add("_pragma", "cache_size(-32000)")
+		q.Add("_pragma", "cache_size("+writerCache+")")
 	}
 	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: filepath.Join(d.path, file)}).EscapedPath()+"?"+q.Encode())
 	if err != nil {
