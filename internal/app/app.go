@@ -179,7 +179,7 @@ func (a *App) setup(ctx context.Context) error {
 		Limits:         domain.Limits{Inflated: cfg.MaxInflatedBytes, Events: cfg.MaxEvents, Depth: cfg.MaxDepth, Event: cfg.MaxEventBytes},
 		PublishTimeout: cfg.PublishTimeout,
 	}, log, roster, a.reg)
-	writer := saver.NewWriter(store, projector, tracing.tracer, a.reg)
+	writer := saver.NewWriter(store, projector, tracing.tracer, a.reg, a.logger)
 	metrics := saver.NewMetrics(a.reg)
 	retry := saver.Retry{
 		Topics: topics, MaxAttempts: cfg.ParkingMaxAttempts, BackoffMin: cfg.ParkingBackoffMin, BackoffMax: cfg.ParkingBackoffMax,

@@ -130,7 +130,11 @@ func (s *Saver) Handle(ctx context.Context, batch []domain.Record) ([]ports.Hold
 		if err := s.log.Publish(ctx, next); err != nil {
 			return nil, err
 		}
-		s.logger.Warn("not everything of a batch was stored", "records", len(batch), "parked", results[domain.Parked],
+		level := slog.LevelWarn
+		if results[domain.Parked] == len(next) {
+			level = slog.LevelDebug // an outage, which the breaker has told already; or a row that is tried again
+		}
+		s.logger.Log(ctx, level, "not everything of a batch was stored", "records", len(batch), "parked", results[domain.Parked],
 			"dead", results[domain.Dead], "conflicts", results[domain.Conflicting], "expired", results[domain.TooOld], "error", failure)
 	}
 	for f, n := range results {

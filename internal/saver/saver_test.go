@@ -70,7 +70,7 @@ func newRig(t *testing.T) *rig {
 	p, err := domain.NewProjector(nil)
 	require.NoError(t, err)
 	r := &rig{store: store, raw: raw, out: &outbox{}}
-	r.writer = saver.NewWriter(store, p, noop.NewTracerProvider().Tracer(""), nil)
+	r.writer = saver.NewWriter(store, p, noop.NewTracerProvider().Tracer(""), nil, slog.New(slog.DiscardHandler))
 	retry := saver.Retry{Topics: topics, MaxAttempts: 10, BackoffMin: time.Minute, BackoffMax: time.Hour}
 	r.saver = saver.New(r.writer, r.out, retry, saver.NewMetrics(nil), slog.New(slog.DiscardHandler))
 	return r

@@ -2,6 +2,7 @@ package saver
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
@@ -40,12 +41,13 @@ type Writer struct {
 }
 
 // NewWriter makes a Writer; reg may be nil in tests.
-func NewWriter(store ports.DecisionWriter, p *domain.Projector, tracer trace.Tracer, reg prometheus.Registerer) *Writer {
+func NewWriter(store ports.DecisionWriter, p *domain.Projector, tracer trace.Tracer, reg prometheus.Registerer, logger *slog.Logger) *Writer {
 	f := promauto.With(reg)
 	w := &Writer{
 		store: store, projector: p, tracer: tracer, now: time.Now,
 		breaker: circuitbreaker.NewBuilder[any]().WithFailureThreshold(1).WithSuccessThreshold(1).
-			WithRandomDelay(500*time.Millisecond, time.Second).Build(),
+			WithRandomDelay(500*time.Millisecond, time.Second).
+			OnStateChanged(func(e circuitbreaker.StateChangedEvent) { logBreaker(logger, e) }).Build(),
 		batchSize: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "docket_save_batch_size", Help: "Rows in one call to the store.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 12),
@@ -63,6 +65,17 @@ func NewWriter(store ports.DecisionWriter, p *domain.Projector, tracer trace.Tra
 		Name: "docket_breaker_state", Help: "Breaker in front of the store: 0 closed, 1 half-open, 2 open.",
 	}, func() float64 { return breakerLevel[w.breaker.State()] })
 	return w
+}
+
+// logBreaker tells when the store goes away and when it is back. Every probe in between half-opens the breaker, which is
+// nobody's news.
+func logBreaker(logger *slog.Logger, e circuitbreaker.StateChangedEvent) {
+	switch {
+	case e.OldState == circuitbreaker.ClosedState:
+		logger.Warn("the store is away; uploads are still taken, and what waits is parked until it is back")
+	case e.NewState == circuitbreaker.ClosedState:
+		logger.Info("the store is back")
+	}
 }
 
 var breakerLevel = map[circuitbreaker.State]float64{
