@@ -263,6 +263,7 @@ func (a *App) listen(ctx context.Context, name, setting, addr string, tlsConfig 
 		}
 		return nil
 	})
+	tlsConfig = tlsConfig.Clone() // each server completes its own
 	if tlsConfig != nil {
 		l = tls.NewListener(l, tlsConfig)
 	}
