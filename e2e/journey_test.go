@@ -37,10 +37,14 @@ func TestJourney(t *testing.T) {
 			Status  json.RawMessage
 		}
 	}
-	require.Equal(t, http.StatusOK, d.getJSON(t, "/api/v1/opas", &opas))
-	require.Len(t, opas.Items, 1)
+	eventually(t, 20*time.Second, func() error { // it is reported once a second
+		require.Equal(t, http.StatusOK, d.getJSON(t, "/api/v1/opas", &opas))
+		if len(opas.Items) != 1 || opas.Items[0].Events != 1000 || opas.Items[0].Status == nil {
+			return fmt.Errorf("%+v", opas)
+		}
+		return nil
+	})
 	require.Equal(t, "1.22.2", opas.Items[0].Version)
-	require.Equal(t, 1000, opas.Items[0].Events)
 
 	out, code := d.run(t, "status")
 	require.Zero(t, code, out)

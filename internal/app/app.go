@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -194,7 +195,7 @@ func (a *App) setup(ctx context.Context) error {
 	a.consume("saver", log, ports.Subscription{Group: saver.Group, Topics: []string{topics.Decisions}}, save.Handle)
 
 	a.upload.server.Handler = httpapi.NewUpload(httpapi.UploadConfig{
-		WireLimit: cfg.MaxWireBytes, InFlight: cfg.MaxInFlightBytes, Tokens: uploadTokens,
+		WireLimit: cfg.MaxWireBytes, InflatedLimit: cfg.MaxInflatedBytes, InFlight: cfg.MaxInFlightBytes, Tokens: uploadTokens,
 	}, accept, roster, tracing.provider, a.reg, a.logger.With("role", "ingest"))
 	a.console.server.Handler = httpapi.NewQuery(store, consoleTokens, a.pipeline.view, a.logger.With("role", "console"))
 	return nil
@@ -417,8 +418,18 @@ func (a *App) readiness(verbose bool) httpapi.Readiness {
 	return r
 }
 
+// boundMemory tells Go's collector what the settings promise: twice the bytes in flight, and what a process needs anyway.
+// Without it a heap may grow to twice what is alive before it is looked at. GOMEMLIMIT beats it.
+func boundMemory(cfg Config) {
+	const process = 128 << 20
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(2*cfg.MaxInFlightBytes + process)
+	}
+}
+
 // Run serves until ctx is done or a listener fails, and then stops in good order. started is called once it serves.
 func Run(ctx context.Context, cfg Config, logger *slog.Logger, started func(*App)) error {
+	boundMemory(cfg)
 	a, err := New(ctx, cfg, logger)
 	if err != nil {
 		return err

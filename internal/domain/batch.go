@@ -109,8 +109,10 @@ func readBody(r io.Reader, sizeHint, limit int) (body []byte, cut Reason, err er
 	const margin = 512 // so that a right hint meets io.EOF without growing
 	buf := make([]byte, 0, min(max(sizeHint, 0), limit)+margin)
 	for {
-		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
+		if len(buf) == cap(buf) { // append would grow by less and leave more behind
+			grown := make([]byte, len(buf), min(2*cap(buf), limit+margin))
+			copy(grown, buf)
+			buf = grown
 		}
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]

@@ -27,6 +27,7 @@ type budget struct {
 type share struct {
 	*budget
 	held, used int64
+	prepaid    int // bytes that were charged before they arrived
 }
 
 const shareStep = 64 << 10
@@ -45,6 +46,19 @@ func (s *share) charge(n int) error {
 	return nil
 }
 
+// prepay charges bytes that are to arrive, so that memory for them can be set aside at once.
+func (s *share) prepay(n int) error {
+	s.prepaid += n
+	return s.charge(n)
+}
+
+// arrived charges bytes that arrived, unless they are prepaid.
+func (s *share) arrived(n int) error {
+	covered := min(n, s.prepaid)
+	s.prepaid -= covered
+	return s.charge(n - covered)
+}
+
 // release gives everything back.
 func (s *share) release() { s.all.Release(s.held) }
 
@@ -56,7 +70,7 @@ type charged struct {
 
 func (c charged) Read(b []byte) (int, error) {
 	n, err := c.r.Read(b)
-	if budgetErr := c.s.charge(n); budgetErr != nil {
+	if budgetErr := c.s.arrived(n); budgetErr != nil {
 		return 0, budgetErr
 	}
 	return n, err
@@ -176,20 +190,17 @@ func bodyError(err error) error {
 	}
 }
 
-// How far a size hint is believed: repetitive events compress 20:1, and what is set aside on a client's word alone must
-// stay small.
-const (
-	maxRatio = 32
-	maxHint  = 1 << 20
-)
+// maxRatio is deflate's: no byte inflates to more.
+const maxRatio = 1032
 
-// sizeHint is the length that a gzip body says it inflates to (RFC 1952 section 2.3.1), as far as it can be believed.
-func sizeHint(wire []byte, gzipped bool) int {
+// sizeHint is the length that a gzip body says it inflates to (RFC 1952 section 2.3.1), at most limit. A body that lies
+// costs its sender's share of the budget, because the hint is prepaid.
+func sizeHint(wire []byte, gzipped bool, limit int) int {
 	if !gzipped {
-		return min(len(wire), maxHint)
+		return min(len(wire), limit)
 	}
 	if len(wire) < 18 {
 		return 0
 	}
-	return int(min(uint64(binary.LittleEndian.Uint32(wire[len(wire)-4:])), uint64(len(wire))*maxRatio, maxHint))
+	return int(min(uint64(binary.LittleEndian.Uint32(wire[len(wire)-4:])), uint64(len(wire))*maxRatio, uint64(limit)))
 }

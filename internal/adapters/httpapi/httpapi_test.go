@@ -41,7 +41,7 @@ func newTestUpload(p publisher, inFlight int64) http.Handler {
 	logger := slog.New(slog.DiscardHandler)
 	roster := ingest.NewRoster(noRegistry{}, logger)
 	s := ingest.New(ingest.Config{Topics: domain.TopicsWithPrefix("docket."), Limits: domain.DefaultLimits, PublishTimeout: ingest.DefaultPublishTimeout}, p, roster, nil)
-	return NewUpload(UploadConfig{WireLimit: 8 << 20, InFlight: inFlight}, s, roster, nil, prometheus.NewRegistry(), logger)
+	return NewUpload(UploadConfig{WireLimit: 8 << 20, InflatedLimit: 64 << 20, InFlight: inFlight}, s, roster, nil, prometheus.NewRegistry(), logger)
 }
 
 func TestStatusOfEveryClass(t *testing.T) {
@@ -92,7 +92,13 @@ func TestShareGivesBackWhatItHeld(t *testing.T) {
 	all := semaphore.NewWeighted(10 * shareStep)
 	s := &share{budget: &budget{all}}
 	require.NoError(t, s.charge(1))
-	require.NoError(t, s.charge(3*shareStep))
+	require.NoError(t, s.prepay(3*shareStep))
+	held := s.held
+	require.NoError(t, s.arrived(2*shareStep))
+	require.NoError(t, s.arrived(shareStep))
+	require.Equal(t, held, s.held, "what was prepaid is not charged again")
+	require.NoError(t, s.arrived(shareStep))
+	require.Greater(t, s.held, held)
 	require.Error(t, s.charge(20*shareStep))
 	s.release()
 	require.True(t, all.TryAcquire(10*shareStep))
@@ -162,7 +168,7 @@ func FuzzInflate(f *testing.F) {
 		if err != nil && !errors.As(err, &be) {
 			t.Fatalf("%v is not the body's fault", err)
 		}
-		_ = sizeHint(wire, true)
+		_ = sizeHint(wire, true, 1<<20)
 	})
 }
 
@@ -171,11 +177,12 @@ func TestSizeHint(t *testing.T) {
 	z := gzip.NewWriter(&b)
 	_, _ = io.WriteString(z, strings.Repeat("ab", 100))
 	_ = z.Close()
-	require.Equal(t, 200, sizeHint(b.Bytes(), true))
+	require.Equal(t, 200, sizeHint(b.Bytes(), true, 1<<20))
 	liar := append(bytes.Repeat([]byte{1}, 96), 0xff, 0xff, 0xff, 0xff)
-	require.Equal(t, 100*maxRatio, sizeHint(liar, true), "a client's word is believed up to a point")
-	require.Equal(t, 100, sizeHint(liar, false))
-	require.Zero(t, sizeHint([]byte{1}, true))
+	require.Equal(t, 100*maxRatio, sizeHint(liar, true, 1<<20), "a client's word is believed up to a point")
+	require.Equal(t, 1<<10, sizeHint(liar, true, 1<<10))
+	require.Equal(t, 100, sizeHint(liar, false, 1<<20))
+	require.Zero(t, sizeHint([]byte{1}, true, 1<<20))
 }
 
 func TestTokensFile(t *testing.T) {

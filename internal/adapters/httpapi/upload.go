@@ -26,6 +26,8 @@ import (
 type UploadConfig struct {
 	// WireLimit is the most bytes of a body as received.
 	WireLimit int64
+	// InflatedLimit is the most bytes that a body may inflate to.
+	InflatedLimit int
 	// InFlight is the most bytes of all bodies at once, wire and inflated; a multiple of 64 KiB.
 	InFlight int64
 	// Tokens are the uploaders'; nil lets everyone in as the default tenant.
@@ -157,7 +159,10 @@ func (u *upload) body(c echo.Context, take func(context.Context, incoming) error
 	if err != nil {
 		return err
 	}
-	in := incoming{tenant: tenantOf(who), wire: wire, hint: sizeHint(wire, gzipped), reserve: s.charge}
+	in := incoming{tenant: tenantOf(who), wire: wire, hint: sizeHint(wire, gzipped, u.cfg.InflatedLimit), reserve: s.charge}
+	if err := s.prepay(in.hint); err != nil {
+		return err
+	}
 	if !gzipped {
 		in.body = charged{bytes.NewReader(wire), s}
 		return take(r.Context(), in)
