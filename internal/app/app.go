@@ -49,11 +49,12 @@ type App struct {
 	stopOnce sync.Once
 	stopErr  error
 
-	pipeline *pipeline
-	upload   *listener
-	console  *listener
-	admin    *listener
-	failed   chan error // a listener or a role that ended by itself
+	pipeline     *pipeline
+	storeTrouble func() error
+	upload       *listener
+	console      *listener
+	admin        *listener
+	failed       chan error // a listener or a role that ended by itself
 
 	mu      sync.Mutex
 	trouble map[string]error // of roles that ended
@@ -155,6 +156,7 @@ func (a *App) setup(ctx context.Context) error {
 		return err
 	}
 	a.onStop("data directory", func(context.Context) error { return dir.Close() })
+	newStore := dir.StoreIsNew()
 	store, err := sqlite.OpenStore(ctx, dir, sqlite.StoreOptions{
 		Window: domain.Window{Retention: time.Duration(cfg.Retention), Ahead: domain.DefaultAhead},
 		Fatal:  a.fatal, Log: a.logger, Migrate: cfg.Migrate,
@@ -172,6 +174,10 @@ func (a *App) setup(ctx context.Context) error {
 		return err
 	}
 	a.onStop("log", within(embedded.Close))
+	if handed, err := embedded.Backlog(ctx, saver.Group, topics.Decisions); err == nil && newStore && handed[0].Committed > 0 {
+		a.logger.Error("the store is new, but the log has handed decisions to one before: if its file was lost, stop docket and restore it from a backup",
+			"data", cfg.Data, "decisions", handed[0].Committed)
+	}
 	log := instrument(embedded, topics, tracing.tracer, a.reg)
 
 	roster := ingest.NewRoster(store, a.logger)
@@ -181,6 +187,7 @@ func (a *App) setup(ctx context.Context) error {
 		PublishTimeout: cfg.PublishTimeout,
 	}, log, roster, a.reg)
 	writer := saver.NewWriter(store, projector, tracing.tracer, a.reg, a.logger)
+	a.storeTrouble = writer.Trouble
 	metrics := saver.NewMetrics(a.reg)
 	retry := saver.Retry{
 		Topics: topics, MaxAttempts: cfg.ParkingMaxAttempts, BackoffMin: cfg.ParkingBackoffMin, BackoffMax: cfg.ParkingBackoffMax,
@@ -403,6 +410,9 @@ func (a *App) readiness(verbose bool) httpapi.Readiness {
 			reasons = append(reasons, err.Error())
 		}
 		a.mu.Unlock()
+		if err := a.storeTrouble(); err != nil {
+			reasons = append(reasons, "the store takes no rows: "+err.Error())
+		}
 		if state != "closed" {
 			reasons = append(reasons, "the store is away: breaker "+state)
 		}

@@ -170,6 +170,8 @@ func TestQueryErrors(t *testing.T) {
 	for path, want := range map[string]int{
 		"/api/v1/decisions?colour=red":   http.StatusBadRequest,
 		"/api/v1/decisions?limit=9999":   http.StatusBadRequest,
+		"/api/v1/decisions?path=%zz":     http.StatusBadRequest,
+		"/api/v1/decisions?tenant=a;b=c": http.StatusBadRequest,
 		"/api/v1/decisions/absent":       http.StatusNotFound,
 		"/api/v1/decisions/absent/raw":   http.StatusNotFound,
 		"/api/v1/nothing":                http.StatusNotFound,

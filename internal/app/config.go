@@ -1,8 +1,10 @@
 package app
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"reflect"
 	"slices"
@@ -151,6 +153,9 @@ func (c *Config) validate() error {
 	if c.ParkingBackoffMax < c.ParkingBackoffMin {
 		bad("parking_backoff_max %s is less than parking_backoff_min %s", c.ParkingBackoffMax, c.ParkingBackoffMin)
 	}
+	if _, err := domain.NewProjector(c.Mappings); err != nil {
+		errs = append(errs, err)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return domain.Errorf(domain.Misconfigured, "%w", err)
 	}
@@ -174,9 +179,13 @@ func readFile(name string) (*file, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
-	var doc yaml.Node
-	if err := yaml.Unmarshal(b, &doc); err != nil {
+	var doc, more yaml.Node
+	dec := yaml.NewDecoder(bytes.NewReader(b))
+	if err := dec.Decode(&doc); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s line %d: there is a second document: one is read", name, more.Line)
 	}
 	f := &file{name: name, values: map[string]string{}, lines: map[string]int{}}
 	if len(doc.Content) == 0 {
@@ -191,11 +200,14 @@ func (f *file) add(prefix string, n *yaml.Node) error {
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := prefix+n.Content[i].Value, n.Content[i+1]
+		if line, twice := f.lines[key]; twice {
+			return fmt.Errorf("%s line %d: %s is set already, in line %d", f.name, n.Content[i].Line, key, line)
+		}
 		f.lines[key] = n.Content[i].Line
 		switch {
 		case key == "mappings":
 			delete(f.lines, key)
-			if err := value.Decode(&f.mappings); err != nil {
+			if err := decodeStrictly(value, &f.mappings); err != nil {
 				return fmt.Errorf("%s line %d: mappings: %w", f.name, value.Line, err)
 			}
 		case value.Kind == yaml.MappingNode:
@@ -214,6 +226,17 @@ func (f *file) add(prefix string, n *yaml.Node) error {
 		}
 	}
 	return nil
+}
+
+// decodeStrictly refuses keys that the type does not have.
+func decodeStrictly(n *yaml.Node, into any) error {
+	b, err := yaml.Marshal(n)
+	if err != nil {
+		return err
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(b))
+	dec.KnownFields(true)
+	return dec.Decode(into)
 }
 
 // Validate refuses keys that no setting has; kong calls it before resolving.

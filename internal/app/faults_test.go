@@ -84,6 +84,30 @@ func TestStoreAway(t *testing.T) {
 	require.NotEqual(t, "0", a.metric(t, "docket_parking_replayed_records_total"))
 }
 
+// TestMisconfiguredStore breaks the schema: nothing is parked or dead, /readyz?verbose says what is wrong, and mending it
+// is enough.
+func TestMisconfiguredStore(t *testing.T) {
+	a := startApp(t, nil)
+	exec := func(text string) {
+		_, err := a.besides(t).ExecContext(t.Context(), text)
+		require.NoError(t, err)
+	}
+	exec(`ALTER TABLE decisions_out_of_window RENAME COLUMN path TO paths`)
+	_, status := postLogs(t, a, []byte(`[{"decision_id":"waits"}]`), "")
+	require.Equal(t, http.StatusOK, status)
+	require.Eventually(t, func() bool {
+		code, body := a.get(t, a.AdminAddr(), "/readyz?verbose")
+		return code == http.StatusOK && strings.Contains(string(body), "the store takes no rows: ")
+	}, testPatience, testTick)
+	exec(`ALTER TABLE decisions_out_of_window RENAME COLUMN paths TO path`)
+	a.drained(t)
+	require.Equal(t, http.StatusOK, a.status(t, "waits"))
+	require.Equal(t, "0", a.metric(t, "docket_dead_letters_open"))
+	require.Equal(t, "0", a.metric(t, `docket_parked_records_total{class="unavailable"}`))
+	_, body := a.get(t, a.AdminAddr(), "/readyz?verbose")
+	require.NotContains(t, string(body), "the store takes no rows")
+}
+
 // TestPoisonRow has a row that the store refuses for reasons of its own: it is tried as often as the settings say, and
 // ends in the parking DLQ, while its neighbours are stored at once.
 func TestPoisonRow(t *testing.T) {

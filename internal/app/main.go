@@ -56,16 +56,20 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, error) {
 	var file *file
 	kctx, grammar, err := parse(args, stdout, stderr, nil)
-	if err == nil && grammar.ConfigFile != "" {
-		if file, err = readFile(grammar.ConfigFile); err != nil {
+	name := grammar.ConfigFile
+	if err == nil && name != "" {
+		if file, err = readFile(name); err != nil {
 			return cli.ExitMisconfigured, err
 		}
 		if err := file.Validate(kctx.Model); err != nil {
 			return cli.ExitMisconfigured, err
 		}
 		if kctx, grammar, err = parse(args, stdout, stderr, file); err != nil {
-			return cli.ExitMisconfigured, fmt.Errorf("%s: %w", grammar.ConfigFile, err)
+			return cli.ExitMisconfigured, fmt.Errorf("%s: %w", name, err)
 		}
+	}
+	if err != nil && strings.Contains(err.Error(), "(from envar ") { // kong has no type for it
+		return cli.ExitMisconfigured, err
 	}
 	if err != nil {
 		return cli.ExitUsage, fmt.Errorf("%w\nTry docket --help", err)
@@ -75,7 +79,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 	}
 	kctx.BindTo(ctx, (*context.Context)(nil))
 	out := cli.Out{Stdout: stdout, Stderr: stderr, Terminal: isTerminal(stderr)}
-	if err := kctx.Run(out, unknownVariables(kctx.Model)); err != nil {
+	unknown := unknownVariables(kctx.Model)
+	if kctx.Command() != "serve" { // which has a log to warn in
+		for _, name := range unknown {
+			fmt.Fprintf(stderr, "docket: %s sets nothing; is it misspelt?\n", name)
+		}
+	}
+	if err := kctx.Run(out, unknown); err != nil {
 		return cli.ExitCode(err), err
 	}
 	return cli.ExitDone, nil
@@ -161,7 +171,7 @@ type configCommand struct {
 }
 
 // Run prints every setting under its name in the file, as YAML that can be used as one.
-func (c *configCommand) Run(kctx *kong.Context, out cli.Out, unknown warnings) error {
+func (c *configCommand) Run(kctx *kong.Context, out cli.Out) error {
 	for _, flag := range kctx.Flags() {
 		if !isSetting(flag) {
 			continue
@@ -182,9 +192,6 @@ func (c *configCommand) Run(kctx *kong.Context, out cli.Out, unknown warnings) e
 			return err
 		}
 		fmt.Fprintf(out.Stdout, "%s", b)
-	}
-	for _, name := range unknown {
-		fmt.Fprintf(out.Stderr, "%s sets nothing; is it misspelt?\n", name)
 	}
 	return c.validate()
 }
@@ -242,7 +249,7 @@ type migrateCommand struct {
 }
 
 // Run creates or updates what docket keeps on disk, and stops. It verifies the log on the way.
-func (c *migrateCommand) Run(ctx context.Context, out cli.Out, _ warnings) error {
+func (c *migrateCommand) Run(ctx context.Context, out cli.Out) error {
 	c.Listen, c.ConsoleListen, c.AdminListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0" // taken and given back
 	c.Migrate = true
 	a, err := New(ctx, c.Config, newLogger(out.Stderr, c.Config))

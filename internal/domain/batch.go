@@ -55,8 +55,16 @@ type Batch struct {
 	Events []Event
 	// Quarantined are the others, at most one of them (the last) for the body as a whole.
 	Quarantined []Quarantined
-	// Labels is the JSON value of the first event's "labels", which name the OPA that sent the upload; nil without.
+	// Senders are the OPAs that the accepted events name, in order, neighbours of the same OPA together. OPA itself
+	// uploads its own events only; whatever collects for several may mix them.
+	Senders []Sender
+}
+
+// Sender is a run of events with the same labels.
+type Sender struct {
+	// Labels is the JSON value of "labels", which name the OPA; nil without.
 	Labels []byte
+	Events int
 }
 
 // ParseBatch reads a body to its end or its cap and splits it. Content is never an error: what cannot be accepted is in
@@ -101,7 +109,9 @@ func (s *splitter) detach() {
 	for i, q := range s.batch.Quarantined {
 		s.batch.Quarantined[i].Raw = bytes.Clone(q.Raw)
 	}
-	s.batch.Labels = bytes.Clone(s.batch.Labels)
+	for i, from := range s.batch.Senders {
+		s.batch.Senders[i].Labels = bytes.Clone(from.Labels)
+	}
 }
 
 // readBody reads at most limit bytes into a buffer of its own. cut says why the body is not whole.
@@ -165,6 +175,8 @@ type splitter struct {
 	valid bool // the whole body is UTF-8
 	batch Batch
 	seen  int
+	// labels of the element in hand
+	labels []byte
 }
 
 // split returns why the body as a whole has to be put aside, or "".
@@ -233,6 +245,7 @@ const arrayAgain = "[0"
 
 // element reads one element and returns the identity of an object.
 func (s *splitter) element(d *decoder, kind jsontext.Kind) (id string, err error) {
+	s.labels = nil
 	if kind != '{' {
 		_, err := d.ReadValue()
 		return "", err
@@ -252,12 +265,10 @@ func (s *splitter) element(d *decoder, kind jsontext.Kind) (id string, err error
 				return "", err
 			}
 			id = givenID(v)
-		case s.batch.Labels == nil && isName(name, `"labels"`):
-			v, err := d.ReadValue()
-			if err != nil {
+		case isName(name, `"labels"`):
+			if s.labels, err = d.ReadValue(); err != nil {
 				return "", err
 			}
-			s.batch.Labels = v
 		default:
 			if _, err := d.ReadValue(); err != nil {
 				return "", err
@@ -289,6 +300,10 @@ func (s *splitter) add(id string, kind jsontext.Kind, raw []byte) {
 			s.batch.Events = make([]Event, 0, max(1, min(s.lim.Events, len(s.body)/max(len(raw), 1)+1)))
 		}
 		s.batch.Events = append(s.batch.Events, Event{ID: id, Raw: raw[:len(raw):len(raw)]})
+		if n := len(s.batch.Senders); n == 0 || !bytes.Equal(s.batch.Senders[n-1].Labels, s.labels) {
+			s.batch.Senders = append(s.batch.Senders, Sender{Labels: s.labels})
+		}
+		s.batch.Senders[len(s.batch.Senders)-1].Events++
 		return
 	}
 	if len(raw) > MaxQuarantined {

@@ -191,10 +191,10 @@ func (endless) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func TestParseBatchLabels(t *testing.T) {
-	b, err := ParseBatch(strings.NewReader(`[{"a":1},{"labels":{"id":"x"}},{"labels":{"id":"y"}}]`), 0, DefaultLimits)
+func TestParseBatchSenders(t *testing.T) {
+	b, err := ParseBatch(strings.NewReader(`[{"a":1},{"labels":{"id":"x"}},{"labels":{"id":"x"}},7,{"labels":{"id":"y"}},{"labels":1,"labels":{"id":"y"}}]`), 0, DefaultLimits)
 	require.NoError(t, err)
-	require.JSONEq(t, `{"id":"x"}`, string(b.Labels))
+	require.Equal(t, []Sender{{nil, 1}, {[]byte(`{"id":"x"}`), 2}, {[]byte(`{"id":"y"}`), 2}}, b.Senders)
 }
 
 func FuzzParseBatch(f *testing.F) {

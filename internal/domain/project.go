@@ -308,12 +308,9 @@ func verdict(v jsontext.Value) Outcome {
 	}
 }
 
-// failed reports whether the event has an error: anything but null, an empty object included, because that is how
-// OPA spells a Go error without exported fields.
-func (c *capture) failed() bool {
-	v := c.value(c.plan.err)
-	return v != nil && v.Kind() != 'n'
-}
+// failed reports whether the event has an error: whatever it is, an empty object included, because that is how OPA
+// spells a Go error without exported fields.
+func (c *capture) failed() bool { return c.value(c.plan.err) != nil }
 
 // errorText spells the error: its text, or "code: message" of OPA's structured ones, or its compact JSON.
 func (c *capture) errorText() string {

@@ -40,7 +40,7 @@ func TestOutcome(t *testing.T) {
 		{"a set", `{"result":["a"]}`, OutcomeUnknown},
 		{"error beats everything", `{"result":true,"error":{"code":"x"}}`, OutcomeError},
 		{"an empty error is one", `{"error":{}}`, OutcomeError},
-		{"error null is none", `{"result":true,"error":null}`, OutcomeAllowed},
+		{"even null is one", `{"result":true,"error":null}`, OutcomeError},
 		{"the mapping", `{"path":"custom/a","result":{"verdict":{"ok":true},"allow":false}}`, OutcomeAllowed},
 		{"the mapping beats a boolean allow", `{"path":"/custom/a","result":{"verdict":{"ok":false},"allow":true}}`, OutcomeDenied},
 		{"the mapping leads nowhere", `{"path":"custom/a","result":{"allow":true}}`, OutcomeAllowed},
@@ -131,7 +131,7 @@ func TestUnsearchable(t *testing.T) {
 }
 
 func TestMappingsAreChecked(t *testing.T) {
-	for _, m := range []Mapping{{Path: ""}, {Path: "/"}, {Path: "a", Allowed: []string{"result"}}, {Path: "a", Resource: []string{""}}} {
+	for _, m := range []Mapping{{Path: ""}, {Path: "/"}, {Path: "a", Allowed: []string{"result"}}, {Path: "a", Resource: []string{""}}, {Path: "a", Resource: []string{"/a~2"}}} {
 		_, err := NewProjector([]Mapping{m})
 		require.Equal(t, Misconfigured, ClassOf(err), "%+v", m)
 	}

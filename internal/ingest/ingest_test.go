@@ -131,7 +131,7 @@ func TestRoster(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		go roster.Run(ctx)
 		synctest.Wait() // it reports once at the start
-		event := `[{"labels":{"id":"opa-1","version":"1.22.2"}},{}]`
+		event := `[{"labels":{"id":"opa-1","version":"1.22.2"}},{"labels":{"id":"opa-1","version":"1.22.2"},"x":1}]`
 		for range 3 {
 			_, err := s.Accept(t.Context(), upload(event))
 			require.NoError(t, err)
@@ -163,6 +163,18 @@ func TestRoster(t *testing.T) {
 		require.Len(t, store.got, 2)
 		require.EqualValues(t, 2, store.got[1].Uploads)
 	})
+}
+
+func TestRosterOfACollector(t *testing.T) {
+	s, roster, store := newService(func(context.Context, []domain.Record) error { return nil })
+	_, err := s.Accept(t.Context(), upload(`[{"labels":{"id":"a"}},{"labels":{"id":"b"}},{"labels":{"id":"a"}},{}]`))
+	require.NoError(t, err)
+	require.NoError(t, roster.report(t.Context()))
+	got := map[string][2]int64{}
+	for _, o := range store.got {
+		got[o.OPA] = [2]int64{o.Uploads, o.Events}
+	}
+	require.Equal(t, map[string][2]int64{"a": {1, 2}, "b": {1, 1}, "": {1, 1}}, got)
 }
 
 func TestReserveRefuses(t *testing.T) {

@@ -138,19 +138,30 @@ type labels struct {
 	Version string `json:"version"`
 }
 
-// saw notes an upload that was acknowledged.
+// saw notes an upload that was acknowledged, once for every OPA in it.
 func (r *Roster) saw(u Upload, batch domain.Batch, receipt Receipt) {
 	if receipt.Accepted+receipt.Quarantined == 0 {
 		return
 	}
-	var l labels
-	if batch.Labels != nil {
-		_ = json.Unmarshal(batch.Labels, &l) // odd labels leave the OPA without a name
+	if len(batch.Senders) == 0 { // nothing was accepted, but something came
+		batch.Senders = []domain.Sender{{}}
 	}
-	r.add(domain.Sighting{
-		Tenant: u.Tenant, OPA: domain.Name(l.ID), Version: domain.Name(cmp.Or(l.Version, u.Version)),
-		First: u.ReceivedAt, Last: u.ReceivedAt, Uploads: 1, Events: int64(receipt.Accepted),
-	})
+	seen := make(map[string]bool, 1)
+	for _, from := range batch.Senders {
+		var l labels
+		if from.Labels != nil {
+			_ = json.Unmarshal(from.Labels, &l) // odd labels leave the OPA without a name
+		}
+		s := domain.Sighting{
+			Tenant: u.Tenant, OPA: domain.Name(l.ID), Version: domain.Name(cmp.Or(l.Version, u.Version)),
+			First: u.ReceivedAt, Last: u.ReceivedAt, Events: int64(from.Events),
+		}
+		if !seen[s.OPA] {
+			seen[s.OPA] = true
+			s.Uploads = 1
+		}
+		r.add(s)
+	}
 }
 
 // Status keeps the newest status report of an OPA. Content is never an error: a body that names no OPA, or is longer

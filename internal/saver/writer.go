@@ -3,6 +3,7 @@ package saver
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
@@ -34,6 +35,7 @@ type Writer struct {
 	breaker   circuitbreaker.CircuitBreaker[any]
 	tracer    trace.Tracer
 	now       func() time.Time
+	trouble   atomic.Pointer[error] // why the store took nothing at the last attempt
 
 	batchSize     prometheus.Histogram
 	batchDuration prometheus.Histogram
@@ -189,12 +191,26 @@ func (w *Writer) attempt(ctx context.Context, rows []domain.Decision) ([]domain.
 	fates, err := w.store.SaveBatch(ctx, rows)
 	w.batchSize.Observe(float64(len(rows)))
 	w.batchDuration.Observe(w.now().Sub(start).Seconds())
-	if err != nil && domain.ClassOf(err) == domain.Unavailable {
+	class := domain.ClassOf(err)
+	if err != nil && class == domain.Unavailable {
 		w.breaker.RecordFailure()
 	} else {
 		w.breaker.RecordSuccess()
 	}
+	if err != nil && (class == domain.Unavailable || class == domain.Misconfigured) {
+		w.trouble.Store(&err)
+	} else {
+		w.trouble.Store(nil)
+	}
 	return fates, err
+}
+
+// Trouble is why the store took nothing at the last attempt, or nil.
+func (w *Writer) Trouble() error {
+	if err := w.trouble.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // probe asks whether the store takes writes at all. Its failure is an outage, unless it has a class of its own.

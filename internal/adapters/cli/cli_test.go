@@ -150,6 +150,18 @@ func TestExitCodes(t *testing.T) {
 		require.Equal(t, code, ExitCode(err), status)
 		require.EqualError(t, err, "the detail")
 	}
+	s := serve(t, map[string]string{"/api/v1/decisions/x": `{"status":503,"title":"T","detail":"d","class":"misconfigured"}`})
+	s.status = http.StatusServiceUnavailable
+	_, err := screen(func(o Out) error {
+		return (&Show{Console: Console{Server: s.URL}, Output: "table", ID: "x"}).Run(t.Context(), o)
+	})
+	require.Equal(t, ExitMisconfigured, ExitCode(err), "waiting does not mend it")
+	for _, address := range []string{"127.0.0.1:8081", "localhost:8081", "foo", "ftp://x", "http://"} {
+		_, err := screen(func(o Out) error {
+			return (&Show{Console: Console{Server: address}, Output: "table", ID: "x"}).Run(t.Context(), o)
+		})
+		require.Equal(t, ExitUsage, ExitCode(err), address)
+	}
 	for class, code := range map[domain.Class]int{
 		domain.Unavailable: ExitUnavailable, domain.Misconfigured: ExitMisconfigured, domain.Canceled: ExitFailed, domain.Invalid: ExitFailed, domain.Unknown: ExitFailed,
 	} {
@@ -229,7 +241,7 @@ func TestSendReadsEveryForm(t *testing.T) {
 			url, got, _ := receiver(t)
 			file := filepath.Join(t.TempDir(), "f")
 			require.NoError(t, os.WriteFile(file, []byte(c.text), 0o600))
-			s := Send{UploadServer: url, Files: []string{file}}
+			s := Send{UploadServer: url, Output: "table", Files: []string{file}}
 			out, err := screen(func(o Out) error { return s.Run(t.Context(), o) })
 			require.NoError(t, err)
 			require.Equal(t, c.want, *got)
@@ -242,7 +254,7 @@ func TestSendSplits(t *testing.T) {
 	url, got, uploads := receiver(t)
 	file := filepath.Join(t.TempDir(), "f")
 	require.NoError(t, os.WriteFile(file, []byte(strings.Repeat(`{"a":1}`+"\n", sendEvents*2+1)), 0o600))
-	s := Send{UploadServer: url, Files: []string{file}}
+	s := Send{UploadServer: url, Output: "table", Files: []string{file}}
 	_, err := screen(func(o Out) error { return s.Run(t.Context(), o) })
 	require.NoError(t, err)
 	require.Len(t, *got, sendEvents*2+1)
@@ -255,13 +267,13 @@ func TestSendBadFiles(t *testing.T) {
 	for name, text := range map[string]string{"broken": `[{"a":1},{"b":]`, "cut": `[{"a":1},{"b"`, "gz": "\x1f\x8bnot gzip"} {
 		file := filepath.Join(dir, name)
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-		s := Send{UploadServer: url, Files: []string{file}}
+		s := Send{UploadServer: url, Output: "table", Files: []string{file}}
 		_, err := screen(func(o Out) error { return s.Run(t.Context(), o) })
 		require.Equal(t, ExitFailed, ExitCode(err), name)
 		require.ErrorContains(t, err, name)
 	}
 	require.Equal(t, []string{`{"a":1}`, `{"a":1}`}, *got, "what stands in front of the fault is sent")
-	s := Send{UploadServer: url, Files: []string{"/no/such/file"}}
+	s := Send{UploadServer: url, Output: "table", Files: []string{"/no/such/file"}}
 	_, err := screen(func(o Out) error { return s.Run(context.Background(), o) })
 	require.Equal(t, ExitFailed, ExitCode(err))
 }

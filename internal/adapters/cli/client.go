@@ -4,6 +4,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -98,6 +99,9 @@ func (s Console) get(ctx context.Context, path string, query url.Values) ([]byte
 
 // do makes one request and turns every failure into one message with an exit code.
 func do(ctx context.Context, method, u, tokenFile string, body []byte, encoding string) ([]byte, error) {
+	if parsed, err := url.Parse(u); err != nil || parsed.Host == "" || (parsed.Scheme != "http" && parsed.Scheme != "https") {
+		return nil, fail(ExitUsage, "%q is no address of a docket: it looks like http://127.0.0.1:8081", u)
+	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(body))
@@ -129,7 +133,7 @@ func do(ctx context.Context, method, u, tokenFile string, body []byte, encoding 
 	if resp.StatusCode == http.StatusOK {
 		return answer, nil
 	}
-	return nil, &Failure{Code: exitOfStatus(resp.StatusCode), Err: errors.New(problemText(resp, answer))}
+	return nil, refusal(resp, answer)
 }
 
 func exitOfStatus(status int) int {
@@ -147,13 +151,18 @@ func exitOfStatus(status int) int {
 	}
 }
 
-func problemText(resp *http.Response, answer []byte) string {
-	var p struct{ Title, Detail string }
-	if json.Unmarshal(answer, &p) == nil && p.Title != "" {
-		if p.Detail == "" {
-			return p.Title
-		}
-		return p.Detail
+// refusal reads the problem in an answer. Its class, where it has one, knows more than the status.
+func refusal(resp *http.Response, answer []byte) error {
+	var p struct {
+		Title, Detail string
+		Class         domain.Class
 	}
-	return fmt.Sprintf("%s answered %s, which is not docket's way: is this its address?", resp.Request.URL.Host, resp.Status)
+	if json.Unmarshal(answer, &p) != nil || p.Title == "" {
+		return fail(exitOfStatus(resp.StatusCode), "%s answered %s, which is not docket's way: is this its address?", resp.Request.URL.Host, resp.Status)
+	}
+	code := exitOfStatus(resp.StatusCode)
+	if p.Class != "" {
+		code = exitOf(p.Class)
+	}
+	return fail(code, "%s", cmp.Or(p.Detail, p.Title))
 }

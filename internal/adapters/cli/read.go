@@ -91,15 +91,10 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 	}
 	switch f.Output {
 	case "json":
-		return printJSON(out.Stdout, items)
+		return printJSON(out.Stdout, items, f.Output)
 	case "ndjson":
 		for _, i := range items {
-			var line bytes.Buffer
-			if err := json.Compact(&line, i); err != nil {
-				return fail(ExitFailed, "the answer is not docket's: %w", err)
-			}
-			line.WriteByte('\n')
-			if _, err := out.Stdout.Write(line.Bytes()); err != nil {
+			if err := printJSON(out.Stdout, i, f.Output); err != nil {
 				return err
 			}
 		}
@@ -158,7 +153,7 @@ func printDecisions(w io.Writer, items []json.RawMessage) error {
 // Show is `docket show ID`.
 type Show struct {
 	Console `embed:""`
-	Output  string `short:"o" help:"How to print: table, json, or raw for the event's exact bytes." enum:"table,json,raw" default:"table"`
+	Output  string `short:"o" help:"How to print: table, json, ndjson, or raw for the event's exact bytes." enum:"table,json,ndjson,raw" default:"table"`
 	ID      string `arg:"" name:"ID" help:"The decision_id."`
 }
 
@@ -176,8 +171,8 @@ func (s *Show) Run(ctx context.Context, out Out) error {
 	case "raw": // the bytes, so that their hash can be compared
 		_, err := out.Stdout.Write(body)
 		return err
-	case "json":
-		return printJSON(out.Stdout, json.RawMessage(body))
+	case "json", "ndjson":
+		return printJSON(out.Stdout, json.RawMessage(body), s.Output)
 	}
 	var d decision
 	if err := json.Unmarshal(body, &d); err != nil {
@@ -227,7 +222,7 @@ func printDecision(w io.Writer, d decision) error {
 // Status is `docket status`.
 type Status struct {
 	Console `embed:""`
-	Output  string `short:"o" help:"How to print: table or json." enum:"table,json" default:"table"`
+	Output  string `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
 }
 
 type pipeline struct {
@@ -270,8 +265,8 @@ func (s *Status) Run(ctx context.Context, out Out) error {
 	if err != nil {
 		return err
 	}
-	if s.Output == "json" {
-		return printJSON(out.Stdout, map[string]json.RawMessage{"pipeline": pipe, "opas": seen})
+	if s.Output != "table" {
+		return printJSON(out.Stdout, map[string]json.RawMessage{"pipeline": pipe, "opas": seen}, s.Output)
 	}
 	var p pipeline
 	var o opas
@@ -391,9 +386,12 @@ func short(s string, limit int) string {
 	return s
 }
 
-func printJSON(w io.Writer, v any) error {
+// printJSON prints a value over several lines, or as one line of NDJSON.
+func printJSON(w io.Writer, v any, form string) error {
 	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
+	if form == "json" {
+		e.SetIndent("", "  ")
+	}
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
 }

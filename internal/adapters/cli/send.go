@@ -23,6 +23,7 @@ import (
 type Send struct {
 	UploadServer string   `help:"Upload listener of the docket to send to." default:"http://127.0.0.1:8080" env:"DOCKET_UPLOAD_SERVER" placeholder:"URL"`
 	TokenFile    string   `help:"File with the bearer token." env:"DOCKET_TOKEN_FILE" type:"path" placeholder:"FILE"`
+	Output       string   `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
 	Partition    string   `help:"Upload to /logs/PARTITION." placeholder:"NAME"`
 	Files        []string `arg:"" name:"FILE" help:"Files of decisions: an array, one object, or NDJSON; gzip or not; - is standard input."`
 }
@@ -43,10 +44,18 @@ type sent struct {
 // Run sends every event of every file, unchanged.
 func (s *Send) Run(ctx context.Context, out Out) error {
 	total := sent{Reasons: map[string]int{}}
+	var err error
 	for _, name := range s.Files {
-		if err := s.file(ctx, name, &total, out); err != nil {
-			return err
+		if err = s.file(ctx, name, &total, out); err != nil {
+			break // what was sent is told all the same
 		}
+	}
+	return errors.Join(s.print(out, total), err)
+}
+
+func (s *Send) print(out Out, total sent) error {
+	if s.Output != "table" {
+		return printJSON(out.Stdout, total, s.Output)
 	}
 	fmt.Fprintf(out.Stdout, "%d accepted, %d put aside\n", total.Accepted, total.Quarantined)
 	for _, reason := range slices.Sorted(maps.Keys(total.Reasons)) {
@@ -90,8 +99,10 @@ func (s *Send) file(ctx context.Context, name string, total *sent, out Out) erro
 	})
 	var syntax *jsontext.SyntacticError
 	if errors.As(err, &syntax) || errors.Is(err, io.ErrUnexpectedEOF) {
-		err = fail(ExitFailed, "%s is not JSON: %v; %d events in front of that were sent", name, err, total.Accepted)
-		return errors.Join(flush(), err)
+		if err := flush(); err != nil {
+			return err
+		}
+		return fail(ExitFailed, "%s is not JSON: %v; what stands in front of that was sent", name, err)
 	}
 	if err == nil {
 		err = flush()

@@ -204,12 +204,13 @@ func TestTokensFile(t *testing.T) {
 		require.False(t, ok)
 	}
 	for bad, want := range map[string]string{
-		"":                                 "no token",
-		"# only a comment":                 "no token",
-		"ann viewer":                       "line 1: want three fields",
-		"\nann viewer " + hash[:10]:        "line 2: the third field",
-		"ann king " + hash:                 "\"king\" is no role: they are viewer, operator",
-		"ann viewer " + hash + " and more": "line 1: want three fields",
+		"":                          "no token",
+		"# only a comment":          "no token",
+		"ann viewer":                "line 1: want three fields",
+		"\nann viewer " + hash[:10]: "line 2: the third field",
+		"a viewer " + hash + "\nb operator " + hash: "line 2: b has the same token as a",
+		"ann king " + hash:                          "\"king\" is no role: they are viewer, operator",
+		"ann viewer " + hash + " and more":          "line 1: want three fields",
 	} {
 		_, err := load(bad)
 		require.ErrorContains(t, err, want)

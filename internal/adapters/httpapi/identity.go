@@ -86,6 +86,9 @@ func (t *Tokens) load() error {
 		if b, err := hex.DecodeString(fields[2]); err != nil || copy(hash[:], b) != sha256.Size || len(b) != sha256.Size {
 			return fmt.Errorf("%s line %d: the third field is not a hex SHA-256 (make one with: printf %%s \"$TOKEN\" | sha256sum)", t.path, n)
 		}
+		if other, taken := byHash[hash]; taken {
+			return fmt.Errorf("%s line %d: %s has the same token as %s", t.path, n, fields[0], other.Name)
+		}
 		byHash[hash] = principal{Name: fields[0], Grant: fields[1]}
 	}
 	if err := lines.Err(); err != nil {

@@ -143,7 +143,11 @@ func instant(t time.Time) *time.Time {
 
 // search answers GET /api/v1/decisions.
 func (q *query) search(c echo.Context) error {
-	wanted, err := domain.ParseQuery(c.QueryParams(), q.now())
+	params, err := url.ParseQuery(c.Request().URL.RawQuery) // echo's own drops what it cannot read
+	if err != nil {
+		return problem(http.StatusBadRequest, "the query string: "+err.Error())
+	}
+	wanted, err := domain.ParseQuery(params, q.now())
 	if err != nil {
 		return problem(http.StatusBadRequest, err.Error())
 	}

@@ -147,6 +147,29 @@ func TestDamageWhileRunningStopsTheTopic(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
+func TestTheMarkIsMissed(t *testing.T) {
+	for name, harm := range map[string]func(file string) error{
+		"gone":    os.Remove,
+		"empty":   func(file string) error { return os.Truncate(file, 0) },
+		"rubbish": func(file string) error { return os.WriteFile(file, make([]byte, 2*slotSize), 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := written(t, 3)
+			require.NoError(t, harm(filepath.Join(dir.path, markFile)))
+			_, err := OpenLog(t.Context(), dir, logOptions(t))
+			require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
+			require.ErrorContains(t, err, "docket log accept-loss")
+			require.NoError(t, harm(filepath.Join(dir.path, markFile)), "opening it does not mend it")
+			lost, err := AcceptLoss(t.Context(), dir, logOptions(t), false)
+			require.NoError(t, err)
+			require.Empty(t, lost)
+			l, err := OpenLog(t.Context(), dir, logOptions(t))
+			require.NoError(t, err)
+			require.NoError(t, l.Close())
+		})
+	}
+}
+
 func TestConsumedRecordsAreTrimmed(t *testing.T) {
 	dir := openDir(t, t.TempDir())
 	defer dir.Close()

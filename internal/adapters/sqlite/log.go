@@ -61,6 +61,7 @@ type Log struct {
 	read   *sql.DB
 	copy   *sql.DB // copies the write-ahead file back
 	mark   *mark
+	marked bool // there was a mark to compare with
 	queue  chan *call
 	room   *semaphore.Weighted
 	stop   chan struct{}
@@ -151,7 +152,7 @@ func openLog(ctx context.Context, dir *Dir, opts LogOptions) (_ *Log, err error)
 	if err := l.load(ctx); err != nil {
 		return nil, damaged(dir, logFile, err)
 	}
-	if l.mark, _, err = openMark(filepath.Join(dir.path, markFile)); err != nil {
+	if l.mark, l.marked, err = openMark(filepath.Join(dir.path, markFile)); err != nil {
 		return nil, domain.Errorf(domain.Misconfigured, "open the log's high-water mark: %w", err)
 	}
 	return l, nil

@@ -17,6 +17,13 @@ func lossText(d *Dir, topic string, offset int64, what string) string {
 
 // verify reads every record, and compares the end of each topic with the high-water mark.
 func (l *Log) verify(ctx context.Context) error {
+	for _, t := range l.topics {
+		if !l.marked && t.next > 0 {
+			return domain.Errorf(domain.Misconfigured, "%s is missing or unreadable, so nobody can tell whether the log lost its tail: "+
+				"restore the directory from a backup; or go on with what is there: docket log accept-loss --yes --data %s",
+				filepath.Join(l.dir.path, markFile), l.dir.path)
+		}
+	}
 	for name, end := range l.mark.offsets {
 		t := l.topics[name]
 		if t != nil && t.next < end {
