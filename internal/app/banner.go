@@ -3,6 +3,7 @@ package app
 import (
 	"fmt"
 	"io"
+	"os"
 	"strings"
 )
 
@@ -41,22 +42,22 @@ func printBanner(w io.Writer, a *App) {
 	if a.cfg.UploadTokensFile != "" {
 		token = "/etc/docket/token"
 	}
-	fmt.Fprintf(w, `docket %s, embedded: everything is kept in %s
+	fmt.Fprintf(w, `docket %[1]s, embedded: everything is kept in %[2]s
 
-  OPA posts to         %s/logs
-  The API answers at   %s://%s/api/v1/decisions
-  Metrics and health   http://%s/metrics  /livez  /readyz
+  OPA posts to         %[3]s/logs
+  The API answers at   %[4]s://%[5]s/api/v1/decisions
+  Metrics and health   http://%[6]s/metrics  /livez  /readyz
 
 Paste this into OPA's configuration:
 
-%s
+%[7]s
 Or try it without OPA, from another terminal:
 
-  docket send examples/decisions.json
-  docket find --denied --since 1h
-  docket status
+  %[8]s send examples/decisions.json
+  %[8]s find --denied --since 1h
+  %[8]s status
 
-`, Version, a.cfg.Data, upload, scheme, a.ConsoleAddr(), a.AdminAddr(), indent(opaConfig(upload, token)))
+`, Version, a.cfg.Data, upload, scheme, a.ConsoleAddr(), a.AdminAddr(), indent(opaConfig(upload, token)), os.Args[0])
 }
 
 func indent(s string) string {
