@@ -294,15 +294,11 @@ func (a *App) run(name string, task func(context.Context)) {
 		defer close(done)
 		task(ctx)
 	}()
-	a.onStop(name, func(stop context.Context) error {
+	a.onStop(name, within(func() error {
 		cancel()
-		select {
-		case <-done:
-			return nil
-		case <-stop.Done():
-			return errors.New("did not end in time")
-		}
-	})
+		<-done
+		return nil
+	}))
 }
 
 // consume starts a role that handles batches of the log.

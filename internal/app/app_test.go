@@ -25,6 +25,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// How long a test waits for something that has to happen, and how often it looks.
+const (
+	testPatience = 30 * time.Second
+	testTick     = 20 * time.Millisecond
+)
+
 // running is an App under test, with a client of its own so that no connection outlives it.
 type running struct {
 	*App

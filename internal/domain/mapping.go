@@ -89,7 +89,6 @@ type node struct {
 
 func newPlan(m Mapping) *plan {
 	p := &plan{root: &node{slot: -1}}
-	single := func(pointer string) *node { return p.root.at(pointer) }
 	fixed := []struct {
 		slot    *int
 		pointer string
@@ -107,20 +106,20 @@ func newPlan(m Mapping) *plan {
 		{&p.resource, append(m.Resource, builtin.Resource...)},
 	}
 	for _, f := range fixed {
-		single(f.pointer).slot = 0
+		p.root.at(f.pointer).slot = 0
 	}
 	for _, l := range lists {
 		for _, pointer := range l.pointers {
-			single(pointer).slot = 0
+			p.root.at(pointer).slot = 0
 		}
 	}
 	p.slots = p.root.number(0)
 	for _, f := range fixed {
-		*f.slot = single(f.pointer).slot
+		*f.slot = p.root.at(f.pointer).slot
 	}
 	for _, l := range lists {
 		for _, pointer := range l.pointers {
-			*l.slots = append(*l.slots, single(pointer).slot)
+			*l.slots = append(*l.slots, p.root.at(pointer).slot)
 		}
 	}
 	return p

@@ -54,11 +54,12 @@ func (p *Projector) Project(rec Record) Decision {
 	d.Path = strings.TrimLeft(c.scalar(p.fallback.path), "/")
 	for i, m := range p.mappings {
 		if m.matches(d.Path) {
+			altered := c.altered
 			c.read(p.plans[i], rec.Value)
+			c.altered = altered
 			break
 		}
 	}
-	d.Path = strings.TrimLeft(c.scalar(c.plan.path), "/")
 	if d.ID = givenID(c.value(c.plan.id)); d.ID == "" {
 		d.ID = spellHash(d.SHA256)
 	}

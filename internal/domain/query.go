@@ -137,7 +137,7 @@ func ParseQuery(values url.Values, now time.Time) (Query, error) {
 			q.After, err = ParseCursor(last)
 		default:
 			if !slices.Contains(Fields, Field(name)) {
-				return Query{}, fmt.Errorf("unknown parameter %q: known are since, until, limit, cursor, %s", name, fieldNames())
+				return Query{}, fmt.Errorf("unknown parameter %q: known are since, until, limit, cursor, %s", name, joinTexts(Fields))
 			}
 			var t Term
 			t, err = parseTerm(Field(name), values[name])
@@ -188,8 +188,6 @@ func ParseInstant(s string, now time.Time) (time.Time, error) {
 	}
 	return now.Add(-d * time.Duration(days)).UTC(), nil
 }
-
-func fieldNames() string { return joinTexts(Fields) }
 
 func joinTexts[T ~string](texts []T) string {
 	out := make([]string, len(texts))

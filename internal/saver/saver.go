@@ -45,7 +45,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 
 // Saver handles batches of the decisions topic. It is safe for concurrent use.
 type Saver struct {
-	topics  domain.Topics
 	writer  *Writer
 	log     ports.Publisher
 	retry   Retry
@@ -56,7 +55,7 @@ type Saver struct {
 
 // New makes a Saver.
 func New(w *Writer, log ports.Publisher, retry Retry, m *Metrics, logger *slog.Logger) *Saver {
-	return &Saver{topics: retry.Topics, writer: w, log: log, retry: retry, metrics: m, logger: logger, now: time.Now}
+	return &Saver{writer: w, log: log, retry: retry, metrics: m, logger: logger, now: time.Now}
 }
 
 // action is what the saver does with a record whose save failed.
@@ -100,7 +99,7 @@ func (s *Saver) Handle(ctx context.Context, batch []domain.Record) ([]ports.Hold
 		if v.Err == nil {
 			results[v.Fate]++
 			if v.Fate == domain.Conflicting || v.Fate == domain.TooOld {
-				next = append(next, Rejected(s.topics, r, v.Fate, now))
+				next = append(next, Rejected(s.retry.Topics, r, v.Fate, now))
 			}
 			continue
 		}
@@ -110,11 +109,11 @@ func (s *Saver) Handle(ctx context.Context, batch []domain.Record) ([]ports.Hold
 			return nil, v.Err
 		case bury:
 			results[domain.Dead]++
-			next = append(next, Rehome(s.topics.DLQ, r, now, v.Err))
+			next = append(next, Rehome(s.retry.Topics.DLQ, r, now, v.Err))
 		case park:
 			results[domain.Parked]++
 			classes[domain.Unavailable]++
-			next = append(next, Rehome(s.topics.Parking, r, now, v.Err))
+			next = append(next, Rehome(s.retry.Topics.Parking, r, now, v.Err))
 		case retry:
 			again, last := s.retry.Again(r, now, v.Err)
 			if last {

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sync/semaphore"
 
@@ -177,16 +176,13 @@ func (f *inflater) next() error {
 }
 
 func bodyError(err error) error {
-	var corrupt flate.CorruptInputError
 	switch {
 	case err == nil, errors.Is(err, io.EOF):
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return &domain.BodyError{Reason: domain.Truncated, Err: err}
-	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), errors.As(err, &corrupt):
+	default: // the source is memory: only the bytes can be wrong
 		return &domain.BodyError{Reason: domain.BadGzip, Err: err}
-	default:
-		return &domain.BodyError{Reason: domain.BadGzip, Err: err} // the source is memory: only the bytes can be wrong
 	}
 }
 

@@ -72,7 +72,7 @@ func (l *Log) feeds(sub ports.Subscription) []*feed {
 	feeds := make([]*feed, 0, len(sub.Topics))
 	for _, name := range sub.Topics {
 		t := l.topics[name]
-		next := max(l.commits[groupTopic{sub.Group, name}], t.first)
+		next := l.committed(sub.Group, t)
 		feeds = append(feeds, &feed{topic: t, next: next, committed: next})
 	}
 	return feeds

@@ -277,6 +277,11 @@ func (l *Log) Ready(ctx context.Context) error {
 	return l.submit(ctx, &call{ctx: ctx, touch: true, bytes: 1, done: make(chan error, 1)})
 }
 
+// committed is a group's next record: at first, and where its own is trimmed, the oldest there is. The caller holds l.mu.
+func (l *Log) committed(group string, t *topic) int64 {
+	return max(l.commits[groupTopic{group, t.Name}], t.first)
+}
+
 // Backlog reports the topics for a group.
 func (l *Log) Backlog(ctx context.Context, group string, topics ...string) ([]ports.Backlog, error) {
 	out := make([]ports.Backlog, 0, len(topics))
@@ -287,12 +292,7 @@ func (l *Log) Backlog(ctx context.Context, group string, topics ...string) ([]po
 			l.mu.Unlock()
 			return nil, domain.Errorf(domain.Misconfigured, "the embedded log has no topic %s", name)
 		}
-		b := ports.Backlog{Topic: name, Start: t.first, End: t.next}
-		committed, ok := l.commits[groupTopic{group, name}]
-		b.Committed = max(committed, t.first)
-		if !ok {
-			b.Committed = t.first
-		}
+		b := ports.Backlog{Topic: name, Start: t.first, Committed: l.committed(group, t), End: t.next}
 		id := t.id(b.Committed)
 		l.mu.Unlock()
 		if b.Waiting() > 0 {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"hash/crc32"
 	"io/fs"
-	"maps"
 	"os"
 )
 
@@ -20,7 +19,7 @@ import (
 type mark struct {
 	f        *os.File
 	sequence uint64
-	offsets  map[string]int64
+	offsets  map[string]int64 // as they were when the file was opened
 }
 
 const (
@@ -86,11 +85,8 @@ func (m *mark) write(next map[string]int64) error {
 	binary.LittleEndian.PutUint64(b[8:], m.sequence)
 	copy(b[slotHeader:], text)
 	binary.LittleEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
-	if _, err := m.f.WriteAt(b, int64(m.sequence%2)*slotSize); err != nil {
-		return err
-	}
-	m.offsets = maps.Clone(next)
-	return nil
+	_, err = m.f.WriteAt(b, int64(m.sequence%2)*slotSize)
+	return err
 }
 
 func (m *mark) sync() error { return m.f.Sync() }

@@ -2,6 +2,9 @@ package sqlite
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"log/slog"
 	"os"
 	"sync"
@@ -187,4 +190,12 @@ func BenchmarkSaveBatch(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.N*len(rows))/b.Elapsed().Seconds(), "rows/s")
+}
+
+// spread makes ids that are as scattered as UUIDs.
+func spread(n uint64) string {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], n)
+	sum := sha256.Sum256(b[:])
+	return hex.EncodeToString(sum[:16])
 }

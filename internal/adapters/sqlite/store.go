@@ -50,10 +50,7 @@ type Store struct {
 }
 
 // table is one of the two tables of decisions, with the statements that write to it.
-type table struct {
-	name           string
-	insert, lookup string
-}
+type table struct{ insert, lookup string }
 
 // columns of both tables, in the order of values.
 const columns = `tenant, decision_id, timestamp, time, received_at, saved_at, outcome, path, reason, principal, action,
@@ -83,13 +80,11 @@ func OpenStore(ctx context.Context, dir *Dir, opts StoreOptions) (_ *Store, err 
 		return nil, err
 	}
 	s.decisions = table{
-		name: "decisions",
 		insert: `INSERT INTO decisions (` + columns + `, event) SELECT ` + parameters + `
 			WHERE NOT EXISTS (SELECT 1 FROM decisions_out_of_window WHERE decision_id = ?2 AND tenant = ?1 AND timestamp IS ?3)
 			ON CONFLICT DO NOTHING`,
 	}
 	s.outOfWindow = table{
-		name: "decisions_out_of_window",
 		insert: `INSERT INTO decisions_out_of_window (` + columns + `, event) SELECT ` + parameters + `
 			WHERE NOT EXISTS (SELECT 1 FROM decisions WHERE decision_id = ?2 AND tenant = ?1 AND timestamp IS ?3)
 			ON CONFLICT DO NOTHING`,
