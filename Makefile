@@ -12,7 +12,7 @@ FUZZTIME ?= 20s
 OPAS     := 1.22:e2e 1.0:e2e/opa/v1.0 0.70:e2e/opa/v0.70 0.45:e2e/opa/v0.45
 OPA_BINS := $(foreach o,$(OPAS),e2e/.bin/opa-$(firstword $(subst :, ,$(o))))
 
-.PHONY: help build run test race lint fuzz bench e2e golden verify generate clean
+.PHONY: help build run test race lint fuzz bench e2e golden kafka verify generate clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +23,15 @@ build: ## Build bin/docket.
 run: build ## Build and start docket with nothing else installed; data goes to ./data.
 	./bin/docket serve
 
-test: ## Run every test that needs only Go.
-	go test -timeout 5m ./...
+test: ## Run every test; those of servers that are not installed are skipped, unless CI is set.
+	go test -timeout 10m ./...
+
+kafka: .servers/kafka/.complete ## Fetch the Apache Kafka that tests and benchmarks start, with Maven.
+
+.servers/kafka/.complete: tools/kafka/pom.xml
+	rm -rf .servers/kafka
+	mvn -q -B -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.servers/kafka
+	touch $@
 
 race: ## Run the same tests under the race detector.
 	CGO_ENABLED=1 go test -race -timeout 10m ./...
@@ -67,4 +74,4 @@ verify: ## Check that modules are tidy, code is formatted and generated document
 	go test ./internal/app -run 'Document|OPAConfiguration|OpenAPI|Dependencies'
 
 clean: ## Remove what was built.
-	rm -rf bin bench/out e2e/.bin
+	rm -rf bin bench/out e2e/.bin .servers

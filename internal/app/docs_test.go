@@ -159,6 +159,8 @@ func TestDependencies(t *testing.T) {
 		"internal/ingest":           {"internal/domain", "internal/ports"},
 		"internal/saver":            {"internal/domain", "internal/ports"},
 		"internal/parking":          {"internal/domain", "internal/ports", "internal/saver"},
+		"internal/testserver":       {},
+		"internal/adapters/kafka":   {"internal/domain", "internal/ports"},
 		"internal/adapters/sqlite":  {"internal/domain", "internal/ports"},
 		"internal/adapters/httpapi": {"internal/domain", "internal/ports", "internal/ingest"},
 		"internal/adapters/cli":     {"internal/domain"},

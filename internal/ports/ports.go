@@ -5,6 +5,7 @@ package ports
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/docket-project/docket/internal/domain"
@@ -46,8 +47,22 @@ type Hold struct {
 // each partition that is not; partitions without one are done. With an error nothing of the batch is done, and the log
 // delivers all of it again after a backoff of its own, except that an error of class Canceled ends the consumption.
 //
-// A handler never sleeps: it holds. Its ctx allows 20 s. Records may come twice, after a crash or a rebalance.
+// A handler never sleeps: it holds. Its ctx allows HandlerBudget. Records may come twice, after a crash or a rebalance.
 type Handler func(ctx context.Context, batch []domain.Record) ([]Hold, error)
+
+// HandlerBudget is how long a handler may take for one batch: well under half of what a consumer group waits for a member.
+const HandlerBudget = 20 * time.Second
+
+// HoldAll is what an error of a handler amounts to: a hold for every partition of the batch, from its first record on.
+func HoldAll(batch []domain.Record, until time.Time) []Hold {
+	var holds []Hold
+	for _, r := range batch {
+		if !slices.ContainsFunc(holds, func(h Hold) bool { return h.Topic == r.Topic && h.Partition == r.Partition }) {
+			holds = append(holds, Hold{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Until: until})
+		}
+	}
+	return holds
+}
 
 // Backlog is the state of one partition for a group.
 type Backlog struct {

@@ -12,9 +12,6 @@ import (
 	"github.com/docket-project/docket/internal/ports"
 )
 
-// handlerBudget is how long one batch may take; see ports.Handler.
-const handlerBudget = 20 * time.Second
-
 // feed is one topic of a consumption: where to read on, and until when not to.
 type feed struct {
 	*topic
@@ -54,7 +51,7 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 		if err != nil {
 			wait := retry.NextBackOff()
 			l.opts.Log.Warn("a batch failed; it is delivered again", "group", sub.Group, "records", len(batch), "after", wait, "error", err)
-			holds = holdAll(batch, l.opts.Now().Add(wait))
+			holds = ports.HoldAll(batch, l.opts.Now().Add(wait))
 		} else {
 			retry.Reset()
 		}
@@ -80,7 +77,7 @@ func (l *Log) feeds(sub ports.Subscription) []*feed {
 
 // deliver calls the handler. The batch in hand is finished even when ctx ends meanwhile.
 func (l *Log) deliver(ctx context.Context, batch []domain.Record, handle ports.Handler) ([]ports.Hold, error) {
-	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), handlerBudget)
+	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), ports.HandlerBudget)
 	defer cancel()
 	return handle(work, batch)
 }
@@ -311,17 +308,6 @@ func (l *Log) commitFeeds(group string, feeds []*feed) error {
 		f.committed = max(f.committed, f.next)
 	}
 	return nil
-}
-
-// holdAll delivers a whole batch again, not before until.
-func holdAll(batch []domain.Record, until time.Time) []ports.Hold {
-	var holds []ports.Hold
-	for _, r := range batch {
-		if !slices.ContainsFunc(holds, func(h ports.Hold) bool { return h.Topic == r.Topic && h.Partition == r.Partition }) {
-			holds = append(holds, ports.Hold{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Until: until})
-		}
-	}
-	return holds
 }
 
 // sleep waits, at most until ctx is done.

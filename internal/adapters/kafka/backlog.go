@@ -1,0 +1,112 @@
+package kafka
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/docket-project/docket/internal/ports"
+)
+
+// Backlog asks the brokers for every partition of the topics; see ports.Log.
+func (l *Log) Backlog(ctx context.Context, group string, topics ...string) ([]ports.Backlog, error) {
+	starts, err := l.admin.ListStartOffsets(ctx, topics...)
+	if err == nil {
+		err = starts.Error()
+	}
+	if err != nil {
+		return nil, classify("ask Kafka for the first offsets", err)
+	}
+	ends, err := l.admin.ListEndOffsets(ctx, topics...)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		return nil, classify("ask Kafka for the last offsets", err)
+	}
+	var committed kadm.OffsetResponses
+	if group != "" {
+		if committed, err = l.admin.FetchOffsets(ctx, group); err != nil {
+			return nil, classify("ask Kafka for the offsets of "+group, err)
+		}
+	}
+	var out []ports.Backlog
+	for _, topic := range topics {
+		from := len(out)
+		for p, start := range starts[topic] {
+			b := ports.Backlog{Topic: topic, Partition: p, Start: start.Offset, Committed: start.Offset, End: start.Offset}
+			if end, ok := ends.Lookup(topic, p); ok {
+				b.End = max(end.Offset, start.Offset)
+			}
+			if at, ok := committed.Lookup(topic, p); ok && at.At >= 0 {
+				b.Committed = at.At
+			}
+			out = append(out, b)
+		}
+		slices.SortFunc(out[from:], func(a, b ports.Backlog) int { return int(a.Partition - b.Partition) })
+	}
+	return out, l.age(ctx, topics, out)
+}
+
+// age fills in when the oldest record that waits in each partition was written.
+func (l *Log) age(ctx context.Context, topics []string, backlog []ports.Backlog) error {
+	if !slices.ContainsFunc(backlog, func(b ports.Backlog) bool { return b.Waiting() > 0 }) {
+		return nil
+	}
+	meta, err := l.admin.Metadata(ctx, topics...)
+	if err != nil {
+		return classify("ask Kafka for its topics", err)
+	}
+	for i := range backlog {
+		b := &backlog[i]
+		details := meta.Topics[b.Topic]
+		if b.Waiting() <= 0 || details.Partitions[b.Partition].Leader < 0 {
+			continue
+		}
+		if b.Oldest, err = l.writtenAt(ctx, details, b.Partition, max(b.Committed, b.Start)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writtenAt is the time of the batch that holds an offset, read from the batch's header alone; zero where there is none.
+func (l *Log) writtenAt(ctx context.Context, topic kadm.TopicDetail, partition int32, offset int64) (time.Time, error) {
+	req := kmsg.NewPtrFetchRequest()
+	req.MinBytes, req.MaxBytes = 0, 1
+	t := kmsg.NewFetchRequestTopic()
+	t.Topic, t.TopicID = topic.Topic, topic.ID
+	p := kmsg.NewFetchRequestTopicPartition()
+	p.Partition, p.FetchOffset, p.PartitionMaxBytes = partition, offset, 1 // a batch is never cut
+	t.Partitions = append(t.Partitions, p)
+	req.Topics = append(req.Topics, t)
+	resp, err := req.RequestWith(ctx, l.client.Broker(int(topic.Partitions[partition].Leader)))
+	if err != nil {
+		return time.Time{}, classify("look at "+topic.Topic, err)
+	}
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+				return time.Time{}, classify("look at "+topic.Topic, err)
+			}
+			return batchTime(p.RecordBatches), nil
+		}
+	}
+	return time.Time{}, nil
+}
+
+// batchTime reads the first timestamp of a record batch (https://kafka.apache.org/documentation/#recordbatch): eight bytes
+// of base offset, four each of length, epoch, then magic, checksum, attributes, last offset delta.
+func batchTime(batch []byte) time.Time {
+	const first, magic = 8 + 4 + 4 + 1 + 4 + 2 + 4, 8 + 4 + 4
+	if len(batch) < first+8 || batch[magic] != 2 {
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(batch[first:]))).UTC()
+}
+

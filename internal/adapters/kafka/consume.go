@@ -1,0 +1,441 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ports"
+)
+
+const (
+	// fetchBytes bounds what one broker sends at once, compressed; a record batch is never cut.
+	fetchBytes          = 2 << 20
+	fetchPartitionBytes = 512 << 10
+	commitTimeout       = 5 * time.Second
+	leaveTimeout        = 3 * time.Second
+)
+
+// feed is one partition that this member consumes. Its records stay here from the fetch until they are done: a held
+// partition is not fetched, and is delivered again from memory.
+type feed struct {
+	topic     string
+	partition int32
+	waiting   []fetched
+	taken     int // of waiting, in the handler's hands
+	until     time.Time
+	done      kgo.EpochOffset // the next record that is not done
+	committed int64
+	stopped   bool // until a person has looked
+}
+
+type fetched struct {
+	domain.Record
+	epoch int32 // of the partition's leader, for the commit
+}
+
+type place struct {
+	topic     string
+	partition int32
+}
+
+// member is one member of a consumer group. Its loop polls, gathers, hands over and commits, one after the other; the
+// client fetches and heartbeats beside it. A rebalance waits while a batch is in hand.
+type member struct {
+	log    *Log
+	sub    ports.Subscription
+	client *kgo.Client
+	retry  *backoff.ExponentialBackOff
+
+	mu    sync.Mutex // the rebalance callbacks run beside the loop
+	feeds map[place]*feed
+	turn  int
+}
+
+// Consume delivers batches to handle; see ports.Log. A lost range stops its partition and is reported; the others go on.
+func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.Handler) error {
+	ask, cancel := context.WithTimeout(ctx, requestTimeout)
+	err := l.known(ask, sub.Topics...)
+	cancel()
+	if err != nil && domain.ClassOf(err) == domain.Misconfigured {
+		return err
+	}
+	m := &member{log: l, sub: sub, feeds: map[place]*feed{}, retry: backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(500*time.Millisecond), backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))}
+	m.client, err = kgo.NewClient(append(l.base(),
+		kgo.ConsumerGroup(sub.Group), kgo.ConsumeTopics(sub.Topics...), kgo.Balancers(kgo.CooperativeStickyBalancer()),
+		kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.RebalanceTimeout(time.Minute),
+		// Both: the first says where a group begins, the second that falling off the log is not an occasion to begin anew.
+		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchPartitionBytes), kgo.FetchMaxWait(time.Second),
+		kgo.OnPartitionsAssigned(m.assigned), kgo.OnPartitionsRevoked(m.revoked), kgo.OnPartitionsLost(m.lost),
+	)...)
+	if err != nil {
+		return &domain.Error{Class: domain.Misconfigured, Op: "set up the Kafka client", Text: err.Error(), Err: err}
+	}
+	defer m.leave()
+	for ctx.Err() == nil {
+		m.client.AllowRebalance()
+		batch, err := m.gather(ctx)
+		if err != nil {
+			return err
+		}
+		if len(batch) == 0 {
+			continue
+		}
+		holds, err := deliver(ctx, batch, handle)
+		if err != nil && domain.ClassOf(err) == domain.Canceled {
+			return nil
+		}
+		if err != nil {
+			wait := m.retry.NextBackOff()
+			l.opts.Log.Warn("a batch failed; it is delivered again", "group", sub.Group, "records", len(batch), "after", wait, "error", err)
+			holds = ports.HoldAll(batch, time.Now().Add(wait))
+		} else {
+			m.retry.Reset()
+		}
+		m.settle(holds)
+		m.commit(context.Background())
+	}
+	return nil
+}
+
+// deliver calls the handler. The batch in hand is finished even when ctx ends meanwhile.
+func deliver(ctx context.Context, batch []domain.Record, handle ports.Handler) ([]ports.Hold, error) {
+	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), ports.HandlerBudget)
+	defer cancel()
+	return handle(work, batch)
+}
+
+// leave gives the partitions back, so that others need not wait for a session to time out.
+func (m *member) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	m.client.AllowRebalance()
+	if err := m.client.LeaveGroupContext(ctx); err != nil {
+		m.log.opts.Log.Debug("the group was not left in good order; its other members wait for the session to end", "group", m.sub.Group, "error", err)
+	}
+	m.client.CloseAllowingRebalance()
+}
+
+// gather polls until a batch is full or its first record has waited long enough, and blocks rebalances then until
+// AllowRebalance. It returns nothing when ctx ends.
+func (m *member) gather(ctx context.Context) ([]domain.Record, error) {
+	var deadline time.Time
+	for ctx.Err() == nil {
+		now := time.Now()
+		records, bytes, wake := m.eligible(now)
+		if records > 0 && deadline.IsZero() {
+			deadline = now.Add(m.sub.MaxWait)
+		}
+		if records >= m.sub.MaxRecords || bytes >= m.sub.MaxBytes || (records > 0 && !now.Before(deadline)) {
+			m.client.PollRecords(canceled, 1) // returns at once, and blocks rebalances where no poll did yet
+			return m.take(now), nil
+		}
+		if records == 0 {
+			deadline = time.Time{}
+			m.client.AllowRebalance()
+		}
+		if !deadline.IsZero() && (wake.IsZero() || deadline.Before(wake)) {
+			wake = deadline
+		}
+		if err := m.poll(ctx, wake, m.sub.MaxRecords-records); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+var canceled = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// poll waits for records until wake, if there is one.
+func (m *member) poll(ctx context.Context, wake time.Time, limit int) error {
+	if !wake.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, wake)
+		defer cancel()
+	}
+	fetches := m.client.PollRecords(ctx, limit)
+	var errs []kgo.FetchError
+	fetches.EachError(func(topic string, partition int32, err error) {
+		errs = append(errs, kgo.FetchError{Topic: topic, Partition: partition, Err: err})
+	})
+	m.mu.Lock()
+	fetches.EachRecord(func(r *kgo.Record) {
+		if f := m.feeds[place{r.Topic, r.Partition}]; f != nil && !f.stopped {
+			f.waiting = append(f.waiting, fetched{decode(r), r.LeaderEpoch})
+		}
+	})
+	m.mu.Unlock()
+	for _, e := range errs {
+		switch {
+		case errors.Is(e.Err, kgo.ErrClientClosed):
+			return domain.Errorf(domain.Canceled, "the log is closed")
+		case errors.Is(e.Err, context.Canceled), errors.Is(e.Err, context.DeadlineExceeded):
+		default:
+			m.failed(ctx, e)
+		}
+	}
+	return nil
+}
+
+// eligible counts the records that may be handed over now, and says when a held partition may be looked at again.
+func (m *member) eligible(now time.Time) (records, bytes int, wake time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, f := range m.feeds {
+		switch {
+		case len(f.waiting) == 0:
+		case now.Before(f.until):
+			if wake.IsZero() || f.until.Before(wake) {
+				wake = f.until
+			}
+		default:
+			records += len(f.waiting)
+			for _, r := range f.waiting {
+				bytes += len(r.Value)
+			}
+		}
+	}
+	return records, bytes, wake
+}
+
+// take picks a batch, beginning with another partition each time.
+func (m *member) take(now time.Time) []domain.Record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	feeds := make([]*feed, 0, len(m.feeds))
+	for _, f := range m.feeds {
+		f.taken = 0
+		if len(f.waiting) > 0 && !now.Before(f.until) {
+			feeds = append(feeds, f)
+		}
+	}
+	if len(feeds) == 0 { // a rebalance took them
+		return nil
+	}
+	slices.SortFunc(feeds, func(a, b *feed) int {
+		if a.topic != b.topic {
+			return slices.Index(m.sub.Topics, a.topic) - slices.Index(m.sub.Topics, b.topic)
+		}
+		return int(a.partition - b.partition)
+	})
+	m.turn++
+	var batch []domain.Record
+	bytes := 0
+	for i := range feeds {
+		f := feeds[(i+m.turn)%len(feeds)]
+		for _, r := range f.waiting {
+			if len(batch) >= m.sub.MaxRecords || (len(batch) > 0 && bytes+len(r.Value) > m.sub.MaxBytes) {
+				return batch
+			}
+			batch = append(batch, r.Record)
+			bytes += len(r.Value)
+			f.taken++
+		}
+	}
+	return batch
+}
+
+// settle moves every partition past what the handler has done, and holds the rest.
+func (m *member) settle(holds []ports.Hold) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	pause, resume := map[string][]int32{}, map[string][]int32{}
+	for _, f := range m.feeds {
+		if f.taken == 0 {
+			continue
+		}
+		n, held := f.taken, false
+		for _, h := range holds {
+			if h.Topic == f.topic && h.Partition == f.partition {
+				n = slices.IndexFunc(f.waiting[:f.taken], func(r fetched) bool { return r.Offset >= h.Offset })
+				held, f.until = true, h.Until
+			}
+		}
+		if n < 0 { // held behind its last record
+			n = f.taken
+		}
+		if n > 0 {
+			last := f.waiting[n-1]
+			f.done = kgo.EpochOffset{Epoch: last.epoch, Offset: last.Offset + 1}
+			f.waiting = slices.Delete(f.waiting, 0, n)
+		}
+		f.taken = 0
+		if held {
+			pause[f.topic] = append(pause[f.topic], f.partition)
+		} else {
+			resume[f.topic] = append(resume[f.topic], f.partition)
+		}
+	}
+	if len(pause) > 0 {
+		m.client.PauseFetchPartitions(pause)
+	}
+	if len(resume) > 0 && len(m.client.PauseFetchPartitions(nil)) > 0 {
+		m.client.ResumeFetchPartitions(resume)
+	}
+}
+
+// commit makes durable how far the partitions have come. What it cannot commit it tries again with the next batch, or when
+// the partition is revoked; until then it is only that more would be delivered again.
+func (m *member) commit(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	m.mu.Lock()
+	offsets := map[string]map[int32]kgo.EpochOffset{}
+	for _, f := range m.feeds {
+		if f.done.Offset > f.committed {
+			if offsets[f.topic] == nil {
+				offsets[f.topic] = map[int32]kgo.EpochOffset{}
+			}
+			offsets[f.topic][f.partition] = f.done
+		}
+	}
+	m.mu.Unlock()
+	if len(offsets) == 0 {
+		return
+	}
+	var failure error
+	m.client.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
+		failure = err
+		if err != nil {
+			return
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for _, t := range resp.Topics {
+			for _, p := range t.Partitions {
+				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+					failure = err
+				} else if f := m.feeds[place{t.Topic, p.Partition}]; f != nil {
+					f.committed = max(f.committed, offsets[t.Topic][p.Partition].Offset)
+				}
+			}
+		}
+	})
+	if failure != nil {
+		log := m.log.opts.Log.Warn
+		if isRebalance(failure) {
+			log = m.log.opts.Log.Debug // others have the partitions now, and deliver again what was not committed
+		}
+		log("offsets were not committed; what was done since may come again", "group", m.sub.Group, "error", failure)
+	}
+}
+
+func isRebalance(err error) bool {
+	return errors.Is(err, kerr.RebalanceInProgress) || errors.Is(err, kerr.IllegalGeneration) || errors.Is(err, kerr.UnknownMemberID)
+}
+
+// assigned begins with partitions that are new to this member. The client remembers what was paused when it had them before.
+func (m *member) assigned(_ context.Context, client *kgo.Client, partitions map[string][]int32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for topic, numbers := range partitions {
+		for _, p := range numbers {
+			m.feeds[place{topic, p}] = &feed{topic: topic, partition: p}
+		}
+	}
+	client.ResumeFetchPartitions(partitions)
+}
+
+// revoked commits what is done before others continue there.
+func (m *member) revoked(ctx context.Context, _ *kgo.Client, partitions map[string][]int32) {
+	m.commit(ctx)
+	m.forget(partitions)
+}
+
+// lost is revoked too late: others may have the partitions already, so nothing is committed.
+func (m *member) lost(_ context.Context, _ *kgo.Client, partitions map[string][]int32) {
+	m.forget(partitions)
+}
+
+func (m *member) forget(partitions map[string][]int32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for topic, numbers := range partitions {
+		for _, p := range numbers {
+			delete(m.feeds, place{topic, p})
+		}
+	}
+}
+
+// failed deals with a partition that could not be fetched. Whatever may pass, the client tries again by itself.
+func (m *member) failed(ctx context.Context, e kgo.FetchError) {
+	log := m.log.opts.Log.With("group", m.sub.Group, "topic", e.Topic, "partition", e.Partition)
+	var loss *kgo.ErrDataLoss
+	switch {
+	case errors.Is(e.Err, kerr.OffsetOutOfRange):
+		m.stop(e)
+		m.log.reportLoss(context.WithoutCancel(ctx), m.sub.Group, e.Topic, e.Partition)
+	case errors.As(e.Err, &loss):
+		m.log.opts.Lost(e.Topic, max(loss.ConsumedTo-loss.ResetTo, 1))
+		log.Error("Kafka has lost records that it had acknowledged: the partition was cut back. Those consumed before are stored; "+
+			"look for an unclean leader election", "consumed_to", loss.ConsumedTo, "cut_to", loss.ResetTo)
+	case domain.ClassOf(classify("", e.Err)) == domain.Unavailable:
+		log.Debug("a partition cannot be fetched; trying again", "error", e.Err)
+	case e.Partition < 0:
+		log.Error("the consumer group cannot be joined; trying again", "error", e.Err)
+		sleep(ctx, time.Second)
+	default:
+		m.stop(e)
+		log.Error("a partition cannot be read and is left alone; the others go on. Mend it, then start docket again", "error", e.Err)
+	}
+}
+
+// stop leaves a partition alone: its error would repeat thousands of times a second.
+func (m *member) stop(e kgo.FetchError) {
+	m.client.PauseFetchPartitions(map[string][]int32{e.Topic: {e.Partition}})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if f := m.feeds[place{e.Topic, e.Partition}]; f != nil {
+		f.stopped = true
+	}
+}
+
+// reportLoss says once which records are gone before the group has consumed them.
+func (l *Log) reportLoss(ctx context.Context, group, topic string, partition int32) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	losses, err := l.Losses(ctx, group, topic)
+	if err != nil {
+		l.opts.Log.Error("a partition's offset is out of range, and the range cannot be found out", "group", group, "topic", topic, "partition", partition, "error", err)
+		return
+	}
+	for _, loss := range losses {
+		key := fmt.Sprint(group, loss)
+		l.mu.Lock()
+		known := l.lost[key]
+		l.lost[key] = true
+		l.mu.Unlock()
+		if loss.Partition != partition || known {
+			continue
+		}
+		l.opts.Lost(topic, loss.Records())
+		l.opts.Log.Error("records are gone that were never consumed: they fell off the log. The partition is left alone and the others go on. "+
+			"If they cannot be brought back, stop this group and run: docket log accept-loss --yes",
+			"group", group, "topic", topic, "partition", partition, "first", loss.First, "last", loss.Last, "records", loss.Records())
+	}
+}
+
+// sleep waits, at most until ctx is done.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

@@ -1,0 +1,269 @@
+// Package kafka is the durable log on Apache Kafka. It owns its clients, the topics' settings and the group's offsets; it
+// leaves what becomes of records to the handlers, and starting anew after a loss to a person.
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ports"
+)
+
+var _ ports.Log = (*Log)(nil)
+
+// Options configure Open.
+type Options struct {
+	// Brokers are addresses to start from; the others are found through them.
+	Brokers []string
+	// Topics are the four that docket uses.
+	Topics domain.Topics
+	// MaxEvent is the longest event that ingest accepts, in bytes. Topics that could not take it do not pass Check.
+	MaxEvent int
+	// MaxBuffered bounds the bytes that wait for the brokers; beyond it Publish fails at once.
+	MaxBuffered int
+	// TLS and SASL are how brokers are reached; nil is without.
+	TLS  *tls.Config
+	SASL sasl.Mechanism
+	// Lost is called with acknowledged records that turned out to be gone.
+	Lost func(topic string, records int64)
+	Log  *slog.Logger
+}
+
+// Limits on time. An answer to OPA is due after 8 s; what a hung broker holds up for longer than requestTimeout is asked of
+// another one.
+const (
+	dialTimeout    = 3 * time.Second
+	requestTimeout = 4 * time.Second
+	askTimeout     = 2 * time.Second
+	// metadataAge is how late new partitions and leaders are noticed without a failure that tells.
+	metadataAge = 15 * time.Second
+	// maxRecords bounds the records that wait for the brokers.
+	maxRecords = 200_000
+)
+
+// Sizes of the topics' records. A parked record carries its history in its headers.
+const (
+	maxMessage       = 5 << 20
+	maxParkedMessage = maxMessage + 64<<10
+	maxDeadMessage   = 16 << 20
+	// recordOverhead is what a record's key and headers may take beside the event.
+	recordOverhead = 16 << 10
+)
+
+// Log is the durable log on Kafka. It is safe for concurrent use.
+type Log struct {
+	opts   Options
+	client *kgo.Client // publishes and asks
+	admin  *kadm.Client
+	closed atomic.Bool
+
+	mu     sync.Mutex
+	minISR map[string]int // by topic, as far as known
+	lost   map[string]bool
+}
+
+// Open makes a Log. It does not wait for the brokers: Check and Ready do.
+func Open(opts Options) (*Log, error) {
+	l := &Log{opts: opts, minISR: map[string]int{}, lost: map[string]bool{}}
+	client, err := kgo.NewClient(append(l.base(),
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), // of the key, as the Java clients do
+		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()),
+		kgo.ProducerLinger(0), // while five requests are on their way, the next batch gathers by itself
+		kgo.MaxBufferedRecords(maxRecords),
+		kgo.MaxBufferedBytes(opts.MaxBuffered),
+		kgo.ProducerBatchMaxBytesFn(l.maxBatch),
+		kgo.ProduceRequestTimeout(requestTimeout),
+		kgo.ProducerOnDataLossDetected(func(topic string, partition int32) {
+			opts.Lost(topic, 1)
+			opts.Log.Error("Kafka has lost records that it had acknowledged: the partition's history does not fit to what was produced. "+
+				"Look for an unclean leader election or a disk that was replaced", "topic", topic, "partition", partition)
+		}),
+	)...)
+	if err != nil {
+		return nil, &domain.Error{Class: domain.Misconfigured, Op: "set up the Kafka client", Text: err.Error(), Err: err}
+	}
+	l.client, l.admin = client, kadm.NewClient(client)
+	l.admin.SetTimeoutMillis(int32(requestTimeout.Milliseconds()))
+	return l, nil
+}
+
+// base are the options that every client has.
+func (l *Log) base() []kgo.Opt {
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(l.opts.Brokers...), kgo.ClientID("docket"), kgo.DialTimeout(dialTimeout), kgo.RequestTimeoutOverhead(requestTimeout),
+		kgo.MetadataMaxAge(metadataAge), kgo.MetadataMinAge(500 * time.Millisecond),
+		kgo.RetryBackoffFn(func(fails int) time.Duration { return min(time.Duration(fails)*50*time.Millisecond, time.Second) }),
+		kgo.WithLogger(clientLog{l.opts.Log}),
+	}
+	if l.opts.TLS != nil {
+		opts = append(opts, kgo.DialTLSConfig(l.opts.TLS))
+	}
+	if l.opts.SASL != nil {
+		opts = append(opts, kgo.SASL(l.opts.SASL))
+	}
+	return opts
+}
+
+// maxBatch is the longest batch that a topic takes.
+func (l *Log) maxBatch(topic string) int32 {
+	switch topic {
+	case l.opts.Topics.Parking:
+		return maxParkedMessage
+	case l.opts.Topics.DLQ, l.opts.Topics.ParkingDLQ:
+		return maxDeadMessage
+	default:
+		return maxMessage
+	}
+}
+
+// Close ends the client. What was not acknowledged yet may or may not become durable.
+func (l *Log) Close() error {
+	if l.closed.CompareAndSwap(false, true) {
+		l.client.Close()
+	}
+	return nil
+}
+
+// publication is one call to Publish: it is done once every record is acknowledged or given up.
+type publication struct {
+	left atomic.Int64
+	err  atomic.Pointer[error]
+	done chan struct{}
+}
+
+// acked is called by the client for each record, one after the other.
+func (p *publication) acked(r *kgo.Record, err error) {
+	if err != nil {
+		err = classify("publish to "+r.Topic, err)
+		p.err.CompareAndSwap(nil, &err)
+	}
+	if p.left.Add(-1) == 0 {
+		close(p.done)
+	}
+}
+
+// Publish makes records durable on every in-sync replica; see ports.Publisher. The client goes on trying until ctx is
+// done, and after that with what it has already sent.
+func (l *Log) Publish(ctx context.Context, records []domain.Record) error {
+	if len(records) == 0 {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return classify("publish to "+records[0].Topic, err)
+	}
+	p := &publication{done: make(chan struct{})}
+	p.left.Store(int64(len(records)))
+	out := make([]kgo.Record, len(records))
+	var headers []kgo.RecordHeader
+	for i := range records {
+		r := &records[i]
+		if i == 0 || r.Headers != records[i-1].Headers { // the events of an upload share theirs
+			headers = encode(r.Headers)
+		}
+		out[i] = kgo.Record{Topic: r.Topic, Key: []byte(r.Key), Value: r.Value, Headers: headers}
+		l.client.TryProduce(ctx, &out[i], p.acked)
+	}
+	select {
+	case <-p.done:
+		if err := p.err.Load(); err != nil {
+			return *err
+		}
+		return nil
+	case <-ctx.Done():
+		return classify(fmt.Sprintf("publish %d records to %s: the brokers did not acknowledge all of them in time", len(records), records[0].Topic), ctx.Err())
+	}
+}
+
+func encode(h domain.Headers) []kgo.RecordHeader {
+	pairs := h.Encode()
+	out := make([]kgo.RecordHeader, len(pairs))
+	for i, p := range pairs {
+		out[i] = kgo.RecordHeader{Key: p.Name, Value: []byte(p.Value)}
+	}
+	return out
+}
+
+func decode(r *kgo.Record) domain.Record {
+	pairs := make([]domain.Header, len(r.Headers))
+	for i, h := range r.Headers {
+		pairs[i] = domain.Header{Name: h.Key, Value: string(h.Value)}
+	}
+	return domain.Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Key: string(r.Key), Value: r.Value, Headers: domain.DecodeHeaders(pairs)}
+}
+
+// Ready asks the brokers whether uploads can be published: every partition of the decisions topic has a leader that
+// answers, and as many replicas in sync as it has to.
+func (l *Log) Ready(ctx context.Context) error {
+	if l.closed.Load() {
+		return domain.Errorf(domain.Canceled, "the log is closed")
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	topic := l.opts.Topics.Decisions
+	meta, err := l.admin.Metadata(ctx, topic)
+	if err != nil {
+		return classify("ask Kafka for "+topic, err)
+	}
+	details := meta.Topics[topic]
+	if details.Err != nil {
+		return classify("ask Kafka for "+topic, details.Err)
+	}
+	minISR, err := l.minInSync(ctx, topic)
+	if err != nil {
+		return err
+	}
+	for _, p := range details.Partitions.Sorted() {
+		switch {
+		case p.Err != nil && !errors.Is(p.Err, kerr.ReplicaNotAvailable):
+			return classify(fmt.Sprintf("partition %d of %s", p.Partition, topic), p.Err)
+		case len(p.ISR) < minISR:
+			return domain.Errorf(domain.Unavailable, "partition %d of %s has %d of at least %d replicas in sync", p.Partition, topic, len(p.ISR), minISR)
+		}
+	}
+	ends, err := l.admin.ListEndOffsets(ctx, topic)
+	if err == nil {
+		err = ends.Error()
+	}
+	return classify("ask the leaders of "+topic, err)
+}
+
+// minInSync is the topic's min.insync.replicas, asked once.
+func (l *Log) minInSync(ctx context.Context, topic string) (int, error) {
+	l.mu.Lock()
+	n := l.minISR[topic]
+	l.mu.Unlock()
+	if n > 0 {
+		return n, nil
+	}
+	settings, err := l.settings(ctx, topic)
+	if err != nil {
+		return 0, err
+	}
+	n = int(settings[topic].number("min.insync.replicas", 1))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.minISR[topic] = n
+	return n, nil
+}
+
+// clientLog passes on what the client finds wrong, as debugging information: docket's own messages tell people.
+type clientLog struct{ log *slog.Logger }
+
+func (clientLog) Level() kgo.LogLevel { return kgo.LogLevelWarn }
+
+func (c clientLog) Log(_ kgo.LogLevel, msg string, keyvals ...any) {
+	c.log.Debug("kafka client: "+msg, keyvals...)
+}

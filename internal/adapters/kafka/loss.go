@@ -1,0 +1,95 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// Loss is a range of records that a group had not consumed when it fell off the log, or that the log says it never had.
+type Loss struct {
+	Group       string
+	Topic       string
+	Partition   int32
+	First, Last int64
+	// ResumeAt is where the group would go on.
+	ResumeAt int64
+}
+
+// Records counts the range.
+func (l Loss) Records() int64 { return l.Last - l.First + 1 }
+
+// Losses compares a group's committed offsets with what the topics still hold.
+func (l *Log) Losses(ctx context.Context, group string, topics ...string) ([]Loss, error) {
+	starts, err := l.admin.ListStartOffsets(ctx, topics...)
+	if err == nil {
+		err = starts.Error()
+	}
+	if err != nil {
+		return nil, classify("ask Kafka for the first offsets", err)
+	}
+	ends, err := l.admin.ListEndOffsets(ctx, topics...)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		return nil, classify("ask Kafka for the last offsets", err)
+	}
+	committed, err := l.admin.FetchOffsets(ctx, group)
+	if err != nil {
+		return nil, classify("ask Kafka for the offsets of "+group, err)
+	}
+	var out []Loss
+	for _, topic := range topics {
+		for p, start := range starts[topic] {
+			at, ok := committed.Lookup(topic, p)
+			if !ok || at.At < 0 {
+				continue
+			}
+			end, _ := ends.Lookup(topic, p)
+			switch {
+			case at.At < start.Offset:
+				out = append(out, Loss{group, topic, p, at.At, start.Offset - 1, start.Offset})
+			case at.At > end.Offset: // consumed, and then cut off or made anew: everything there now is to be consumed
+				out = append(out, Loss{group, topic, p, end.Offset, at.At - 1, start.Offset})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Loss) int { return int(a.Partition - b.Partition) })
+	return out, nil
+}
+
+// AcceptLoss lets the group go on behind its losses. The group must have no members. Who did it and what was given up
+// stands beside the offset, in its metadata, until the group commits the next one; the caller keeps it for good.
+func (l *Log) AcceptLoss(ctx context.Context, losses []Loss, note string) error {
+	byGroup := map[string]kadm.Offsets{}
+	for _, loss := range losses {
+		offsets := byGroup[loss.Group]
+		offsets.Add(kadm.Offset{
+			Topic: loss.Topic, Partition: loss.Partition, At: loss.ResumeAt, LeaderEpoch: -1,
+			Metadata: fmt.Sprintf("offsets %d to %d given up: %s", loss.First, loss.Last, note),
+		})
+		byGroup[loss.Group] = offsets
+	}
+	for group, offsets := range byGroup {
+		described, err := l.admin.DescribeGroups(ctx, group)
+		if err != nil {
+			return classify("ask Kafka for the members of "+group, err)
+		}
+		if n := len(described[group].Members); n > 0 {
+			return domain.Errorf(domain.Misconfigured, "group %s has %d members that would not notice: stop them first, and start them afterwards", group, n)
+		}
+		answers, err := l.admin.CommitOffsets(ctx, group, offsets)
+		if err == nil {
+			err = answers.Error()
+		}
+		if err != nil {
+			return classify("move the offsets of "+group, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,170 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+const (
+	// partitions of every topic: as many as there can ever be consumers that work at once.
+	partitions = 12
+	// Retention of decisions and of parked ones, which must not be shorter; and of dead letters.
+	retention    = 7 * 24 * time.Hour
+	dlqRetention = 30 * 24 * time.Hour
+)
+
+// wanted are the settings a topic is created with, for a number of brokers.
+func (l *Log) wanted(topic string, brokers int) (replicas int16, settings map[string]*string) {
+	replicas, minISR, kept := int16(min(brokers, 3)), 1, retention
+	if replicas == 3 {
+		minISR = 2
+	}
+	if topic == l.opts.Topics.DLQ || topic == l.opts.Topics.ParkingDLQ {
+		kept = dlqRetention
+	}
+	return replicas, map[string]*string{
+		"min.insync.replicas":            kadm.StringPtr(strconv.Itoa(minISR)),
+		"unclean.leader.election.enable": kadm.StringPtr("false"),
+		"cleanup.policy":                 kadm.StringPtr("delete"),
+		"max.message.bytes":              kadm.StringPtr(strconv.Itoa(int(l.maxBatch(topic)))),
+		"retention.ms":                   kadm.StringPtr(strconv.FormatInt(kept.Milliseconds(), 10)),
+	}
+}
+
+// Migrate creates the topics that are missing, and returns their names. Those that are there are never altered.
+func (l *Log) Migrate(ctx context.Context) (created []string, err error) {
+	meta, err := l.admin.Metadata(ctx, l.opts.Topics.All()...)
+	if err != nil {
+		return nil, classify("ask Kafka for its topics", err)
+	}
+	for _, topic := range l.opts.Topics.All() {
+		if t, ok := meta.Topics[topic]; ok && t.Err == nil {
+			continue
+		}
+		replicas, settings := l.wanted(topic, len(meta.Brokers))
+		_, err := l.admin.CreateTopic(ctx, partitions, replicas, settings, topic)
+		if errors.Is(err, kerr.TopicAlreadyExists) { // another process was faster
+			continue
+		}
+		if err != nil {
+			return created, classify("create topic "+topic, err)
+		}
+		created = append(created, topic)
+	}
+	return created, nil
+}
+
+// Check compares the topics with what docket needs, and alters nothing. An error means that docket cannot work with them:
+// Misconfigured, or Unavailable without an answer. Weak lists in words what makes an acknowledged decision less safe than
+// docket promises.
+func (l *Log) Check(ctx context.Context) (weak []string, err error) {
+	names := l.opts.Topics.All()
+	meta, err := l.admin.Metadata(ctx, names...)
+	if err != nil {
+		return nil, classify("ask Kafka for its topics", err)
+	}
+	for _, topic := range names {
+		if err := meta.Topics[topic].Err; errors.Is(err, kerr.UnknownTopicOrPartition) {
+			return nil, &domain.Error{Class: domain.Misconfigured, Code: kerr.UnknownTopicOrPartition.Message, Err: err,
+				Text: fmt.Sprintf("topic %s is missing: create docket's topics with docket migrate", topic)}
+		} else if err != nil {
+			return nil, classify("ask Kafka for topic "+topic, err)
+		}
+	}
+	settings, err := l.settings(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	for _, topic := range names {
+		has, need := settings[topic], int64(l.opts.MaxEvent+recordOverhead)
+		if topic == l.opts.Topics.DLQ {
+			need = max(need, 8<<20+recordOverhead) // an upload that is put aside whole
+		}
+		if n := has.number("max.message.bytes", 0); n < need {
+			bad("topic %s takes records of %d bytes, and docket may have to write %d: raise its max.message.bytes, or lower max_event_bytes", topic, n, need)
+		}
+		if policy := has["cleanup.policy"]; policy != "delete" {
+			bad("topic %s has cleanup.policy=%s, which drops records that share a key: set it to delete", topic, policy)
+		}
+		replicas := partitions
+		for _, p := range meta.Topics[topic].Partitions {
+			replicas = min(replicas, len(p.Replicas))
+		}
+		if replicas < 3 {
+			weak = append(weak, fmt.Sprintf("topic %s has %d replicas of at least 3", topic, replicas))
+		}
+		if n := has.number("min.insync.replicas", 1); n < 2 {
+			weak = append(weak, fmt.Sprintf("topic %s has min.insync.replicas=%d: what is acknowledged may be on one broker only", topic, n))
+		}
+		if has["unclean.leader.election.enable"] == "true" {
+			weak = append(weak, fmt.Sprintf("topic %s has unclean.leader.election.enable=true: a broker that missed records may become their leader", topic))
+		}
+	}
+	if d, p := settings[l.opts.Topics.Decisions].retention(), settings[l.opts.Topics.Parking].retention(); p < d {
+		bad("topic %s keeps records for less time than %s: an outage would outlast what is parked; raise its retention.ms", l.opts.Topics.Parking, l.opts.Topics.Decisions)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, domain.Errorf(domain.Misconfigured, "%w", err)
+	}
+	return weak, nil
+}
+
+// topicSettings are a topic's settings in force.
+type topicSettings map[string]string
+
+func (s topicSettings) number(name string, absent int64) int64 {
+	n, err := strconv.ParseInt(s[name], 10, 64)
+	if err != nil {
+		return absent
+	}
+	return n
+}
+
+// retention is retention.ms, where -1 is for ever.
+func (s topicSettings) retention() uint64 { return uint64(s.number("retention.ms", -1)) }
+
+func (l *Log) settings(ctx context.Context, topics ...string) (map[string]topicSettings, error) {
+	resources, err := l.admin.DescribeTopicConfigs(ctx, topics...)
+	if err != nil {
+		return nil, classify("ask Kafka for the settings of its topics", err)
+	}
+	out := map[string]topicSettings{}
+	for _, r := range resources {
+		if r.Err != nil {
+			return nil, classify("ask Kafka for the settings of "+r.Name, r.Err)
+		}
+		s := topicSettings{}
+		for _, c := range r.Configs {
+			s[c.Key] = c.MaybeValue()
+		}
+		out[r.Name] = s
+	}
+	return out, nil
+}
+
+// known is an error unless the topics exist.
+func (l *Log) known(ctx context.Context, topics ...string) error {
+	meta, err := l.admin.Metadata(ctx, topics...)
+	if err != nil {
+		return classify("ask Kafka for its topics", err)
+	}
+	names := slices.Clone(topics)
+	slices.Sort(names)
+	for _, topic := range names {
+		if err := meta.Topics[topic].Err; err != nil {
+			return classify("consume "+topic, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,209 @@
+package testserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// postgresAccount runs PostgreSQL and PgBouncer where we are root, which both refuse to be.
+const postgresAccount = "postgres"
+
+// Postgres is a PostgreSQL server with an empty cluster of its own.
+type Postgres struct {
+	*server
+	dir, bin string
+	port     int
+	settings []string
+}
+
+// StartPostgres makes a cluster and starts it. Settings are postgresql.conf's, such as "max_connections=20". Where dir is
+// not empty, the cluster is made in it and the caller removes it.
+func StartPostgres(dir string, settings ...string) (_ *Postgres, err error) {
+	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		if path, err := exec.LookPath("initdb"); err == nil {
+			found = []string{path}
+		} else {
+			return nil, fmt.Errorf("PostgreSQL %w (Debian: apt-get install postgresql)", ErrMissing)
+		}
+	}
+	p := &Postgres{dir: dir, bin: filepath.Dir(slices.Max(found)), settings: settings}
+	if p.port, err = FreePort(); err != nil {
+		return nil, err
+	}
+	if p.dir == "" {
+		if p.dir, err = os.MkdirTemp("", "docket-postgres-"); err != nil {
+			return nil, err
+		}
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Close())
+		}
+	}()
+	if err := give(p.dir, postgresAccount); err != nil {
+		return nil, err
+	}
+	initdb := exec.Command(filepath.Join(p.bin, "initdb"), "-D", p.data(), "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8")
+	initdb.Dir = p.dir
+	if initdb.SysProcAttr, err = account(postgresAccount); err != nil {
+		return nil, err
+	}
+	if out, err := initdb.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	return p, p.Start()
+}
+
+func (p *Postgres) data() string { return filepath.Join(p.dir, "data") }
+
+// Start starts a server that was stopped, and waits until it takes connections.
+func (p *Postgres) Start() (err error) {
+	args := []string{"-D", p.data(), "-p", fmt.Sprint(p.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="}
+	for _, s := range p.settings {
+		args = append(args, "-c", s)
+	}
+	if p.server, err = start("PostgreSQL", postgresAccount, p.dir, filepath.Join(p.dir, "log"), filepath.Join(p.bin, "postgres"), args...); err != nil {
+		return err
+	}
+	return p.waitFor(30*time.Second, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		conn, err := pgx.Connect(ctx, p.URL("postgres", ""))
+		if err != nil {
+			return err
+		}
+		return conn.Close(ctx)
+	})
+}
+
+// URL addresses a database of the server; user "" is the superuser. Options follow the question mark.
+func (p *Postgres) URL(database, user string, options ...string) string {
+	if user == "" {
+		user = "postgres"
+	}
+	u := url.URL{Scheme: "postgres", User: url.User(user), Host: p.Addr(), Path: "/" + database, RawQuery: strings.Join(options, "&")}
+	return u.String()
+}
+
+// Addr is where it listens.
+func (p *Postgres) Addr() string { return fmt.Sprintf("127.0.0.1:%d", p.port) }
+
+// Exec runs statements as the superuser, each in a transaction of its own.
+func (p *Postgres) Exec(database string, statements ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, p.URL(database, ""))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for _, s := range statements {
+		if _, err := conn.Exec(ctx, s); err != nil {
+			return fmt.Errorf("%s: %w", s, err)
+		}
+	}
+	return nil
+}
+
+// Stop ends it: fast (connections are ended) or immediate (as a crash).
+func (p *Postgres) Stop(immediate bool) error {
+	sig := syscall.SIGINT
+	if immediate {
+		sig = syscall.SIGQUIT
+	}
+	return p.end(sig, 30*time.Second)
+}
+
+// Pause stops every process of the server without ending any, as a machine does that hangs.
+func (p *Postgres) Pause() { p.signalAll(syscall.SIGSTOP) }
+
+// Resume goes on after Pause.
+func (p *Postgres) Resume() { p.signalAll(syscall.SIGCONT) }
+
+// Close ends the server and removes its directory.
+func (p *Postgres) Close() error {
+	return errors.Join(p.end(syscall.SIGQUIT, 30*time.Second), os.RemoveAll(p.dir))
+}
+
+// PgBouncer is a pooler in transaction mode in front of a Postgres.
+type PgBouncer struct {
+	*server
+	dir  string
+	port int
+}
+
+// StartPgBouncer puts a pooler in front of p.
+func StartPgBouncer(p *Postgres) (_ *PgBouncer, err error) {
+	program, err := exec.LookPath("pgbouncer")
+	if err != nil {
+		return nil, fmt.Errorf("PgBouncer %w (Debian: apt-get install pgbouncer)", ErrMissing)
+	}
+	b := &PgBouncer{}
+	if b.port, err = FreePort(); err != nil {
+		return nil, err
+	}
+	if b.dir, err = os.MkdirTemp("", "docket-pgbouncer-"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.Close())
+		}
+	}()
+	if err := give(b.dir, postgresAccount); err != nil {
+		return nil, err
+	}
+	users := filepath.Join(b.dir, "users")
+	config := fmt.Sprintf("[databases]\n* = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\n"+
+		"auth_type = trust\nauth_file = %s\npool_mode = transaction\nunix_socket_dir =\nmax_client_conn = 200\n", p.port, b.port, users)
+	if err := os.WriteFile(users, []byte("\"postgres\" \"\"\n"), 0o644); err != nil {
+		return nil, err
+	}
+	ini := filepath.Join(b.dir, "pgbouncer.ini")
+	if err := os.WriteFile(ini, []byte(config), 0o644); err != nil {
+		return nil, err
+	}
+	if b.server, err = start("PgBouncer", postgresAccount, b.dir, filepath.Join(b.dir, "log"), program, ini); err != nil {
+		return nil, err
+	}
+	return b, b.waitFor(10*time.Second, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		config, err := pgx.ParseConfig(b.URL("postgres"))
+		if err != nil {
+			return err
+		}
+		config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+		conn, err := pgx.ConnectConfig(ctx, config)
+		if err != nil {
+			return err
+		}
+		return conn.Close(ctx)
+	})
+}
+
+// URL addresses a database through the pooler.
+func (b *PgBouncer) URL(database string, options ...string) string {
+	u := url.URL{Scheme: "postgres", User: url.User("postgres"), Host: fmt.Sprintf("127.0.0.1:%d", b.port), Path: "/" + database, RawQuery: strings.Join(options, "&")}
+	return u.String()
+}
+
+// Close ends the pooler and removes its directory.
+func (b *PgBouncer) Close() error {
+	return errors.Join(b.end(syscall.SIGINT, 10*time.Second), os.RemoveAll(b.dir))
+}

@@ -1,0 +1,172 @@
+// Package testserver starts the real servers that tests and benchmarks need, on loopback and on free ports: PostgreSQL,
+// PgBouncer and Apache Kafka. It owns their processes and directories until Close. The product does not import it.
+package testserver
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// ErrMissing says that a server is not installed here.
+var ErrMissing = errors.New("is not installed")
+
+// Need skips a test on a machine without the server, and fails it in CI, where nothing may be skipped.
+func Need(t testing.TB, err error) {
+	t.Helper()
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrMissing) && os.Getenv("CI") == "":
+		t.Skip(err)
+	default:
+		t.Fatal(err)
+	}
+}
+
+// FreePort finds a port below those that the kernel gives to outgoing connections: a server that is stopped and started
+// again has to find its port free.
+func FreePort() (int, error) {
+	var err error
+	for range 1000 {
+		port := 10_000 + rand.IntN(22_000)
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			return port, l.Close()
+		}
+	}
+	return 0, fmt.Errorf("no free port: %w", err)
+}
+
+// server is one child process that may be stopped and started again.
+type server struct {
+	name string
+	cmd  *exec.Cmd
+	done chan struct{}
+	log  *os.File
+}
+
+// start runs a program whose output goes to logFile. As names the account it runs under; "" is ours.
+func start(name, as, dir, logFile, program string, args ...string) (*server, error) {
+	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{name: name, cmd: exec.Command(program, args...), done: make(chan struct{}), log: log}
+	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = dir, log, log
+	if s.cmd.SysProcAttr, err = account(as); err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+	if err := s.cmd.Start(); err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+	go func() {
+		_ = s.cmd.Wait()
+		_ = log.Close()
+		close(s.done)
+	}()
+	return s, nil
+}
+
+// account makes a child run under another account, which only root can.
+func account(as string) (*syscall.SysProcAttr, error) {
+	attr := &syscall.SysProcAttr{Setpgid: true}
+	if as == "" || os.Geteuid() != 0 {
+		return attr, nil
+	}
+	u, err := user.Lookup(as)
+	if err != nil {
+		return nil, fmt.Errorf("the account %s %w: %w", as, ErrMissing, err)
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	return attr, nil
+}
+
+// give hands a directory to an account.
+func give(dir, as string) error {
+	attr, err := account(as)
+	if err != nil || attr.Credential == nil {
+		return err
+	}
+	return os.Chown(dir, int(attr.Credential.Uid), int(attr.Credential.Gid))
+}
+
+// signal sends a signal and waits for the process to end.
+func (s *server) end(sig syscall.Signal, patience time.Duration) error {
+	if s == nil {
+		return nil
+	}
+	select {
+	case <-s.done:
+		return nil
+	default:
+	}
+	s.signalAll(syscall.SIGCONT) // a stopped process does not end
+	if err := s.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-s.done:
+		return nil
+	case <-time.After(patience):
+		_ = s.cmd.Process.Kill()
+		<-s.done
+		return fmt.Errorf("%s did not end after %s within %s, and was killed", s.name, sig, patience)
+	}
+}
+
+// signalAll signals the process and its children, each of which may lead a session of its own.
+func (s *server) signalAll(sig syscall.Signal) {
+	pid := s.cmd.Process.Pid
+	_ = s.cmd.Process.Signal(sig)
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	for child := range strings.FieldsSeq(string(children)) {
+		if n, err := strconv.Atoi(child); err == nil {
+			_ = syscall.Kill(n, sig)
+		}
+	}
+}
+
+// Pid is the server's process.
+func (s *server) Pid() int { return s.cmd.Process.Pid }
+
+// waitFor repeats try until it succeeds or the server has ended.
+func (s *server) waitFor(patience time.Duration, try func() error) error {
+	var err error
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		if err = try(); err == nil {
+			return nil
+		}
+		select {
+		case <-s.done:
+			return fmt.Errorf("%s ended while starting; see %s", s.name, s.log.Name())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return fmt.Errorf("%s did not start within %s: %w; see %s", s.name, patience, err, s.log.Name())
+}
+
+// root is the repository's directory.
+var root = sync.OnceValue(func() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+})
