@@ -26,9 +26,6 @@ const (
 // Outcomes lists every outcome.
 var Outcomes = []Outcome{OutcomeAllowed, OutcomeDenied, OutcomeUndefined, OutcomeError, OutcomeUnknown}
 
-// Bundle is a bundle that was active when the decision was made.
-type Bundle struct{ Name, Revision string }
-
 // Decision is one row: an event's exact bytes and what was projected from them. A text field that is "" is absent.
 type Decision struct {
 	// Tenant, ID and Timestamp are the key. Timestamp is the event's own, truncated to microseconds in UTC; it is

@@ -4,11 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -163,8 +160,7 @@ func (s *Store) Decisions(ctx context.Context, id string) ([]domain.Decision, er
 	return out, nil
 }
 
-func scanDecision(rows *sql.Rows) (domain.Decision, error) {
-	var d domain.Decision
+func scanDecision(rows *sql.Rows) (d domain.Decision, err error) {
 	var timestamp sql.NullInt64
 	var at, receivedAt, savedAt int64
 	var path, reason, principal, action, resource, opa, app, traceID, requestedBy, failure, bundles sql.NullString
@@ -183,16 +179,8 @@ func scanDecision(rows *sql.Rows) (domain.Decision, error) {
 	d.Path, d.Reason, d.Principal, d.Action, d.Resource = path.String, reason.String, principal.String, action.String, resource.String
 	d.OPA, d.App, d.TraceID, d.RequestedBy, d.Error = opa.String, app.String, traceID.String, requestedBy.String, failure.String
 	copy(d.SHA256[:], sum)
-	if bundles.Valid {
-		var m map[string]string
-		if err := json.Unmarshal([]byte(bundles.String), &m); err != nil {
-			return d, err
-		}
-		for _, name := range slices.Sorted(maps.Keys(m)) {
-			d.Bundles = append(d.Bundles, domain.Bundle{Name: name, Revision: m[name]})
-		}
-	}
-	return d, nil
+	d.Bundles, err = domain.DecodeBundles(bundles.String)
+	return d, err
 }
 
 // OPAs returns every OPA seen; see ports.OPARegistry.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"strings"
@@ -231,7 +230,7 @@ func values(d *domain.Decision, now time.Time) []any {
 	return []any{
 		d.Tenant, d.ID, micros(d.Timestamp), d.Time().UnixMicro(), d.ReceivedAt.UnixMicro(), now.UnixMicro(), string(d.Outcome),
 		text(d.Path), text(d.Reason), text(d.Principal), text(d.Action), text(d.Resource), text(d.OPA), text(d.App),
-		text(d.TraceID), text(d.RequestedBy), text(d.Error), bundlesJSON(d.Bundles), d.Sanitised, d.Unsearchable,
+		text(d.TraceID), text(d.RequestedBy), text(d.Error), text(domain.EncodeBundles(d.Bundles)), d.Sanitised, d.Unsearchable,
 		d.SHA256[:], d.Event,
 	}
 }
@@ -248,21 +247,6 @@ func text(s string) any {
 		return nil
 	}
 	return s
-}
-
-func bundlesJSON(bundles []domain.Bundle) any {
-	if len(bundles) == 0 {
-		return nil
-	}
-	m := make(map[string]string, len(bundles))
-	for _, b := range bundles {
-		m[b.Name] = b.Revision
-	}
-	out, err := json.Marshal(m)
-	if err != nil {
-		panic(err) // strings
-	}
-	return string(out)
 }
 
 // Probe writes a row on a fresh connection and rolls it back.

@@ -1,0 +1,104 @@
+package postgres
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/puddle/v2"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// classify is the one place that turns SQLSTATEs (https://www.postgresql.org/docs/current/errcodes-appendix.html) and the
+// driver's errors into classes.
+func classify(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var known *domain.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	e := &domain.Error{Class: domain.Unknown, Op: op, Text: err.Error(), Err: err}
+	var pg *pgconn.PgError
+	var connect *pgconn.ConnectError
+	var network net.Error
+	switch {
+	case errors.As(err, &pg):
+		e.Class, e.Code, e.Text = classOf(pg.Code), pg.Code, textOf(pg)
+	case errors.Is(err, context.Canceled), errors.Is(err, puddle.ErrClosedPool):
+		e.Class = domain.Canceled
+	case errors.Is(err, context.DeadlineExceeded):
+		e.Class, e.Text = domain.Unavailable, "the database does not answer in time"
+	case errors.As(err, new(*tls.CertificateVerificationError)), errors.As(err, new(x509.UnknownAuthorityError)), strings.HasSuffix(err.Error(), "server refused TLS connection"):
+		e.Class = domain.Misconfigured
+	case errors.As(err, &connect), errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, net.ErrClosed), pgconn.SafeToRetry(err), strings.HasSuffix(err.Error(), "conn closed"):
+		e.Class = domain.Unavailable
+	}
+	return e
+}
+
+// classOf looks a code up, whole first and then by its class of two characters.
+func classOf(code string) domain.Class {
+	if c, ok := codes[code]; ok {
+		return c
+	}
+	if len(code) == 5 {
+		if c, ok := codeClasses[code[:2]]; ok {
+			return c
+		}
+	}
+	return domain.Unknown
+}
+
+// codes are those that differ from their class.
+var codes = map[string]domain.Class{
+	"08P01": domain.Misconfigured, // protocol violation: a pooler that cannot do what is asked
+	"25006": domain.Unavailable,   // read only: a standby, until the driver finds the new primary
+	"40001": domain.Unavailable,
+	"40P01": domain.Unavailable,
+	"55P03": domain.Unavailable,   // lock not available
+	"55000": domain.Misconfigured, // not in prerequisite state
+	"57014": domain.Unknown,       // canceled, by a statement timeout most likely: the probe tells whether the server is slow
+	"23502": domain.Invalid,
+	"23514": domain.Invalid,
+	"42P05": domain.Misconfigured,
+	"XX001": domain.Misconfigured, // data corrupted
+	"XX002": domain.Misconfigured, // index corrupted
+}
+
+var codeClasses = map[string]domain.Class{
+	"08": domain.Unavailable,   // connection exception
+	"0A": domain.Misconfigured, // feature not supported
+	"22": domain.Invalid,       // data exception
+	"26": domain.Misconfigured, // a prepared statement that is not there: a pooler
+	"28": domain.Misconfigured, // authorization
+	"3D": domain.Misconfigured, // no such database
+	"3F": domain.Misconfigured, // no such schema
+	"42": domain.Misconfigured, // syntax, access, missing tables and columns
+	"53": domain.Unavailable,   // out of disk, memory, connections
+	"54": domain.Invalid,       // a program limit: a row too large for an index
+	"57": domain.Unavailable,   // operator intervention: shutdown, crash, starting up
+	"58": domain.Unavailable,   // the system below: I/O
+}
+
+// textOf is the message, unless its kind quotes the row; the detail always may, and is left out.
+func textOf(pg *pgconn.PgError) string {
+	text := pg.Message
+	if strings.HasPrefix(pg.Code, "22") {
+		text = "the database cannot take a value of the row"
+	}
+	for _, at := range []struct{ name, value string }{{"table", pg.TableName}, {"column", pg.ColumnName}, {"constraint", pg.ConstraintName}} {
+		if at.value != "" && !strings.Contains(text, at.value) {
+			text += ", " + at.name + " " + at.value
+		}
+	}
+	return text + " (SQLSTATE " + pg.Code + ")"
+}

@@ -1,0 +1,71 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// The interval follows the newest uploads: the gap since the last known one, spread over those that came, counts 30 %.
+const upsertOPA = `INSERT INTO opas AS o (tenant, opa, version, first_upload, last_upload, upload_interval, uploads, events, status_at, status)
+	VALUES ($1::text, $2::text, $3::text, $4::timestamptz, $5::timestamptz,
+		CASE WHEN $6::bigint > 1 THEN ($5::timestamptz - $4::timestamptz) / ($6::bigint - 1) ELSE '0' END, $6::bigint, $7::bigint, $8::timestamptz, $9::bytea)
+	ON CONFLICT (tenant, opa) DO UPDATE SET
+	version = CASE WHEN excluded.version = '' THEN o.version ELSE excluded.version END,
+	first_upload = least(o.first_upload, excluded.first_upload),
+	last_upload = greatest(o.last_upload, excluded.last_upload),
+	upload_interval = CASE
+		WHEN excluded.uploads = 0 OR o.last_upload IS NULL OR excluded.last_upload <= o.last_upload THEN o.upload_interval
+		WHEN o.upload_interval = '0' THEN (excluded.last_upload - o.last_upload) / excluded.uploads
+		ELSE (7 * o.upload_interval + 3 * ((excluded.last_upload - o.last_upload) / excluded.uploads)) / 10 END,
+	uploads = o.uploads + excluded.uploads,
+	events = o.events + excluded.events,
+	status_at = coalesce(excluded.status_at, o.status_at),
+	status = coalesce(excluded.status, o.status)`
+
+// RecordOPAs adds sightings; see ports.OPARegistry.
+func (s *Store) RecordOPAs(ctx context.Context, sightings []domain.Sighting) error {
+	conn, err := s.acquire(ctx)
+	if err != nil {
+		return s.settle("record OPAs", nil, err)
+	}
+	defer conn.Release()
+	sorted := slices.Clone(sightings) // several processes report the same OPAs
+	slices.SortFunc(sorted, func(a, b domain.Sighting) int { return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.OPA, b.OPA)) })
+	err = s.inTx(ctx, conn.Conn(), "BEGIN", func(b *pgx.Batch) {
+		for _, g := range sorted {
+			b.Queue(upsertOPA, g.Tenant, g.OPA, g.Version, timestamptz(g.First), timestamptz(g.Last), g.Uploads, g.Events, timestamptz(g.StatusAt), g.Status)
+		}
+	})
+	return s.settle("record OPAs", conn.Conn(), err)
+}
+
+// OPAs returns every OPA seen; see ports.OPARegistry.
+func (s *Store) OPAs(ctx context.Context) ([]domain.OPA, error) {
+	var out []domain.OPA
+	err := s.query(ctx, "list OPAs", `SELECT tenant, opa, version, first_upload, last_upload, (extract(epoch FROM upload_interval) * 1000000)::bigint,
+		uploads, events, status_at, status FROM opas ORDER BY last_upload DESC NULLS LAST, opa LIMIT 1000`, nil, func(rows pgx.Rows) (err error) {
+		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (o domain.OPA, err error) {
+			var first, last, statusAt pgtype.Timestamptz
+			var micros int64
+			err = row.Scan(&o.Tenant, &o.OPA, &o.Version, &first, &last, &micros, &o.Uploads, &o.Events, &statusAt, &o.Status)
+			o.First, o.Last, o.StatusAt, o.Interval = instant(first), instant(last), instant(statusAt), time.Duration(micros)*time.Microsecond
+			return o, err
+		})
+		return err
+	})
+	return out, err
+}
+
+func instant(t pgtype.Timestamptz) time.Time {
+	if !t.Valid {
+		return time.Time{}
+	}
+	return t.Time.UTC()
+}

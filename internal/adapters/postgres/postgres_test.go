@@ -1,0 +1,127 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ports"
+	"github.com/docket-project/docket/internal/ports/porttest"
+	"github.com/docket-project/docket/internal/testserver"
+)
+
+// server is the PostgreSQL that this package's tests share, each with a database of its own.
+var server = sync.OnceValues(func() (*testserver.Postgres, error) { return testserver.StartPostgres("", "fsync=off", "max_connections=60") })
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if p, err := server(); err == nil {
+		if err := p.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func postgres(t testing.TB) *testserver.Postgres {
+	t.Helper()
+	p, err := server()
+	testserver.Need(t, err)
+	return p
+}
+
+// newDatabase makes an empty one.
+func newDatabase(t testing.TB, p *testserver.Postgres) string {
+	t.Helper()
+	name := fmt.Sprintf("t%d", rand.Uint64())
+	require.NoError(t, p.Exec("postgres", "CREATE DATABASE "+name))
+	t.Cleanup(func() { _ = p.Exec("postgres", "DROP DATABASE "+name+" WITH (FORCE)") })
+	return name
+}
+
+var testWindow = domain.Window{Retention: 90 * 24 * time.Hour, Ahead: domain.DefaultAhead}
+
+// newStore opens a migrated store; edit may be nil.
+func newStore(t testing.TB, url string, edit func(*Options)) *Store {
+	t.Helper()
+	opts := Options{URL: url, Window: testWindow, Log: slog.New(slog.DiscardHandler)}
+	if edit != nil {
+		edit(&opts)
+	}
+	s, err := Open(opts)
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	require.NoError(t, s.Migrate(t.Context()))
+	return s
+}
+
+// storeHarness runs the suite on databases that are reached by url; faults go to the server directly.
+func storeHarness(p *testserver.Postgres, url func(database string) string) func(t *testing.T) *porttest.StoreHarness {
+	return func(t *testing.T) *porttest.StoreHarness {
+		database := newDatabase(t, p)
+		h := &porttest.StoreHarness{Window: testWindow, Now: time.Now()}
+		open := func(t *testing.T) ports.Store {
+			return newStore(t, url(database), func(o *Options) { o.Now = func() time.Time { return h.Now } })
+		}
+		h.Store = open(t)
+		h.Reopen = func(t *testing.T) ports.Store {
+			h.Store.(*Store).Close()
+			return open(t)
+		}
+		exec := func(t *testing.T, statements ...string) { require.NoError(t, p.Exec(database, statements...)) }
+		h.Poison = func(t *testing.T, id string, class domain.Class) {
+			if class == domain.Invalid {
+				exec(t, `ALTER TABLE decisions ADD CONSTRAINT refused CHECK (decision_id <> '`+id+`')`)
+				return
+			}
+			exec(t, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$`,
+				`CREATE TRIGGER refuse BEFORE INSERT ON decisions FOR EACH ROW WHEN (NEW.decision_id = '`+id+`') EXECUTE FUNCTION refuse()`)
+		}
+		h.Break = func(t *testing.T, class domain.Class) func() {
+			if class == domain.Misconfigured {
+				exec(t, `ALTER TABLE decisions RENAME COLUMN path TO paths`)
+				return func() { exec(t, `ALTER TABLE decisions RENAME COLUMN paths TO path`) }
+			}
+			return lockTable(t, p, database)
+		}
+		return h
+	}
+}
+
+// lockTable keeps everybody from decisions until the returned func is called.
+func lockTable(t *testing.T, p *testserver.Postgres, database string) (unlock func()) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), p.URL(database, ""))
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), `BEGIN; LOCK TABLE decisions IN ACCESS EXCLUSIVE MODE`)
+	require.NoError(t, err)
+	return func() { require.NoError(t, conn.Close(context.Background())) }
+}
+
+func TestStoreConformance(t *testing.T) {
+	p := postgres(t)
+	porttest.Store(t, storeHarness(p, func(database string) string { return p.URL(database, "") }))
+}
+
+func TestStoreConformanceThroughPgBouncer(t *testing.T) {
+	p := postgres(t)
+	b, err := testserver.StartPgBouncer(p)
+	testserver.Need(t, err)
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
+	porttest.Store(t, storeHarness(p, func(database string) string { return b.URL(database) }))
+}

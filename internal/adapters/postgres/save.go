@@ -1,0 +1,307 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"slices"
+	"time"
+	"unsafe"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// row is one decision of a batch and its place there.
+type row struct {
+	*domain.Decision
+	at int
+}
+
+// key is what a row is known by; timestamp is 0 outside the window.
+type key struct {
+	tenant, id string
+	timestamp  int64
+}
+
+// The columns that both tables have, as they are inserted from arrays.
+const (
+	inserted = `timestamp, received_at, saved_at, sanitised, unsearchable, sha256, tenant, decision_id, outcome,
+		path, reason, principal, action, resource, opa, app, trace_id, requested_by, error, bundles, event`
+	selected = `u.timestamp, u.received_at, $1::timestamptz, u.sanitised, u.unsearchable, u.sha256, u.tenant, u.decision_id, u.outcome,
+		nullif(u.path, ''), nullif(u.reason, ''), nullif(u.principal, ''), nullif(u.action, ''), nullif(u.resource, ''), nullif(u.opa, ''),
+		nullif(u.app, ''), nullif(u.trace_id, ''), nullif(u.requested_by, ''), nullif(u.error, ''), nullif(u.bundles, '')::jsonb, u.event::json`
+	unnested = `unnest($2::timestamptz[], $3::timestamptz[], $4::boolean[], $5::boolean[], $6::bytea[], $7::text[], $8::text[], $9::text[],
+		$10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[],
+		$20::text[], $21::text[]) AS u(timestamp, received_at, sanitised, unsearchable, sha256, tenant, decision_id, outcome,
+		path, reason, principal, action, resource, opa, app, trace_id, requested_by, error, bundles, event)`
+	insertDecisions = `INSERT INTO decisions (` + inserted + `) SELECT ` + selected + ` FROM ` + unnested + `
+		WHERE NOT EXISTS (SELECT 1 FROM decisions_out_of_window o
+			WHERE o.decision_id = u.decision_id AND o.tenant = u.tenant AND o.timestamp = u.timestamp)
+		ON CONFLICT DO NOTHING RETURNING tenant, decision_id, timestamp`
+	insertOutOfWindow = `INSERT INTO decisions_out_of_window (time, ` + inserted + `) SELECT coalesce(u.timestamp, u.received_at), ` + selected + ` FROM ` + unnested + `
+		WHERE NOT EXISTS (SELECT 1 FROM decisions d
+			WHERE d.timestamp = u.timestamp AND d.tenant = u.tenant AND d.decision_id = u.decision_id)
+		ON CONFLICT DO NOTHING RETURNING tenant, decision_id`
+	// Who holds the keys that were not inserted. Out of window the key has no timestamp, so any row of the same id stands
+	// in the way there.
+	holders = `SELECT k.n, d.sha256 FROM unnest($1::text[], $2::text[], $3::timestamptz[]) WITH ORDINALITY AS k(tenant, decision_id, timestamp, n)
+			JOIN decisions d ON d.timestamp = k.timestamp AND d.tenant = k.tenant AND d.decision_id = k.decision_id
+			WHERE d.timestamp BETWEEN $4 AND $5
+		UNION ALL SELECT k.n, o.sha256 FROM unnest($1::text[], $2::text[], $3::timestamptz[], $6::boolean[]) WITH ORDINALITY AS k(tenant, decision_id, timestamp, inside, n)
+			JOIN decisions_out_of_window o ON o.decision_id = k.decision_id AND o.tenant = k.tenant
+			WHERE NOT k.inside OR o.timestamp = k.timestamp`
+)
+
+// SaveBatch stores decisions in one transaction and one round trip, and a second one where some were there already; see
+// ports.DecisionWriter.
+func (s *Store) SaveBatch(ctx context.Context, decisions []domain.Decision) ([]domain.Fate, error) {
+	fates := make([]domain.Fate, len(decisions))
+	inside, outside, twins := s.place(decisions, fates)
+	if len(inside)+len(outside) == 0 {
+		return fates, nil
+	}
+	err := s.save(ctx, inside, outside, fates)
+	if noPartition(err) { // it was dropped behind our back
+		s.forgetDays()
+		err = s.save(ctx, inside, outside, fates)
+	}
+	if err != nil {
+		return nil, misplaced(err)
+	}
+	if err := s.explain(ctx, inside, outside, twins, fates); err != nil {
+		return nil, err
+	}
+	return fates, nil
+}
+
+// place sorts a batch: rows of each table in the order of its key, so that two batches never wait for each other, and rows
+// whose key comes twice. What is too old has its fate already.
+func (s *Store) place(decisions []domain.Decision, fates []domain.Fate) (inside, outside, twins []row) {
+	now := s.opts.Now()
+	seen := make(map[key]bool, len(decisions))
+	inside = make([]row, 0, len(decisions))
+	for i := range decisions {
+		d := &decisions[i]
+		k := key{tenant: d.Tenant, id: d.ID}
+		into := &outside
+		switch s.opts.Window.Place(d.Timestamp, now) {
+		case domain.BeforeWindow:
+			fates[i] = domain.TooOld
+			continue
+		case domain.Inside:
+			k.timestamp, into = d.Timestamp.UnixMicro(), &inside
+		case domain.Outside:
+		}
+		if seen[k] {
+			into = &twins
+		}
+		seen[k] = true
+		*into = append(*into, row{d, i})
+	}
+	slices.SortFunc(inside, func(a, b row) int {
+		return cmp.Or(a.Timestamp.Compare(b.Timestamp), cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.ID, b.ID))
+	})
+	slices.SortFunc(outside, func(a, b row) int { return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Tenant, b.Tenant)) })
+	return inside, outside, twins
+}
+
+// save inserts rows and sets the fate of those that are new.
+func (s *Store) save(ctx context.Context, inside, outside []row, fates []domain.Fate) error {
+	conn, err := s.acquire(ctx)
+	if err != nil {
+		return s.settle("save to the database", nil, err)
+	}
+	defer conn.Release()
+	if err := s.ensureDays(ctx, conn.Conn(), inside); err != nil {
+		return err
+	}
+	var inserts []insertion
+	if len(inside) > 0 {
+		inserts = append(inserts, insertion{insertDecisions, inside, true})
+	}
+	if len(outside) > 0 {
+		inserts = append(inserts, insertion{insertOutOfWindow, outside, false})
+	}
+	err = s.insert(ctx, conn.Conn(), "COMMIT", inserts, fates)
+	if err != nil {
+		for _, r := range slices.Concat(inside, outside) {
+			fates[r.at] = ""
+		}
+	}
+	return s.settle("save to the database", conn.Conn(), err)
+}
+
+// insertion is a statement that inserts rows and returns the keys of those that are new: tenant, decision id and, with
+// timestamps, the timestamp.
+type insertion struct {
+	sql        string
+	rows       []row
+	timestamps bool
+}
+
+// insert runs insertions in one transaction of one round trip. The types of the parameters are given, so that the server
+// is not asked for them first: that would wait for the table's lock before the settings are in force.
+func (s *Store) insert(ctx context.Context, conn *pgx.Conn, end string, inserts []insertion, fates []domain.Fate) error {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.StatementTimeout+answerMargin)
+	defer cancel()
+	now := s.opts.Now().UTC()
+	var batch pgconn.Batch
+	batch.ExecParams("BEGIN", nil, nil, nil, nil)
+	batch.ExecParams(s.settings, nil, nil, nil, nil)
+	for _, i := range inserts {
+		args := arguments(i.rows, now)
+		values, formats := make([][]byte, len(args)), make([]int16, len(args))
+		for n, arg := range args {
+			encoded, err := conn.TypeMap().Encode(argumentTypes[n], pgx.BinaryFormatCode, arg, nil)
+			if err != nil {
+				return err
+			}
+			values[n], formats[n] = encoded, pgx.BinaryFormatCode
+		}
+		batch.ExecParams(i.sql, values, argumentTypes, formats, []int16{pgx.BinaryFormatCode})
+	}
+	batch.ExecParams(end, nil, nil, nil, nil)
+	results := conn.PgConn().ExecBatch(ctx, &batch)
+	for n := 0; results.NextResult(); n++ {
+		if i := n - 2; i >= 0 && i < len(inserts) {
+			inserts[i].saved(results.ResultReader(), fates)
+		}
+		if _, err := results.ResultReader().Close(); err != nil {
+			break // Close has it too
+		}
+	}
+	return results.Close()
+}
+
+// saved marks the rows whose keys the insertion returns.
+func (i insertion) saved(returned *pgconn.ResultReader, fates []domain.Fate) {
+	keys := make(map[key]bool, len(i.rows))
+	for returned.NextRow() {
+		v := returned.Values()
+		k := key{tenant: string(v[0]), id: string(v[1])}
+		if i.timestamps {
+			k.timestamp = int64(binary.BigEndian.Uint64(v[2])) + epoch
+		}
+		keys[k] = true
+	}
+	for _, r := range i.rows {
+		k := key{tenant: r.Tenant, id: r.ID}
+		if i.timestamps {
+			k.timestamp = r.Timestamp.UnixMicro()
+		}
+		if keys[k] {
+			fates[r.at] = domain.Saved
+		}
+	}
+}
+
+// epoch is where PostgreSQL's timestamps count from: 2000-01-01, in microseconds since 1970.
+const epoch = 946_684_800_000_000
+
+// explain tells duplicates from conflicts among the rows that were not inserted.
+func (s *Store) explain(ctx context.Context, inside, outside, twins []row, fates []domain.Fate) error {
+	var rows []row
+	var isInside []bool
+	add := func(candidates []row, in bool) {
+		for _, r := range candidates {
+			if fates[r.at] == "" {
+				rows, isInside = append(rows, r), append(isInside, in)
+			}
+		}
+	}
+	add(inside, true)
+	add(outside, false)
+	now := s.opts.Now()
+	for _, r := range twins {
+		add([]row{r}, s.opts.Window.Place(r.Timestamp, now) == domain.Inside)
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	n := len(rows)
+	tenants, ids, timestamps := make([]string, n), make([]string, n), make([]pgtype.Timestamptz, n)
+	first, last := time.Time{}, time.Time{}
+	for i, r := range rows {
+		tenants[i], ids[i], timestamps[i] = r.Tenant, r.ID, timestamptz(r.Timestamp)
+		if first.IsZero() || r.Timestamp.Before(first) {
+			first = r.Timestamp
+		}
+		if r.Timestamp.After(last) {
+			last = r.Timestamp
+		}
+	}
+	conn, err := s.acquire(ctx)
+	if err != nil {
+		return s.settle("look for duplicates", nil, err)
+	}
+	defer conn.Release()
+	err = s.inTx(ctx, conn.Conn(), "BEGIN READ ONLY", func(b *pgx.Batch) {
+		b.Queue(holders, tenants, ids, timestamps, first, last, isInside).Query(func(found pgx.Rows) error {
+			var at int64
+			var sum []byte
+			_, err := pgx.ForEachRow(found, []any{&at, &sum}, func() error {
+				r := rows[at-1]
+				if string(sum) == string(r.SHA256[:]) {
+					fates[r.at] = domain.Duplicate
+				} else if fates[r.at] == "" {
+					fates[r.at] = domain.Conflicting
+				}
+				return nil
+			})
+			return err
+		})
+	})
+	if err != nil {
+		return s.settle("look for duplicates", conn.Conn(), err)
+	}
+	for _, r := range rows {
+		if fates[r.at] == "" {
+			return domain.Errorf(domain.Unavailable, "decision rows changed while a batch was saved: what stood in the way of one is gone; trying again is right")
+		}
+	}
+	return nil
+}
+
+func timestamptz(t time.Time) pgtype.Timestamptz {
+	return pgtype.Timestamptz{Time: t, Valid: !t.IsZero()}
+}
+
+// argumentTypes are the types of arguments.
+var argumentTypes = append([]uint32{
+	pgtype.TimestamptzOID, pgtype.TimestamptzArrayOID, pgtype.TimestamptzArrayOID, pgtype.BoolArrayOID, pgtype.BoolArrayOID, pgtype.ByteaArrayOID,
+}, slices.Repeat([]uint32{pgtype.TextArrayOID}, texts)...)
+
+// texts is the number of columns of text.
+const texts = 15
+
+// arguments are the rows' columns as arrays, in the order of unnested, behind saved_at.
+func arguments(rows []row, now time.Time) []any {
+	n := len(rows)
+	timestamps, received := make(pgtype.FlatArray[pgtype.Timestamptz], n), make(pgtype.FlatArray[time.Time], n)
+	sanitised, unsearchable := make(pgtype.FlatArray[bool], n), make(pgtype.FlatArray[bool], n)
+	sums := make(pgtype.FlatArray[[]byte], n)
+	var columns [texts]pgtype.FlatArray[string]
+	all := make([]string, texts*n)
+	for i := range columns {
+		columns[i] = all[i*n : (i+1)*n : (i+1)*n]
+	}
+	for i, r := range rows {
+		timestamps[i], received[i] = timestamptz(r.Timestamp), r.ReceivedAt
+		sanitised[i], unsearchable[i], sums[i] = r.Sanitised, r.Unsearchable, r.SHA256[:]
+		for c, text := range [texts]string{
+			r.Tenant, r.ID, string(r.Outcome), r.Path, r.Reason, r.Principal, r.Action, r.Resource, r.OPA, r.App, r.TraceID, r.RequestedBy, r.Error,
+			domain.EncodeBundles(r.Bundles), unsafe.String(unsafe.SliceData(r.Event), len(r.Event)), // nobody writes to an event's bytes
+		} {
+			columns[c][i] = text
+		}
+	}
+	args := []any{now, timestamps, received, sanitised, unsearchable, sums}
+	for _, column := range columns {
+		args = append(args, column)
+	}
+	return args
+}

@@ -1,0 +1,313 @@
+// Package postgres is the store on PostgreSQL. It owns its pools, the schema and the partitions of each day; it leaves to
+// its caller which rows to blame for a batch that failed, and when to try again.
+//
+// Every statement is sent unnamed and every setting is local to its transaction, so that a pooler in transaction mode may
+// stand in front.
+package postgres
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ports"
+)
+
+var _ ports.Store = (*Store)(nil)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Options configure Open.
+type Options struct {
+	// URL is a connection string (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING); what it
+	// does not say is taken from PG* variables. pool_max_conns bounds each of the two pools.
+	URL string
+	// Window is what is kept by timestamp; rows outside it are kept for Window.Retention by receipt.
+	Window domain.Window
+	Log    *slog.Logger
+	// Now is the clock, for tests; nil is time.Now.
+	Now func() time.Time
+	// StatementTimeout bounds one statement, and LockTimeout one lock; 0 is their default.
+	StatementTimeout time.Duration
+	LockTimeout      time.Duration
+	// Tracer follows queries, or nil.
+	Tracer pgx.QueryTracer
+}
+
+const (
+	defaultPool           = 8
+	connectTimeout        = 3 * time.Second
+	acquireTimeout        = 3 * time.Second
+	statementTimeout      = 10 * time.Second
+	lockTimeout           = 2 * time.Second
+	maxConnectionLifetime = 30 * time.Minute
+	// answerMargin is how much longer than a statement's timeout its answer is waited for: a server that hangs does not
+	// keep its own limits.
+	answerMargin = time.Second
+)
+
+// Store is the store on PostgreSQL. It is safe for concurrent use.
+type Store struct {
+	opts     Options
+	write    *pgxpool.Pool
+	read     *pgxpool.Pool
+	settings string // set for every transaction
+
+	mu     sync.Mutex
+	days   map[day]bool // partitions known to be there
+	closed atomic.Bool
+}
+
+// Open makes a Store. It does not wait for the server: Migrate, CheckSchema and Probe do.
+func Open(opts Options) (*Store, error) {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.StatementTimeout == 0 {
+		opts.StatementTimeout = statementTimeout
+	}
+	if opts.LockTimeout == 0 {
+		opts.LockTimeout = lockTimeout
+	}
+	s := &Store{opts: opts, days: map[day]bool{}, settings: fmt.Sprintf(`SELECT set_config('statement_timeout', '%d', true), set_config('lock_timeout', '%d', true),
+		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)`,
+		opts.StatementTimeout.Milliseconds(), opts.LockTimeout.Milliseconds())}
+	var err error
+	if s.write, err = s.pool(true); err != nil {
+		return nil, err
+	}
+	if s.read, err = s.pool(false); err != nil {
+		s.write.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// pool makes a pool that connects when it is first used.
+func (s *Store) pool(writes bool) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(s.opts.URL)
+	if err != nil {
+		return nil, badURL(err)
+	}
+	parsed, err := pgx.ParseConfig(s.opts.URL)
+	if err != nil {
+		return nil, badURL(err)
+	}
+	if config.MaxConns == defaultOfPgx() {
+		config.MaxConns = defaultPool
+	}
+	if parsed.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+		// Unnamed statements whose description is remembered: binary arrays in one round trip, and no prepared statement
+		// that a pooler would have to know.
+		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	}
+	if config.ConnConfig.ConnectTimeout == 0 {
+		config.ConnConfig.ConnectTimeout = connectTimeout
+	}
+	if writes {
+		config.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+	if config.ConnConfig.RuntimeParams["application_name"] == "" {
+		config.ConnConfig.RuntimeParams["application_name"] = "docket"
+	}
+	config.ConnConfig.Tracer = s.opts.Tracer
+	config.MaxConnLifetime = maxConnectionLifetime
+	config.MaxConnLifetimeJitter = maxConnectionLifetime / 10
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	if err != nil {
+		return nil, badURL(err)
+	}
+	return pool, nil
+}
+
+// defaultOfPgx is what pgxpool takes where the URL does not say pool_max_conns.
+var defaultOfPgx = sync.OnceValue(func() int32 {
+	config, err := pgxpool.ParseConfig("host=localhost")
+	if err != nil {
+		return 0
+	}
+	return config.MaxConns
+})
+
+// badURL explains a connection string without quoting it: it may hold a password.
+func badURL(err error) error {
+	text := "it is no connection string such as postgres://user@host:5432/docket?sslmode=verify-full"
+	var parse *pgconn.ParseConfigError
+	if errors.As(err, &parse) {
+		if cause := parse.Unwrap(); cause != nil {
+			text = cause.Error()
+		}
+	}
+	return &domain.Error{Class: domain.Misconfigured, Op: "read DOCKET_DATABASE_URL", Text: text, Err: err}
+}
+
+// Close ends the connections.
+func (s *Store) Close() {
+	if s.closed.CompareAndSwap(false, true) {
+		s.write.Close()
+		s.read.Close()
+	}
+}
+
+// Pool reports the connections that write.
+func (s *Store) Pool() sql.DBStats {
+	st := s.write.Stat()
+	return sql.DBStats{
+		MaxOpenConnections: int(st.MaxConns()), OpenConnections: int(st.TotalConns()), InUse: int(st.AcquiredConns()), Idle: int(st.IdleConns()),
+		WaitCount: st.EmptyAcquireCount(), WaitDuration: st.EmptyAcquireWaitTime(),
+	}
+}
+
+// migrator brings the schema up to date.
+func (s *Store) migrator(db *sql.DB) (*goose.Provider, error) {
+	sub, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider(goose.DialectPostgres, db, sub, goose.WithSlog(slog.New(slog.DiscardHandler)))
+}
+
+// withDB lends a database/sql handle to the migrations, which use nothing that a pooler would not understand.
+func (s *Store) withDB(ctx context.Context, fn func(*sql.DB, *goose.Provider) error) error {
+	config := s.write.Config().ConnConfig
+	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+	config.Tracer = nil
+	db := stdlib.OpenDB(*config)
+	defer db.Close()
+	if err := db.PingContext(ctx); err != nil {
+		return err
+	}
+	p, err := s.migrator(db)
+	if err != nil {
+		return err
+	}
+	return fn(db, p)
+}
+
+// migrationLock keeps two processes from migrating at once.
+const migrationLock = 0x646f636b6574 // "docket"
+
+// Migrate creates or updates the schema, and makes the partitions of the next days.
+func (s *Store) Migrate(ctx context.Context) error {
+	err := s.withDB(ctx, func(db *sql.DB, p *goose.Provider) error {
+		// In a transaction of its own, because a pooler may hand each of goose's to another connection.
+		lock, err := db.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = lock.Rollback() }() // it only holds the lock
+		if _, err := lock.ExecContext(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(migrationLock)); err != nil {
+			return err
+		}
+		_, err = p.Up(ctx)
+		return err
+	})
+	if err != nil {
+		return classify("migrate the database", err)
+	}
+	return s.prepareDays(ctx)
+}
+
+// CheckSchema is Misconfigured unless the database has the schema of this version.
+func (s *Store) CheckSchema(ctx context.Context) error {
+	pending := false
+	err := s.withDB(ctx, func(_ *sql.DB, p *goose.Provider) (err error) {
+		current, target, err := p.GetVersions(ctx)
+		pending = current < target
+		return err
+	})
+	if err != nil {
+		return classify("look at the schema of the database", err)
+	}
+	if pending {
+		return domain.Errorf(domain.Misconfigured, "the database does not have the schema of this version: run docket migrate")
+	}
+	return nil
+}
+
+// acquire takes a connection that writes; what waits for longer than acquireTimeout is an outage.
+func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	wait, cancel := context.WithTimeout(ctx, acquireTimeout)
+	defer cancel()
+	conn, err := s.write.Acquire(wait)
+	if err != nil && wait.Err() != nil && ctx.Err() == nil {
+		st := s.write.Stat()
+		return nil, &domain.Error{Class: domain.Unavailable, Code: "ACQUIRE_TIMEOUT", Err: err, Text: fmt.Sprintf(
+			"no connection to the database within %s: %d of %d are busy, %d are being made", acquireTimeout, st.AcquiredConns(), st.MaxConns(), st.ConstructingConns())}
+	}
+	return conn, err
+}
+
+// settle classifies the error of a statement, ends a transaction that failed, and lets go of every connection after one
+// has broken: the others are most likely to the same dead server, and each would cost a batch.
+func (s *Store) settle(op string, conn *pgx.Conn, err error) error {
+	if err == nil {
+		return nil
+	}
+	if conn != nil && !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
+		ctx, cancel := context.WithTimeout(context.Background(), answerMargin)
+		defer cancel()
+		if _, err := conn.PgConn().Exec(ctx, "ROLLBACK").ReadAll(); err != nil {
+			s.opts.Log.Debug("a transaction was not rolled back; its connection is closed", "error", err)
+		}
+	}
+	if conn != nil && conn.IsClosed() {
+		s.write.Reset()
+	}
+	return classify(op, err)
+}
+
+// inTx runs queries in one transaction of one round trip: begin, the settings, the queries, commit.
+func (s *Store) inTx(ctx context.Context, conn *pgx.Conn, begin string, queries func(*pgx.Batch)) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.StatementTimeout+answerMargin)
+	defer cancel()
+	var batch pgx.Batch
+	batch.Queue(begin)
+	batch.Queue(s.settings)
+	queries(&batch)
+	batch.Queue("COMMIT")
+	return conn.SendBatch(ctx, &batch).Close()
+}
+
+// probeEvent is what a probe row holds.
+var probeEvent = []byte("{}")
+
+// Probe writes a row to decisions on a fresh connection and rolls it back; see ports.DecisionWriter.
+func (s *Store) Probe(ctx context.Context) error {
+	config := s.write.Config().ConnConfig
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return classify("probe the database", err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), answerMargin)
+		defer cancel()
+		_ = conn.Close(ctx) // with it, whatever was left open
+	}()
+	now := s.opts.Now().UTC().Truncate(time.Microsecond)
+	if err := s.ensureDay(ctx, conn, dayOf(now)); err != nil {
+		return err
+	}
+	rows := []row{{Decision: &domain.Decision{
+		Tenant: "docket-probe", ID: fmt.Sprintf("probe-%d", now.UnixNano()), Timestamp: now, ReceivedAt: now, Outcome: domain.OutcomeUnknown,
+		Event: probeEvent, SHA256: sha256.Sum256(probeEvent),
+	}}}
+	err = s.insert(ctx, conn, "ROLLBACK", []insertion{{insertDecisions, rows, true}}, make([]domain.Fate, 1))
+	return classify("probe the database", err)
+}
