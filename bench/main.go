@@ -42,11 +42,38 @@ func main() {
 	connections := flag.Int("connections", 64, "connections of the closed loop")
 	soak := flag.Duration("soak", 0, "run only an open loop of this length, and watch memory")
 	only := flag.String("only", "", "run only scenarios whose name contains this")
+	rows := flag.Int("rows", 1_000_000, "rows of the store's day")
+	indexes := flag.Bool("indexes", false, "compare the store's choices of key and index")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "docket-bench [flags] embedded|store")
+		flag.PrintDefaults()
+	}
 	flag.Parse()
-	if err := run(*docket, *out, *only, *rate, *seconds, *connections, *soak); err != nil {
+	var err error
+	switch suite := flag.Arg(0); suite {
+	case "embedded", "":
+		err = run(*docket, *out, *only, *rate, *seconds, *connections, *soak)
+	case "store":
+		err = storeSuite(*rows, *indexes, *out)
+	default:
+		err = fmt.Errorf("%s is no suite: embedded or store", suite)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "docket-bench:", err)
 		os.Exit(1)
 	}
+}
+
+// writeJSON keeps results for whoever compares runs.
+func writeJSON(dir, name string, results any) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(results, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, name), append(b, '\n'), 0o644)
 }
 
 func run(docket, out, only string, rate, seconds, connections int, soak time.Duration) error {
@@ -73,14 +100,7 @@ func run(docket, out, only string, rate, seconds, connections int, soak time.Dur
 		results = append(results, r)
 	}
 	print(results)
-	if err := os.MkdirAll(out, 0o755); err != nil {
-		return err
-	}
-	b, err := json.MarshalIndent(results, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(out, "embedded.json"), append(b, '\n'), 0o644)
+	return writeJSON(out, "embedded.json", results)
 }
 
 func print(results []result) {

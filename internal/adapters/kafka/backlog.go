@@ -109,4 +109,3 @@ func batchTime(batch []byte) time.Time {
 	}
 	return time.UnixMilli(int64(binary.BigEndian.Uint64(batch[first:]))).UTC()
 }
-

@@ -37,7 +37,9 @@ func (s *Store) RecordOPAs(ctx context.Context, sightings []domain.Sighting) err
 	}
 	defer conn.Release()
 	sorted := slices.Clone(sightings) // several processes report the same OPAs
-	slices.SortFunc(sorted, func(a, b domain.Sighting) int { return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.OPA, b.OPA)) })
+	slices.SortFunc(sorted, func(a, b domain.Sighting) int {
+		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.OPA, b.OPA))
+	})
 	err = s.inTx(ctx, conn.Conn(), "BEGIN", func(b *pgx.Batch) {
 		for _, g := range sorted {
 			b.Queue(upsertOPA, g.Tenant, g.OPA, g.Version, timestamptz(g.First), timestamptz(g.Last), g.Uploads, g.Events, timestamptz(g.StatusAt), g.Status)

@@ -21,7 +21,9 @@ import (
 )
 
 // server is the PostgreSQL that this package's tests share, each with a database of its own.
-var server = sync.OnceValues(func() (*testserver.Postgres, error) { return testserver.StartPostgres("", "fsync=off", "max_connections=60") })
+var server = sync.OnceValues(func() (*testserver.Postgres, error) {
+	return testserver.StartPostgres("", "fsync=off", "max_connections=60")
+})
 
 func TestMain(m *testing.M) {
 	code := m.Run()

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"slices"
 	"time"
-	"unsafe"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -27,17 +26,13 @@ type key struct {
 	timestamp  int64
 }
 
-// The columns that both tables have, as they are inserted from arrays.
+// The columns that both tables have, as they are inserted from an array of decision_input.
 const (
 	inserted = `timestamp, received_at, saved_at, sanitised, unsearchable, sha256, tenant, decision_id, outcome,
 		path, reason, principal, action, resource, opa, app, trace_id, requested_by, error, bundles, event`
 	selected = `u.timestamp, u.received_at, $1::timestamptz, u.sanitised, u.unsearchable, u.sha256, u.tenant, u.decision_id, u.outcome,
-		nullif(u.path, ''), nullif(u.reason, ''), nullif(u.principal, ''), nullif(u.action, ''), nullif(u.resource, ''), nullif(u.opa, ''),
-		nullif(u.app, ''), nullif(u.trace_id, ''), nullif(u.requested_by, ''), nullif(u.error, ''), nullif(u.bundles, '')::jsonb, u.event::json`
-	unnested = `unnest($2::timestamptz[], $3::timestamptz[], $4::boolean[], $5::boolean[], $6::bytea[], $7::text[], $8::text[], $9::text[],
-		$10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[],
-		$20::text[], $21::text[]) AS u(timestamp, received_at, sanitised, unsearchable, sha256, tenant, decision_id, outcome,
-		path, reason, principal, action, resource, opa, app, trace_id, requested_by, error, bundles, event)`
+		u.path, u.reason, u.principal, u.action, u.resource, u.opa, u.app, u.trace_id, u.requested_by, u.error, u.bundles, u.event`
+	unnested        = `unnest($2::decision_input[]) u`
 	insertDecisions = `INSERT INTO decisions (` + inserted + `) SELECT ` + selected + ` FROM ` + unnested + `
 		WHERE NOT EXISTS (SELECT 1 FROM decisions_out_of_window o
 			WHERE o.decision_id = u.decision_id AND o.tenant = u.tenant AND o.timestamp = u.timestamp)
@@ -148,21 +143,16 @@ type insertion struct {
 func (s *Store) insert(ctx context.Context, conn *pgx.Conn, end string, inserts []insertion, fates []domain.Fate) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.StatementTimeout+answerMargin)
 	defer cancel()
-	now := s.opts.Now().UTC()
+	element, err := s.inputType(ctx, conn)
+	if err != nil {
+		return err
+	}
+	now := binary.BigEndian.AppendUint64(nil, uint64(s.opts.Now().UnixMicro()-epoch))
 	var batch pgconn.Batch
 	batch.ExecParams("BEGIN", nil, nil, nil, nil)
 	batch.ExecParams(s.settings, nil, nil, nil, nil)
 	for _, i := range inserts {
-		args := arguments(i.rows, now)
-		values, formats := make([][]byte, len(args)), make([]int16, len(args))
-		for n, arg := range args {
-			encoded, err := conn.TypeMap().Encode(argumentTypes[n], pgx.BinaryFormatCode, arg, nil)
-			if err != nil {
-				return err
-			}
-			values[n], formats[n] = encoded, pgx.BinaryFormatCode
-		}
-		batch.ExecParams(i.sql, values, argumentTypes, formats, []int16{pgx.BinaryFormatCode})
+		batch.ExecParams(i.sql, [][]byte{now, encode(element, i.rows)}, []uint32{pgtype.TimestamptzOID, 0}, binaryFormat, binaryFormat)
 	}
 	batch.ExecParams(end, nil, nil, nil, nil)
 	results := conn.PgConn().ExecBatch(ctx, &batch)
@@ -174,8 +164,14 @@ func (s *Store) insert(ctx context.Context, conn *pgx.Conn, end string, inserts 
 			break // Close has it too
 		}
 	}
-	return results.Close()
+	err = results.Close()
+	if unknownType(err) {
+		s.input.Store(0) // the type was made anew
+	}
+	return err
 }
+
+var binaryFormat = []int16{pgx.BinaryFormatCode}
 
 // saved marks the rows whose keys the insertion returns.
 func (i insertion) saved(returned *pgconn.ResultReader, fates []domain.Fate) {
@@ -268,40 +264,4 @@ func (s *Store) explain(ctx context.Context, inside, outside, twins []row, fates
 
 func timestamptz(t time.Time) pgtype.Timestamptz {
 	return pgtype.Timestamptz{Time: t, Valid: !t.IsZero()}
-}
-
-// argumentTypes are the types of arguments.
-var argumentTypes = append([]uint32{
-	pgtype.TimestamptzOID, pgtype.TimestamptzArrayOID, pgtype.TimestamptzArrayOID, pgtype.BoolArrayOID, pgtype.BoolArrayOID, pgtype.ByteaArrayOID,
-}, slices.Repeat([]uint32{pgtype.TextArrayOID}, texts)...)
-
-// texts is the number of columns of text.
-const texts = 15
-
-// arguments are the rows' columns as arrays, in the order of unnested, behind saved_at.
-func arguments(rows []row, now time.Time) []any {
-	n := len(rows)
-	timestamps, received := make(pgtype.FlatArray[pgtype.Timestamptz], n), make(pgtype.FlatArray[time.Time], n)
-	sanitised, unsearchable := make(pgtype.FlatArray[bool], n), make(pgtype.FlatArray[bool], n)
-	sums := make(pgtype.FlatArray[[]byte], n)
-	var columns [texts]pgtype.FlatArray[string]
-	all := make([]string, texts*n)
-	for i := range columns {
-		columns[i] = all[i*n : (i+1)*n : (i+1)*n]
-	}
-	for i, r := range rows {
-		timestamps[i], received[i] = timestamptz(r.Timestamp), r.ReceivedAt
-		sanitised[i], unsearchable[i], sums[i] = r.Sanitised, r.Unsearchable, r.SHA256[:]
-		for c, text := range [texts]string{
-			r.Tenant, r.ID, string(r.Outcome), r.Path, r.Reason, r.Principal, r.Action, r.Resource, r.OPA, r.App, r.TraceID, r.RequestedBy, r.Error,
-			domain.EncodeBundles(r.Bundles), unsafe.String(unsafe.SliceData(r.Event), len(r.Event)), // nobody writes to an event's bytes
-		} {
-			columns[c][i] = text
-		}
-	}
-	args := []any{now, timestamps, received, sanitised, unsearchable, sums}
-	for _, column := range columns {
-		args = append(args, column)
-	}
-	return args
 }

@@ -71,6 +71,7 @@ type Store struct {
 
 	mu     sync.Mutex
 	days   map[day]bool // partitions known to be there
+	input  atomic.Uint32
 	closed atomic.Bool
 }
 

@@ -59,6 +59,30 @@ CREATE TABLE decisions_out_of_window (
 CREATE INDEX decisions_out_of_window_time ON decisions_out_of_window (time);
 CREATE INDEX decisions_out_of_window_received ON decisions_out_of_window (received_at);
 
+-- What a batch is sent as: an array of these. An array for each column costs the server half as much again.
+CREATE TYPE decision_input AS (
+  timestamp    timestamptz,
+  received_at  timestamptz,
+  sanitised    boolean,
+  unsearchable boolean,
+  sha256       bytea,
+  tenant       text,
+  decision_id  text,
+  outcome      text,
+  path         text,
+  reason       text,
+  principal    text,
+  action       text,
+  resource     text,
+  opa          text,
+  app          text,
+  trace_id     text,
+  requested_by text,
+  error        text,
+  bundles      jsonb,
+  event        json
+);
+
 CREATE TABLE opas (
   tenant          text COLLATE "C" NOT NULL,
   opa             text COLLATE "C" NOT NULL,
