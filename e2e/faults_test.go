@@ -173,7 +173,8 @@ func TestBadStart(t *testing.T) {
 		{"a directory that is a file", []string{"DOCKET_DATA=" + write("f", "x")}, nil, 6, "data directory"},
 		{"a log that is no database", []string{"DOCKET_DATA=" + filepath.Dir(write("log.db", strings.Repeat("not a database ", 500)))}, nil, 6, "damaged"},
 		{"a store that is no database", []string{"DOCKET_DATA=" + filepath.Dir(write("store.db", strings.Repeat("not a database ", 500)))}, nil, 6, "damaged"},
-		{"Kafka, which is not there yet", []string{"DOCKET_KAFKA_BROKERS=127.0.0.1:9092"}, nil, 6, "embedded log only"},
+		{"half of a login to Kafka", []string{"DOCKET_KAFKA_BROKERS=127.0.0.1:9092", "DOCKET_KAFKA_SASL=plain"}, nil, 6, "kafka_password_file go together"},
+		{"a database URL that is none", []string{"DOCKET_DATABASE_URL=postgres://user:s3cret@:bad:/x"}, nil, 6, "DOCKET_DATABASE_URL"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := newDocket(t, t.TempDir(), c.vars...)

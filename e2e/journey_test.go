@@ -14,10 +14,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestJourney sends 1,000 policy queries to a real OPA and finds every decision that OPA named, with its bytes.
 func TestJourney(t *testing.T) {
 	d := newDocket(t, t.TempDir())
 	d.serve(t)
+	journey(t, d)
+	d.terminate(t)
+}
+
+// journey sends 1,000 policy queries to a real OPA and finds every decision that OPA named, with its bytes.
+func journey(t *testing.T, d *docket) {
 	l := newLedger()
 	o := startOPA(t, "1.22", recorder(t, d.upload, l), tokenFile(t, "unused"), "testdata/policy.rego", "testdata/mask.rego")
 	answered := askAll(t, o, 1000)
@@ -60,7 +65,6 @@ func TestJourney(t *testing.T) {
 	}
 	_, code = d.run(t, "show", "no-such-decision")
 	require.Equal(t, 4, code)
-	d.terminate(t)
 }
 
 // askAll asks n times and returns the decision ids.

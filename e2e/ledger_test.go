@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -171,6 +172,9 @@ type generator struct {
 	prefix string
 	stop   chan struct{}
 	wg     sync.WaitGroup
+
+	refused atomic.Int64 // answers that were none of 2xx, and requests without one
+	slowest atomic.Int64 // nanoseconds until an answer, whichever it was
 }
 
 func generate(t *testing.T, target string, l *ledger, prefix string, workers int) *generator {
@@ -208,10 +212,16 @@ func (g *generator) work(w int) {
 		body := g.body(w, n)
 		g.ledger.note(g.t, body, true, false)
 		for deadline := time.Now().Add(2 * time.Minute); ; {
-			if post(client, g.target, body) == nil {
+			start := time.Now()
+			err := post(client, g.target, body)
+			if took := int64(time.Since(start)); took > g.slowest.Load() {
+				g.slowest.Store(took)
+			}
+			if err == nil {
 				g.ledger.note(g.t, body, true, true)
 				break
 			}
+			g.refused.Add(1)
 			if time.Now().After(deadline) {
 				return
 			}

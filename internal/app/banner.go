@@ -42,22 +42,27 @@ func printBanner(w io.Writer, a *App) {
 	if a.cfg.UploadTokensFile != "" {
 		token = "/etc/docket/token"
 	}
-	fmt.Fprintf(w, `docket %[1]s, embedded: everything is kept in %[2]s
+	fmt.Fprintf(w, "docket %s %s, %s\n\n", Version, a.role, a.cfg.describe())
+	if a.upload != nil {
+		fmt.Fprintf(w, "  OPA posts to         %s/logs\n", upload)
+	}
+	if a.console != nil {
+		fmt.Fprintf(w, "  The API answers at   %s://%s/api/v1/decisions\n", scheme, a.ConsoleAddr())
+	}
+	fmt.Fprintf(w, "  Metrics and health   http://%s/metrics  /livez  /readyz\n\n", a.AdminAddr())
+	if a.role != Serve {
+		return
+	}
+	fmt.Fprintf(w, `Paste this into OPA's configuration:
 
-  OPA posts to         %[3]s/logs
-  The API answers at   %[4]s://%[5]s/api/v1/decisions
-  Metrics and health   http://%[6]s/metrics  /livez  /readyz
-
-Paste this into OPA's configuration:
-
-%[7]s
+%[1]s
 Or try it without OPA, from another terminal:
 
-  %[8]s send examples/decisions.json
-  %[8]s find --denied --since 1h
-  %[8]s status
+  %[2]s send examples/decisions.json
+  %[2]s find --denied --since 1h
+  %[2]s status
 
-`, Version, a.cfg.Data, upload, scheme, a.ConsoleAddr(), a.AdminAddr(), indent(opaConfig(upload, token)), os.Args[0])
+`, indent(opaConfig(upload, token)), os.Args[0])
 }
 
 func indent(s string) string {

@@ -21,11 +21,11 @@ import (
 // Config is everything that can be set. A flag beats its environment variable, which beats the key of the same name in
 // the YAML file: --console-listen, DOCKET_CONSOLE_LISTEN and console_listen are one setting.
 type Config struct {
-	Data string `help:"Directory of the embedded log and store." env:"DOCKET_DATA" default:"./data" type:"path"`
+	Data string `help:"Directory of the embedded log and store, where Kafka or PostgreSQL does not replace them." env:"DOCKET_DATA" default:"./data" type:"path"`
 
 	Listen        string `help:"Upload listener, where OPA posts." env:"DOCKET_LISTEN" default:"127.0.0.1:8080"`
 	ConsoleListen string `help:"Console listener, where people and programs ask." env:"DOCKET_CONSOLE_LISTEN" default:"127.0.0.1:8081"`
-	AdminListen   string `help:"Admin listener: /metrics, /livez, /readyz, and pprof on loopback. Unset: 127.0.0.1:9180 for serve." env:"DOCKET_ADMIN_LISTEN"`
+	AdminListen   string `help:"Admin listener: /metrics, /livez, /readyz, and pprof on loopback. Unset: 127.0.0.1, port 9180 for serve, 9181 for ingest, 9182 for saver, 9183 for parking, 9184 for console." env:"DOCKET_ADMIN_LISTEN"`
 
 	UploadTokensFile  string `help:"Bearer tokens for uploads, a line each: name, tenant, hex SHA-256 of the token. Read again when it changes." env:"DOCKET_UPLOAD_TOKENS_FILE" type:"path"`
 	ConsoleTokensFile string `help:"Bearer tokens for the console, a line each: name, role (viewer or operator), hex SHA-256 of the token. Read again when it changes." env:"DOCKET_CONSOLE_TOKENS_FILE" type:"path"`
@@ -34,7 +34,7 @@ type Config struct {
 	Insecure          bool   `help:"Listen off loopback without tokens: something else guards the door." env:"DOCKET_INSECURE"`
 
 	Retention Duration `help:"How long decisions are kept, by their own timestamp. Takes d for days." env:"DOCKET_RETENTION" default:"90d"`
-	Migrate   bool     `help:"Create and update the schema at start." env:"DOCKET_MIGRATE" default:"true" negatable:""`
+	Migrate   bool     `help:"Create and update topics and schema at start, which only serve does." env:"DOCKET_MIGRATE" default:"true" negatable:""`
 
 	MaxWireBytes     int64         `help:"Longest upload on the wire." env:"DOCKET_MAX_WIRE_BYTES" default:"8388608"`
 	MaxInflatedBytes int           `help:"Longest upload when inflated." env:"DOCKET_MAX_INFLATED_BYTES" default:"67108864"`
@@ -44,16 +44,26 @@ type Config struct {
 	MaxDepth         int           `help:"Deepest nesting of an event." env:"DOCKET_MAX_DEPTH" default:"64"`
 	PublishTimeout   time.Duration `help:"How long an upload waits for the log before it is refused with 503; at most 7.5s, because OPA waits 10 s for an answer." env:"DOCKET_PUBLISH_TIMEOUT" default:"7s"`
 
+	SaverConcurrency  int           `help:"Batches that are saved at once; with the embedded log it is one." env:"DOCKET_SAVER_CONCURRENCY" default:"4"`
 	SaverBatchRecords int           `help:"Most records of one batch to the store." env:"DOCKET_SAVER_BATCH_RECORDS" default:"500"`
 	SaverBatchBytes   int           `help:"Most bytes of one batch to the store." env:"DOCKET_SAVER_BATCH_BYTES" default:"4194304"`
 	SaverBatchWait    time.Duration `help:"Longest a record waits for its batch to fill." env:"DOCKET_SAVER_BATCH_WAIT" default:"100ms"`
 
+	ParkingConcurrency int           `help:"Batches that are replayed at once; with the embedded log it is one." env:"DOCKET_PARKING_CONCURRENCY" default:"2"`
 	ParkingMaxAttempts int           `help:"Failures of a row of its own fault before it is dead-lettered." env:"DOCKET_PARKING_MAX_ATTEMPTS" default:"10"`
 	ParkingBackoffMin  time.Duration `help:"First ceiling of the backoff between such failures; it doubles, and the wait is drawn from zero to it." env:"DOCKET_PARKING_BACKOFF_MIN" default:"1s"`
 	ParkingBackoffMax  time.Duration `help:"Last ceiling of that backoff." env:"DOCKET_PARKING_BACKOFF_MAX" default:"60s"`
 
-	KafkaBrokers []string `help:"Kafka instead of the embedded log. Not in this version: docket refuses to start when it is set." env:"DOCKET_KAFKA_BROKERS"`
-	DatabaseURL  Secret   `help:"PostgreSQL instead of the embedded store. Not in this version: docket refuses to start when it is set." env:"DOCKET_DATABASE_URL"`
+	KafkaBrokers      []string `help:"Kafka instead of the embedded log: addresses to start from." env:"DOCKET_KAFKA_BROKERS" placeholder:"HOST:PORT,…"`
+	KafkaUnreplicated string   `help:"What ingest, saver, parking and console do where a topic has fewer than three replicas or may lose what it acknowledged: refuse to start, or allow it." env:"DOCKET_KAFKA_UNREPLICATED" enum:"refuse,allow" default:"refuse"`
+	KafkaTLS          bool     `name:"kafka-tls" help:"Reach the brokers by TLS." env:"DOCKET_KAFKA_TLS"`
+	KafkaCAFile       string   `name:"kafka-ca-file" help:"Certificates to trust for it instead of the system's." env:"DOCKET_KAFKA_CA_FILE" type:"path"`
+	KafkaSASL         string   `name:"kafka-sasl" help:"How to log in: none, plain, scram-sha-256 or scram-sha-512." env:"DOCKET_KAFKA_SASL" enum:"none,plain,scram-sha-256,scram-sha-512" default:"none"`
+	KafkaUser         string   `help:"Who logs in." env:"DOCKET_KAFKA_USER"`
+	KafkaPasswordFile string   `help:"File with the password; white space around it does not count." env:"DOCKET_KAFKA_PASSWORD_FILE" type:"path"`
+	TopicPrefix       string   `help:"In front of the names of the topics decisions, parking, parking.dlq and dlq." env:"DOCKET_TOPIC_PREFIX" default:"docket."`
+
+	DatabaseURL Secret `help:"PostgreSQL instead of the embedded store: a connection string such as postgres://docket@db:5432/docket. pool_max_conns bounds its connections, 8 unless set, twice: to write and to read." env:"DOCKET_DATABASE_URL"`
 
 	LogLevel  string `help:"debug, info, warn or error." env:"DOCKET_LOG_LEVEL" enum:"debug,info,warn,error" default:"info"`
 	LogFormat string `help:"text or json." env:"DOCKET_LOG_FORMAT" enum:"text,json" default:"text"`
@@ -105,23 +115,35 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // maxPublishTimeout keeps the answer within the 8 s that the upload API promises.
 const maxPublishTimeout = 7500 * time.Millisecond
 
-// validate reports everything that is wrong at once.
-func (c *Config) validate() error {
+// validate reports everything that is wrong for a role at once.
+func (c *Config) validate(role Role) error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if len(c.KafkaBrokers) > 0 {
-		bad("kafka_brokers (DOCKET_KAFKA_BROKERS) is set, but this version of docket has the embedded log only: unset it")
+	if role != Serve && c.embedded() {
+		var missing []string
+		if len(c.KafkaBrokers) == 0 {
+			missing = append(missing, "DOCKET_KAFKA_BROKERS")
+		}
+		if c.DatabaseURL == "" {
+			missing = append(missing, "DOCKET_DATABASE_URL")
+		}
+		bad("docket %s shares Kafka and PostgreSQL with the other roles: set %s; or run everything in one process, with nothing else installed, with docket serve",
+			role, strings.Join(missing, " and "))
 	}
-	if c.DatabaseURL != "" {
-		bad("database_url (DOCKET_DATABASE_URL) is set, but this version of docket has the embedded store only: unset it")
+	if (c.KafkaSASL != "none") != (c.KafkaUser != "" && c.KafkaPasswordFile != "") {
+		bad("kafka_sasl, kafka_user and kafka_password_file go together: set all of them or none")
+	}
+	if c.KafkaCAFile != "" && !c.KafkaTLS {
+		bad("kafka_ca_file is set, but kafka_tls is not")
 	}
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		bad("tls_cert_file and tls_key_file go together: set both or neither")
 	}
-	for _, l := range []struct{ name, addr, tokens string }{
-		{"listen", c.Listen, c.UploadTokensFile}, {"console_listen", c.ConsoleListen, c.ConsoleTokensFile},
-	} {
-		if l.tokens == "" && !c.Insecure && !httpapi.Loopback(l.addr) {
+	for _, l := range []struct {
+		role               Role
+		name, addr, tokens string
+	}{{Ingest, "listen", c.Listen, c.UploadTokensFile}, {Console, "console_listen", c.ConsoleListen, c.ConsoleTokensFile}} {
+		if role.is(l.role) && l.tokens == "" && !c.Insecure && !httpapi.Loopback(l.addr) {
 			bad("%s %s can be reached from other machines, and nobody would be asked who they are: "+
 				"set DOCKET_%s_TOKENS_FILE, or --insecure if something in front of docket asks", l.name, l.addr,
 				map[string]string{"listen": "UPLOAD", "console_listen": "CONSOLE"}[l.name])
@@ -137,6 +159,7 @@ func (c *Config) validate() error {
 		{"max_wire_bytes", c.MaxWireBytes}, {"max_inflated_bytes", int64(c.MaxInflatedBytes)}, {"max_events", int64(c.MaxEvents)},
 		{"max_event_bytes", int64(c.MaxEventBytes)}, {"max_depth", int64(c.MaxDepth)}, {"saver_batch_records", int64(c.SaverBatchRecords)},
 		{"saver_batch_bytes", int64(c.SaverBatchBytes)}, {"saver_batch_wait", int64(c.SaverBatchWait)},
+		{"saver_concurrency", int64(c.SaverConcurrency)}, {"parking_concurrency", int64(c.ParkingConcurrency)},
 		{"parking_max_attempts", int64(c.ParkingMaxAttempts)}, {"parking_backoff_min", int64(c.ParkingBackoffMin)},
 		{"retention", int64(c.Retention)},
 	} {

@@ -46,16 +46,16 @@ func nested(id string, depth int) string {
 
 // contractBodies makes the request of every case in docs/upload-contract.md.
 var contractBodies = map[string]func() (body []byte, encoding string){
-	"one event":       plain(`[{"a":1}]`),
+	"one event":       plainBody(`[{"a":1}]`),
 	"one event, gzip": gzipped(`[{"a":2}]`),
 	"five events in several gzip members": func() ([]byte, string) {
 		return zipped(`[{"m":1},{"m"`, `:2},{"m":3},`, `{"m":4},{"m":5}`, `]`), "gzip"
 	},
-	"empty body":                      plain(""),
+	"empty body":                      plainBody(""),
 	"empty body that says it is gzip": func() ([]byte, string) { return nil, "gzip" },
 	"empty array":                     gzipped("[]"),
-	"white space":                     plain(" \n "),
-	"a byte order mark in front":      plain("\xEF\xBB\xBF" + `[{"bom":1}]`),
+	"white space":                     plainBody(" \n "),
+	"a byte order mark in front":      plainBody("\xEF\xBB\xBF" + `[{"bom":1}]`),
 	"not gzip at all":                 func() ([]byte, string) { return []byte(`[{"a":1}]`), "gzip" },
 	"gzip with a bad checksum": func() ([]byte, string) {
 		b := zipped(`[{"crc":1},{"crc":2}]`)
@@ -77,30 +77,30 @@ var contractBodies = map[string]func() (body []byte, encoding string){
 	},
 	"gzip cut off in its header":                     func() ([]byte, string) { return zipped("[]")[:5], "gzip" },
 	"JSON cut off in the third event":                gzipped(`[{"c":1},{"c":2},{"c":`),
-	"not an array":                                   plain(`{"decision_id":"x"}`),
-	"not JSON":                                       plain(`hello`),
-	"a broken element between two good ones":         plain(`[{"b":1},{"b":},{"b":3}]`),
+	"not an array":                                   plainBody(`{"decision_id":"x"}`),
+	"not JSON":                                       plainBody(`hello`),
+	"a broken element between two good ones":         plainBody(`[{"b":1},{"b":},{"b":3}]`),
 	"trailing bytes":                                 gzipped(`[{"tr":1},{"tr":2}] x`),
-	"a second array behind the first":                plain(`[{"s":1},{"s":2}][{"s":3}]`),
-	"a number, a string and null between two events": plain(`[{"n":1},7,"x",null,{"n":2}]`),
+	"a second array behind the first":                plainBody(`[{"s":1},{"s":2}][{"s":3}]`),
+	"a number, a string and null between two events": plainBody(`[{"n":1},7,"x",null,{"n":2}]`),
 	"an event nested 10,000 deep between two":        gzipped(`[{"deep":1},` + nested("deep", 10_000) + `,{"deep":2}]`),
 	"an event nested 100,000 deep between two":       gzipped(`[{"deeper":1},` + nested("deeper", 100_000) + `,{"deeper":2}]`),
-	"an event nested 64 deep":                        plain(`[` + nested("d64", 64) + `]`),
-	"an event nested 65 deep":                        plain(`[` + nested("d65", 65) + `]`),
-	"invalid UTF-8 in one event of three":            plain("[{\"u\":1},{\"u\":\"\xff\xfe\"},{\"u\":3}]"),
-	"lone surrogates":                                plain(`[{"path":"a\ud800b","x":"\udfff"}]`),
-	"NUL in a string":                                plain(`[{"path":"a\u0000b"}]`),
-	"duplicate keys":                                 plain(`[{"k":1,"k":2,"decision_id":"first","decision_id":"last"}]`),
-	"numbers beyond every machine's range":           plain(`[{"n":1e99999,"m":-0.000000000000000000000000000001e-99999,"o":123456789012345678901234567890}]`),
-	"decision_id empty":                              plain(`[{"decision_id":"","e":1}]`),
-	"decision_id a number":                           plain(`[{"decision_id":42}]`),
-	"decision_id of 10 KB":                           plain(`[{"decision_id":"` + strings.Repeat("x", 10<<10) + `"}]`),
-	"decision_id like a path":                        plain(`[{"decision_id":"a/../b/raw"}]`),
-	"decision_id absent":                             plain(`[{"absent":true}]`),
-	"timestamp absent":                               plain(`[{"decision_id":"no-timestamp"}]`),
-	"timestamp odd":                                  plain(`[{"decision_id":"odd-timestamp","timestamp":"half past nine"}]`),
-	"timestamp 200 years ago":                        plain(`[{"decision_id":"old","timestamp":"1826-01-01T00:00:00Z"}]`),
-	"timestamp in the year 9000":                     plain(`[{"decision_id":"new","timestamp":"9000-01-01T00:00:00Z"}]`),
+	"an event nested 64 deep":                        plainBody(`[` + nested("d64", 64) + `]`),
+	"an event nested 65 deep":                        plainBody(`[` + nested("d65", 65) + `]`),
+	"invalid UTF-8 in one event of three":            plainBody("[{\"u\":1},{\"u\":\"\xff\xfe\"},{\"u\":3}]"),
+	"lone surrogates":                                plainBody(`[{"path":"a\ud800b","x":"\udfff"}]`),
+	"NUL in a string":                                plainBody(`[{"path":"a\u0000b"}]`),
+	"duplicate keys":                                 plainBody(`[{"k":1,"k":2,"decision_id":"first","decision_id":"last"}]`),
+	"numbers beyond every machine's range":           plainBody(`[{"n":1e99999,"m":-0.000000000000000000000000000001e-99999,"o":123456789012345678901234567890}]`),
+	"decision_id empty":                              plainBody(`[{"decision_id":"","e":1}]`),
+	"decision_id a number":                           plainBody(`[{"decision_id":42}]`),
+	"decision_id of 10 KB":                           plainBody(`[{"decision_id":"` + strings.Repeat("x", 10<<10) + `"}]`),
+	"decision_id like a path":                        plainBody(`[{"decision_id":"a/../b/raw"}]`),
+	"decision_id absent":                             plainBody(`[{"absent":true}]`),
+	"timestamp absent":                               plainBody(`[{"decision_id":"no-timestamp"}]`),
+	"timestamp odd":                                  plainBody(`[{"decision_id":"odd-timestamp","timestamp":"half past nine"}]`),
+	"timestamp 200 years ago":                        plainBody(`[{"decision_id":"old","timestamp":"1826-01-01T00:00:00Z"}]`),
+	"timestamp in the year 9000":                     plainBody(`[{"decision_id":"new","timestamp":"9000-01-01T00:00:00Z"}]`),
 	"an event of 1 MB":                               gzipped(`[{"decision_id":"mb1","x":"` + strings.Repeat("x", 1_000_000) + `"}]`),
 	"an event of 4 MB":                               gzipped(`[{"decision_id":"mb4","x":"` + strings.Repeat("x", 4_000_000) + `"}]`),
 	"an event of 5 MB beside a small one":            gzipped(`[{"x":"` + strings.Repeat("x", 5_000_000) + `"},{"five":1}]`),
@@ -121,7 +121,9 @@ var contractBodies = map[string]func() (body []byte, encoding string){
 	"gzip twice":                                                 func() ([]byte, string) { return zipped("[]"), "gzip, gzip" },
 }
 
-func plain(s string) func() ([]byte, string) { return func() ([]byte, string) { return []byte(s), "" } }
+func plainBody(s string) func() ([]byte, string) {
+	return func() ([]byte, string) { return []byte(s), "" }
+}
 func gzipped(s string) func() ([]byte, string) {
 	return func() ([]byte, string) { return zipped(s), "gzip" }
 }

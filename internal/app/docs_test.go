@@ -153,22 +153,26 @@ func TestDependencies(t *testing.T) {
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", module+"...").Output()
 	require.NoError(t, err)
 	allowed := map[string][]string{ // docket's own packages that a package may import; every other import is checked below
-		"internal/domain":           {},
-		"internal/ports":            {"internal/domain"},
-		"internal/ports/porttest":   {"internal/domain", "internal/ports"},
-		"internal/ingest":           {"internal/domain", "internal/ports"},
-		"internal/saver":            {"internal/domain", "internal/ports"},
-		"internal/parking":          {"internal/domain", "internal/ports", "internal/saver"},
-		"internal/testserver":       {},
-		"internal/adapters/kafka":   {"internal/domain", "internal/ports"},
-		"internal/adapters/sqlite":  {"internal/domain", "internal/ports"},
-		"internal/adapters/httpapi": {"internal/domain", "internal/ports", "internal/ingest"},
-		"internal/adapters/cli":     {"internal/domain"},
+		"internal/domain":            {},
+		"internal/ports":             {"internal/domain"},
+		"internal/ports/porttest":    {"internal/domain", "internal/ports"},
+		"internal/ingest":            {"internal/domain", "internal/ports"},
+		"internal/saver":             {"internal/domain", "internal/ports"},
+		"internal/parking":           {"internal/domain", "internal/ports", "internal/saver"},
+		"internal/testserver":        {},
+		"internal/adapters/kafka":    {"internal/domain", "internal/ports"},
+		"internal/adapters/postgres": {"internal/domain", "internal/ports"},
+		"internal/adapters/sqlite":   {"internal/domain", "internal/ports"},
+		"internal/adapters/httpapi":  {"internal/domain", "internal/ports", "internal/ingest"},
+		"internal/adapters/cli":      {"internal/domain"},
 		"internal/app": {
 			"internal/domain", "internal/ports", "internal/ingest", "internal/saver", "internal/parking",
-			"internal/adapters/sqlite", "internal/adapters/httpapi", "internal/adapters/cli",
+			"internal/adapters/sqlite", "internal/adapters/kafka", "internal/adapters/postgres", "internal/adapters/httpapi", "internal/adapters/cli",
 		},
-		"cmd/docket": {"internal/app"},
+		"cmd/docket":  {"internal/app"},
+		"cmd/ingest":  {"internal/app"},
+		"cmd/saver":   {"internal/app"},
+		"cmd/parking": {"internal/app"},
 	}
 	useCases := []string{"internal/ingest", "internal/saver", "internal/parking"}
 	withoutIO := []string{

@@ -5,7 +5,6 @@ package app
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,8 +17,6 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/docket-project/docket/internal/adapters/cli"
-	"github.com/docket-project/docket/internal/adapters/sqlite"
-	"github.com/docket-project/docket/internal/domain"
 )
 
 // Version, Commit and Date are set by the linker.
@@ -34,11 +31,15 @@ type commandLine struct {
 	ConfigFile string `name:"config" help:"YAML file with settings." env:"DOCKET_CONFIG" type:"path" placeholder:"FILE"`
 
 	Serve   serveCommand   `cmd:"" help:"Run everything in one process, with nothing else installed."`
+	Ingest  ingestCommand  `cmd:"" help:"Run the role that takes uploads; needs Kafka and PostgreSQL, as the next three do."`
+	Saver   saverCommand   `cmd:"" help:"Run the role that stores what was taken."`
+	Parking parkingCommand `cmd:"" help:"Run the role that replays what the store could not take."`
+	Console consoleCommand `cmd:"" help:"Run the role that answers people and programs."`
 	Send    cli.Send       `cmd:"" help:"Send decisions from files, as an OPA would."`
 	Find    cli.Find       `cmd:"" help:"Search decisions."`
 	Show    cli.Show       `cmd:"" help:"Show one decision: what was decided, and why."`
 	Status  cli.Status     `cmd:"" help:"Tell whether anything is arriving, from which OPAs, and what waits."`
-	Migrate migrateCommand `cmd:"" help:"Create or update the schema, and stop."`
+	Migrate migrateCommand `cmd:"" help:"Create or update topics and schema, and stop."`
 	Config  configCommand  `cmd:"" help:"Print the settings in force, secrets hidden."`
 	Log     logCommands    `cmd:"" help:"Mend the durable log."`
 	Version versionCommand `cmd:"" help:"Print the version."`
@@ -75,12 +76,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 		return cli.ExitUsage, fmt.Errorf("%w\nTry docket --help", err)
 	}
 	if file != nil {
-		grammar.Serve.Mappings, grammar.Config.Mappings, grammar.Migrate.Mappings = file.mappings, file.mappings, file.mappings
+		for _, c := range grammar.configs() {
+			c.Mappings = file.mappings
+		}
 	}
 	kctx.BindTo(ctx, (*context.Context)(nil))
 	out := cli.Out{Stdout: stdout, Stderr: stderr, Terminal: isTerminal(stderr)}
 	unknown := unknownVariables(kctx.Model)
-	if kctx.Command() != "serve" { // which has a log to warn in
+	if _, role := adminListen[Role(kctx.Command())]; !role { // which has a log to warn in
 		for _, name := range unknown {
 			fmt.Fprintf(stderr, "docket: %s sets nothing; is it misspelt?\n", name)
 		}
@@ -122,7 +125,7 @@ type warnings []string
 
 // unknownVariables names every DOCKET_* variable that no flag reads.
 func unknownVariables(app *kong.Application) warnings {
-	known := map[string]bool{"DOCKET_KAFKA_UNREPLICATED": true} // of the roles that need Kafka
+	known := map[string]bool{}
 	_ = kong.Visit(app, func(n kong.Visitable, next kong.Next) error {
 		if flag, ok := n.(*kong.Flag); ok {
 			for _, env := range flag.Envs {
@@ -141,18 +144,57 @@ func unknownVariables(app *kong.Application) warnings {
 	return out
 }
 
-// serveCommand is `docket serve`.
-type serveCommand struct {
+// configs are the settings wherever the grammar embeds them.
+func (c *commandLine) configs() []*Config {
+	return []*Config{
+		&c.Serve.Config, &c.Ingest.Config, &c.Saver.Config, &c.Parking.Config, &c.Console.Config, &c.Config.Config, &c.Migrate.Config, &c.Log.AcceptLoss.Config,
+	}
+}
+
+// roleCommand is a command that runs until it is told to stop.
+type roleCommand struct {
 	Config `embed:""`
 }
 
-// Run serves until ctx is done.
-func (s *serveCommand) Run(ctx context.Context, out cli.Out, unknown warnings) error {
-	logger := newLogger(out.Stderr, s.Config)
+func (r *roleCommand) serve(ctx context.Context, role Role, out cli.Out, unknown warnings) error {
+	logger := newLogger(out.Stderr, r.Config)
 	for _, name := range unknown {
 		logger.Warn("this environment variable sets nothing; is it misspelt? docs/configuration.md lists them", "variable", name)
 	}
-	return Run(ctx, s.Config, logger, func(a *App) { printBanner(out.Stdout, a) })
+	return Run(ctx, role, r.Config, logger, func(a *App) { printBanner(out.Stdout, a) })
+}
+
+type (
+	serveCommand   struct{ roleCommand }
+	ingestCommand  struct{ roleCommand }
+	saverCommand   struct{ roleCommand }
+	parkingCommand struct{ roleCommand }
+	consoleCommand struct{ roleCommand }
+)
+
+// Run serves until ctx is done.
+func (c *serveCommand) Run(ctx context.Context, out cli.Out, unknown warnings) error {
+	return c.serve(ctx, Serve, out, unknown)
+}
+
+// Run takes uploads until ctx is done.
+func (c *ingestCommand) Run(ctx context.Context, out cli.Out, unknown warnings) error {
+	return c.serve(ctx, Ingest, out, unknown)
+}
+
+// Run stores until ctx is done.
+func (c *saverCommand) Run(ctx context.Context, out cli.Out, unknown warnings) error {
+	return c.serve(ctx, Saver, out, unknown)
+}
+
+// Run replays until ctx is done.
+func (c *parkingCommand) Run(ctx context.Context, out cli.Out, unknown warnings) error {
+	return c.serve(ctx, Parking, out, unknown)
+}
+
+// Run answers until ctx is done.
+func (c *consoleCommand) Run(ctx context.Context, out cli.Out, unknown warnings) error {
+	return c.serve(ctx, Console, out, unknown)
 }
 
 func newLogger(w io.Writer, c Config) *slog.Logger {
@@ -193,46 +235,7 @@ func (c *configCommand) Run(kctx *kong.Context, out cli.Out) error {
 		}
 		fmt.Fprintf(out.Stdout, "%s", b)
 	}
-	return c.validate()
-}
-
-// logCommands are `docket log …`.
-type logCommands struct {
-	AcceptLoss acceptLossCommand `cmd:"" help:"Give up damaged or missing records of the embedded log, note which, and make it fit to start."`
-}
-
-type acceptLossCommand struct {
-	Data string `help:"Directory of the embedded log; docket must not be running on it." env:"DOCKET_DATA" default:"./data" type:"path"`
-	Yes  bool   `help:"Do it. Without this, only say what would be given up."`
-}
-
-// Run mends the log in place.
-func (c *acceptLossCommand) Run(ctx context.Context, out cli.Out) (err error) {
-	if _, err := os.Stat(c.Data); err != nil {
-		return domain.Errorf(domain.Misconfigured, "there is no data directory: %w", err)
-	}
-	dir, err := sqlite.OpenDir(c.Data)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, dir.Close()) }()
-	options := logOptions(domain.TopicsWithPrefix(topicPrefix), slog.New(slog.DiscardHandler), func(error) {}, func(string, int64) {})
-	losses, err := sqlite.AcceptLoss(ctx, dir, options, !c.Yes)
-	if err != nil {
-		return err
-	}
-	if len(losses) == 0 {
-		fmt.Fprintln(out.Stdout, "The log is whole: nothing to give up.")
-		return nil
-	}
-	for _, l := range losses {
-		fmt.Fprintf(out.Stdout, "%s offsets %d to %d: %d records, %s\n", l.Topic, l.First, l.Last, l.Last-l.First+1, l.Reason)
-	}
-	if !c.Yes {
-		return fmt.Errorf("nothing was changed: these decisions may be lost for good. Restore %s from a backup, or repeat with --yes", c.Data)
-	}
-	fmt.Fprintln(out.Stdout, "Given up, and noted in the log's table of losses. docket can start again.")
-	return nil
+	return c.validate(Serve)
 }
 
 type versionCommand struct{}
@@ -240,25 +243,5 @@ type versionCommand struct{}
 // Run prints one line.
 func (versionCommand) Run(out cli.Out) error {
 	_, err := fmt.Fprintln(out.Stdout, strings.TrimSpace("docket "+Version+" "+Commit+" "+Date))
-	return err
-}
-
-// migrateCommand is `docket migrate`.
-type migrateCommand struct {
-	Config `embed:""`
-}
-
-// Run creates or updates what docket keeps on disk, and stops. It verifies the log on the way.
-func (c *migrateCommand) Run(ctx context.Context, out cli.Out) error {
-	c.Listen, c.ConsoleListen, c.AdminListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0" // taken and given back
-	c.Migrate = true
-	a, err := New(ctx, c.Config, newLogger(out.Stderr, c.Config))
-	if err != nil {
-		return err
-	}
-	if err := a.Stop(ctx); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(out.Stdout, "%s has the schema of this version.\n", c.Data)
 	return err
 }

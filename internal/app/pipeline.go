@@ -30,11 +30,13 @@ const (
 type pipeline struct {
 	log     ports.Log
 	topics  domain.Topics
-	breaker func() (state string, nextProbe time.Duration)
+	groups  map[string][]string // which topics to sample, by the group that consumes them
+	breaker breakerState
 	logger  *slog.Logger
 
 	mu      sync.Mutex
 	samples []sample // the last rateSpan, oldest first
+	unread  int      // samples in a row that failed
 	ready   error
 	asked   time.Time
 }
@@ -47,22 +49,36 @@ type sample struct {
 
 var errNotSampled = errors.New("docket is starting")
 
-func newPipeline(log ports.Log, topics domain.Topics, breaker func() (string, time.Duration), reg prometheus.Registerer, logger *slog.Logger) *pipeline {
-	p := &pipeline{log: log, topics: topics, breaker: breaker, logger: logger, ready: errNotSampled}
+// breakerState tells the state of the breaker in front of the store, and how long until its next probe.
+type breakerState func() (state string, nextProbe time.Duration)
+
+// newPipeline samples what concerns a role: its own topic and, for the parking role and the console, the dead letters.
+// Without a breaker of its own, a process knows nothing of the savers'.
+func newPipeline(log ports.Log, role Role, topics domain.Topics, breaker breakerState, reg prometheus.Registerer, logger *slog.Logger) *pipeline {
+	if breaker == nil {
+		breaker = func() (string, time.Duration) { return "unknown", 0 }
+	}
+	p := &pipeline{log: log, topics: topics, groups: map[string][]string{}, breaker: breaker, logger: logger, ready: errNotSampled}
 	f := promauto.With(reg)
-	for _, topic := range []string{topics.Decisions, topics.Parking} {
+	consumed := func(group, topic string) {
+		p.groups[group] = []string{topic}
 		labels := prometheus.Labels{"topic": topic}
 		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "docket_consumer_lag_records", Help: "Records that wait to be consumed.", ConstLabels: labels},
 			func() float64 { return float64(p.last(topic).Waiting()) })
 		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "docket_consumer_oldest_seconds", Help: "Age of the oldest record that waits.", ConstLabels: labels},
 			func() float64 { return age(p.last(topic).Oldest) })
 	}
-	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "docket_parking_oldest_seconds", Help: "Age of the oldest parked record."},
-		func() float64 { return age(p.last(topics.Parking).Oldest) })
-	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "docket_dead_letters_open", Help: "Dead letters that nobody has dealt with."},
-		func() float64 {
-			return float64(held(p.last(topics.DLQ)) + held(p.last(topics.ParkingDLQ)))
-		})
+	if role.is(Saver) || role == Console {
+		consumed(saver.Group, topics.Decisions)
+	}
+	if role.is(Parking) || role == Console {
+		consumed(parking.Group, topics.Parking)
+		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "docket_parking_oldest_seconds", Help: "Age of the oldest parked record."},
+			func() float64 { return age(p.last(topics.Parking).Oldest) })
+		p.groups[""] = []string{topics.DLQ, topics.ParkingDLQ}
+		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "docket_dead_letters_open", Help: "Dead letters that nobody has dealt with."},
+			func() float64 { return float64(held(p.last(topics.DLQ)) + held(p.last(topics.ParkingDLQ))) })
+	}
 	return p
 }
 
@@ -97,11 +113,12 @@ func (p *pipeline) sample(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
-		if ctx.Err() == nil {
-			p.logger.Warn("the log's backlog cannot be read", "error", err)
+		if p.unread++; p.unread == 3 {
+			p.logger.Warn("the log's backlog cannot be read; lag and age are those of before", "error", err)
 		}
 		return
 	}
+	p.unread = 0
 	for len(p.samples) > 1 && s.at.Sub(p.samples[0].at) > rateSpan {
 		p.samples = p.samples[1:]
 	}
@@ -125,9 +142,7 @@ func (p *pipeline) ask(ctx context.Context) {
 
 func (p *pipeline) read(ctx context.Context) (sample, error) {
 	s := sample{at: time.Now(), byTopic: map[string]ports.Backlog{}}
-	for group, topics := range map[string][]string{
-		saver.Group: {p.topics.Decisions}, parking.Group: {p.topics.Parking}, "": {p.topics.DLQ, p.topics.ParkingDLQ},
-	} {
+	for group, topics := range p.groups {
 		partitions, err := p.log.Backlog(ctx, group, topics...)
 		if err != nil {
 			return s, err

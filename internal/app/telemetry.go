@@ -111,6 +111,15 @@ func newDataLoss(reg prometheus.Registerer) prometheus.Counter {
 	})
 }
 
+// newWeaknesses counts what the check of the topics finds; an alert asks for none.
+func newWeaknesses(reg prometheus.Registerer, n int) prometheus.Gauge {
+	g := promauto.With(reg).NewGauge(prometheus.GaugeOpts{
+		Name: "docket_log_weaknesses", Help: "Ways in which the topics' settings make acknowledged records less safe than promised.",
+	})
+	g.Set(float64(n))
+	return g
+}
+
 // registerPool exports the connections of the store.
 func registerPool(reg prometheus.Registerer, stats func() sql.DBStats) {
 	f := promauto.With(reg)

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sync/errgroup"
@@ -197,4 +198,18 @@ func (k *Kafka) Close() error {
 		errs = append(errs, n.end(syscall.SIGKILL, 10*time.Second))
 	}
 	return errors.Join(append(errs, os.RemoveAll(k.dir))...)
+}
+
+// AddPartitions adds so many partitions to a topic.
+func (k *Kafka) AddPartitions(ctx context.Context, topic string, more int) error {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Brokers()...))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	answers, err := kadm.NewClient(cl).CreatePartitions(ctx, more, topic)
+	if err != nil {
+		return err
+	}
+	return answers.Error()
 }

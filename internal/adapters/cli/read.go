@@ -291,7 +291,7 @@ func printStatus(w io.Writer, p pipeline, o opas, now time.Time) error {
 	if err := t.flush(); err != nil {
 		return err
 	}
-	if p.Breaker != "closed" {
+	if p.Breaker == "open" || p.Breaker == "half-open" {
 		fmt.Fprintf(w, "\nThe store is away (breaker %s): decisions are kept in the log and parked until it is back.\n", p.Breaker)
 	}
 	for _, d := range p.DeadLetters {

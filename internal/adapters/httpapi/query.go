@@ -31,7 +31,8 @@ type Pipeline struct {
 	Stages []Stage `json:"stages"`
 	// Parked counts the records in the parking topic.
 	Parked int64 `json:"parked"`
-	// Breaker is "closed", "half-open" or "open"; NextProbe is when an open one lets the next batch through.
+	// Breaker is "closed", "half-open" or "open", or "unknown" to a process that neither saves nor replays; NextProbe is when
+	// an open one lets the next batch through.
 	Breaker   string  `json:"breaker"`
 	NextProbe float64 `json:"next_probe_seconds"`
 	// DeadLetters counts what the dead-letter topics hold.

@@ -22,7 +22,9 @@ const (
 	fetchBytes          = 2 << 20
 	fetchPartitionBytes = 512 << 10
 	commitTimeout       = 5 * time.Second
-	leaveTimeout        = 3 * time.Second
+	// sessionTimeout is how long the partitions of a member wait that was killed. Heartbeats do not wait for handlers.
+	sessionTimeout = 10 * time.Second
+	leaveTimeout   = 3 * time.Second
 )
 
 // feed is one partition that this member consumes. Its records stay here from the fetch until they are done: a held
@@ -74,6 +76,7 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 	m.client, err = kgo.NewClient(append(l.base(),
 		kgo.ConsumerGroup(sub.Group), kgo.ConsumeTopics(sub.Topics...), kgo.Balancers(kgo.CooperativeStickyBalancer()),
 		kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.RebalanceTimeout(time.Minute),
+		kgo.SessionTimeout(sessionTimeout), kgo.HeartbeatInterval(sessionTimeout/5),
 		// Both: the first says where a group begins, the second that falling off the log is not an occasion to begin anew.
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchPartitionBytes), kgo.FetchMaxWait(time.Second),

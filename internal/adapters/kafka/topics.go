@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -60,7 +62,10 @@ func (l *Log) Migrate(ctx context.Context) (created []string, err error) {
 		}
 		created = append(created, topic)
 	}
-	return created, nil
+	for l.known(ctx, created...) != nil && ctx.Err() == nil { // brokers learn of them one after the other
+		sleep(ctx, 50*time.Millisecond)
+	}
+	return created, classify("wait for the new topics", ctx.Err())
 }
 
 // Check compares the topics with what docket needs, and alters nothing. An error means that docket cannot work with them:
@@ -86,6 +91,7 @@ func (l *Log) Check(ctx context.Context) (weak []string, err error) {
 	}
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	less := weaknesses{}
 	for _, topic := range names {
 		has, need := settings[topic], int64(l.opts.MaxEvent+recordOverhead)
 		if topic == l.opts.Topics.DLQ {
@@ -102,13 +108,12 @@ func (l *Log) Check(ctx context.Context) (weak []string, err error) {
 			replicas = min(replicas, len(p.Replicas))
 		}
 		if replicas < 3 {
-			weak = append(weak, fmt.Sprintf("topic %s has %d replicas of at least 3", topic, replicas))
-		}
-		if n := has.number("min.insync.replicas", 1); n < 2 {
-			weak = append(weak, fmt.Sprintf("topic %s has min.insync.replicas=%d: what is acknowledged may be on one broker only", topic, n))
+			less.add(topic, fmt.Sprintf("%d replicas of at least 3", replicas))
+		} else if n := has.number("min.insync.replicas", 1); n < 2 {
+			less.add(topic, fmt.Sprintf("min.insync.replicas=%d, so that what is acknowledged may be on one broker only", n))
 		}
 		if has["unclean.leader.election.enable"] == "true" {
-			weak = append(weak, fmt.Sprintf("topic %s has unclean.leader.election.enable=true: a broker that missed records may become their leader", topic))
+			less.add(topic, "unclean.leader.election.enable=true, so that a broker which missed records may become their leader")
 		}
 	}
 	if d, p := settings[l.opts.Topics.Decisions].retention(), settings[l.opts.Topics.Parking].retention(); p < d {
@@ -117,7 +122,20 @@ func (l *Log) Check(ctx context.Context) (weak []string, err error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, domain.Errorf(domain.Misconfigured, "%w", err)
 	}
-	return weak, nil
+	return less.words(), nil
+}
+
+// weaknesses are the topics that share one.
+type weaknesses map[string][]string
+
+func (w weaknesses) add(topic, what string) { w[what] = append(w[what], topic) }
+
+func (w weaknesses) words() []string {
+	var out []string
+	for _, what := range slices.Sorted(maps.Keys(w)) {
+		out = append(out, "the topics "+strings.Join(w[what], ", ")+" have "+what)
+	}
+	return out
 }
 
 // topicSettings are a topic's settings in force.

@@ -1,0 +1,131 @@
+package app
+
+import (
+	"context"
+
+	"github.com/docket-project/docket/internal/adapters/httpapi"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ingest"
+	"github.com/docket-project/docket/internal/parking"
+	"github.com/docket-project/docket/internal/ports"
+	"github.com/docket-project/docket/internal/saver"
+)
+
+// Role is what a process does.
+type Role string
+
+// The roles. Serve is all of them.
+const (
+	Serve   Role = "serve"
+	Ingest  Role = "ingest"
+	Saver   Role = "saver"
+	Parking Role = "parking"
+	Console Role = "console"
+)
+
+// adminListen is where each role's admin listener is unless a setting says so.
+var adminListen = map[Role]string{
+	Serve: "127.0.0.1:9180", Ingest: "127.0.0.1:9181", Saver: "127.0.0.1:9182", Parking: "127.0.0.1:9183", Console: "127.0.0.1:9184",
+}
+
+// is reports whether the process has a role.
+func (r Role) is(other Role) bool { return r == Serve || r == other }
+
+// setup is one straight line: the order of wiring is the order of scope, and of stopping backwards.
+func (a *App) setup(ctx context.Context) error {
+	cfg := a.cfg
+	registerProcess(a.reg)
+
+	tracing, err := newTracing(ctx)
+	if err != nil {
+		return err
+	}
+	a.onStop("telemetry", tracing.shutdown)
+
+	projector, err := domain.NewProjector(cfg.Mappings)
+	if err != nil {
+		return err
+	}
+	uploadTokens, consoleTokens, err := a.tokens()
+	if err != nil {
+		return err
+	}
+	tlsConfig, err := a.tls()
+	if err != nil {
+		return err
+	}
+
+	// Ports before files: an occupied one is found before anything is touched. Nothing is accepted until Start.
+	if a.role.is(Ingest) {
+		if a.upload, err = a.listen(ctx, "upload", "listen", cfg.Listen, tlsConfig); err != nil {
+			return err
+		}
+	}
+	if a.role.is(Console) {
+		if a.console, err = a.listen(ctx, "console", "console_listen", cfg.ConsoleListen, tlsConfig); err != nil {
+			return err
+		}
+	}
+	if a.admin, err = a.listen(ctx, "admin", "admin_listen", cfg.AdminListen, nil); err != nil {
+		return err
+	}
+
+	// Opening the log may take a while. Whoever watches this process can already see that it lives and is not ready.
+	a.admin.server.Handler = httpapi.NewAdmin(cfg.AdminListen, a.reg, a.readiness, a.logger)
+	a.serve(a.admin)
+
+	store, durable, err := a.backends(ctx)
+	if err != nil {
+		return err
+	}
+	log := instrument(durable, a.topics, tracing.tracer, a.reg)
+
+	// The saver and the parking role of one process share a writer, and with it the breaker.
+	var writer *saver.Writer
+	var breaker breakerState
+	if a.role.is(Saver) || a.role.is(Parking) {
+		writer = saver.NewWriter(store, projector, tracing.tracer, a.reg, a.logger)
+		breaker, a.storeTrouble = writer.Breaker, writer.Trouble
+	}
+	a.pipeline = newPipeline(durable, a.role, a.topics, breaker, a.reg, a.logger)
+	a.run("pipeline", a.pipeline.run)
+	if writer != nil {
+		metrics := saver.NewMetrics(a.reg)
+		retry := saver.Retry{
+			Topics: a.topics, MaxAttempts: cfg.ParkingMaxAttempts, BackoffMin: cfg.ParkingBackoffMin, BackoffMax: cfg.ParkingBackoffMax,
+		}
+		if a.role.is(Parking) {
+			park := parking.New(writer.Save, log, retry, metrics, a.reg, a.logger.With("role", Parking))
+			a.consume(Parking, log, a.members(cfg.ParkingConcurrency), ports.Subscription{Group: parking.Group, Topics: []string{a.topics.Parking}}, park.Handle)
+		}
+		if a.role.is(Saver) {
+			save := saver.New(writer, log, retry, metrics, a.logger.With("role", Saver))
+			a.consume(Saver, log, a.members(cfg.SaverConcurrency), ports.Subscription{Group: saver.Group, Topics: []string{a.topics.Decisions}}, save.Handle)
+		}
+	}
+
+	if a.role.is(Ingest) {
+		roster := ingest.NewRoster(store, a.logger)
+		a.run("roster", roster.Run)
+		accept := ingest.New(ingest.Config{
+			Topics:         a.topics,
+			Limits:         domain.Limits{Inflated: cfg.MaxInflatedBytes, Events: cfg.MaxEvents, Depth: cfg.MaxDepth, Event: cfg.MaxEventBytes},
+			PublishTimeout: cfg.PublishTimeout,
+		}, log, roster, a.reg)
+		a.upload.server.Handler = httpapi.NewUpload(httpapi.UploadConfig{
+			WireLimit: cfg.MaxWireBytes, InflatedLimit: cfg.MaxInflatedBytes, InFlight: cfg.MaxInFlightBytes, Tokens: uploadTokens,
+		}, accept, roster, tracing.provider, a.reg, a.logger.With("role", Ingest))
+	}
+	if a.role.is(Console) {
+		a.console.server.Handler = httpapi.NewQuery(store, consoleTokens, a.pipeline.view, a.logger.With("role", Console))
+	}
+	return nil
+}
+
+// members of a consumer group in this process; the embedded log's topics have one partition.
+func (a *App) members(concurrency int) int {
+	if len(a.cfg.KafkaBrokers) == 0 {
+		return 1
+	}
+	return concurrency
+}
