@@ -105,6 +105,8 @@ func (p *process) wait(t *testing.T, d time.Duration) int {
 	case <-p.done:
 		return p.cmd.ProcessState.ExitCode()
 	case <-time.After(d):
+		_ = p.cmd.Process.Signal(syscall.SIGQUIT) // it prints what every goroutine waits for
+		<-p.done
 		require.FailNow(t, "the process did not end", "%s", p.out)
 		return 0
 	}
@@ -229,7 +231,7 @@ func (d *docket) get(path string) (int, []byte, error) {
 // drained waits until nothing is on its way to the store.
 func (d *docket) drained(t *testing.T) {
 	t.Helper()
-	eventually(t, 60*time.Second, func() error {
+	eventually(t, 3*time.Minute, func() error {
 		var p struct {
 			Stages []struct {
 				Name    string

@@ -245,13 +245,15 @@ func TestRolesStop(t *testing.T) {
 			g := generate(t, "http://"+c.upload, l, "stop", 4)
 			l.acks(t, 200, 20*time.Second)
 			require.NoError(t, outage.begin(c.servers))
+			over := sync.OnceValue(func() error { return outage.end(c.servers) })
+			t.Cleanup(func() { _ = over() })
 			sleepFor(t, 2*time.Second)
 			took := map[string]time.Duration{}
 			for _, r := range c.roles {
 				took[r.name] = r.terminate(t).Round(time.Millisecond)
 			}
 			t.Logf("ended after %v", took)
-			require.NoError(t, outage.end(c.servers))
+			require.NoError(t, over())
 			for _, r := range c.roles {
 				r.start(t)
 			}

@@ -46,9 +46,12 @@ func StartPostgres(dir string, settings ...string) (_ *Postgres, err error) {
 		return nil, err
 	}
 	if p.dir == "" {
-		if p.dir, err = os.MkdirTemp("", "docket-postgres-"); err != nil {
-			return nil, err
-		}
+		p.dir, err = os.MkdirTemp("", "docket-postgres-")
+	} else {
+		err = os.MkdirAll(p.dir, 0o755)
+	}
+	if err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err != nil {

@@ -24,7 +24,9 @@ const (
 	commitTimeout       = 5 * time.Second
 	// sessionTimeout is how long the partitions of a member wait that was killed. Heartbeats do not wait for handlers.
 	sessionTimeout = 10 * time.Second
-	leaveTimeout   = 3 * time.Second
+	// rebalanceTimeout is how long the others wait for a member to finish what it has in hand.
+	rebalanceTimeout = 45 * time.Second
+	leaveTimeout     = 3 * time.Second
 )
 
 // feed is one partition that this member consumes. Its records stay here from the fetch until they are done: a held
@@ -56,6 +58,7 @@ type member struct {
 	log    *Log
 	sub    ports.Subscription
 	client *kgo.Client
+	abort  context.CancelFunc // of the client's own context
 	retry  *backoff.ExponentialBackOff
 
 	mu    sync.Mutex // the rebalance callbacks run beside the loop
@@ -73,9 +76,11 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 	}
 	m := &member{log: l, sub: sub, feeds: map[place]*feed{}, retry: backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(500*time.Millisecond), backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))}
-	m.client, err = kgo.NewClient(append(l.base(),
+	life, abort := context.WithCancel(context.Background())
+	m.abort = abort
+	m.client, err = kgo.NewClient(append(l.base(), kgo.WithContext(life),
 		kgo.ConsumerGroup(sub.Group), kgo.ConsumeTopics(sub.Topics...), kgo.Balancers(kgo.CooperativeStickyBalancer()),
-		kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.RebalanceTimeout(time.Minute),
+		kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.RebalanceTimeout(rebalanceTimeout),
 		kgo.SessionTimeout(sessionTimeout), kgo.HeartbeatInterval(sessionTimeout/5),
 		// Both: the first says where a group begins, the second that falling off the log is not an occasion to begin anew.
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), kgo.ConsumeResetOffset(kgo.NoResetOffset()),
@@ -83,6 +88,7 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 		kgo.OnPartitionsAssigned(m.assigned), kgo.OnPartitionsRevoked(m.revoked), kgo.OnPartitionsLost(m.lost),
 	)...)
 	if err != nil {
+		abort()
 		return &domain.Error{Class: domain.Misconfigured, Op: "set up the Kafka client", Text: err.Error(), Err: err}
 	}
 	defer m.leave()
@@ -119,7 +125,8 @@ func deliver(ctx context.Context, batch []domain.Record, handle ports.Handler) (
 	return handle(work, batch)
 }
 
-// leave gives the partitions back, so that others need not wait for a session to time out.
+// leave gives the partitions back, so that others need not wait for a session to time out. A member that is still joining
+// cannot leave: the broker answers once every other member has joined again or timed out. It does not wait for that.
 func (m *member) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
@@ -127,6 +134,7 @@ func (m *member) leave() {
 	if err := m.client.LeaveGroupContext(ctx); err != nil {
 		m.log.opts.Log.Debug("the group was not left in good order; its other members wait for the session to end", "group", m.sub.Group, "error", err)
 	}
+	m.abort()
 	m.client.CloseAllowingRebalance()
 }
 

@@ -72,8 +72,12 @@ func (s *Store) ensureDay(ctx context.Context, conn *pgx.Conn, d day) error {
 	if err := s.makeDay(ctx, conn, d); err != nil {
 		err = s.settle("make the partition "+d.partition(), conn, err)
 		var e *domain.Error
-		if errors.As(err, &e) && (e.Class == domain.Invalid || e.Class == domain.Unknown) {
-			e.Class = domain.Misconfigured // no row is to blame for it
+		switch {
+		case !errors.As(err, &e):
+		case e.Code == "57014": // a server that is slow
+			e.Class = domain.Unavailable
+		case e.Class == domain.Invalid || e.Class == domain.Unknown: // no row is to blame for it
+			e.Class = domain.Misconfigured
 		}
 		return err
 	}
