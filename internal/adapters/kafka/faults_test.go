@@ -243,22 +243,6 @@ func keys(records []domain.Record) []string {
 	return out
 }
 
-func TestATopicMadeAnew(t *testing.T) {
-	r := newRig(t, 1, nil)
-	require.NoError(t, r.publish(t, patience, r.records(r.topics.Decisions, 0, 5)...))
-	var s seen
-	stop := r.consume(t, r.topics.Decisions, s.handle)
-	s.wait(t, keys(r.records("", 0, 5))...)
-	stop()
-	require.NoError(t, r.fake.DeleteTopic(r.topics.Decisions))
-	require.NoError(t, r.fake.CreateTopic(r.topics.Decisions, 1, nil))
-	losses, err := r.Losses(t.Context(), "g", r.topics.Decisions)
-	require.NoError(t, err)
-	if len(losses) > 0 { // the offsets went with the topic otherwise
-		require.Equal(t, []Loss{{"g", r.topics.Decisions, 0, 0, 4, 0}}, losses, "what the group has and the topic has not")
-	}
-}
-
 func TestCommitFaults(t *testing.T) {
 	for _, fault := range []*kerr.Error{kerr.RebalanceInProgress, kerr.CoordinatorNotAvailable, kerr.CoordinatorLoadInProgress} {
 		t.Run(fault.Message, func(t *testing.T) {

@@ -16,7 +16,6 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ports"
 	"github.com/docket-project/docket/internal/ports/porttest"
-	"github.com/docket-project/docket/internal/testserver"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -86,14 +85,4 @@ func harness(brokers []string, crash func(t *testing.T)) func(t *testing.T) port
 func TestLogConformanceOnKfake(t *testing.T) {
 	c := newFake(t)
 	porttest.Log(t, harness(c.ListenAddrs(), func(*testing.T) {}))
-}
-
-func TestLogConformanceOnKafka(t *testing.T) {
-	k, err := testserver.StartKafka(1)
-	testserver.Need(t, err)
-	t.Cleanup(func() { require.NoError(t, k.Close()) })
-	porttest.Log(t, harness(k.Brokers(), func(t *testing.T) {
-		require.NoError(t, k.Kill(0))
-		require.NoError(t, k.Start(0))
-	}))
 }

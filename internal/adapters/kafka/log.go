@@ -229,7 +229,7 @@ func (l *Log) Ready(ctx context.Context) error {
 		switch {
 		case p.Err != nil && !errors.Is(p.Err, kerr.ReplicaNotAvailable):
 			return classify(fmt.Sprintf("partition %d of %s", p.Partition, topic), p.Err)
-		case len(p.ISR) < minISR:
+		case len(p.ISR) < min(minISR, len(p.Replicas)): // as Kafka counts
 			return domain.Errorf(domain.Unavailable, "partition %d of %s has %d of at least %d replicas in sync", p.Partition, topic, len(p.ISR), minISR)
 		}
 	}
@@ -240,7 +240,7 @@ func (l *Log) Ready(ctx context.Context) error {
 	return classify("ask the leaders of "+topic, err)
 }
 
-// minInSync is the topic's min.insync.replicas, asked once.
+// minInSync is the topic's min.insync.replicas, as it was when it was last asked for.
 func (l *Log) minInSync(ctx context.Context, topic string) (int, error) {
 	l.mu.Lock()
 	n := l.minISR[topic]
@@ -252,11 +252,10 @@ func (l *Log) minInSync(ctx context.Context, topic string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	n = int(settings[topic].number("min.insync.replicas", 1))
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.minISR[topic] = n
-	return n, nil
+	l.minISR[topic] = settings[topic].minInSync()
+	return l.minISR[topic], nil
 }
 
 // clientLog passes on what the client finds wrong, as debugging information: docket's own messages tell people.

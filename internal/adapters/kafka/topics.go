@@ -89,6 +89,11 @@ func (l *Log) Check(ctx context.Context) (weak []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	l.mu.Lock()
+	for topic, has := range settings {
+		l.minISR[topic] = has.minInSync()
+	}
+	l.mu.Unlock()
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	less := weaknesses{}
@@ -109,7 +114,7 @@ func (l *Log) Check(ctx context.Context) (weak []string, err error) {
 		}
 		if replicas < 3 {
 			less.add(topic, fmt.Sprintf("%d replicas of at least 3", replicas))
-		} else if n := has.number("min.insync.replicas", 1); n < 2 {
+		} else if n := has.minInSync(); n < 2 {
 			less.add(topic, fmt.Sprintf("min.insync.replicas=%d, so that what is acknowledged may be on one broker only", n))
 		}
 		if has["unclean.leader.election.enable"] == "true" {
@@ -148,6 +153,8 @@ func (s topicSettings) number(name string, absent int64) int64 {
 	}
 	return n
 }
+
+func (s topicSettings) minInSync() int { return int(s.number("min.insync.replicas", 1)) }
 
 // retention is retention.ms, where -1 is for ever.
 func (s topicSettings) retention() uint64 { return uint64(s.number("retention.ms", -1)) }
