@@ -20,6 +20,7 @@ import (
 type request struct {
 	wire   []byte
 	events int
+	ids    []string
 }
 
 // corpus makes distinct uploads of one to five decisions of about 1.4 KB.
@@ -45,12 +46,14 @@ func (c *corpus) make(host string) request {
 	c.buf.Reset()
 	c.zip.Reset(&c.buf)
 	n := c.next%5 + 1
+	ids := make([]string, n)
 	for i := range n {
 		sep := ","
 		if i == 0 {
 			sep = "["
 		}
 		id := c.id()
+		ids[i] = id
 		c.ids[id] = true
 		_, _ = io.WriteString(c.zip, sep) // to memory
 		c.event(c.zip, id)
@@ -61,7 +64,16 @@ func (c *corpus) make(host string) request {
 	var wire bytes.Buffer
 	fmt.Fprintf(&wire, "POST /logs HTTP/1.1\r\nHost: %s\r\nUser-Agent: Open-Policy-Agent/1.22.2 (linux, amd64)\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n", host, c.buf.Len())
 	wire.Write(c.buf.Bytes())
-	return request{wire: wire.Bytes(), events: n}
+	return request{wire: wire.Bytes(), events: n, ids: ids}
+}
+
+// requests builds so many.
+func (c *corpus) requests(host string, n int) []request {
+	out := make([]request, n)
+	for i := range out {
+		out[i] = c.make(host)
+	}
+	return out
 }
 
 // id makes the next decision id, as scattered as a UUID.
@@ -140,6 +152,20 @@ func (l *load) record(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_ = l.latencies.RecordValue(max(d.Microseconds(), 1)) // 60 s is beyond every deadline
+}
+
+// result are the figures of a load.
+func (l *load) result(name string, requests []request) result {
+	r := result{
+		Scenario: name, Seconds: l.took.Seconds(), Uploads: int(l.uploads.Load()), Refused: int(l.refused.Load()),
+		PerSecond: float64(l.uploads.Load()) / l.took.Seconds(), GeneratorMs: ms(l.late),
+		P50: float64(l.latencies.ValueAtQuantile(50)) / 1000, P95: float64(l.latencies.ValueAtQuantile(95)) / 1000,
+		P99: float64(l.latencies.ValueAtQuantile(99)) / 1000, Max: float64(l.latencies.Max()) / 1000,
+	}
+	for _, q := range requests {
+		r.Events += q.events
+	}
+	return r
 }
 
 // one sends a request until it is taken, as OPA would, and records the first answer's latency from since on.

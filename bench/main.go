@@ -32,6 +32,11 @@ type result struct {
 	RSSSlope    float64 `json:"rss_slope_percent"`
 	CPUPer100k  float64 `json:"cpu_seconds_per_100k_events"`
 	GeneratorMs float64 `json:"generator_max_late_ms"`
+	// Of the roles.
+	EndToEndP99     float64 `json:"received_to_row_p99_ms,omitempty"`
+	SaverRSS        float64 `json:"saver_peak_rss_mib,omitempty"`
+	SaverSlope      float64 `json:"saver_rss_slope_percent,omitempty"`
+	SaverCPUPer100k float64 `json:"saver_cpu_seconds_per_100k_events,omitempty"`
 }
 
 func main() {
@@ -42,10 +47,11 @@ func main() {
 	connections := flag.Int("connections", 64, "connections of the closed loop")
 	soak := flag.Duration("soak", 0, "run only an open loop of this length, and watch memory")
 	only := flag.String("only", "", "run only scenarios whose name contains this")
+	times := flag.Int("times", 1, "how often the roles' scenarios are repeated")
 	rows := flag.Int("rows", 1_000_000, "rows of the store's day")
 	indexes := flag.Bool("indexes", false, "compare the store's choices of key and index")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "docket-bench [flags] embedded|store")
+		fmt.Fprintln(flag.CommandLine.Output(), "docket-bench [flags] embedded|store|roles")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -55,8 +61,10 @@ func main() {
 		err = run(*docket, *out, *only, *rate, *seconds, *connections, *soak)
 	case "store":
 		err = storeSuite(*rows, *indexes, *out)
+	case "roles":
+		err = rolesSuite(*docket, *out, *only, *rate, *seconds, *connections, *times, *soak)
 	default:
-		err = fmt.Errorf("%s is no suite: embedded or store", suite)
+		err = fmt.Errorf("%s is no suite: embedded, store or roles", suite)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "docket-bench:", err)
@@ -101,6 +109,16 @@ func run(docket, out, only string, rate, seconds, connections int, soak time.Dur
 	}
 	print(results)
 	return writeJSON(out, "embedded.json", results)
+}
+
+func printRoles(results []result) {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "SCENARIO\tPER SECOND\tREFUSED\tP50\tP95\tP99\tMAX ms\tEVENTS\tSTORED\tROW P99 ms\tINGEST RSS\tSLOPE\tCPU s/100k\tSAVER RSS\tSLOPE\tCPU s/100k\tGENERATOR LATE")
+	for _, r := range results {
+		fmt.Fprintf(w, "%s\t%.0f\t%d\t%.2f\t%.2f\t%.2f\t%.1f\t%d\t%d\t%.0f\t%.0f MiB\t%+.1f %%\t%.2f\t%.0f MiB\t%+.1f %%\t%.2f\t%.1f ms\n", r.Scenario, r.PerSecond, r.Refused,
+			r.P50, r.P95, r.P99, r.Max, r.Events, r.Stored, r.EndToEndP99, r.PeakRSS, r.RSSSlope, r.CPUPer100k, r.SaverRSS, r.SaverSlope, r.SaverCPUPer100k, r.GeneratorMs)
+	}
+	_ = w.Flush()
 }
 
 func print(results []result) {

@@ -46,10 +46,7 @@ func (s scenario) run(docket string) (result, error) {
 	if s.connections > 0 {
 		n = closedPace * int(s.length.Seconds())
 	}
-	requests := make([]request, n)
-	for i := range requests {
-		requests[i] = c.make(d.upload)
-	}
+	requests := c.requests(d.upload, n)
 	cpu := d.cpu()
 	memory := d.watch()
 	var l *load
@@ -68,15 +65,8 @@ func (s scenario) run(docket string) (result, error) {
 	if err := d.drained(); err != nil {
 		return result{}, err
 	}
-	r := result{
-		Scenario: s.name, Seconds: l.took.Seconds(), Uploads: int(l.uploads.Load()), Refused: int(l.refused.Load()),
-		PerSecond: float64(l.uploads.Load()) / l.took.Seconds(), DrainedMs: ms(time.Since(ended)), GeneratorMs: ms(l.late),
-		P50: float64(l.latencies.ValueAtQuantile(50)) / 1000, P95: float64(l.latencies.ValueAtQuantile(95)) / 1000,
-		P99: float64(l.latencies.ValueAtQuantile(99)) / 1000, Max: float64(l.latencies.Max()) / 1000,
-	}
-	for _, q := range requests {
-		r.Events += q.events
-	}
+	r := l.result(s.name, requests)
+	r.DrainedMs = ms(time.Since(ended))
 	r.CPUPer100k = (d.cpu() - cpu) / float64(r.Events) * 100_000
 	r.RSSSlope = memory()
 	r.PeakRSS = d.status("VmHWM:") / 1024
@@ -93,11 +83,20 @@ func (s scenario) run(docket string) (result, error) {
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// docketProcess is a docket under test.
+// process is a process under test.
+type process struct {
+	cmd *exec.Cmd
+	pid int
+}
+
+// client asks a console listener.
+type client struct{ console string }
+
+// docketProcess is a docket serve under test.
 type docketProcess struct {
-	cmd                    *exec.Cmd
-	pid                    int
-	upload, console, admin string
+	process
+	client
+	upload, admin string
 }
 
 // freeAddr finds a free port below those that the kernel gives to outgoing connections.
@@ -121,7 +120,7 @@ func startDocket(binary, dir string, fsyncDelay time.Duration) (*docketProcess, 
 			return nil, err
 		}
 	}
-	d := &docketProcess{upload: addrs[0], console: addrs[1], admin: addrs[2]}
+	d := &docketProcess{upload: addrs[0], client: client{addrs[1]}, admin: addrs[2]}
 	args := []string{binary, "serve", "--data", dir, "--listen", d.upload, "--console-listen", d.console, "--admin-listen", d.admin, "--log-level", "warn"}
 	if fsyncDelay > 0 {
 		args = append([]string{
@@ -135,18 +134,9 @@ func startDocket(binary, dir string, fsyncDelay time.Duration) (*docketProcess, 
 	if err := d.cmd.Start(); err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		resp, err := http.Get("http://" + d.admin + "/readyz")
-		if err == nil {
-			_ = resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				break
-			}
-		}
-		if time.Now().After(deadline) {
-			d.kill()
-			return nil, errors.New("docket did not become ready")
-		}
+	if err := waitReady(d.admin); err != nil {
+		d.kill()
+		return nil, err
 	}
 	d.pid = d.cmd.Process.Pid
 	if fsyncDelay > 0 { // strace's only child
@@ -161,13 +151,21 @@ func startDocket(binary, dir string, fsyncDelay time.Duration) (*docketProcess, 
 	return d, nil
 }
 
-func (d *docketProcess) kill() {
+func (d *process) kill() {
 	_ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL)
 	_ = d.cmd.Wait()
 }
 
+// terminate ends the process in good order.
+func (d *process) terminate() error {
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	return d.cmd.Wait()
+}
+
 // status reads a line of /proc/PID/status, in KiB.
-func (d *docketProcess) status(field string) float64 {
+func (d *process) status(field string) float64 {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.pid))
 	if err != nil {
 		return 0
@@ -178,7 +176,7 @@ func (d *docketProcess) status(field string) float64 {
 }
 
 // cpu is the time the process has used, in seconds.
-func (d *docketProcess) cpu() float64 {
+func (d *process) cpu() float64 {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.pid))
 	if err != nil {
 		return 0
@@ -191,7 +189,7 @@ func (d *docketProcess) cpu() float64 {
 
 // watch samples memory every second. The returned func stops, and tells how much a straight line through the samples of
 // the second half of the run rises over that half, in percent of its mean.
-func (d *docketProcess) watch() func() float64 {
+func (d *process) watch() func() float64 {
 	stop, done := make(chan struct{}), make(chan []float64)
 	go func() {
 		var samples []float64
@@ -228,7 +226,7 @@ func slope(y []float64) float64 {
 	return (n*sxy - sx*sy) / (n*sxx - sx*sx) * (n - 1) / (sy / n) * 100
 }
 
-func (d *docketProcess) get(path string, into any) error {
+func (d *client) get(path string, into any) error {
 	resp, err := http.Get("http://" + d.console + path)
 	if err != nil {
 		return err
@@ -242,8 +240,8 @@ func (d *docketProcess) get(path string, into any) error {
 }
 
 // drained waits until nothing is on its way.
-func (d *docketProcess) drained() error {
-	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+func (d *client) drained() error {
+	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(250 * time.Millisecond) {
 		var p struct{ Stages []struct{ Waiting int64 } }
 		if err := d.get("/api/v1/pipeline", &p); err != nil {
 			return err
@@ -260,7 +258,7 @@ func (d *docketProcess) drained() error {
 }
 
 // stored counts the ids of the corpus that are stored, by reading all of them. Anything else that is stored is an error.
-func (d *docketProcess) stored(ids map[string]bool) (int, error) {
+func (d *client) stored(ids map[string]bool) (int, error) {
 	n := 0
 	query := url.Values{"limit": {"1000"}, "since": {"24h"}}
 	for {

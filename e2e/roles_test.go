@@ -112,7 +112,7 @@ func newCluster(t *testing.T, s *servers) *cluster {
 	for _, r := range c.roles {
 		r.ready(t)
 	}
-	c.docket.process = c.roles["console"].process
+	c.process = c.roles["console"].process
 	return c
 }
 

@@ -45,7 +45,7 @@ type Config struct {
 	PublishTimeout   time.Duration `help:"How long an upload waits for the log before it is refused with 503; at most 7.5s, because OPA waits 10 s for an answer." env:"DOCKET_PUBLISH_TIMEOUT" default:"7s"`
 
 	SaverConcurrency  int           `help:"Batches that are saved at once; with the embedded log it is one." env:"DOCKET_SAVER_CONCURRENCY" default:"4"`
-	SaverBatchRecords int           `help:"Most records of one batch to the store." env:"DOCKET_SAVER_BATCH_RECORDS" default:"500"`
+	SaverBatchRecords int           `help:"Most records of one batch to the store." env:"DOCKET_SAVER_BATCH_RECORDS" default:"1000"`
 	SaverBatchBytes   int           `help:"Most bytes of one batch to the store." env:"DOCKET_SAVER_BATCH_BYTES" default:"4194304"`
 	SaverBatchWait    time.Duration `help:"Longest a record waits for its batch to fill." env:"DOCKET_SAVER_BATCH_WAIT" default:"100ms"`
 

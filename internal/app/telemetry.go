@@ -96,11 +96,19 @@ func (i *instrumented) Publish(ctx context.Context, records []domain.Record) err
 		result = "failed"
 		span.SetStatus(codes.Error, string(domain.ClassOf(err)))
 	}
-	for _, r := range records {
-		i.records.WithLabelValues(r.Topic, result).Inc()
-		if err == nil && (r.Topic == i.topics.DLQ || r.Topic == i.topics.ParkingDLQ) {
-			i.dead.WithLabelValues(r.Topic, string(r.Headers.ErrorClass)).Inc()
+	for first := 0; first < len(records); { // the records of a topic stand together, and are counted so
+		topic, n := records[first].Topic, 0
+		for _, r := range records[first:] {
+			if r.Topic != topic {
+				break
+			}
+			n++
+			if err == nil && (topic == i.topics.DLQ || topic == i.topics.ParkingDLQ) {
+				i.dead.WithLabelValues(topic, string(r.Headers.ErrorClass)).Inc()
+			}
 		}
+		i.records.WithLabelValues(topic, result).Add(float64(n))
+		first += n
 	}
 	return err
 }

@@ -46,12 +46,12 @@ func (c *migrateCommand) Run(ctx context.Context, out cli.Out) error {
 	return errors.Join(errs...)
 }
 
-func migrateKafka(ctx context.Context, cfg Config, logger *slog.Logger, w io.Writer) error {
+func migrateKafka(ctx context.Context, cfg Config, logger *slog.Logger, w io.Writer) (err error) {
 	log, err := newKafka(cfg, logger, func(string, int64) {})
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer func() { err = errors.Join(err, log.Close()) }()
 	ctx, cancel := context.WithTimeout(ctx, upkeepTimeout)
 	defer cancel()
 	created, err := log.Migrate(ctx)
@@ -163,12 +163,12 @@ func (c *acceptLossCommand) embeddedLog(ctx context.Context, out cli.Out) (err e
 }
 
 // kafka lets the groups go on behind records that fell off their topics; the roles that consume them must not run.
-func (c *acceptLossCommand) kafka(ctx context.Context, out cli.Out) error {
+func (c *acceptLossCommand) kafka(ctx context.Context, out cli.Out) (err error) {
 	log, err := newKafka(c.Config, newLogger(out.Stderr, c.Config), func(string, int64) {})
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer func() { err = errors.Join(err, log.Close()) }()
 	ctx, cancel := context.WithTimeout(ctx, upkeepTimeout)
 	defer cancel()
 	topics := domain.TopicsWithPrefix(c.TopicPrefix)

@@ -32,13 +32,14 @@ type Roster struct {
 	seen     map[rosterKey]*domain.Sighting
 	statuses int // bytes
 	full     bool
+	read     map[string]labels // by their JSON: an OPA sends the same ones with every event
 }
 
 type rosterKey struct{ tenant, opa string }
 
 // NewRoster makes an empty roster that reports to store.
 func NewRoster(store ports.OPARegistry, log *slog.Logger) *Roster {
-	return &Roster{store: store, log: log, seen: map[rosterKey]*domain.Sighting{}}
+	return &Roster{store: store, log: log, seen: map[rosterKey]*domain.Sighting{}, read: map[string]labels{}}
 }
 
 // Run reports until ctx is done, and once more then.
@@ -148,10 +149,7 @@ func (r *Roster) saw(u Upload, batch domain.Batch, receipt Receipt) {
 	}
 	seen := make(map[string]bool, 1)
 	for _, from := range batch.Senders {
-		var l labels
-		if from.Labels != nil {
-			_ = json.Unmarshal(from.Labels, &l) // odd labels leave the OPA without a name
-		}
+		l := r.labelsOf(from.Labels)
 		s := domain.Sighting{
 			Tenant: u.Tenant, OPA: domain.Name(l.ID), Version: domain.Name(cmp.Or(l.Version, u.Version)),
 			First: u.ReceivedAt, Last: u.ReceivedAt, Events: int64(from.Events),
@@ -162,6 +160,36 @@ func (r *Roster) saw(u Upload, batch domain.Batch, receipt Receipt) {
 		}
 		r.add(s)
 	}
+}
+
+// maxRead bounds the labels that are remembered, in number and in bytes of each.
+const (
+	maxRead      = 4096
+	maxReadBytes = 1024
+)
+
+// labelsOf reads labels. Odd ones leave the OPA without a name.
+func (r *Roster) labelsOf(raw []byte) (l labels) {
+	if raw == nil {
+		return l
+	}
+	r.mu.Lock()
+	l, known := r.read[string(raw)]
+	r.mu.Unlock()
+	if known {
+		return l
+	}
+	_ = json.Unmarshal(raw, &l)
+	if len(raw) > maxReadBytes {
+		return l
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.read) >= maxRead {
+		clear(r.read)
+	}
+	r.read[string(raw)] = l
+	return l
 }
 
 // Status keeps the newest status report of an OPA. Content is never an error: a body that names no OPA, or is longer

@@ -37,7 +37,7 @@ func StartKafka(n int, settings ...string) (_ *Kafka, err error) {
 		k.libs = filepath.Join(root(), ".servers", "kafka")
 	}
 	if found, _ := filepath.Glob(filepath.Join(k.libs, "kafka_2.13-*.jar")); len(found) == 0 {
-		return nil, fmt.Errorf("Apache Kafka %w in %s: run make kafka", ErrMissing, k.libs)
+		return nil, fmt.Errorf("kafka %w in %s: run make kafka", ErrMissing, k.libs)
 	}
 	if _, err := exec.LookPath("java"); err != nil {
 		return nil, fmt.Errorf("java %w (Debian: apt-get install default-jre-headless)", ErrMissing)
@@ -85,7 +85,7 @@ func StartKafka(n int, settings ...string) (_ *Kafka, err error) {
 	var g errgroup.Group
 	for _, b := range k.nodes {
 		g.Go(func() error {
-			format := exec.Command("java", "-cp", k.classPath(), "-Xmx128m", "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format", "-t", "ZG9ja2V0LXRlc3RzLTEyMw", "-c", b.properties())
+			format := exec.CommandContext(context.Background(), "java", "-cp", k.classPath(), "-Xmx128m", "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format", "-t", "ZG9ja2V0LXRlc3RzLTEyMw", "-c", b.properties())
 			if out, err := format.CombinedOutput(); err != nil {
 				return fmt.Errorf("format: %w: %s", err, out)
 			}

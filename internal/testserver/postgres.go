@@ -61,7 +61,7 @@ func StartPostgres(dir string, settings ...string) (_ *Postgres, err error) {
 	if err := give(p.dir, postgresAccount); err != nil {
 		return nil, err
 	}
-	initdb := exec.Command(filepath.Join(p.bin, "initdb"), "-D", p.data(), "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8")
+	initdb := exec.CommandContext(context.Background(), filepath.Join(p.bin, "initdb"), "-D", p.data(), "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8")
 	initdb.Dir = p.dir
 	if initdb.SysProcAttr, err = account(postgresAccount); err != nil {
 		return nil, err
@@ -107,14 +107,14 @@ func (p *Postgres) URL(database, user string, options ...string) string {
 func (p *Postgres) Addr() string { return fmt.Sprintf("127.0.0.1:%d", p.port) }
 
 // Exec runs statements as the superuser, each in a transaction of its own.
-func (p *Postgres) Exec(database string, statements ...string) error {
+func (p *Postgres) Exec(database string, statements ...string) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, p.URL(database, ""))
 	if err != nil {
 		return err
 	}
-	defer conn.Close(ctx)
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
 	for _, s := range statements {
 		if _, err := conn.Exec(ctx, s); err != nil {
 			return fmt.Errorf("%s: %w", s, err)

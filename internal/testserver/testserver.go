@@ -3,6 +3,7 @@
 package testserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -42,7 +43,7 @@ func FreePort() (int, error) {
 	for range 1000 {
 		port := 10_000 + rand.IntN(22_000)
 		var l net.Listener
-		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+		if l, err = new(net.ListenConfig).Listen(context.Background(), "tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			return port, l.Close()
 		}
 	}
@@ -63,7 +64,7 @@ func start(name, as, dir, logFile, program string, args ...string) (*server, err
 	if err != nil {
 		return nil, err
 	}
-	s := &server{name: name, cmd: exec.Command(program, args...), done: make(chan struct{}), log: log}
+	s := &server{name: name, cmd: exec.CommandContext(context.Background(), program, args...), done: make(chan struct{}), log: log}
 	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = dir, log, log
 	if s.cmd.SysProcAttr, err = account(as); err != nil {
 		return nil, errors.Join(err, log.Close())

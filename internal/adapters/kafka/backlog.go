@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ports"
 )
 
@@ -89,15 +90,14 @@ func (l *Log) writtenAt(ctx context.Context, topic kadm.TopicDetail, partition i
 	if err != nil {
 		return time.Time{}, classify("look at "+topic.Topic, err)
 	}
-	for _, t := range resp.Topics {
-		for _, p := range t.Partitions {
-			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-				return time.Time{}, classify("look at "+topic.Topic, err)
-			}
-			return batchTime(p.RecordBatches), nil
-		}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return time.Time{}, domain.Errorf(domain.Unavailable, "look at %s: the broker answers for another partition", topic.Topic)
 	}
-	return time.Time{}, nil
+	answer := resp.Topics[0].Partitions[0]
+	if err := kerr.ErrorForCode(answer.ErrorCode); err != nil {
+		return time.Time{}, classify("look at "+topic.Topic, err)
+	}
+	return batchTime(answer.RecordBatches), nil
 }
 
 // batchTime reads the first timestamp of a record batch (https://kafka.apache.org/documentation/#recordbatch): eight bytes

@@ -21,7 +21,10 @@ const (
 	// fetchBytes bounds what one broker sends at once, compressed; a record batch is never cut.
 	fetchBytes          = 2 << 20
 	fetchPartitionBytes = 512 << 10
-	commitTimeout       = 5 * time.Second
+	// A broker gathers for as long as a batch may: an answer for every record would cost it and us more than the records.
+	fetchMinBytes = 64 << 10
+	minFetchWait  = 10 * time.Millisecond
+	commitTimeout = 5 * time.Second
 	// sessionTimeout is how long the partitions of a member wait that was killed. Heartbeats do not wait for handlers.
 	sessionTimeout = 10 * time.Second
 	// rebalanceTimeout is how long the others wait for a member to finish what it has in hand.
@@ -84,7 +87,8 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 		kgo.SessionTimeout(sessionTimeout), kgo.HeartbeatInterval(sessionTimeout/5),
 		// Both: the first says where a group begins, the second that falling off the log is not an occasion to begin anew.
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), kgo.ConsumeResetOffset(kgo.NoResetOffset()),
-		kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchPartitionBytes), kgo.FetchMaxWait(time.Second),
+		kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
+		kgo.FetchMinBytes(fetchMinBytes), kgo.FetchMaxWait(max(sub.MaxWait, minFetchWait)),
 		kgo.OnPartitionsAssigned(m.assigned), kgo.OnPartitionsRevoked(m.revoked), kgo.OnPartitionsLost(m.lost),
 	)...)
 	if err != nil {

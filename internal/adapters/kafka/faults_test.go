@@ -448,8 +448,8 @@ func TestCheck(t *testing.T) {
 func TestClassesAreTotal(t *testing.T) {
 	unknown := map[*kerr.Error]bool{}
 	for code := int16(-1); code < 200; code++ {
-		err, ok := kerr.ErrorForCode(code).(*kerr.Error)
-		if !ok || err.Code != code {
+		err := kerr.TypedErrorForCode(code)
+		if err == nil || err.Code != code {
 			continue
 		}
 		class := classOf(err)

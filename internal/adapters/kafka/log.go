@@ -49,6 +49,8 @@ const (
 	askTimeout     = 2 * time.Second
 	// metadataAge is how late new partitions and leaders are noticed without a failure that tells.
 	metadataAge = 15 * time.Second
+	// producerLinger gathers the uploads of a moment into fewer batches, each of which costs the broker as much as its records.
+	producerLinger = time.Millisecond
 	// maxRecords bounds the records that wait for the brokers.
 	maxRecords = 200_000
 )
@@ -81,7 +83,7 @@ func Open(opts Options) (*Log, error) {
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), // of the key, as the Java clients do
 		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()),
-		kgo.ProducerLinger(0), // while five requests are on their way, the next batch gathers by itself
+		kgo.ProducerLinger(producerLinger),
 		kgo.MaxBufferedRecords(maxRecords),
 		kgo.MaxBufferedBytes(opts.MaxBuffered),
 		kgo.ProducerBatchMaxBytesFn(l.maxBatch),
@@ -264,5 +266,5 @@ type clientLog struct{ log *slog.Logger }
 func (clientLog) Level() kgo.LogLevel { return kgo.LogLevelWarn }
 
 func (c clientLog) Log(_ kgo.LogLevel, msg string, keyvals ...any) {
-	c.log.Debug("kafka client: "+msg, keyvals...)
+	c.log.Debug("the Kafka client says", append([]any{"text", msg}, keyvals...)...)
 }

@@ -173,7 +173,7 @@ func (s *Store) Upkeep(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		if err := s.Expire(ctx); err != nil && ctx.Err() == nil {
-			s.opts.Log.Warn("the upkeep of partitions failed; it is tried again in "+upkeepEvery.String(), "error", err)
+			s.opts.Log.Warn("the upkeep of partitions failed; it is tried again", "in", upkeepEvery, "error", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -185,12 +185,12 @@ func (s *Store) migrator(db *sql.DB) (*goose.Provider, error) {
 }
 
 // withDB lends a database/sql handle to the migrations, which use nothing that a pooler would not understand.
-func (s *Store) withDB(ctx context.Context, fn func(*sql.DB, *goose.Provider) error) error {
+func (s *Store) withDB(ctx context.Context, fn func(*sql.DB, *goose.Provider) error) (err error) {
 	config := s.write.Config().ConnConfig
 	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	config.Tracer = nil
 	db := stdlib.OpenDB(*config)
-	defer db.Close()
+	defer func() { err = errors.Join(err, db.Close()) }()
 	if err := db.PingContext(ctx); err != nil {
 		return err
 	}

@@ -1,0 +1,325 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/docket-project/docket/internal/testserver"
+)
+
+// stack is docket as production runs it, on servers of its own.
+type stack struct {
+	kafka           *testserver.Kafka
+	postgres        *testserver.Postgres
+	binaries        string
+	vars            []string
+	upload, console string
+	roles           map[string]*roleProcess
+}
+
+// roleProcess is one role.
+type roleProcess struct {
+	process
+	admin string
+}
+
+// startStack starts servers and migrates; roles are started one by one.
+func startStack(docket string, brokers int) (_ *stack, err error) {
+	s := &stack{binaries: filepath.Dir(docket), roles: map[string]*roleProcess{}}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if s.postgres, err = testserver.StartPostgres("", postgresSettings...); err != nil {
+		return nil, err
+	}
+	if s.kafka, err = testserver.StartKafka(brokers); err != nil {
+		return nil, err
+	}
+	if s.upload, err = freeAddr(); err != nil {
+		return nil, err
+	}
+	if s.console, err = freeAddr(); err != nil {
+		return nil, err
+	}
+	s.vars = append(os.Environ(),
+		"DOCKET_KAFKA_BROKERS="+strings.Join(s.kafka.Brokers(), ","), "DOCKET_DATABASE_URL="+s.postgres.URL("postgres", ""),
+		"DOCKET_LISTEN="+s.upload, "DOCKET_CONSOLE_LISTEN="+s.console, "DOCKET_KAFKA_UNREPLICATED=allow", "DOCKET_LOG_LEVEL=error")
+	migrate := exec.Command(docket, "migrate")
+	migrate.Env = s.vars
+	if out, err := migrate.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("migrate: %w: %s", err, out)
+	}
+	return s, nil
+}
+
+// start starts a role and waits until it is ready.
+func (s *stack) start(name string) (*roleProcess, error) {
+	admin, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	args := []string{filepath.Join(s.binaries, name)}
+	if name == "console" {
+		args = []string{filepath.Join(s.binaries, "docket"), "console"}
+	}
+	r := &roleProcess{admin: admin}
+	r.cmd = exec.Command(args[0], args[1:]...)
+	r.cmd.Env = append(s.vars, "DOCKET_ADMIN_LISTEN="+admin)
+	r.cmd.Stderr = os.Stderr
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := r.cmd.Start(); err != nil {
+		return nil, err
+	}
+	r.pid = r.cmd.Process.Pid
+	s.roles[name] = r
+	return r, waitReady(admin)
+}
+
+func waitReady(admin string) error {
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		resp, err := http.Get("http://" + admin + "/readyz")
+		if err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+	}
+	return errors.New("docket did not become ready")
+}
+
+func (s *stack) close() {
+	for _, r := range s.roles {
+		r.kill()
+	}
+	if s.kafka != nil {
+		_ = s.kafka.Close()
+	}
+	if s.postgres != nil {
+		_ = s.postgres.Close()
+	}
+}
+
+// api asks the console.
+func (s *stack) api() *client { return &client{console: s.console} }
+
+// endToEnd is the time from receipt to the committed row that 99 % of rows stay below, as the saver's histogram tells it: the
+// upper border of a bucket.
+func (r *roleProcess) endToEnd() (float64, error) {
+	resp, err := http.Get("http://" + r.admin + "/metrics")
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	type bucket struct{ border, count float64 }
+	var buckets []bucket
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		rest, ok := strings.CutPrefix(lines.Text(), `docket_end_to_end_seconds_bucket{le="`)
+		if !ok {
+			continue
+		}
+		border, count, _ := strings.Cut(rest, `"} `)
+		b, err := strconv.ParseFloat(border, 64)
+		if err != nil {
+			return 0, err
+		}
+		n, err := strconv.ParseFloat(strings.Fields(count)[0], 64)
+		if err != nil {
+			return 0, err
+		}
+		buckets = append(buckets, bucket{b, n})
+	}
+	if len(buckets) == 0 {
+		return 0, errors.New("no docket_end_to_end_seconds")
+	}
+	all := buckets[len(buckets)-1].count
+	for _, b := range buckets {
+		if b.count >= 0.99*all {
+			return b.border * 1000, nil
+		}
+	}
+	return 0, errors.New("docket_end_to_end_seconds does not add up")
+}
+
+// warmUploads are sent before anything is measured. Until Kafka's bytecode is compiled it needs three times the CPU, and the
+// compiler as much again; that takes a minute of this load.
+const warmUploads = 200_000
+
+// rolesOpen is the open loop with everything running.
+func rolesOpen(docket string, rate int, length time.Duration, brokers int) (result, error) {
+	s, err := startStack(docket, brokers)
+	if err != nil {
+		return result{}, err
+	}
+	defer s.close()
+	for _, name := range []string{"ingest", "saver", "parking", "console"} {
+		if _, err := s.start(name); err != nil {
+			return result{}, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	c := newCorpus()
+	warm, requests := c.requests(s.upload, warmUploads), c.requests(s.upload, rate*int(length.Seconds()))
+	if _, _, err := closed(s.upload, warm, 64, time.Minute); err != nil {
+		return result{}, err
+	}
+	if err := s.api().drained(); err != nil {
+		return result{}, err
+	}
+	ingest, saver := s.roles["ingest"], s.roles["saver"]
+	cpu, saverCPU := ingest.cpu(), saver.cpu()
+	memory, saverMemory := ingest.watch(), saver.watch()
+	l, err := open(s.upload, requests, rate)
+	if err != nil {
+		return result{}, err
+	}
+	r := l.result(fmt.Sprintf("open loop, %d/s, brokers: %d", rate, brokers), requests)
+	ended := time.Now()
+	if err := s.api().drained(); err != nil {
+		return result{}, err
+	}
+	r.DrainedMs = ms(time.Since(ended))
+	r.RSSSlope, r.SaverSlope = memory(), saverMemory()
+	r.PeakRSS, r.SaverRSS = ingest.status("VmHWM:")/1024, saver.status("VmHWM:")/1024
+	r.CPUPer100k = (ingest.cpu() - cpu) / float64(r.Events) * 100_000
+	r.SaverCPUPer100k = (saver.cpu() - saverCPU) / float64(r.Events) * 100_000
+	if r.EndToEndP99, err = saver.endToEnd(); err != nil {
+		return r, err
+	}
+	return r, checkStored(s.api(), c, &r, warm)
+}
+
+// checkStored compares what was sent with what is stored, by set.
+func checkStored(api *client, c *corpus, r *result, others ...[]request) error {
+	want := r.Events
+	for _, requests := range others {
+		for _, q := range requests {
+			want += q.events
+		}
+	}
+	stored, err := api.stored(c.ids)
+	if err != nil {
+		return err
+	}
+	if stored != want {
+		return fmt.Errorf("%d of %d acknowledged events are stored", stored, want)
+	}
+	r.Stored = r.Events
+	return nil
+}
+
+// rolesClosed is the closed loop with the saver stopped, and the drain of what it leaves.
+func rolesClosed(docket string, connections int, length time.Duration) (closedLoop, drain result, err error) {
+	s, err := startStack(docket, 1)
+	if err != nil {
+		return result{}, result{}, err
+	}
+	defer s.close()
+	for _, name := range []string{"ingest", "saver", "console"} {
+		if _, err := s.start(name); err != nil {
+			return result{}, result{}, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	c := newCorpus()
+	warm := c.requests(s.upload, warmUploads)
+	requests := c.requests(s.upload, 30_000*int(length.Seconds()))
+	if _, _, err := closed(s.upload, warm, connections, time.Minute); err != nil {
+		return result{}, result{}, err
+	}
+	if err := s.api().drained(); err != nil {
+		return result{}, result{}, err
+	}
+	if err := s.roles["saver"].terminate(); err != nil {
+		return result{}, result{}, err
+	}
+	ingest := s.roles["ingest"]
+	cpu := ingest.cpu()
+	l, used, err := closed(s.upload, requests, connections, length)
+	if err != nil {
+		return result{}, result{}, err
+	}
+	unused := requests[used:]
+	requests = requests[:used]
+	r := l.result(fmt.Sprintf("closed loop, %d connections, saver stopped", connections), requests)
+	r.CPUPer100k = (ingest.cpu() - cpu) / float64(r.Events) * 100_000
+	r.PeakRSS = ingest.status("VmHWM:") / 1024
+	for _, q := range unused {
+		for _, id := range q.ids {
+			delete(c.ids, id)
+		}
+	}
+
+	waiting := r.Events
+	start := time.Now()
+	saver, err := s.start("saver")
+	if err != nil {
+		return r, result{}, err
+	}
+	if err := s.api().drained(); err != nil {
+		return r, result{}, err
+	}
+	d := result{Scenario: fmt.Sprintf("drain of %d decisions", waiting), Seconds: time.Since(start).Seconds(), Events: waiting}
+	d.PerSecond = float64(waiting) / d.Seconds
+	d.SaverCPUPer100k = saver.cpu() / float64(waiting) * 100_000
+	d.SaverRSS = saver.status("VmHWM:") / 1024
+	if err := checkStored(s.api(), c, &r, warm); err != nil {
+		return r, d, err
+	}
+	d.Stored = waiting
+	return r, d, nil
+}
+
+// rolesSuite repeats every scenario and reports medians.
+func rolesSuite(docket, out, only string, rate, seconds, connections, times int, soak time.Duration) error {
+	length := time.Duration(seconds) * time.Second
+	var results []result
+	keep := func(r result, err error) error {
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.Scenario, err)
+		}
+		results = append(results, r)
+		return nil
+	}
+	if soak > 0 {
+		r, err := rolesOpen(docket, rate, soak, 1)
+		if err := keep(r, err); err != nil {
+			return err
+		}
+	}
+	for range times {
+		if soak > 0 {
+			break
+		}
+		if strings.Contains("open one", only) {
+			fmt.Fprintln(os.Stderr, "open loop, one broker …")
+			if err := keep(rolesOpen(docket, rate, length, 1)); err != nil {
+				return err
+			}
+		}
+		if strings.Contains("open three", only) {
+			fmt.Fprintln(os.Stderr, "open loop, three brokers …")
+			if err := keep(rolesOpen(docket, rate, length, 3)); err != nil {
+				return err
+			}
+		}
+		if strings.Contains("closed", only) {
+			fmt.Fprintln(os.Stderr, "closed loop and drain …")
+			r, d, err := rolesClosed(docket, connections, length/3)
+			if err := errors.Join(keep(r, err), keep(d, err)); err != nil {
+				return err
+			}
+		}
+	}
+	printRoles(results)
+	return writeJSON(out, "roles.json", results)
+}
