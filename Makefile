@@ -47,13 +47,16 @@ fuzz: ## Fuzz every decoder for FUZZTIME each.
 	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
 	    echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done
 
-bench: build ## Measure: micro-benchmarks, then docket under load; results go to bench/out.
+bench: build kafka ## Measure (about an hour): parts, docket embedded, its roles on real servers, the store, a baseline; results go to bench/out.
 	go test -run '^$$' -bench . -benchtime 1s ./internal/domain ./internal/adapters/sqlite
 	go build -C bench -o $(CURDIR)/bin/docket-bench .
-	bin/docket-bench -docket bin/docket -out bench/out $(BENCHFLAGS)
+	bin/docket-bench -docket bin/docket -out bench/out embedded
+	bin/docket-bench -docket bin/docket -out bench/out -seconds 60 -times 3 roles
+	bin/docket-bench -docket bin/docket -out bench/out -rows 5000000 store
+	bin/docket-bench -docket bin/docket -out bench/out -seconds 60 baseline
 
-e2e: build $(OPA_BINS) ## Run docket as its users do, with real OPAs in front, and break it.
-	cd e2e && go test -count=1 -timeout 15m .
+e2e: build kafka $(OPA_BINS) ## Run docket as its users do, with real OPAs, Kafka and PostgreSQL, and break them.
+	cd e2e && go test -count=1 -timeout 20m .
 
 define opa_rule
 e2e/.bin/opa-$(firstword $(subst :, ,$(1))): $(lastword $(subst :, ,$(1)))/go.sum

@@ -142,6 +142,7 @@ type load struct {
 	latencies *hdrhistogram.Histogram // microseconds
 	refused   atomic.Int64
 	uploads   atomic.Int64
+	dropped   atomic.Int64
 	late      time.Duration // the most that the generator itself was late
 	took      time.Duration
 }
@@ -191,6 +192,58 @@ func (l *load) one(c *connection, addr string, r request, since time.Time) (*con
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+}
+
+// once sends at a rate and never again: an upload that finds no free connection is dropped, and one that is refused stays so.
+func once(addr string, requests []request, rate int) *load {
+	l := newLoad()
+	queue := make(chan request)
+	var wg sync.WaitGroup
+	for range 256 {
+		wg.Go(func() {
+			var c *connection
+			for r := range queue {
+				start := time.Now()
+				err := error(nil)
+				if c == nil {
+					c, err = dial(addr)
+				}
+				status := 0
+				if err == nil {
+					status, err = c.send(r.wire)
+				}
+				l.record(time.Since(start))
+				if status == 200 {
+					l.uploads.Add(1)
+				} else {
+					l.refused.Add(1)
+				}
+				if err != nil && c != nil {
+					_ = c.Close()
+					c = nil
+				}
+			}
+			if c != nil {
+				_ = c.Close()
+			}
+		})
+	}
+	start := time.Now()
+	step := time.Second / time.Duration(rate)
+	for i, r := range requests {
+		if wait := time.Until(start.Add(time.Duration(i) * step)); wait > 0 {
+			time.Sleep(wait)
+		}
+		select {
+		case queue <- r:
+		default:
+			l.dropped.Add(1)
+		}
+	}
+	close(queue)
+	wg.Wait()
+	l.took = time.Since(start)
+	return l
 }
 
 // open sends at a rate, whatever the answers do. Latencies count from when a request was due.

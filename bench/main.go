@@ -50,8 +50,10 @@ func main() {
 	times := flag.Int("times", 1, "how often the roles' scenarios are repeated")
 	rows := flag.Int("rows", 1_000_000, "rows of the store's day")
 	indexes := flag.Bool("indexes", false, "compare the store's choices of key and index")
+	listen := flag.String("listen", "", "of baseline-serve")
+	database := flag.String("database", "", "of baseline-serve")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "docket-bench [flags] embedded|store|roles")
+		fmt.Fprintln(flag.CommandLine.Output(), "docket-bench [flags] embedded|store|roles|baseline")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -63,8 +65,12 @@ func main() {
 		err = storeSuite(*rows, *indexes, *out)
 	case "roles":
 		err = rolesSuite(*docket, *out, *only, *rate, *seconds, *connections, *times, *soak)
+	case "baseline":
+		err = baselineSuite(*docket, *out, *rate, *seconds)
+	case "baseline-serve":
+		err = serveBaseline(*listen, *database)
 	default:
-		err = fmt.Errorf("%s is no suite: embedded, store or roles", suite)
+		err = fmt.Errorf("%s is no suite: embedded, store, roles or baseline", suite)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "docket-bench:", err)

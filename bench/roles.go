@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -75,7 +76,7 @@ func (s *stack) start(name string) (*roleProcess, error) {
 	}
 	r := &roleProcess{admin: admin}
 	r.cmd = exec.Command(args[0], args[1:]...)
-	r.cmd.Env = append(s.vars, "DOCKET_ADMIN_LISTEN="+admin)
+	r.cmd.Env = append(slices.Clone(s.vars), "DOCKET_ADMIN_LISTEN="+admin)
 	r.cmd.Stderr = os.Stderr
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := r.cmd.Start(); err != nil {
@@ -282,44 +283,37 @@ func rolesClosed(docket string, connections int, length time.Duration) (closedLo
 // rolesSuite repeats every scenario and reports medians.
 func rolesSuite(docket, out, only string, rate, seconds, connections, times int, soak time.Duration) error {
 	length := time.Duration(seconds) * time.Second
-	var results []result
-	keep := func(r result, err error) error {
-		if err != nil {
-			return fmt.Errorf("%s: %w", r.Scenario, err)
-		}
-		results = append(results, r)
-		return nil
+	scenarios := []struct {
+		name string
+		run  func() ([]result, error)
+	}{
+		{"open loop, one broker", func() ([]result, error) { return one(rolesOpen(docket, rate, length, 1)) }},
+		{"open loop, three brokers", func() ([]result, error) { return one(rolesOpen(docket, rate, length, 3)) }},
+		{"closed loop and drain", func() ([]result, error) {
+			r, d, err := rolesClosed(docket, connections, length/3)
+			return []result{r, d}, err
+		}},
 	}
 	if soak > 0 {
-		r, err := rolesOpen(docket, rate, soak, 1)
-		if err := keep(r, err); err != nil {
-			return err
-		}
+		times, scenarios = 1, scenarios[:1]
+		scenarios[0].run = func() ([]result, error) { return one(rolesOpen(docket, rate, soak, 1)) }
 	}
+	var results []result
 	for range times {
-		if soak > 0 {
-			break
-		}
-		if strings.Contains("open one", only) {
-			fmt.Fprintln(os.Stderr, "open loop, one broker …")
-			if err := keep(rolesOpen(docket, rate, length, 1)); err != nil {
-				return err
+		for _, s := range scenarios {
+			if !strings.Contains(s.name, only) {
+				continue
 			}
-		}
-		if strings.Contains("open three", only) {
-			fmt.Fprintln(os.Stderr, "open loop, three brokers …")
-			if err := keep(rolesOpen(docket, rate, length, 3)); err != nil {
-				return err
+			fmt.Fprintf(os.Stderr, "%s …\n", s.name)
+			r, err := s.run()
+			if err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
 			}
-		}
-		if strings.Contains("closed", only) {
-			fmt.Fprintln(os.Stderr, "closed loop and drain …")
-			r, d, err := rolesClosed(docket, connections, length/3)
-			if err := errors.Join(keep(r, err), keep(d, err)); err != nil {
-				return err
-			}
+			results = append(results, r...)
 		}
 	}
 	printRoles(results)
 	return writeJSON(out, "roles.json", results)
 }
+
+func one(r result, err error) ([]result, error) { return []result{r}, err }

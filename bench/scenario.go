@@ -242,7 +242,10 @@ func (d *client) get(path string, into any) error {
 // drained waits until nothing is on its way.
 func (d *client) drained() error {
 	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(250 * time.Millisecond) {
-		var p struct{ Stages []struct{ Waiting int64 } }
+		var p struct {
+			Stages    []struct{ Waiting int64 }
+			SampledAt time.Time `json:"sampled_at"`
+		}
 		if err := d.get("/api/v1/pipeline", &p); err != nil {
 			return err
 		}
@@ -250,7 +253,8 @@ func (d *client) drained() error {
 		for _, s := range p.Stages {
 			waiting += s.Waiting
 		}
-		if len(p.Stages) > 0 && waiting == 0 {
+		fresh := time.Since(p.SampledAt) < time.Second // a log that does not answer in time is shown as it was
+		if len(p.Stages) > 0 && waiting == 0 && fresh {
 			return nil
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -75,7 +76,7 @@ func storeRun(name string, ddl []string, rows int) (_ []storeResult, err error) 
 	if err != nil {
 		return nil, err
 	}
-	defer server.Close()
+	defer func() { err = errors.Join(err, server.Close()) }()
 	ctx := context.Background()
 	now := time.Now()
 	store, err := postgres.Open(postgres.Options{
@@ -97,7 +98,7 @@ func storeRun(name string, ddl []string, rows int) (_ []storeResult, err error) 
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close(ctx)
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
 	p, err := domain.NewProjector(nil)
 	if err != nil {
 		return nil, err

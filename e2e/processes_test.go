@@ -242,8 +242,8 @@ func (d *docket) drained(t *testing.T) {
 		if status, body, err := d.get("/api/v1/pipeline"); err != nil || status != http.StatusOK || json.Unmarshal(body, &p) != nil {
 			return fmt.Errorf("%d %w", status, err)
 		}
-		if len(p.Stages) == 0 {
-			return fmt.Errorf("not sampled yet")
+		if len(p.Stages) == 0 || time.Since(p.SampledAt) > time.Second {
+			return fmt.Errorf("not sampled since %s", p.SampledAt) // a log that does not answer in time is shown as it was
 		}
 		for _, s := range p.Stages {
 			if s.Waiting > 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -162,10 +163,10 @@ func (a *App) openPostgres(ctx context.Context) (ports.Store, error) {
 }
 
 // newKafka makes the log on Kafka.
-func newKafka(cfg Config, logger *slog.Logger, lost func(string, int64)) (*kafka.Log, error) {
+func newKafka(cfg Config, logger *slog.Logger, lost func(string, int64), stopped func(string, int32, error)) (*kafka.Log, error) {
 	options := kafka.Options{
 		Brokers: cfg.KafkaBrokers, Topics: domain.TopicsWithPrefix(cfg.TopicPrefix), MaxEvent: cfg.MaxEventBytes,
-		MaxBuffered: int(cfg.MaxInFlightBytes), Lost: lost, Log: logger,
+		MaxBuffered: int(cfg.MaxInFlightBytes), Lost: lost, Stopped: stopped, Log: logger,
 	}
 	if cfg.KafkaTLS {
 		options.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -204,7 +205,11 @@ func mechanism(name, user, password string) sasl.Mechanism {
 
 // openKafka opens the log on Kafka and looks at its topics. Nothing works without it, so it is waited for.
 func (a *App) openKafka(ctx context.Context, lost func(string, int64)) (ports.Log, error) {
-	log, err := newKafka(a.cfg, a.logger, lost)
+	log, err := newKafka(a.cfg, a.logger, lost, func(topic string, partition int32, err error) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.lost = fmt.Sprintf("partition %d of %s cannot be read: %v", partition, topic, err)
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/docket-project/docket/internal/adapters/httpapi"
+	"github.com/docket-project/docket/internal/adapters/kafka"
 	"github.com/docket-project/docket/internal/domain"
 )
 
@@ -115,6 +116,9 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // maxPublishTimeout keeps the answer within the 8 s that the upload API promises.
 const maxPublishTimeout = 7500 * time.Millisecond
 
+// maxBatchWait and a handler's time are less than what a group waits for a member.
+const maxBatchWait = 10 * time.Second
+
 // validate reports everything that is wrong for a role at once.
 func (c *Config) validate(role Role) error {
 	var errs []error
@@ -166,6 +170,15 @@ func (c *Config) validate(role Role) error {
 		if n.is <= 0 {
 			bad("%s has to be more than 0", n.name)
 		}
+	}
+	if len(c.KafkaBrokers) > 0 && c.MaxEventBytes > kafka.LargestEvent {
+		bad("max_event_bytes %d: docket's topics in Kafka take at most %d", c.MaxEventBytes, kafka.LargestEvent)
+	}
+	if len(c.KafkaBrokers) > 0 && c.MaxWireBytes > kafka.LargestUpload {
+		bad("max_wire_bytes %d: docket's topics in Kafka take at most %d", c.MaxWireBytes, kafka.LargestUpload)
+	}
+	if c.SaverBatchWait > maxBatchWait {
+		bad("saver_batch_wait %s: at most %s, because a consumer group does not wait for longer", c.SaverBatchWait, maxBatchWait)
 	}
 	if c.MaxDepth > 1000 {
 		bad("max_depth %d: at most 1000", c.MaxDepth)

@@ -178,17 +178,22 @@ func (p *pipeline) last(topic string) ports.Backlog {
 // view is the pipeline as the API shows it. What waits is read anew, so that a person who has just sent something sees
 // the truth; without an answer from the log the last sample has to do.
 func (p *pipeline) view(ctx context.Context) httpapi.Pipeline {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
 	last, err := p.read(ctx)
 	state, next := p.breaker()
 	v := httpapi.Pipeline{Breaker: state, NextProbe: next.Seconds()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err != nil { // what was known last, if anything, with its time
+		last = sample{}
+		if len(p.samples) > 0 {
+			last = p.samples[len(p.samples)-1]
+		}
+	}
 	first := last
 	if len(p.samples) > 0 {
 		first = p.samples[0]
-	}
-	if err != nil && len(p.samples) > 0 {
-		last = p.samples[len(p.samples)-1]
 	}
 	v.SampledAt = last.at.UTC()
 	seconds := last.at.Sub(first.at).Seconds()

@@ -86,6 +86,7 @@ func (a *App) setup(ctx context.Context) error {
 	if a.role.is(Saver) || a.role.is(Parking) {
 		writer = saver.NewWriter(store, projector, tracing.tracer, a.reg, a.logger)
 		breaker, a.storeTrouble = writer.Breaker, writer.Trouble
+		a.run("store probe", writer.Watch)
 	}
 	a.pipeline = newPipeline(durable, a.role, a.topics, breaker, a.reg, a.logger)
 	a.run("pipeline", a.pipeline.run)

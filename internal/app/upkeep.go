@@ -47,7 +47,7 @@ func (c *migrateCommand) Run(ctx context.Context, out cli.Out) error {
 }
 
 func migrateKafka(ctx context.Context, cfg Config, logger *slog.Logger, w io.Writer) (err error) {
-	log, err := newKafka(cfg, logger, func(string, int64) {})
+	log, err := newKafka(cfg, logger, func(string, int64) {}, func(string, int32, error) {})
 	if err != nil {
 		return err
 	}
@@ -164,7 +164,7 @@ func (c *acceptLossCommand) embeddedLog(ctx context.Context, out cli.Out) (err e
 
 // kafka lets the groups go on behind records that fell off their topics; the roles that consume them must not run.
 func (c *acceptLossCommand) kafka(ctx context.Context, out cli.Out) (err error) {
-	log, err := newKafka(c.Config, newLogger(out.Stderr, c.Config), func(string, int64) {})
+	log, err := newKafka(c.Config, newLogger(out.Stderr, c.Config), func(string, int64) {}, func(string, int32, error) {})
 	if err != nil {
 		return err
 	}

@@ -83,7 +83,8 @@ type Log interface {
 	Publisher
 	// Consume delivers batches to handle until ctx is done (and then returns nil, the batch in hand finished and
 	// committed), or until the log cannot go on: an error of class Misconfigured when records are damaged or lost.
-	// Offsets are committed after the handler returned, never before. A first start reads from the beginning.
+	// Offsets are committed after the handler returned, never before. A first start reads from the beginning. A log whose
+	// topics have several partitions stops the one that is damaged instead, reports it, and goes on with the others.
 	Consume(ctx context.Context, sub Subscription, handle Handler) error
 	// Backlog reports every partition of the topics, for a group.
 	Backlog(ctx context.Context, group string, topics ...string) ([]Backlog, error)

@@ -303,3 +303,52 @@ func TestOneAttemptOnly(t *testing.T) {
 	require.Equal(t, topics.ParkingDLQ, dead.Topic)
 	require.Equal(t, 1, dead.Headers.Attempt)
 }
+
+// TestWatchFindsTheStoreBack has no batch that could notice.
+func TestWatchFindsTheStoreBack(t *testing.T) {
+	r := newRig(t)
+	unlock := r.lock(t)
+	require.NoError(t, r.handle(t, records(1)))
+	state, _ := r.writer.Breaker()
+	require.Equal(t, "open", state)
+	require.Error(t, r.writer.Trouble())
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.writer.Watch(ctx)
+	}()
+	unlock()
+	require.Eventually(t, func() bool {
+		state, _ := r.writer.Breaker()
+		return state == "closed" && r.writer.Trouble() == nil
+	}, 10*time.Second, 20*time.Millisecond)
+	cancel()
+	<-done
+}
+
+// slowStore takes as long as it is given.
+type slowStore struct{ deadline time.Duration }
+
+func (s *slowStore) SaveBatch(ctx context.Context, _ []domain.Decision) ([]domain.Fate, error) {
+	at, _ := ctx.Deadline()
+	s.deadline = time.Until(at)
+	return nil, context.DeadlineExceeded
+}
+
+func (s *slowStore) Probe(context.Context) error { return nil }
+
+// TestAnAttemptLeavesTimeToPark has a store that uses up the time of a handler.
+func TestAnAttemptLeavesTimeToPark(t *testing.T) {
+	p, err := domain.NewProjector(nil)
+	require.NoError(t, err)
+	store, out := &slowStore{}, &outbox{}
+	w := saver.NewWriter(store, p, noop.NewTracerProvider().Tracer(""), nil, slog.New(slog.DiscardHandler))
+	s := saver.New(w, out, saver.Retry{Topics: topics, MaxAttempts: 10, BackoffMin: time.Second, BackoffMax: time.Minute}, saver.NewMetrics(nil), slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, err = s.Handle(ctx, records(5))
+	require.NoError(t, err)
+	require.Len(t, out.records, 5, "parked")
+	require.Less(t, store.deadline, 17*time.Second)
+}

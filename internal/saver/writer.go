@@ -23,6 +23,10 @@ const (
 	probeTimeout = time.Second
 	// blameReserve is what the search for guilty rows leaves of the handler's budget for publishing and committing.
 	blameReserve = 8 * time.Second
+	// publishReserve is what an attempt leaves of it, so that what was not stored can be parked.
+	publishReserve = 4 * time.Second
+	// probeEvery is how often a store that is away is asked, where no batch does.
+	probeEvery = 500 * time.Millisecond
 	// maxLinks bounds the traces that one batch's span links to.
 	maxLinks = 128
 )
@@ -187,10 +191,21 @@ func (w *Writer) attempt(ctx context.Context, rows []domain.Decision) ([]domain.
 	if !w.breaker.TryAcquirePermit() {
 		return nil, errOpen
 	}
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-publishReserve))
+		defer cancel()
+	}
 	start := w.now()
 	fates, err := w.store.SaveBatch(ctx, rows)
 	w.batchSize.Observe(float64(len(rows)))
 	w.batchDuration.Observe(w.now().Sub(start).Seconds())
+	w.record(err)
+	return fates, err
+}
+
+// record tells the breaker, and whoever asks for trouble, how an attempt or a probe went.
+func (w *Writer) record(err error) {
 	class := domain.ClassOf(err)
 	if err != nil && class == domain.Unavailable {
 		w.breaker.RecordFailure()
@@ -202,7 +217,27 @@ func (w *Writer) attempt(ctx context.Context, rows []domain.Decision) ([]domain.
 	} else {
 		w.trouble.Store(nil)
 	}
-	return fates, err
+}
+
+// Watch asks a store that is away whether it is back, until ctx is done: where no batch comes, nothing else would.
+func (w *Writer) Watch(ctx context.Context) {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if w.breaker.IsClosed() || !w.breaker.TryAcquirePermit() {
+			continue
+		}
+		if err := w.probe(ctx); ctx.Err() == nil {
+			w.record(err)
+		} else {
+			w.breaker.RecordFailure()
+		}
+	}
 }
 
 // Trouble is why the store took nothing at the last attempt, or nil.

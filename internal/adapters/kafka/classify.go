@@ -33,7 +33,7 @@ func classify(op string, err error) error {
 		e.Class = domain.Canceled
 	case errors.Is(err, context.DeadlineExceeded):
 		e.Class = domain.Unavailable
-	case errors.As(err, &certificate), errors.As(err, &authority):
+	case errors.As(err, &certificate), errors.As(err, &authority), errors.As(err, new(tls.RecordHeaderError)):
 		e.Class = domain.Misconfigured
 	case errors.As(err, &code):
 		e.Class, e.Code = classOf(code), code.Message

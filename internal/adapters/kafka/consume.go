@@ -71,16 +71,14 @@ type member struct {
 
 // Consume delivers batches to handle; see ports.Log. A lost range stops its partition and is reported; the others go on.
 func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.Handler) error {
-	ask, cancel := context.WithTimeout(ctx, requestTimeout)
-	err := l.known(ask, sub.Topics...)
-	cancel()
-	if err != nil && domain.ClassOf(err) == domain.Misconfigured {
+	if err := l.await(ctx, sub.Topics); err != nil && domain.ClassOf(err) == domain.Misconfigured {
 		return err
 	}
 	m := &member{log: l, sub: sub, feeds: map[place]*feed{}, retry: backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(500*time.Millisecond), backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))}
 	life, abort := context.WithCancel(context.Background())
 	m.abort = abort
+	var err error
 	m.client, err = kgo.NewClient(append(l.base(), kgo.WithContext(life),
 		kgo.ConsumerGroup(sub.Group), kgo.ConsumeTopics(sub.Topics...), kgo.Balancers(kgo.CooperativeStickyBalancer()),
 		kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.RebalanceTimeout(rebalanceTimeout),
@@ -120,6 +118,21 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 		m.commit(context.Background())
 	}
 	return nil
+}
+
+// await asks for the topics until the brokers know them: one after the other learns of a new topic.
+func (l *Log) await(ctx context.Context, topics []string) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	for {
+		err := l.known(ctx, topics...)
+		if err == nil || domain.ClassOf(err) != domain.Misconfigured {
+			return err
+		}
+		if sleep(ctx, 250*time.Millisecond); ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // deliver calls the handler. The batch in hand is finished even when ctx ends meanwhile.
@@ -290,9 +303,11 @@ func (m *member) settle(holds []ports.Hold) {
 			f.waiting = slices.Delete(f.waiting, 0, n)
 		}
 		f.taken = 0
-		if held {
+		switch {
+		case f.stopped:
+		case held:
 			pause[f.topic] = append(pause[f.topic], f.partition)
-		} else {
+		default:
 			resume[f.topic] = append(resume[f.topic], f.partition)
 		}
 	}
@@ -387,25 +402,26 @@ func (m *member) forget(partitions map[string][]int32) {
 	}
 }
 
-// failed deals with a partition that could not be fetched. Whatever may pass, the client tries again by itself.
+// failed deals with what could not be fetched. Whatever may pass, the client tries again by itself.
 func (m *member) failed(ctx context.Context, e kgo.FetchError) {
 	log := m.log.opts.Log.With("group", m.sub.Group, "topic", e.Topic, "partition", e.Partition)
 	var loss *kgo.ErrDataLoss
 	switch {
 	case errors.Is(e.Err, kerr.OffsetOutOfRange):
 		m.stop(e)
-		m.log.reportLoss(context.WithoutCancel(ctx), m.sub.Group, e.Topic, e.Partition)
+		m.reportLoss(context.WithoutCancel(ctx), e)
 	case errors.As(e.Err, &loss):
 		m.log.opts.Lost(e.Topic, max(loss.ConsumedTo-loss.ResetTo, 1))
 		log.Error("Kafka has lost records that it had acknowledged: the partition was cut back. Those consumed before are stored; "+
 			"look for an unclean leader election", "consumed_to", loss.ConsumedTo, "cut_to", loss.ResetTo)
 	case domain.ClassOf(classify("", e.Err)) == domain.Unavailable:
-		log.Debug("a partition cannot be fetched; trying again", "error", e.Err)
-	case e.Partition < 0:
-		log.Error("the consumer group cannot be joined; trying again", "error", e.Err)
+		log.Debug("a fetch failed; the client tries again", "error", e.Err)
+	case errors.As(e.Err, new(*kgo.ErrGroupSession)) || e.Partition < 0: // of the group, or of a whole topic
+		log.Error("the group cannot consume; the client tries again", "error", e.Err)
 		sleep(ctx, time.Second)
 	default:
 		m.stop(e)
+		m.log.opts.Stopped(e.Topic, e.Partition, e.Err)
 		log.Error("a partition cannot be read and is left alone; the others go on. Mend it, then start docket again", "error", e.Err)
 	}
 }
@@ -420,29 +436,33 @@ func (m *member) stop(e kgo.FetchError) {
 	}
 }
 
-// reportLoss says once which records are gone before the group has consumed them.
-func (l *Log) reportLoss(ctx context.Context, group, topic string, partition int32) {
+// reportLoss says once which records of a partition are gone before the group has consumed them.
+func (m *member) reportLoss(ctx context.Context, e kgo.FetchError) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	losses, err := l.Losses(ctx, group, topic)
-	if err != nil {
-		l.opts.Log.Error("a partition's offset is out of range, and the range cannot be found out", "group", group, "topic", topic, "partition", partition, "error", err)
+	l, group := m.log, m.sub.Group
+	losses, err := l.Losses(ctx, group, e.Topic)
+	at := slices.IndexFunc(losses, func(loss Loss) bool { return loss.Partition == e.Partition })
+	if at < 0 { // nothing was committed there, or the brokers do not say
+		l.opts.Lost(e.Topic, 1)
+		l.opts.Log.Error("a partition's records are gone before they were consumed, and how many cannot be found out. The partition is left "+
+			"alone and the others go on; started again, the group begins with the oldest record there is",
+			"group", group, "topic", e.Topic, "partition", e.Partition, "error", err)
 		return
 	}
-	for _, loss := range losses {
-		key := fmt.Sprint(group, loss)
-		l.mu.Lock()
-		known := l.lost[key]
-		l.lost[key] = true
-		l.mu.Unlock()
-		if loss.Partition != partition || known {
-			continue
-		}
-		l.opts.Lost(topic, loss.Records())
-		l.opts.Log.Error("records are gone that were never consumed: they fell off the log. The partition is left alone and the others go on. "+
-			"If they cannot be brought back, stop this group and run: docket log accept-loss --yes",
-			"group", group, "topic", topic, "partition", partition, "first", loss.First, "last", loss.Last, "records", loss.Records())
+	loss := losses[at]
+	key := fmt.Sprint(group, loss.Topic, loss.Partition, loss.ResumeAt)
+	l.mu.Lock()
+	known := l.lost[key]
+	l.lost[key] = true
+	l.mu.Unlock()
+	if known {
+		return
 	}
+	l.opts.Lost(e.Topic, loss.Records())
+	l.opts.Log.Error("records are gone that were never consumed: they fell off the log. The partition is left alone and the others go on. "+
+		"If they cannot be brought back, stop this group and run: docket log accept-loss --yes",
+		"group", group, "topic", e.Topic, "partition", e.Partition, "first", loss.First, "last", loss.Last, "records", loss.Records())
 }
 
 // sleep waits, at most until ctx is done.

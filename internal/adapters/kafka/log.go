@@ -38,8 +38,18 @@ type Options struct {
 	SASL sasl.Mechanism
 	// Lost is called with acknowledged records that turned out to be gone.
 	Lost func(topic string, records int64)
-	Log  *slog.Logger
+	// Stopped is called with a partition that is not consumed any more until docket is started again.
+	Stopped func(topic string, partition int32, why error)
+	Log     *slog.Logger
 }
+
+// What fits into a record of docket's topics, in bytes.
+const (
+	// LargestEvent is the most that MaxEvent may be.
+	LargestEvent = maxMessage - recordOverhead
+	// LargestUpload is the longest upload that the data DLQ takes whole.
+	LargestUpload = maxDeadMessage - recordOverhead
+)
 
 // Limits on time. An answer to OPA is due after 8 s; what a hung broker holds up for longer than requestTimeout is asked of
 // another one.

@@ -62,7 +62,7 @@ func (l *Log) Migrate(ctx context.Context) (created []string, err error) {
 		}
 		created = append(created, topic)
 	}
-	for l.known(ctx, created...) != nil && ctx.Err() == nil { // brokers learn of them one after the other
+	for len(created) > 0 && l.known(ctx, created...) != nil && ctx.Err() == nil { // brokers learn of them one after the other
 		sleep(ctx, 50*time.Millisecond)
 	}
 	return created, classify("wait for the new topics", ctx.Err())

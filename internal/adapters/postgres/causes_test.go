@@ -353,6 +353,29 @@ func TestServerThatHangs(t *testing.T) {
 	recovered(t, b, records(200, nil))
 }
 
+// TestOutageBehindAPooler has a pooler that is there while its server is not.
+func TestOutageBehindAPooler(t *testing.T) {
+	p := ownServer(t, "")
+	pooler, err := testserver.StartPgBouncer(p)
+	testserver.Need(t, err)
+	t.Cleanup(func() { require.NoError(t, pooler.Close()) })
+	b := newBench(t, p, nil)
+	s := newStore(t, pooler.URL(b.database), nil)
+	b.use(t, s)
+	require.Equal(t, 100, b.save(t, records(100, nil)).fates[domain.Saved])
+	require.NoError(t, p.Stop(true))
+	unavailable(t, b.save(t, records(200, nil)), 200)
+	err = s.CheckSchema(t.Context())
+	require.Equal(t, domain.Unavailable, domain.ClassOf(err), "%v", err)
+	require.NoError(t, p.Start())
+	recovered(t, b, records(200, nil)) // the pooler itself waits 15 s after a failed login
+	wrong, err := Open(Options{URL: pooler.URL(b.database, "search_path=x"), Window: testWindow, Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer wrong.Close()
+	err = wrong.CheckSchema(t.Context())
+	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "what its settings do not allow: %v", err)
+}
+
 func TestTooManyConnections(t *testing.T) {
 	p := ownServer(t, "", "max_connections=10", "superuser_reserved_connections=3")
 	b := newBench(t, p, nil)

@@ -32,6 +32,9 @@ func classify(op string, err error) error {
 	switch {
 	case errors.As(err, &pg):
 		e.Class, e.Code, e.Text = classOf(pg.Code), pg.Code, textOf(pg)
+		if poolerOutage(pg) {
+			e.Class = domain.Unavailable
+		}
 	case errors.Is(err, context.Canceled), errors.Is(err, puddle.ErrClosedPool):
 		e.Class = domain.Canceled
 	case errors.Is(err, context.DeadlineExceeded):
@@ -58,10 +61,27 @@ func classOf(code string) domain.Class {
 	return domain.Unknown
 }
 
+// poolerOutage recognises what PgBouncer says when it cannot reach its server. It gives every message of its own the code
+// of a protocol violation, as it does for what its settings do not allow; the routine, which PostgreSQL names, tells whose
+// message it is.
+func poolerOutage(pg *pgconn.PgError) bool {
+	if pg.Code != "08P01" || pg.Routine != "" {
+		return false
+	}
+	for _, setting := range []string{"unsupported", "no such", "not allowed", "auth"} {
+		if strings.Contains(pg.Message, setting) {
+			return false
+		}
+	}
+	return true
+}
+
 // codes are those that differ from their class.
 var codes = map[string]domain.Class{
 	"08P01": domain.Misconfigured, // protocol violation: a pooler that cannot do what is asked
 	"25006": domain.Unavailable,   // read only: a standby, until the driver finds the new primary
+	"25P03": domain.Unavailable,   // idle in a transaction for too long: we were
+	"25P04": domain.Unavailable,   // a transaction's timeout
 	"40001": domain.Unavailable,
 	"40P01": domain.Unavailable,
 	"55P03": domain.Unavailable,   // lock not available

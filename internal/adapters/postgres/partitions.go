@@ -208,7 +208,11 @@ func (s *Store) Expire(ctx context.Context) error {
 		if !ours || (d + 1).start().After(oldest) {
 			continue
 		}
-		err := s.inTx(ctx, conn.Conn(), "BEGIN", func(b *pgx.Batch) { b.Queue(`DROP TABLE IF EXISTS ` + name) })
+		err := s.inTx(ctx, conn.Conn(), "BEGIN", func(b *pgx.Batch) {
+			// It locks everybody out of the table, and everybody behind it while it waits. It is tried again.
+			b.Queue(`SELECT set_config('lock_timeout', '200', true)`)
+			b.Queue(`DROP TABLE IF EXISTS ` + name)
+		})
 		if err != nil {
 			return s.settle("drop "+name, conn.Conn(), err)
 		}

@@ -223,6 +223,9 @@ func (s *Store) explain(ctx context.Context, inside, outside, twins []row, fates
 	first, last := time.Time{}, time.Time{}
 	for i, r := range rows {
 		tenants[i], ids[i], timestamps[i] = r.Tenant, r.ID, timestamptz(r.Timestamp)
+		if r.Timestamp.IsZero() { // is in no partition
+			continue
+		}
 		if first.IsZero() || r.Timestamp.Before(first) {
 			first = r.Timestamp
 		}

@@ -102,32 +102,23 @@ func bothTables(query string) string {
 	return strings.Join(parts, " UNION ALL ")
 }
 
-// queryTimeout ends a search that looks too far.
-const queryTimeout = 10 * time.Second
+// queryTimeout is how long a search waits for a connection; the statement's timeout ends one that looks too far.
+const queryTimeout = 3 * time.Second
 
 // query runs a query in a transaction that can only read.
 func (s *Store) query(ctx context.Context, op, sql string, args []any, read func(pgx.Rows) error) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	limit, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	conn, err := s.read.Acquire(ctx)
-	if err == nil {
-		defer conn.Release()
-		err = s.inTx(ctx, conn.Conn(), "BEGIN READ ONLY", func(b *pgx.Batch) { b.Queue(sql, args...).Query(read) })
+	conn, err := s.read.Acquire(limit)
+	if err != nil {
+		return settleOn(s.read, s.opts.Log, op, nil, err)
 	}
-	if err == nil {
-		return nil
-	}
-	if conn == nil {
-		return s.settle(op, nil, err)
-	}
-	slow := ctx.Err() != nil
-	err = s.settle(op, conn.Conn(), err)
-	if conn.Conn().IsClosed() {
-		s.read.Reset()
-	}
+	defer conn.Release()
+	err = s.inTx(ctx, conn.Conn(), "BEGIN READ ONLY", func(b *pgx.Batch) { b.Queue(sql, args...).Query(read) })
+	err = settleOn(s.read, s.opts.Log, op, conn.Conn(), err)
 	var e *domain.Error
-	if errors.As(err, &e) && (e.Code == "57014" || slow && e.Class == domain.Unavailable) {
-		e.Class, e.Text = domain.Unavailable, fmt.Sprintf("it took longer than %s: narrow the time with since and until, or name more", queryTimeout)
+	if errors.As(err, &e) && (e.Code == "57014" || errors.Is(err, context.DeadlineExceeded)) {
+		e.Class, e.Text = domain.Unavailable, fmt.Sprintf("it took longer than %s: narrow the time with since and until, or name more", s.opts.StatementTimeout)
 	}
 	return err
 }

@@ -225,13 +225,22 @@ func (s *Store) Migrate(ctx context.Context) error {
 	return s.prepareDays(ctx)
 }
 
-// CheckSchema is Misconfigured unless the database has the schema of this version.
+// CheckSchema is Misconfigured unless the database has the schema of this version. It creates nothing.
 func (s *Store) CheckSchema(ctx context.Context) error {
-	pending := false
-	err := s.withDB(ctx, func(_ *sql.DB, p *goose.Provider) (err error) {
-		current, target, err := p.GetVersions(ctx)
-		pending = current < target
-		return err
+	pending := true
+	err := s.withDB(ctx, func(db *sql.DB, p *goose.Provider) error {
+		var known bool
+		if err := db.QueryRowContext(ctx, `SELECT to_regclass('goose_db_version') IS NOT NULL`).Scan(&known); err != nil || !known {
+			return err
+		}
+		var current int64
+		if err := db.QueryRowContext(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`).Scan(&current); err != nil {
+			return err
+		}
+		for _, source := range p.ListSources() {
+			pending = source.Version > current
+		}
+		return nil
 	})
 	if err != nil {
 		return classify("look at the schema of the database", err)
@@ -255,9 +264,15 @@ func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return conn, err
 }
 
-// settle classifies the error of a statement, ends a transaction that failed, and lets go of every connection after one
-// has broken: the others are most likely to the same dead server, and each would cost a batch.
+// settle deals with the error of a statement that writes; see settleOn.
 func (s *Store) settle(op string, conn *pgx.Conn, err error) error {
+	return settleOn(s.write, s.opts.Log, op, conn, err)
+}
+
+// settleOn classifies the error of a statement, ends a transaction that failed, and lets go of every connection after one
+// has broken: the others are most likely to the same dead server, and each would cost a batch. One that was closed because
+// its caller went away says nothing of the others.
+func settleOn(pool *pgxpool.Pool, log *slog.Logger, op string, conn *pgx.Conn, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -265,11 +280,11 @@ func (s *Store) settle(op string, conn *pgx.Conn, err error) error {
 		ctx, cancel := context.WithTimeout(context.Background(), answerMargin)
 		defer cancel()
 		if _, err := conn.PgConn().Exec(ctx, "ROLLBACK").ReadAll(); err != nil {
-			s.opts.Log.Debug("a transaction was not rolled back; its connection is closed", "error", err)
+			log.Debug("a transaction was not rolled back; its connection is closed", "error", err)
 		}
 	}
-	if conn != nil && conn.IsClosed() {
-		s.write.Reset()
+	if conn != nil && conn.IsClosed() && !errors.Is(err, context.Canceled) {
+		pool.Reset()
 	}
 	return classify(op, err)
 }

@@ -136,6 +136,17 @@ func storeConflict(t *testing.T, h *StoreHarness) {
 	require.NoError(t, err)
 	require.Equal(t, []domain.Fate{domain.Saved, domain.Conflicting}, fates)
 
+	// Duplicates of every kind at once: inside, without a timestamp, ahead of the window, and twice in the batch.
+	var mixed []domain.Decision
+	for n := range 4 {
+		mixed = append(mixed, h.row(100+n), h.row(200+n, func(d *domain.Decision) { d.Timestamp = time.Time{} }),
+			h.row(300+n, func(d *domain.Decision) {
+				d.Timestamp = h.Now.Add(h.Window.Ahead + time.Duration(n+1)*time.Hour).UTC().Truncate(time.Microsecond)
+			}))
+	}
+	h.save(t, domain.Saved, mixed...)
+	h.save(t, domain.Duplicate, append(mixed, mixed...)...)
+
 	// Another timestamp is another key.
 	later := h.row(1, func(d *domain.Decision) { d.Timestamp = d.Timestamp.Add(time.Minute) })
 	h.save(t, domain.Saved, later)

@@ -2,7 +2,7 @@
 
 -- One partition a day (UTC), by the event's own timestamp; docket makes them and drops them whole when they are past the
 -- retention. Names, ids and what is matched by prefix are compared byte by byte, which is also what indexes like best.
--- docs/adr/0005 has the measurements behind the order of the key and the kinds of index.
+-- docs/adr/0004 has the measurements behind the order of the key and the kinds of index.
 CREATE TABLE decisions (
   timestamp    timestamptz NOT NULL,
   received_at  timestamptz NOT NULL,

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	toxiproxy "github.com/Shopify/toxiproxy/v2"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/labstack/echo/v4"
+	"github.com/rs/zerolog"
+)
+
+// serveBaseline is what one would write first: it inserts the decisions of an upload before it answers. It runs in a process
+// of its own (docket-bench baseline-serve) so that its CPU can be counted.
+func serveBaseline(listen, databaseURL string) error {
+	config, err := pgxpool.ParseConfig(databaseURL)
+	if err != nil {
+		return err
+	}
+	config.MaxConns = 8 // docket's
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	if err != nil {
+		return err
+	}
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.POST("/logs", func(c echo.Context) error {
+		ctx, cancel := context.WithTimeout(c.Request().Context(), 8*time.Second)
+		defer cancel()
+		z, err := gzip.NewReader(c.Request().Body)
+		if err != nil {
+			return c.NoContent(http.StatusBadRequest)
+		}
+		var events []map[string]any
+		if err := json.NewDecoder(z).Decode(&events); err != nil {
+			return c.NoContent(http.StatusBadRequest)
+		}
+		if err := insertAll(ctx, pool, events); err != nil {
+			return c.NoContent(http.StatusServiceUnavailable)
+		}
+		return c.NoContent(http.StatusOK)
+	})
+	return e.Start(listen)
+}
+
+func insertAll(ctx context.Context, pool *pgxpool.Pool, events []map[string]any) error {
+	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		for _, event := range events {
+			b, err := json.Marshal(event)
+			if err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, `INSERT INTO baseline (decision_id, timestamp, path, event) VALUES ($1, $2::text::timestamptz, $3, $4) ON CONFLICT DO NOTHING`,
+				event["decision_id"], event["timestamp"], event["path"], b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// distance puts a proxy in front of a database that delays what it answers.
+func distance(upstream string, delay time.Duration) (addr string, stop func(), err error) {
+	if addr, err = freeAddr(); err != nil {
+		return "", nil, err
+	}
+	logger := zerolog.New(io.Discard)
+	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), logger)
+	proxy := toxiproxy.NewProxy(server, "postgres", addr, upstream)
+	if err := proxy.Start(); err != nil {
+		return "", nil, err
+	}
+	toxic := fmt.Sprintf(`{"name":"far","type":"latency","stream":"downstream","toxicity":1,"attributes":{"latency":%d}}`, delay.Milliseconds())
+	if _, err := proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
+		proxy.Stop()
+		return "", nil, err
+	}
+	return addr, proxy.Stop, nil
+}
+
+// baselineResult compares the two under one condition. Milliseconds.
+type baselineResult struct {
+	Service   string  `json:"service"`
+	Condition string  `json:"condition"`
+	Sent      int     `json:"sent_events"`
+	Dropped   int64   `json:"dropped_uploads"`
+	Refused   int64   `json:"refused_uploads"`
+	P95       float64 `json:"p95_ms"`
+	Stored    int     `json:"stored_events"`
+	CPU       float64 `json:"cpu_microseconds_per_decision"`
+}
+
+// baselineSuite runs both services under three conditions of the database.
+func baselineSuite(docket, out string, rate, seconds int) error {
+	var results []baselineResult
+	for _, condition := range []struct {
+		name   string
+		delay  time.Duration
+		outage bool
+	}{{name: "as it is"}, {name: "2 ms away", delay: 2 * time.Millisecond}, {name: fmt.Sprintf("stopped for %d of %d s", seconds/3, seconds), outage: true}} {
+		for _, service := range []string{"synchronous", "docket"} {
+			fmt.Fprintf(os.Stderr, "%s, database %s …\n", service, condition.name)
+			r, err := compare(docket, service, condition.delay, condition.outage, rate, seconds)
+			if err != nil {
+				return fmt.Errorf("%s, database %s: %w", service, condition.name, err)
+			}
+			r.Service, r.Condition = service, condition.name
+			results = append(results, r)
+		}
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "DATABASE\tSERVICE\tEVENTS SENT\tUPLOADS DROPPED\tREFUSED\tP95 ms\tSTORED\tCPU µs/decision")
+	for _, r := range results {
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%.2f\t%d\t%.0f\n", r.Condition, r.Service, r.Sent, r.Dropped, r.Refused, r.P95, r.Stored, r.CPU)
+	}
+	_ = w.Flush()
+	return writeJSON(out, "baseline.json", results)
+}
+
+// compare runs one service under one condition. docket's CPU is that of all its roles.
+func compare(docket, service string, delay time.Duration, outage bool, rate, seconds int) (r baselineResult, err error) {
+	s, err := startStack(docket, 1)
+	if err != nil {
+		return r, err
+	}
+	defer s.close()
+	database := s.postgres.Addr()
+	if delay > 0 {
+		var stop func()
+		if database, stop, err = distance(database, delay); err != nil {
+			return r, err
+		}
+		defer stop()
+	}
+	url := "postgres://postgres@" + database + "/postgres?sslmode=disable"
+	table := "decisions"
+	if service == "docket" {
+		s.vars = append(s.vars, "DOCKET_DATABASE_URL="+url)
+		for _, name := range []string{"ingest", "saver", "parking", "console"} {
+			if _, err := s.start(name); err != nil {
+				return r, err
+			}
+		}
+	} else {
+		table = "baseline"
+		if err := s.postgres.Exec("postgres", `CREATE TABLE baseline (decision_id text PRIMARY KEY, timestamp timestamptz, path text, event jsonb)`); err != nil {
+			return r, err
+		}
+		p := &roleProcess{}
+		self, err := os.Executable()
+		if err != nil {
+			return r, err
+		}
+		p.cmd = exec.CommandContext(context.Background(), self, "-listen", s.upload, "-database", url, "baseline-serve")
+		p.cmd.Stderr = os.Stderr
+		p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		if err := p.cmd.Start(); err != nil {
+			return r, err
+		}
+		p.pid = p.cmd.Process.Pid
+		s.roles["baseline"] = p
+		if err := waitListening(s.upload); err != nil {
+			return r, err
+		}
+	}
+	c := newCorpus()
+	warm, requests := c.requests(s.upload, rate*10), c.requests(s.upload, rate*seconds)
+	once(s.upload, warm, rate)
+	settled := func() error {
+		if service == "docket" {
+			return s.api().drained()
+		}
+		return nil
+	}
+	if err := settled(); err != nil {
+		return r, err
+	}
+	already, err := s.count(table)
+	if err != nil {
+		return r, err
+	}
+	before := s.cpu()
+	outageOver := make(chan error, 1)
+	if outage {
+		go func() {
+			time.Sleep(time.Duration(seconds) * time.Second / 3)
+			err := s.postgres.Stop(true)
+			time.Sleep(time.Duration(seconds) * time.Second / 3)
+			outageOver <- errors.Join(err, s.postgres.Start())
+		}()
+	} else {
+		outageOver <- nil
+	}
+	l := once(s.upload, requests, rate)
+	if err := errors.Join(<-outageOver, settled()); err != nil {
+		return r, err
+	}
+	figures := l.result("", requests)
+	r.Sent, r.Dropped, r.Refused, r.P95 = figures.Events, l.dropped.Load(), l.refused.Load(), figures.P95
+	r.CPU = (s.cpu() - before) / float64(r.Sent) * 1e6
+	stored, err := s.count(table)
+	r.Stored = stored - already
+	return r, err
+}
+
+// cpu of every process of docket's, or of the baseline, in seconds.
+func (s *stack) cpu() float64 {
+	sum := 0.0
+	for _, r := range s.roles {
+		sum += r.cpu()
+	}
+	return sum
+}
+
+// count asks the database itself.
+func (s *stack) count(table string) (n int, err error) {
+	conn, err := pgx.Connect(context.Background(), s.postgres.URL("postgres", ""))
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, conn.Close(context.Background())) }()
+	return n, conn.QueryRow(context.Background(), `SELECT count(*) FROM `+table).Scan(&n)
+}
+
+func waitListening(addr string) error {
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if c, err := dial(addr); err == nil {
+			return c.Close()
+		}
+	}
+	return errors.New("nobody listens at " + addr)
+}
