@@ -67,6 +67,16 @@ func (c *corpus) make(host string) request {
 	return request{wire: wire.Bytes(), events: n, ids: ids}
 }
 
+// sent forgets the requests that were not used, and returns those that were.
+func (c *corpus) sent(requests []request, used int) []request {
+	for _, q := range requests[used:] {
+		for _, id := range q.ids {
+			delete(c.ids, id)
+		}
+	}
+	return requests[:used]
+}
+
 // requests builds so many.
 func (c *corpus) requests(host string, n int) []request {
 	out := make([]request, n)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -171,9 +172,11 @@ func rolesOpen(docket string, rate int, length time.Duration, brokers int) (resu
 	}
 	c := newCorpus()
 	warm, requests := c.requests(s.upload, warmUploads), c.requests(s.upload, rate*int(length.Seconds()))
-	if _, _, err := closed(s.upload, warm, 64, time.Minute); err != nil {
+	_, used, err := closed(s.upload, warm, 64, time.Minute)
+	if err != nil {
 		return result{}, err
 	}
+	warm = c.sent(warm, used)
 	if err := s.api().drained(); err != nil {
 		return result{}, err
 	}
@@ -213,7 +216,9 @@ func checkStored(api *client, c *corpus, r *result, others ...[]request) error {
 		return err
 	}
 	if stored != want {
-		return fmt.Errorf("%d of %d acknowledged events are stored", stored, want)
+		var pipeline json.RawMessage
+		err := api.get("/api/v1/pipeline", &pipeline)
+		return fmt.Errorf("%d of %d acknowledged events are stored; the pipeline: %s %w", stored, want, pipeline, err)
 	}
 	r.Stored = r.Events
 	return nil
@@ -234,9 +239,11 @@ func rolesClosed(docket string, connections int, length time.Duration) (closedLo
 	c := newCorpus()
 	warm := c.requests(s.upload, warmUploads)
 	requests := c.requests(s.upload, 30_000*int(length.Seconds()))
-	if _, _, err := closed(s.upload, warm, connections, time.Minute); err != nil {
+	_, used, err := closed(s.upload, warm, connections, time.Minute)
+	if err != nil {
 		return result{}, result{}, err
 	}
+	warm = c.sent(warm, used)
 	if err := s.api().drained(); err != nil {
 		return result{}, result{}, err
 	}
@@ -249,17 +256,10 @@ func rolesClosed(docket string, connections int, length time.Duration) (closedLo
 	if err != nil {
 		return result{}, result{}, err
 	}
-	unused := requests[used:]
-	requests = requests[:used]
+	requests = c.sent(requests, used)
 	r := l.result(fmt.Sprintf("closed loop, %d connections, saver stopped", connections), requests)
 	r.CPUPer100k = (ingest.cpu() - cpu) / float64(r.Events) * 100_000
 	r.PeakRSS = ingest.status("VmHWM:") / 1024
-	for _, q := range unused {
-		for _, id := range q.ids {
-			delete(c.ids, id)
-		}
-	}
-
 	waiting := r.Events
 	start := time.Now()
 	saver, err := s.start("saver")

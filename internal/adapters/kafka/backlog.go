@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"slices"
 	"time"
 
@@ -30,11 +31,9 @@ func (l *Log) Backlog(ctx context.Context, group string, topics ...string) ([]po
 	if err != nil {
 		return nil, classify("ask Kafka for the last offsets", err)
 	}
-	var committed kadm.OffsetResponses
-	if group != "" {
-		if committed, err = l.admin.FetchOffsets(ctx, group); err != nil {
-			return nil, classify("ask Kafka for the offsets of "+group, err)
-		}
+	committed, err := l.committed(ctx, group)
+	if err != nil {
+		return nil, err
 	}
 	var out []ports.Backlog
 	for _, topic := range topics {
@@ -52,6 +51,18 @@ func (l *Log) Backlog(ctx context.Context, group string, topics ...string) ([]po
 		slices.SortFunc(out[from:], func(a, b ports.Backlog) int { return int(a.Partition - b.Partition) })
 	}
 	return out, l.age(ctx, topics, out)
+}
+
+// committed are a group's offsets; a group that is not there has none.
+func (l *Log) committed(ctx context.Context, group string) (kadm.OffsetResponses, error) {
+	if group == "" {
+		return nil, nil
+	}
+	offsets, err := l.admin.FetchOffsets(ctx, group)
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		return nil, nil
+	}
+	return offsets, classify("ask Kafka for the offsets of "+group, err)
 }
 
 // age fills in when the oldest record that waits in each partition was written.

@@ -39,9 +39,9 @@ func (l *Log) Losses(ctx context.Context, group string, topics ...string) ([]Los
 	if err != nil {
 		return nil, classify("ask Kafka for the last offsets", err)
 	}
-	committed, err := l.admin.FetchOffsets(ctx, group)
+	committed, err := l.committed(ctx, group)
 	if err != nil {
-		return nil, classify("ask Kafka for the offsets of "+group, err)
+		return nil, err
 	}
 	var out []Loss
 	for _, topic := range topics {

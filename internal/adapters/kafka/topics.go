@@ -12,6 +12,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -62,10 +63,36 @@ func (l *Log) Migrate(ctx context.Context) (created []string, err error) {
 		}
 		created = append(created, topic)
 	}
-	for len(created) > 0 && l.known(ctx, created...) != nil && ctx.Err() == nil { // brokers learn of them one after the other
+	for len(created) > 0 && ctx.Err() == nil {
+		if l.everywhere(ctx, meta.Brokers.NodeIDs(), created) == nil && l.known(ctx, created...) == nil { // and our own cache
+			break
+		}
 		sleep(ctx, 50*time.Millisecond)
 	}
 	return created, classify("wait for the new topics", ctx.Err())
+}
+
+// everywhere is nil once every broker knows the topics: they learn of new ones one after the other, and whichever is asked
+// next may be the last.
+func (l *Log) everywhere(ctx context.Context, brokers []int32, topics []string) error {
+	req := kmsg.NewPtrMetadataRequest()
+	for _, topic := range topics {
+		t := kmsg.NewMetadataRequestTopic()
+		t.Topic = kadm.StringPtr(topic)
+		req.Topics = append(req.Topics, t)
+	}
+	for _, id := range brokers {
+		resp, err := req.RequestWith(ctx, l.client.Broker(int(id)))
+		if err != nil {
+			return err
+		}
+		for _, t := range resp.Topics {
+			if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Check compares the topics with what docket needs, and alters nothing. An error means that docket cannot work with them:

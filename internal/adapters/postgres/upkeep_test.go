@@ -1,0 +1,147 @@
+package postgres
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+func TestDays(t *testing.T) {
+	for _, c := range []struct {
+		at   time.Time
+		name string
+	}{
+		{time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC), "decisions_20261122"},
+		{time.Date(2026, 11, 22, 23, 59, 59, 999999999, time.UTC), "decisions_20261122"},
+		{time.Date(2026, 11, 23, 0, 59, 0, 0, time.FixedZone("", 3600)), "decisions_20261122"},
+		{time.Date(1969, 12, 31, 23, 0, 0, 0, time.UTC), "decisions_19691231"},
+		{time.Date(1970, 1, 1, 0, 0, 0, 0, time.UTC), "decisions_19700101"},
+	} {
+		d := dayOf(c.at)
+		require.Equal(t, c.name, d.partition())
+		back, ok := dayOfPartition(c.name)
+		require.True(t, ok)
+		require.Equal(t, d, back)
+	}
+	for _, name := range []string{"decisions_default", "decisions_2026112", "decisions_20269999", "x_decisions_20261122"} {
+		_, ok := dayOfPartition(name)
+		require.False(t, ok, name)
+	}
+}
+
+func partitions(t *testing.T, url string) []string {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	rows, err := conn.Query(t.Context(), `SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'decisions'::regclass ORDER BY 1`)
+	require.NoError(t, err)
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	return names
+}
+
+func TestPartitionsComeAndGo(t *testing.T) {
+	p := postgres(t)
+	database := newDatabase(t, p)
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	s := newStore(t, p.URL(database, ""), func(o *Options) { o.Now = func() time.Time { return now } })
+	require.Equal(t, []string{"decisions_20261122", "decisions_20261123", "decisions_20261124"}, partitions(t, p.URL(database, "")), "ahead")
+
+	row := func(id string, at time.Time) domain.Decision {
+		return domain.Decision{Tenant: "t", ID: id, Timestamp: at, ReceivedAt: now, Outcome: domain.OutcomeAllowed, Event: probeEvent, SHA256: sha256.Sum256(probeEvent)}
+	}
+	old := now.Add(-80 * 24 * time.Hour)
+	fates, err := s.SaveBatch(t.Context(), []domain.Decision{row("old", old), row("new", now), row("none", time.Time{})})
+	require.NoError(t, err)
+	require.Equal(t, []domain.Fate{domain.Saved, domain.Saved, domain.Saved}, fates)
+	require.Contains(t, partitions(t, p.URL(database, "")), dayOf(old).partition(), "on demand")
+
+	now = now.Add(11 * 24 * time.Hour) // the old day is past the retention but for its last hours
+	require.NoError(t, s.Expire(t.Context()))
+	require.NotContains(t, partitions(t, p.URL(database, "")), dayOf(old).partition())
+	found, err := s.Decisions(t.Context(), "new")
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	found, err = s.Decisions(t.Context(), "old")
+	require.NoError(t, err)
+	require.Empty(t, found)
+	require.NoError(t, s.RecordOPAs(t.Context(), []domain.Sighting{{Tenant: "t", OPA: "gone", First: now, Last: now, Uploads: 1}}))
+
+	now = now.Add(90 * 24 * time.Hour)
+	require.NoError(t, s.Expire(t.Context()))
+	found, err = s.Decisions(t.Context(), "none")
+	require.NoError(t, err)
+	require.Empty(t, found, "by receipt, where there is no timestamp")
+	opas, err := s.OPAs(t.Context())
+	require.NoError(t, err)
+	require.Len(t, opas, 1)
+	now = now.Add(24 * time.Hour)
+	require.NoError(t, s.Expire(t.Context()))
+	opas, err = s.OPAs(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, opas)
+}
+
+// TestManyAtOnce has several processes migrate, make the same days and save the same rows at once.
+func TestManyAtOnce(t *testing.T) {
+	p := postgres(t)
+	database := newDatabase(t, p)
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	var batch []domain.Decision
+	for n := range 200 {
+		batch = append(batch, domain.Decision{
+			Tenant: "t", ID: fmt.Sprintf("id-%d", n), Timestamp: now.Add(-time.Duration(n) * 6 * time.Hour), ReceivedAt: now, Outcome: domain.OutcomeAllowed, Event: []byte("{}"),
+		})
+	}
+	var mu sync.Mutex
+	saved := 0
+	var wg sync.WaitGroup
+	for range 4 {
+		s, err := Open(Options{URL: p.URL(database, ""), Window: testWindow, Log: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		t.Cleanup(s.Close)
+		wg.Go(func() {
+			assert.NoError(t, s.Migrate(t.Context()))
+			fates, err := s.SaveBatch(t.Context(), batch)
+			assert.NoError(t, err)
+			mu.Lock()
+			defer mu.Unlock()
+			for _, f := range fates {
+				if f == domain.Saved {
+					saved++
+				} else {
+					assert.Equal(t, domain.Duplicate, f)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.Equal(t, len(batch), saved, "each once, whoever did it")
+}
+
+func TestSchemaIsChecked(t *testing.T) {
+	p := postgres(t)
+	database := newDatabase(t, p)
+	s, err := Open(Options{URL: p.URL(database, ""), Window: testWindow, Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer s.Close()
+	err = s.CheckSchema(t.Context())
+	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "%v", err)
+	require.ErrorContains(t, err, "docket migrate")
+	require.NoError(t, p.Exec(database, `CREATE TABLE untouched ()`), "looking creates nothing")
+	require.NoError(t, s.Migrate(t.Context()))
+	require.NoError(t, s.CheckSchema(t.Context()))
+	require.NoError(t, s.NoteLoss(t.Context(), "docket-saver", "docket.decisions", 3, 1, 7, "ann@example"))
+	require.NoError(t, p.Exec(database, `DO $$ BEGIN ASSERT (SELECT count(*) = 1 FROM log_losses WHERE last_offset = 7 AND who = 'ann@example'); END $$`))
+}
