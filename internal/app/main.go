@@ -9,7 +9,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -43,6 +45,13 @@ type commandLine struct {
 	Config  configCommand  `cmd:"" help:"Print the settings in force, secrets hidden."`
 	Log     logCommands    `cmd:"" help:"Mend the durable log."`
 	Version versionCommand `cmd:"" help:"Print the version."`
+}
+
+// Exec runs docket with the process's arguments behind first, until a signal tells it to stop, and returns its exit code.
+func Exec(first ...string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return Main(ctx, append(first, os.Args[1:]...), os.Stdout, os.Stderr)
 }
 
 // Main runs docket with args and returns its exit code. It ends early, and in good order, when ctx is done.

@@ -17,21 +17,7 @@ import (
 
 // Backlog asks the brokers for every partition of the topics; see ports.Log.
 func (l *Log) Backlog(ctx context.Context, group string, topics ...string) ([]ports.Backlog, error) {
-	starts, err := l.admin.ListStartOffsets(ctx, topics...)
-	if err == nil {
-		err = starts.Error()
-	}
-	if err != nil {
-		return nil, classify("ask Kafka for the first offsets", err)
-	}
-	ends, err := l.admin.ListEndOffsets(ctx, topics...)
-	if err == nil {
-		err = ends.Error()
-	}
-	if err != nil {
-		return nil, classify("ask Kafka for the last offsets", err)
-	}
-	committed, err := l.committed(ctx, group)
+	starts, ends, committed, err := l.offsets(ctx, group, topics)
 	if err != nil {
 		return nil, err
 	}
@@ -53,16 +39,27 @@ func (l *Log) Backlog(ctx context.Context, group string, topics ...string) ([]po
 	return out, l.age(ctx, topics, out)
 }
 
-// committed are a group's offsets; a group that is not there has none.
-func (l *Log) committed(ctx context.Context, group string) (kadm.OffsetResponses, error) {
+// offsets asks for the first and last offsets of topics, and for a group's. A group that is not there has none.
+func (l *Log) offsets(ctx context.Context, group string, topics []string) (starts, ends kadm.ListedOffsets, committed kadm.OffsetResponses, err error) {
+	if starts, err = l.admin.ListStartOffsets(ctx, topics...); err == nil {
+		err = starts.Error()
+	}
+	if err != nil {
+		return nil, nil, nil, classify("ask Kafka for the first offsets", err)
+	}
+	if ends, err = l.admin.ListEndOffsets(ctx, topics...); err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		return nil, nil, nil, classify("ask Kafka for the last offsets", err)
+	}
 	if group == "" {
-		return nil, nil
+		return starts, ends, nil, nil
 	}
-	offsets, err := l.admin.FetchOffsets(ctx, group)
-	if errors.Is(err, kerr.GroupIDNotFound) {
-		return nil, nil
+	if committed, err = l.admin.FetchOffsets(ctx, group); errors.Is(err, kerr.GroupIDNotFound) {
+		return starts, ends, nil, nil
 	}
-	return offsets, classify("ask Kafka for the offsets of "+group, err)
+	return starts, ends, committed, classify("ask Kafka for the offsets of "+group, err)
 }
 
 // age fills in when the oldest record that waits in each partition was written.

@@ -25,21 +25,7 @@ func (l Loss) Records() int64 { return l.Last - l.First + 1 }
 
 // Losses compares a group's committed offsets with what the topics still hold.
 func (l *Log) Losses(ctx context.Context, group string, topics ...string) ([]Loss, error) {
-	starts, err := l.admin.ListStartOffsets(ctx, topics...)
-	if err == nil {
-		err = starts.Error()
-	}
-	if err != nil {
-		return nil, classify("ask Kafka for the first offsets", err)
-	}
-	ends, err := l.admin.ListEndOffsets(ctx, topics...)
-	if err == nil {
-		err = ends.Error()
-	}
-	if err != nil {
-		return nil, classify("ask Kafka for the last offsets", err)
-	}
-	committed, err := l.committed(ctx, group)
+	starts, ends, committed, err := l.offsets(ctx, group, topics)
 	if err != nil {
 		return nil, err
 	}
