@@ -165,7 +165,7 @@ func (a *App) openPostgres(ctx context.Context) (ports.Store, error) {
 // newKafka makes the log on Kafka.
 func newKafka(cfg Config, logger *slog.Logger, lost func(string, int64), stopped func(string, int32, error)) (*kafka.Log, error) {
 	options := kafka.Options{
-		Brokers: cfg.KafkaBrokers, Topics: domain.TopicsWithPrefix(cfg.TopicPrefix), MaxEvent: cfg.MaxEventBytes,
+		Brokers: cfg.KafkaBrokers, Topics: domain.TopicsWithPrefix(cfg.TopicPrefix), MaxEvent: cfg.MaxEventBytes, MaxUpload: cfg.MaxWireBytes,
 		MaxBuffered: int(cfg.MaxInFlightBytes), Lost: lost, Stopped: stopped, Log: logger,
 	}
 	if cfg.KafkaTLS {

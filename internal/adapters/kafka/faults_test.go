@@ -470,6 +470,23 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestCheckOfLongUploads has a data DLQ that could not take the longest upload that ingest accepts.
+func TestCheckOfLongUploads(t *testing.T) {
+	fake := newFake(t, kfake.NumBrokers(3))
+	topics := domain.TopicsWithPrefix("docket.")
+	o := options(fake.ListenAddrs(), topics, &lostRecords{})
+	o.MaxUpload = 16 << 20
+	l, err := Open(o)
+	require.NoError(t, err)
+	defer l.Close()
+	_, err = l.Migrate(t.Context())
+	require.NoError(t, err)
+	_, err = l.Check(t.Context())
+	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "%v", err)
+	require.ErrorContains(t, err, topics.DLQ)
+	require.ErrorContains(t, err, "max_wire_bytes")
+}
+
 // TestClassesAreTotal has a class for every error of the protocol, and none by accident.
 func TestClassesAreTotal(t *testing.T) {
 	unknown := map[*kerr.Error]bool{}

@@ -31,6 +31,8 @@ type Options struct {
 	Topics domain.Topics
 	// MaxEvent is the longest event that ingest accepts, in bytes. Topics that could not take it do not pass Check.
 	MaxEvent int
+	// MaxUpload is the longest upload on the wire, in bytes: the data DLQ has to take it whole.
+	MaxUpload int64
 	// MaxBuffered bounds the bytes that wait for the brokers; beyond it Publish fails at once.
 	MaxBuffered int
 	// TLS and SASL are how brokers are reached; nil is without.

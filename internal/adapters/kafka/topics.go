@@ -127,10 +127,10 @@ func (l *Log) Check(ctx context.Context) (weak []string, err error) {
 	for _, topic := range names {
 		has, need := settings[topic], int64(l.opts.MaxEvent+recordOverhead)
 		if topic == l.opts.Topics.DLQ {
-			need = max(need, 8<<20+recordOverhead) // an upload that is put aside whole
+			need = max(need, l.opts.MaxUpload+recordOverhead) // put aside whole
 		}
 		if n := has.number("max.message.bytes", 0); n < need {
-			bad("topic %s takes records of %d bytes, and docket may have to write %d: raise its max.message.bytes, or lower max_event_bytes", topic, n, need)
+			bad("topic %s takes records of %d bytes, and docket may have to write %d: raise its max.message.bytes, or lower max_event_bytes and max_wire_bytes", topic, n, need)
 		}
 		if policy := has["cleanup.policy"]; policy != "delete" {
 			bad("topic %s has cleanup.policy=%s, which drops records that share a key: set it to delete", topic, policy)
@@ -211,9 +211,7 @@ func (l *Log) known(ctx context.Context, topics ...string) error {
 	if err != nil {
 		return classify("ask Kafka for its topics", err)
 	}
-	names := slices.Clone(topics)
-	slices.Sort(names)
-	for _, topic := range names {
+	for _, topic := range topics {
 		if err := meta.Topics[topic].Err; err != nil {
 			return classify("consume "+topic, err)
 		}
