@@ -20,6 +20,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
 	"github.com/rs/zerolog"
+
+	"github.com/docket-project/docket/internal/testserver"
 )
 
 // serveBaseline is what one would write first: it inserts the decisions of an upload before it answers. It runs in a process
@@ -73,7 +75,7 @@ func insertAll(ctx context.Context, pool *pgxpool.Pool, events []map[string]any)
 
 // distance puts a proxy in front of a database that delays what it answers.
 func distance(upstream string, delay time.Duration) (addr string, stop func(), err error) {
-	if addr, err = freeAddr(); err != nil {
+	if addr, err = testserver.FreeAddr(); err != nil {
 		return "", nil, err
 	}
 	logger := zerolog.New(io.Discard)

@@ -48,10 +48,10 @@ func startStack(docket string, brokers int) (_ *stack, err error) {
 	if s.kafka, err = testserver.StartKafka(brokers); err != nil {
 		return nil, err
 	}
-	if s.upload, err = freeAddr(); err != nil {
+	if s.upload, err = testserver.FreeAddr(); err != nil {
 		return nil, err
 	}
-	if s.console, err = freeAddr(); err != nil {
+	if s.console, err = testserver.FreeAddr(); err != nil {
 		return nil, err
 	}
 	s.vars = append(os.Environ(),
@@ -67,7 +67,7 @@ func startStack(docket string, brokers int) (_ *stack, err error) {
 
 // start starts a role and waits until it is ready.
 func (s *stack) start(name string) (*roleProcess, error) {
-	admin, err := freeAddr()
+	admin, err := testserver.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -280,7 +280,7 @@ func rolesClosed(docket string, connections int, length time.Duration) (closedLo
 	return r, d, nil
 }
 
-// rolesSuite repeats every scenario and reports medians.
+// rolesSuite repeats every scenario and reports each run.
 func rolesSuite(docket, out, only string, rate, seconds, connections, times int, soak time.Duration) error {
 	length := time.Duration(seconds) * time.Second
 	scenarios := []struct {

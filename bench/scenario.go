@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -15,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/docket-project/docket/internal/testserver"
 )
 
 // scenario is one measurement on a docket of its own.
@@ -99,24 +99,12 @@ type docketProcess struct {
 	upload, admin string
 }
 
-// freeAddr finds a free port below those that the kernel gives to outgoing connections.
-func freeAddr() (string, error) {
-	var err error
-	for range 1000 {
-		var l net.Listener
-		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000))); err == nil {
-			return l.Addr().String(), l.Close()
-		}
-	}
-	return "", err
-}
-
 // startDocket runs docket, under strace where fsync is to be slow.
 func startDocket(binary, dir string, fsyncDelay time.Duration) (*docketProcess, error) {
 	var addrs [3]string
 	for i := range addrs {
 		var err error
-		if addrs[i], err = freeAddr(); err != nil {
+		if addrs[i], err = testserver.FreeAddr(); err != nil {
 			return nil, err
 		}
 	}

@@ -8,8 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,6 +19,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/docket-project/docket/internal/testserver"
 )
 
 // docketBinary is built by `make e2e` in front of the tests.
@@ -124,15 +124,9 @@ type docket struct {
 // started again has to find its ports free.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	for range 1000 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000)))
-		if err == nil {
-			require.NoError(t, l.Close())
-			return l.Addr().String()
-		}
-	}
-	require.FailNow(t, "no free port")
-	return ""
+	addr, err := testserver.FreeAddr()
+	require.NoError(t, err)
+	return addr
 }
 
 // newDocket prepares a docket on ports of its own; serve starts it.

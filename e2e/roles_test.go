@@ -178,6 +178,24 @@ func (l *ledger) acks(t *testing.T, more int, patience time.Duration) {
 	})
 }
 
+// loaded puts a load on a cluster and waits until it flows.
+func (c *cluster) loaded(t *testing.T, prefix string) (*ledger, *generator) {
+	t.Helper()
+	l := newLedger()
+	g := generate(t, "http://"+c.upload, l, prefix, 4)
+	l.acks(t, 200, 20*time.Second)
+	return l, g
+}
+
+// settle ends the load once so much more was acknowledged, and checks that all of it is stored and nothing dead.
+func (c *cluster) settle(t *testing.T, l *ledger, g *generator, more int, patience time.Duration) {
+	t.Helper()
+	l.acks(t, more, patience)
+	g.finish()
+	l.check(t, c.docket)
+	c.noDead(t)
+}
+
 func oneBroker(t *testing.T) *cluster {
 	t.Helper()
 	s, err := single()
@@ -208,18 +226,13 @@ func TestRolesKill(t *testing.T) {
 		}
 	}
 	c.roles["ingest"].ready(t)
-	l.acks(t, 50, 30*time.Second)
-	g.finish()
-	l.check(t, c.docket)
-	c.noDead(t)
+	c.settle(t, l, g, 50, 30*time.Second)
 }
 
 // TestRolesDatabaseOutage stops PostgreSQL for 20 s in the middle of a load.
 func TestRolesDatabaseOutage(t *testing.T) {
 	c := oneBroker(t)
-	l := newLedger()
-	g := generate(t, "http://"+c.upload, l, "outage", 4)
-	l.acks(t, 200, 20*time.Second)
+	l, g := c.loaded(t, "outage")
 	require.NoError(t, c.servers.postgres.Stop(true))
 	sleepFor(t, 20*time.Second)
 	require.Zero(t, g.refused.Load(), "a database outage refuses no upload")
@@ -241,9 +254,7 @@ func TestRolesStop(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := oneBroker(t)
-			l := newLedger()
-			g := generate(t, "http://"+c.upload, l, "stop", 4)
-			l.acks(t, 200, 20*time.Second)
+			l, g := c.loaded(t, "stop")
 			require.NoError(t, outage.begin(c.servers))
 			over := sync.OnceValue(func() error { return outage.end(c.servers) })
 			t.Cleanup(func() { _ = over() })
@@ -260,10 +271,7 @@ func TestRolesStop(t *testing.T) {
 			for _, r := range c.roles {
 				r.ready(t)
 			}
-			l.acks(t, 50, 30*time.Second)
-			g.finish()
-			l.check(t, c.docket)
-			c.noDead(t)
+			c.settle(t, l, g, 50, 30*time.Second)
 		})
 	}
 }
@@ -271,9 +279,7 @@ func TestRolesStop(t *testing.T) {
 // TestRolesHungBroker stops the only broker without ending it: uploads are answered within 8 s, and none of them with yes.
 func TestRolesHungBroker(t *testing.T) {
 	c := oneBroker(t)
-	l := newLedger()
-	g := generate(t, "http://"+c.upload, l, "hung", 4)
-	l.acks(t, 200, 20*time.Second)
+	l, g := c.loaded(t, "hung")
 	c.servers.kafka.Pause(0)
 	sleepFor(t, time.Second) // what was acknowledged before arrives
 	before := len(l.ackedIDs())
@@ -283,10 +289,7 @@ func TestRolesHungBroker(t *testing.T) {
 	require.Zero(t, during, "nobody is told yes while the broker hangs")
 	require.Positive(t, g.refused.Load())
 	require.Less(t, time.Duration(g.slowest.Load()), 8*time.Second+500*time.Millisecond, "OPA waits 10 s for an answer")
-	l.acks(t, 200, 30*time.Second)
-	g.finish()
-	l.check(t, c.docket)
-	c.noDead(t)
+	c.settle(t, l, g, 200, 30*time.Second)
 }
 
 // TestRolesBrokers has three brokers with three replicas each.
@@ -295,9 +298,7 @@ func TestRolesBrokers(t *testing.T) {
 	testserver.Need(t, err)
 	t.Cleanup(func() { require.NoError(t, s.close()) })
 	c := newCluster(t, s)
-	l := newLedger()
-	g := generate(t, "http://"+c.upload, l, "brokers", 4)
-	l.acks(t, 200, 20*time.Second)
+	l, g := c.loaded(t, "brokers")
 
 	require.NoError(t, s.kafka.Kill(0))
 	killed := time.Now()
@@ -330,24 +331,16 @@ func TestRolesBrokers(t *testing.T) {
 
 	require.NoError(t, s.kafka.Start(1))
 	require.NoError(t, s.kafka.Start(0))
-	l.acks(t, 200, time.Minute)
-	g.finish()
-	l.check(t, c.docket)
-	c.noDead(t)
+	c.settle(t, l, g, 200, time.Minute)
 }
 
 // TestRolesPartitionsAdded adds partitions under load.
 func TestRolesPartitionsAdded(t *testing.T) {
 	c := oneBroker(t)
-	l := newLedger()
-	g := generate(t, "http://"+c.upload, l, "more", 4)
-	l.acks(t, 200, 20*time.Second)
+	l, g := c.loaded(t, "more")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	require.NoError(t, c.servers.kafka.AddPartitions(ctx, c.topics+"decisions", 6))
 	sleepFor(t, 20*time.Second) // clients look every 15 s
-	l.acks(t, 200, 20*time.Second)
-	g.finish()
-	l.check(t, c.docket)
-	c.noDead(t)
+	c.settle(t, l, g, 200, 20*time.Second)
 }

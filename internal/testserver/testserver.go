@@ -50,6 +50,12 @@ func FreePort() (int, error) {
 	return 0, fmt.Errorf("no free port: %w", err)
 }
 
+// FreeAddr is such a port's address.
+func FreeAddr() (string, error) {
+	port, err := FreePort()
+	return fmt.Sprintf("127.0.0.1:%d", port), err
+}
+
 // server is one child process that may be stopped and started again.
 type server struct {
 	name string
@@ -111,7 +117,7 @@ func give(dir, as string) error {
 	return os.Chown(dir, int(attr.Credential.Uid), int(attr.Credential.Gid))
 }
 
-// signal sends a signal and waits for the process to end.
+// end sends a signal and waits for the process to end.
 func (s *server) end(sig syscall.Signal, patience time.Duration) error {
 	if s == nil {
 		return nil

@@ -14,10 +14,11 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// row is one decision of a batch and its place there.
+// row is one decision of a batch.
 type row struct {
 	*domain.Decision
-	at int
+	at     int  // its place in the batch
+	inside bool // of the window
 }
 
 // key is what a row is known by; timestamp is 0 outside the window.
@@ -67,7 +68,7 @@ func (s *Store) SaveBatch(ctx context.Context, decisions []domain.Decision) ([]d
 	if err != nil {
 		return nil, misplaced(err)
 	}
-	if err := s.explain(ctx, inside, outside, twins, fates); err != nil {
+	if err := s.explain(ctx, slices.Concat(inside, outside, twins), fates); err != nil {
 		return nil, err
 	}
 	return fates, nil
@@ -82,20 +83,20 @@ func (s *Store) place(decisions []domain.Decision, fates []domain.Fate) (inside,
 	for i := range decisions {
 		d := &decisions[i]
 		k := key{tenant: d.Tenant, id: d.ID}
-		into := &outside
+		into, in := &outside, false
 		switch s.opts.Window.Place(d.Timestamp, now) {
 		case domain.BeforeWindow:
 			fates[i] = domain.TooOld
 			continue
 		case domain.Inside:
-			k.timestamp, into = d.Timestamp.UnixMicro(), &inside
+			k.timestamp, into, in = d.Timestamp.UnixMicro(), &inside, true
 		case domain.Outside:
 		}
 		if seen[k] {
 			into = &twins
 		}
 		seen[k] = true
-		*into = append(*into, row{d, i})
+		*into = append(*into, row{d, i, in})
 	}
 	slices.SortFunc(inside, func(a, b row) int {
 		return cmp.Or(a.Timestamp.Compare(b.Timestamp), cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.ID, b.ID))
@@ -199,30 +200,16 @@ func (i insertion) saved(returned *pgconn.ResultReader, fates []domain.Fate) {
 const epoch = 946_684_800_000_000
 
 // explain tells duplicates from conflicts among the rows that were not inserted.
-func (s *Store) explain(ctx context.Context, inside, outside, twins []row, fates []domain.Fate) error {
-	var rows []row
-	var isInside []bool
-	add := func(candidates []row, in bool) {
-		for _, r := range candidates {
-			if fates[r.at] == "" {
-				rows, isInside = append(rows, r), append(isInside, in)
-			}
-		}
-	}
-	add(inside, true)
-	add(outside, false)
-	now := s.opts.Now()
-	for _, r := range twins {
-		add([]row{r}, s.opts.Window.Place(r.Timestamp, now) == domain.Inside)
-	}
+func (s *Store) explain(ctx context.Context, rows []row, fates []domain.Fate) error {
+	rows = slices.DeleteFunc(rows, func(r row) bool { return fates[r.at] != "" })
 	if len(rows) == 0 {
 		return nil
 	}
 	n := len(rows)
-	tenants, ids, timestamps := make([]string, n), make([]string, n), make([]pgtype.Timestamptz, n)
+	tenants, ids, timestamps, inside := make([]string, n), make([]string, n), make([]pgtype.Timestamptz, n), make([]bool, n)
 	first, last := time.Time{}, time.Time{}
 	for i, r := range rows {
-		tenants[i], ids[i], timestamps[i] = r.Tenant, r.ID, timestamptz(r.Timestamp)
+		tenants[i], ids[i], timestamps[i], inside[i] = r.Tenant, r.ID, timestamptz(r.Timestamp), r.inside
 		if r.Timestamp.IsZero() { // is in no partition
 			continue
 		}
@@ -239,7 +226,7 @@ func (s *Store) explain(ctx context.Context, inside, outside, twins []row, fates
 	}
 	defer conn.Release()
 	err = s.inTx(ctx, conn.Conn(), "BEGIN READ ONLY", func(b *pgx.Batch) {
-		b.Queue(holders, tenants, ids, timestamps, first, last, isInside).Query(func(found pgx.Rows) error {
+		b.Queue(holders, tenants, ids, timestamps, first, last, inside).Query(func(found pgx.Rows) error {
 			var at int64
 			var sum []byte
 			_, err := pgx.ForEachRow(found, []any{&at, &sum}, func() error {

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,11 +44,8 @@ type Options struct {
 	Log    *slog.Logger
 	// Now is the clock, for tests; nil is time.Now.
 	Now func() time.Time
-	// StatementTimeout bounds one statement, and LockTimeout one lock; 0 is their default.
+	// StatementTimeout bounds one statement; 0 is ten seconds.
 	StatementTimeout time.Duration
-	LockTimeout      time.Duration
-	// Tracer follows queries, or nil.
-	Tracer pgx.QueryTracer
 }
 
 const (
@@ -83,12 +81,9 @@ func Open(opts Options) (*Store, error) {
 	if opts.StatementTimeout == 0 {
 		opts.StatementTimeout = statementTimeout
 	}
-	if opts.LockTimeout == 0 {
-		opts.LockTimeout = lockTimeout
-	}
 	s := &Store{opts: opts, days: map[day]bool{}, settings: fmt.Sprintf(`SELECT set_config('statement_timeout', '%d', true), set_config('lock_timeout', '%d', true),
 		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)`,
-		opts.StatementTimeout.Milliseconds(), opts.LockTimeout.Milliseconds())}
+		opts.StatementTimeout.Milliseconds(), lockTimeout.Milliseconds())}
 	var err error
 	if s.write, err = s.pool(true); err != nil {
 		return nil, err
@@ -106,14 +101,10 @@ func (s *Store) pool(writes bool) (*pgxpool.Pool, error) {
 	if err != nil {
 		return nil, badURL(err)
 	}
-	parsed, err := pgx.ParseConfig(s.opts.URL)
-	if err != nil {
-		return nil, badURL(err)
-	}
 	if config.MaxConns == defaultOfPgx() {
 		config.MaxConns = defaultPool
 	}
-	if parsed.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+	if config.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
 		// Unnamed statements whose description is remembered: binary arrays in one round trip, and no prepared statement
 		// that a pooler would have to know.
 		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
@@ -127,7 +118,6 @@ func (s *Store) pool(writes bool) (*pgxpool.Pool, error) {
 	if config.ConnConfig.RuntimeParams["application_name"] == "" {
 		config.ConnConfig.RuntimeParams["application_name"] = "docket"
 	}
-	config.ConnConfig.Tracer = s.opts.Tracer
 	config.MaxConnLifetime = maxConnectionLifetime
 	config.MaxConnLifetimeJitter = maxConnectionLifetime / 10
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
@@ -188,7 +178,6 @@ func (s *Store) migrator(db *sql.DB) (*goose.Provider, error) {
 func (s *Store) withDB(ctx context.Context, fn func(*sql.DB, *goose.Provider) error) (err error) {
 	config := s.write.Config().ConnConfig
 	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
-	config.Tracer = nil
 	db := stdlib.OpenDB(*config)
 	defer func() { err = errors.Join(err, db.Close()) }()
 	if err := db.PingContext(ctx); err != nil {
@@ -237,9 +226,7 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 		if err := db.QueryRowContext(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`).Scan(&current); err != nil {
 			return err
 		}
-		for _, source := range p.ListSources() {
-			pending = source.Version > current
-		}
+		pending = slices.ContainsFunc(p.ListSources(), func(source *goose.Source) bool { return source.Version > current })
 		return nil
 	})
 	if err != nil {
@@ -320,7 +307,7 @@ func (s *Store) Probe(ctx context.Context) error {
 	if err := s.ensureDay(ctx, conn, dayOf(now)); err != nil {
 		return err
 	}
-	rows := []row{{Decision: &domain.Decision{
+	rows := []row{{inside: true, Decision: &domain.Decision{
 		Tenant: "docket-probe", ID: fmt.Sprintf("probe-%d", now.UnixNano()), Timestamp: now, ReceivedAt: now, Outcome: domain.OutcomeUnknown,
 		Event: probeEvent, SHA256: sha256.Sum256(probeEvent),
 	}}}
