@@ -122,9 +122,22 @@ type OPARegistry interface {
 	OPAs(ctx context.Context) ([]domain.OPA, error)
 }
 
+// BlameLedger is what processes that save tell each other about blamed rows, so that a flood stops all of them.
+type BlameLedger interface {
+	// RecordBlames adds what was judged at a time since the last call: so many rows, and those of them that were blamed.
+	// Repeating a call counts twice: the figures are for a ratio.
+	RecordBlames(ctx context.Context, at time.Time, judged int64, blames []domain.Blame) error
+	// Blames returns what all processes recorded within domain.FloodSpan before at, the most rows first, with the
+	// acceptances in force.
+	Blames(ctx context.Context, at time.Time) (domain.BlameReport, error)
+	// AcceptBlame writes an acceptance down for good; of several for one fingerprint the last is in force.
+	AcceptBlame(ctx context.Context, a domain.Acceptance) error
+}
+
 // Store is the whole store.
 type Store interface {
 	DecisionWriter
 	DecisionReader
 	OPARegistry
+	BlameLedger
 }

@@ -43,11 +43,12 @@ func (o *outbox) Publish(_ context.Context, records []domain.Record) error {
 
 // rig is a saver in front of a real store.
 type rig struct {
-	store  *sqlite.Store
-	raw    *sql.DB // another connection to the same file, for faults
-	out    *outbox
-	writer *saver.Writer
-	saver  *saver.Saver
+	store   *sqlite.Store
+	raw     *sql.DB // another connection to the same file, for faults
+	out     *outbox
+	breaker *saver.Breaker
+	writer  *saver.Writer
+	saver   *saver.Saver
 }
 
 func newRig(t *testing.T) *rig {
@@ -70,7 +71,8 @@ func newRig(t *testing.T) *rig {
 	p, err := domain.NewProjector(nil)
 	require.NoError(t, err)
 	r := &rig{store: store, raw: raw, out: &outbox{}}
-	r.writer = saver.NewWriter(store, p, noop.NewTracerProvider().Tracer(""), nil, slog.New(slog.DiscardHandler))
+	r.breaker = saver.NewBreaker(store, nil, slog.New(slog.DiscardHandler))
+	r.writer = saver.NewWriter(store, r.breaker, saver.Concurrency{Ceiling: 4, Adaptive: true}, p, noop.NewTracerProvider().Tracer(""), nil)
 	retry := saver.Retry{Topics: topics, MaxAttempts: 10, BackoffMin: time.Minute, BackoffMax: time.Hour}
 	r.saver = saver.New(r.writer, r.out, retry, saver.NewMetrics(nil), slog.New(slog.DiscardHandler))
 	return r
@@ -212,7 +214,7 @@ func TestAnOutageParksTheBatchAndSpendsNothing(t *testing.T) {
 		require.Zero(t, got.Headers.Attempt, "an outage never costs an attempt")
 		require.True(t, got.Headers.NotBefore.IsZero())
 	}
-	state, next := r.writer.Breaker()
+	state, next := r.breaker.State()
 	require.Equal(t, "open", state)
 	require.LessOrEqual(t, next, time.Second)
 
@@ -226,7 +228,7 @@ func TestAnOutageParksTheBatchAndSpendsNothing(t *testing.T) {
 		require.NoError(t, r.handle(t, []domain.Record{record(77)}))
 		return r.stored(t) == 1
 	}, 10*time.Second, 50*time.Millisecond, "fresh decisions flow again")
-	state, _ = r.writer.Breaker()
+	state, _ = r.breaker.State()
 	require.Equal(t, "closed", state)
 }
 
@@ -309,19 +311,19 @@ func TestWatchFindsTheStoreBack(t *testing.T) {
 	r := newRig(t)
 	unlock := r.lock(t)
 	require.NoError(t, r.handle(t, records(1)))
-	state, _ := r.writer.Breaker()
+	state, _ := r.breaker.State()
 	require.Equal(t, "open", state)
-	require.Error(t, r.writer.Trouble())
+	require.Error(t, r.breaker.Trouble())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.writer.Watch(ctx)
+		r.breaker.Watch(ctx)
 	}()
 	unlock()
 	require.Eventually(t, func() bool {
-		state, _ := r.writer.Breaker()
-		return state == "closed" && r.writer.Trouble() == nil
+		state, _ := r.breaker.State()
+		return state == "closed" && r.breaker.Trouble() == nil
 	}, 10*time.Second, 20*time.Millisecond)
 	cancel()
 	<-done
@@ -343,7 +345,7 @@ func TestAnAttemptLeavesTimeToPark(t *testing.T) {
 	p, err := domain.NewProjector(nil)
 	require.NoError(t, err)
 	store, out := &slowStore{}, &outbox{}
-	w := saver.NewWriter(store, p, noop.NewTracerProvider().Tracer(""), nil, slog.New(slog.DiscardHandler))
+	w := saver.NewWriter(store, saver.NewBreaker(store, nil, slog.New(slog.DiscardHandler)), saver.Concurrency{Ceiling: 1}, p, noop.NewTracerProvider().Tracer(""), nil)
 	s := saver.New(w, out, saver.Retry{Topics: topics, MaxAttempts: 10, BackoffMin: time.Second, BackoffMax: time.Minute}, saver.NewMetrics(nil), slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()

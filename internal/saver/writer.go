@@ -2,11 +2,9 @@ package saver
 
 import (
 	"context"
-	"log/slog"
-	"sync/atomic"
 	"time"
 
-	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+	"github.com/failsafe-go/failsafe-go/adaptivelimiter"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.opentelemetry.io/otel/attribute"
@@ -19,41 +17,45 @@ import (
 )
 
 const (
-	// probeTimeout is how fast a probe has to succeed for a row to be blamed instead of the store.
-	probeTimeout = time.Second
 	// blameReserve is what the search for guilty rows leaves of the handler's budget for publishing and committing.
 	blameReserve = 8 * time.Second
 	// publishReserve is what an attempt leaves of it, so that what was not stored can be parked.
 	publishReserve = 4 * time.Second
-	// probeEvery is how often a store that is away is asked, where no batch does.
-	probeEvery = 500 * time.Millisecond
+	// The limiter looks at the store's latency this often, if so many batches have told it.
+	limitWindow  = time.Second
+	limitSamples = 10
 	// maxLinks bounds the traces that one batch's span links to.
 	maxLinks = 128
 )
 
-// Writer saves records and finds the rows to blame when a batch fails. The saver and the parking role share one, and
-// with it one breaker. It is safe for concurrent use.
+// Writer saves records and finds the rows to blame when a batch fails. The saver and the parking role of a process share
+// one. It is safe for concurrent use.
 type Writer struct {
 	store     ports.DecisionWriter
+	breaker   *Breaker
+	limiter   adaptivelimiter.AdaptiveLimiter[any]
 	projector *domain.Projector
-	breaker   circuitbreaker.CircuitBreaker[any]
 	tracer    trace.Tracer
 	now       func() time.Time
-	trouble   atomic.Pointer[error] // why the store took nothing at the last attempt
 
 	batchSize     prometheus.Histogram
 	batchDuration prometheus.Histogram
 	endToEnd      prometheus.Histogram
 }
 
-// NewWriter makes a Writer; reg may be nil in tests.
-func NewWriter(store ports.DecisionWriter, p *domain.Projector, tracer trace.Tracer, reg prometheus.Registerer, logger *slog.Logger) *Writer {
+// Concurrency says how many batches are at the store at once.
+type Concurrency struct {
+	// Ceiling is the most of them.
+	Ceiling int
+	// Adaptive lets the number follow how long the store takes and how much comes in; otherwise it is the ceiling.
+	Adaptive bool
+}
+
+// NewWriter makes a Writer in front of b's store; reg may be nil in tests.
+func NewWriter(store ports.DecisionWriter, b *Breaker, c Concurrency, p *domain.Projector, tracer trace.Tracer, reg prometheus.Registerer) *Writer {
 	f := promauto.With(reg)
 	w := &Writer{
-		store: store, projector: p, tracer: tracer, now: time.Now,
-		breaker: circuitbreaker.NewBuilder[any]().WithFailureThreshold(1).WithSuccessThreshold(1).
-			WithRandomDelay(500*time.Millisecond, time.Second).
-			OnStateChanged(func(e circuitbreaker.StateChangedEvent) { logBreaker(logger, e) }).Build(),
+		store: store, breaker: b, limiter: newLimiter(c), projector: p, tracer: tracer, now: time.Now,
 		batchSize: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "docket_save_batch_size", Help: "Rows in one call to the store.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 12),
@@ -67,31 +69,31 @@ func NewWriter(store ports.DecisionWriter, p *domain.Projector, tracer trace.Tra
 			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 21600, 86400},
 		}),
 	}
+	b.reset = w.limiter.Reset // a store that is back is approached anew
 	f.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "docket_breaker_state", Help: "Breaker in front of the store: 0 closed, 1 half-open, 2 open.",
-	}, func() float64 { return breakerLevel[w.breaker.State()] })
+		Name: "docket_save_concurrency_limit", Help: "Batches that may be at the store at once, as its latency and the inflow allow.",
+	}, func() float64 { return float64(w.limiter.Limit()) })
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "docket_save_concurrency_in_use", Help: "Batches that are at the store.",
+	}, func() float64 { return float64(w.limiter.Inflight()) })
 	return w
 }
 
-// logBreaker tells when the store goes away and when it is back. Every probe in between half-opens the breaker, which is
-// nobody's news.
-func logBreaker(logger *slog.Logger, e circuitbreaker.StateChangedEvent) {
-	switch {
-	case e.OldState == circuitbreaker.ClosedState:
-		logger.Warn("the store is away; uploads are still taken, and what waits is parked until it is back")
-	case e.NewState == circuitbreaker.ClosedState:
-		logger.Info("the store is back")
+// newLimiter begins with half of the ceiling, also when the store was away.
+func newLimiter(c Concurrency) adaptivelimiter.AdaptiveLimiter[any] {
+	least, first := uint(1), uint(c.Ceiling+1)/2
+	if !c.Adaptive {
+		least, first = uint(c.Ceiling), uint(c.Ceiling)
 	}
+	return adaptivelimiter.NewBuilder[any]().WithLimits(least, uint(c.Ceiling), first).
+		WithRecentWindow(limitWindow, 10*limitWindow, limitSamples).Build()
 }
 
-var breakerLevel = map[circuitbreaker.State]float64{
-	circuitbreaker.ClosedState: 0, circuitbreaker.HalfOpenState: 1, circuitbreaker.OpenState: 2,
-}
+// Limit is how many batches may be at the store at once, for now.
+func (w *Writer) Limit() int { return w.limiter.Limit() }
 
-// Breaker reports the breaker's state as "closed", "half-open" or "open", and how long until the next probe.
-func (w *Writer) Breaker() (state string, nextProbe time.Duration) {
-	return w.breaker.State().String(), max(w.breaker.RemainingDelay(), 0)
-}
+// Busy reports that as many batches are at the store as may be: who has time yields to who has not.
+func (w *Writer) Busy() bool { return !w.limiter.CanAcquirePermit() }
 
 // Verdict is what became of one record: a fate of the store's, or an error whose class says what is next. Invalid and
 // Unknown blame the row; every other class leaves it innocent.
@@ -158,7 +160,7 @@ func (w *Writer) save(ctx context.Context, rows []domain.Decision, verdicts []Ve
 		sentence(verdicts, err)
 		return
 	}
-	if probeErr := w.probe(ctx); probeErr != nil {
+	if probeErr := w.breaker.probe(ctx); probeErr != nil {
 		sentence(verdicts, probeErr)
 		return
 	}
@@ -186,9 +188,9 @@ func sentence(verdicts []Verdict, err error) {
 	}
 }
 
-// attempt makes one call to the store, past the breaker.
+// attempt makes one call to the store, past the breaker and the limiter.
 func (w *Writer) attempt(ctx context.Context, rows []domain.Decision) ([]domain.Fate, error) {
-	if !w.breaker.TryAcquirePermit() {
+	if !w.breaker.allow() {
 		return nil, errOpen
 	}
 	if deadline, ok := ctx.Deadline(); ok {
@@ -196,65 +198,24 @@ func (w *Writer) attempt(ctx context.Context, rows []domain.Decision) ([]domain.
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-publishReserve))
 		defer cancel()
 	}
+	permit, err := w.limiter.AcquirePermit(ctx)
+	if err != nil {
+		w.breaker.record(context.Canceled) // the store was not asked
+		return nil, domain.Errorf(domain.ClassOf(err), "wait for a turn at the store: %w", err)
+	}
+	if w.breaker.circuit.IsOpen() { // meanwhile
+		permit.Drop()
+		return nil, errOpen
+	}
 	start := w.now()
 	fates, err := w.store.SaveBatch(ctx, rows)
+	if err == nil {
+		permit.Record()
+	} else {
+		permit.Drop() // how long a failure took says nothing about load
+	}
 	w.batchSize.Observe(float64(len(rows)))
 	w.batchDuration.Observe(w.now().Sub(start).Seconds())
-	w.record(err)
+	w.breaker.record(err)
 	return fates, err
-}
-
-// record tells the breaker, and whoever asks for trouble, how an attempt or a probe went.
-func (w *Writer) record(err error) {
-	class := domain.ClassOf(err)
-	if err != nil && class == domain.Unavailable {
-		w.breaker.RecordFailure()
-	} else {
-		w.breaker.RecordSuccess()
-	}
-	if err != nil && (class == domain.Unavailable || class == domain.Misconfigured) {
-		w.trouble.Store(&err)
-	} else {
-		w.trouble.Store(nil)
-	}
-}
-
-// Watch asks a store that is away whether it is back, until ctx is done: where no batch comes, nothing else would.
-func (w *Writer) Watch(ctx context.Context) {
-	tick := time.NewTicker(probeEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if w.breaker.IsClosed() || !w.breaker.TryAcquirePermit() {
-			continue
-		}
-		if err := w.probe(ctx); ctx.Err() == nil {
-			w.record(err)
-		} else {
-			w.breaker.RecordFailure()
-		}
-	}
-}
-
-// Trouble is why the store took nothing at the last attempt, or nil.
-func (w *Writer) Trouble() error {
-	if err := w.trouble.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
-
-// probe asks whether the store takes writes at all. Its failure is an outage, unless it has a class of its own.
-func (w *Writer) probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	err := w.store.Probe(ctx)
-	if err == nil || domain.ClassOf(err) == domain.Misconfigured || domain.ClassOf(err) == domain.Canceled {
-		return err
-	}
-	return domain.Errorf(domain.Unavailable, "the store refuses a probe: %w", err)
 }

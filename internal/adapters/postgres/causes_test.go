@@ -46,7 +46,8 @@ func newBench(t *testing.T, server *testserver.Postgres, edit func(*Options)) *b
 func (b *bench) use(t *testing.T, s *Store) {
 	p, err := domain.NewProjector(nil)
 	require.NoError(t, err)
-	b.writer = saver.NewWriter(s, p, noop.NewTracerProvider().Tracer(""), nil, slog.New(slog.DiscardHandler))
+	breaker := saver.NewBreaker(s, nil, slog.New(slog.DiscardHandler))
+	b.writer = saver.NewWriter(s, breaker, saver.Concurrency{Ceiling: 4}, p, noop.NewTracerProvider().Tracer(""), nil)
 }
 
 func (b *bench) exec(t *testing.T, statements ...string) {

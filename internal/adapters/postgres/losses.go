@@ -8,14 +8,8 @@ import (
 
 // NoteLoss writes down for good that somebody gave up records of the log.
 func (s *Store) NoteLoss(ctx context.Context, group, topic string, partition int32, first, last int64, who string) error {
-	conn, err := s.acquire(ctx)
-	if err != nil {
-		return s.settle("note a loss", nil, err)
-	}
-	defer conn.Release()
-	err = s.inTx(ctx, conn.Conn(), "BEGIN", func(b *pgx.Batch) {
+	return s.change(ctx, "note a loss", func(b *pgx.Batch) {
 		b.Queue(`INSERT INTO log_losses (accepted_at, who, consumer_group, topic, partition, first_offset, last_offset)
 			VALUES ($1::timestamptz, $2::text, $3::text, $4::text, $5::int, $6::bigint, $7::bigint)`, s.opts.Now(), who, group, topic, partition, first, last)
 	})
-	return s.settle("note a loss", conn.Conn(), err)
 }

@@ -31,21 +31,15 @@ const upsertOPA = `INSERT INTO opas AS o (tenant, opa, version, first_upload, la
 
 // RecordOPAs adds sightings; see ports.OPARegistry.
 func (s *Store) RecordOPAs(ctx context.Context, sightings []domain.Sighting) error {
-	conn, err := s.acquire(ctx)
-	if err != nil {
-		return s.settle("record OPAs", nil, err)
-	}
-	defer conn.Release()
 	sorted := slices.Clone(sightings) // several processes report the same OPAs
 	slices.SortFunc(sorted, func(a, b domain.Sighting) int {
 		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.OPA, b.OPA))
 	})
-	err = s.inTx(ctx, conn.Conn(), "BEGIN", func(b *pgx.Batch) {
+	return s.change(ctx, "record OPAs", func(b *pgx.Batch) {
 		for _, g := range sorted {
 			b.Queue(upsertOPA, g.Tenant, g.OPA, g.Version, timestamptz(g.First), timestamptz(g.Last), g.Uploads, g.Events, timestamptz(g.StatusAt), g.Status)
 		}
 	})
-	return s.settle("record OPAs", conn.Conn(), err)
 }
 
 // OPAs returns every OPA seen; see ports.OPARegistry.

@@ -288,6 +288,16 @@ func (s *Store) inTx(ctx context.Context, conn *pgx.Conn, begin string, queries 
 	return conn.SendBatch(ctx, &batch).Close()
 }
 
+// change makes one small transaction.
+func (s *Store) change(ctx context.Context, op string, queries func(*pgx.Batch)) error {
+	conn, err := s.acquire(ctx)
+	if err != nil {
+		return s.settle(op, nil, err)
+	}
+	defer conn.Release()
+	return s.settle(op, conn.Conn(), s.inTx(ctx, conn.Conn(), "BEGIN", queries))
+}
+
 // probeEvent is what a probe row holds.
 var probeEvent = []byte("{}")
 

@@ -50,6 +50,7 @@ func Store(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"search pages without gaps or repeats", storePages},
 		{"a canceled context stores nothing", storeCanceled},
 		{"an id that is not there is no error", storeAbsent},
+		{"blames add up, are forgotten and accepted", storeBlames},
 		{"OPAs are counted and their interval is learned", storeOPAs},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, harness(t)) })
@@ -429,4 +430,46 @@ func storeOPAs(t *testing.T, h *StoreHarness) {
 	require.Equal(t, []byte(`{"s":1}`), byKey["acme/a"].Status)
 	require.Equal(t, at(400), byKey["acme/a"].StatusAt)
 	require.True(t, byKey["acme/a"].Last.IsZero())
+}
+
+// storeBlames has two processes that report to one ledger.
+func storeBlames(t *testing.T, h *StoreHarness) {
+	at := h.Now.Truncate(time.Minute).Add(30 * time.Second)
+	refused := domain.BlameOf(&domain.Error{Class: domain.Invalid, Code: "23514", Text: "row 7 violates a check"}, "http/authz/allow")
+	alike := domain.BlameOf(&domain.Error{Class: domain.Invalid, Code: "23514", Text: "row 8 violates a check"}, "http/authz/allow")
+	elsewhere := domain.BlameOf(&domain.Error{Class: domain.Invalid, Code: "23514", Text: "row 9 violates a check"}, "kafka/authz/allow")
+	require.Equal(t, refused.Fingerprint, alike.Fingerprint, "numbers do not count")
+	require.NotEqual(t, refused.Fingerprint, elsewhere.Fingerprint)
+	blames := func(at time.Time) domain.BlameReport {
+		r, err := h.Store.Blames(t.Context(), at)
+		require.NoError(t, err)
+		return r
+	}
+	require.Equal(t, domain.BlameReport{}, blames(at))
+
+	refused.Rows = 70
+	require.NoError(t, h.Store.RecordBlames(t.Context(), at.Add(-5*time.Minute), 6000, []domain.Blame{refused}))
+	elsewhere.Rows = 10
+	require.NoError(t, h.Store.RecordBlames(t.Context(), at, 2000, []domain.Blame{elsewhere, refused}))
+	require.NoError(t, h.Store.RecordBlames(t.Context(), at, 3000, nil))
+	refused.Rows = 140
+	want := domain.BlameReport{Judged: 11000, Blames: []domain.Blame{refused, elsewhere}}
+	require.Equal(t, want, blames(at))
+	require.EqualValues(t, 150, want.Blamed())
+	require.True(t, want.Flooded())
+	require.EqualValues(t, 5000, blames(at.Add(6*time.Minute)).Judged, "the first minutes are past")
+	require.Equal(t, domain.BlameReport{}, blames(at.Add(11*time.Minute)))
+
+	accepted := domain.Acceptance{Fingerprint: refused.Fingerprint, At: at.UTC(), Until: at.Add(time.Hour).UTC(), Who: "ann", Reason: "a test row"}
+	require.NoError(t, h.Store.AcceptBlame(t.Context(), accepted))
+	report := blames(at.Add(time.Second))
+	require.Equal(t, &accepted, report.Blames[0].Accepted)
+	require.Nil(t, report.Blames[1].Accepted)
+	require.True(t, report.Accepted(refused.Fingerprint))
+	require.False(t, report.Accepted(elsewhere.Fingerprint))
+	require.EqualValues(t, 10, report.Blamed())
+	require.False(t, report.Flooded())
+	accepted.At, accepted.Until = at.Add(time.Second).UTC(), at.Add(2*time.Second).UTC()
+	require.NoError(t, h.Store.AcceptBlame(t.Context(), accepted))
+	require.Nil(t, blames(at.Add(3 * time.Second)).Blames[0].Accepted, "the last word has run out")
 }

@@ -1,0 +1,141 @@
+package saver
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+const (
+	// probeTimeout is how fast a probe has to succeed for a row to be blamed instead of the store.
+	probeTimeout = time.Second
+	// An open breaker lets one attempt or probe through after a time drawn from these, so that ten savers do not storm a
+	// database that recovers.
+	probeMin, probeMax = 500 * time.Millisecond, time.Second
+	// watchEvery is how often Watch looks whether it has to probe.
+	watchEvery = 250 * time.Millisecond
+	// idleProbe is how long a store that took the last batch is believed to take the next one.
+	idleProbe = 5 * time.Second
+)
+
+// prober asks the store whether it takes writes; see ports.DecisionWriter.
+type prober interface {
+	Probe(ctx context.Context) error
+}
+
+// Breaker stands between a process and the store. It opens at the first failure that is nobody's fault but the store's, and
+// closes at the first success. A process has one, whatever its roles. It is safe for concurrent use.
+type Breaker struct {
+	store   prober
+	circuit circuitbreaker.CircuitBreaker[any]
+	trouble atomic.Pointer[error] // why the store took nothing when it was last asked
+	asked   atomic.Pointer[time.Time]
+	reset   func() // when the store is back
+}
+
+// NewBreaker makes a Breaker; reg may be nil in tests.
+func NewBreaker(store prober, reg prometheus.Registerer, logger *slog.Logger) *Breaker {
+	b := &Breaker{store: store, reset: func() {}}
+	b.circuit = circuitbreaker.NewBuilder[any]().WithFailureThreshold(1).WithSuccessThreshold(1).WithRandomDelay(probeMin, probeMax).
+		OnStateChanged(func(e circuitbreaker.StateChangedEvent) { b.changed(logger, e) }).Build()
+	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "docket_breaker_state", Help: "Breaker in front of the store: 0 closed, 1 half-open, 2 open.",
+	}, func() float64 { return breakerLevel[b.circuit.State()] })
+	return b
+}
+
+// changed tells when the store goes away and when it is back. Every probe in between half-opens the breaker, which is
+// nobody's news.
+func (b *Breaker) changed(logger *slog.Logger, e circuitbreaker.StateChangedEvent) {
+	switch {
+	case e.OldState == circuitbreaker.ClosedState:
+		logger.Warn("the store is away; uploads are still taken, and what waits is parked until it is back")
+	case e.NewState == circuitbreaker.ClosedState:
+		b.reset()
+		logger.Info("the store is back")
+	}
+}
+
+var breakerLevel = map[circuitbreaker.State]float64{
+	circuitbreaker.ClosedState: 0, circuitbreaker.HalfOpenState: 1, circuitbreaker.OpenState: 2,
+}
+
+// State reports the breaker as "closed", "half-open" or "open", and how long until the next probe.
+func (b *Breaker) State() (state string, nextProbe time.Duration) {
+	return b.circuit.State().String(), max(b.circuit.RemainingDelay(), 0)
+}
+
+// Trouble is why the store took nothing when it was last asked, or nil.
+func (b *Breaker) Trouble() error {
+	if err := b.trouble.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// allow reports whether the store may be asked now. Whoever is allowed has to record how it went.
+func (b *Breaker) allow() bool { return b.circuit.TryAcquirePermit() }
+
+// record tells how an attempt or a probe went.
+func (b *Breaker) record(err error) {
+	now := time.Now()
+	b.asked.Store(&now)
+	class := domain.ClassOf(err)
+	switch {
+	case err != nil && class == domain.Canceled:
+		if !b.circuit.IsClosed() {
+			b.circuit.RecordFailure() // nothing was learned
+		}
+		return
+	case err != nil && class == domain.Unavailable:
+		b.circuit.RecordFailure()
+	default:
+		b.circuit.RecordSuccess()
+	}
+	if err != nil && (class == domain.Unavailable || class == domain.Misconfigured) {
+		b.trouble.Store(&err)
+	} else {
+		b.trouble.Store(nil)
+	}
+}
+
+// Watch asks a store that is away whether it is back, and one that has not been asked for idleProbe whether it is still
+// there, until ctx is done: where no batch comes, nothing else would.
+func (b *Breaker) Watch(ctx context.Context) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if asked := b.asked.Load(); asked != nil && b.circuit.IsClosed() && time.Since(*asked) < idleProbe {
+			continue
+		}
+		if b.allow() {
+			b.record(b.probe(ctx))
+		}
+	}
+}
+
+// probe asks whether the store takes writes at all. Its failure is an outage, unless it has a class of its own.
+func (b *Breaker) probe(ctx context.Context) error {
+	try, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	err := b.store.Probe(try)
+	switch {
+	case err == nil || domain.ClassOf(err) == domain.Misconfigured || domain.ClassOf(err) == domain.Canceled:
+		return err
+	case ctx.Err() != nil:
+		return domain.Errorf(domain.Canceled, "the probe was given up: %w", err)
+	}
+	return domain.Errorf(domain.Unavailable, "the store refuses a probe: %w", err)
+}
