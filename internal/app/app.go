@@ -20,6 +20,7 @@ import (
 	"github.com/docket-project/docket/internal/adapters/httpapi"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ports"
+	"github.com/docket-project/docket/internal/saver"
 )
 
 const (
@@ -43,12 +44,12 @@ type App struct {
 	stopOnce sync.Once
 	stopErr  error
 
-	pipeline     *pipeline
-	storeTrouble func() error
-	upload       *listener
-	console      *listener
-	admin        *listener
-	failed       chan error // a listener or a role that ended by itself
+	pipeline *pipeline
+	writer   *saver.Writer // of the roles that save
+	upload   *listener
+	console  *listener
+	admin    *listener
+	failed   chan error // a listener or a role that ended by itself
 
 	mu      sync.Mutex
 	phase   string         // of starting

@@ -45,12 +45,15 @@ type Config struct {
 	MaxDepth         int           `help:"Deepest nesting of an event." env:"DOCKET_MAX_DEPTH" default:"64"`
 	PublishTimeout   time.Duration `help:"How long an upload waits for the log before it is refused with 503; at most 7.5s, because OPA waits 10 s for an answer." env:"DOCKET_PUBLISH_TIMEOUT" default:"7s"`
 
-	SaverConcurrency  int           `help:"Batches that are saved at once; with the embedded log it is one." env:"DOCKET_SAVER_CONCURRENCY" default:"4"`
+	SaverConcurrency  int           `help:"Most batches that are saved at once; with the embedded log it is one." env:"DOCKET_SAVER_CONCURRENCY" default:"4"`
 	SaverBatchRecords int           `help:"Most records of one batch to the store." env:"DOCKET_SAVER_BATCH_RECORDS" default:"1000"`
 	SaverBatchBytes   int           `help:"Most bytes of one batch to the store." env:"DOCKET_SAVER_BATCH_BYTES" default:"4194304"`
 	SaverBatchWait    time.Duration `help:"Longest a record waits for its batch to fill." env:"DOCKET_SAVER_BATCH_WAIT" default:"100ms"`
 
-	ParkingConcurrency int           `help:"Batches that are replayed at once; with the embedded log it is one." env:"DOCKET_PARKING_CONCURRENCY" default:"2"`
+	SaverAdaptive bool `help:"Save fewer batches at once while the store is slow to take them; off, it is always as many as come, up to the most." env:"DOCKET_SAVER_ADAPTIVE" default:"true" negatable:""`
+
+	ParkingConcurrency int           `help:"Most batches that are replayed at once; with the embedded log it is one." env:"DOCKET_PARKING_CONCURRENCY" default:"2"`
+	ParkingAdaptive    bool          `help:"Let the backlog yield to fresh decisions while the store is slow or busy; off, it takes all it may." env:"DOCKET_PARKING_ADAPTIVE" default:"true" negatable:""`
 	ParkingMaxAttempts int           `help:"Failures of a row of its own fault before it is dead-lettered." env:"DOCKET_PARKING_MAX_ATTEMPTS" default:"10"`
 	ParkingBackoffMin  time.Duration `help:"First ceiling of the backoff between such failures; it doubles, and the wait is drawn from zero to it." env:"DOCKET_PARKING_BACKOFF_MIN" default:"1s"`
 	ParkingBackoffMax  time.Duration `help:"Last ceiling of that backoff." env:"DOCKET_PARKING_BACKOFF_MAX" default:"60s"`

@@ -109,7 +109,10 @@ func TestOpenAPI(t *testing.T) {
 	require.NoError(t, yaml.Unmarshal(body, &doc))
 	_, _ = postLogs(t, a, []byte(`[{"decision_id":"one","labels":{"id":"x"},"result":true}]`), "")
 	a.drained(t)
-	for path := range doc.Paths {
+	for path, methods := range doc.Paths {
+		if methods["get"] == nil {
+			continue
+		}
 		code, answer := a.get(t, a.ConsoleAddr(), strings.ReplaceAll(path, "{decision_id}", "one"))
 		require.Equal(t, 200, code, "%s: %s", path, answer)
 	}
@@ -132,6 +135,7 @@ func TestOpenAPI(t *testing.T) {
 	}
 	for schema, got := range map[string][]string{
 		"Decision": keys("/api/v1/decisions", "items"), "Pipeline": keys("/api/v1/pipeline", ""),
+		"Flood": keys("/api/v1/flood", ""),
 	} {
 		want := doc.Components.Schemas[schema].Required
 		slices.Sort(want)

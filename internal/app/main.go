@@ -41,6 +41,7 @@ type commandLine struct {
 	Find    cli.Find       `cmd:"" help:"Search decisions."`
 	Show    cli.Show       `cmd:"" help:"Show one decision: what was decided, and why."`
 	Status  cli.Status     `cmd:"" help:"Tell whether anything is arriving, from which OPAs, and what waits."`
+	Flood   cli.Flood      `cmd:"" help:"See what the store refuses, and let it go."`
 	Migrate migrateCommand `cmd:"" help:"Create or update topics and schema, and stop."`
 	Config  configCommand  `cmd:"" help:"Print the settings in force, secrets hidden."`
 	Log     logCommands    `cmd:"" help:"Mend the durable log."`

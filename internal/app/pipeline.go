@@ -31,7 +31,8 @@ type pipeline struct {
 	log     ports.Log
 	topics  domain.Topics
 	groups  map[string][]string // which topics to sample, by the group that consumes them
-	breaker breakerState
+	breaker *saver.Breaker
+	flood   *saver.Flood
 	logger  *slog.Logger
 
 	mu      sync.Mutex
@@ -49,16 +50,10 @@ type sample struct {
 
 var errNotSampled = errors.New("docket is starting")
 
-// breakerState tells the state of the breaker in front of the store, and how long until its next probe.
-type breakerState func() (state string, nextProbe time.Duration)
-
-// newPipeline samples what concerns a role: its own topic and, for the parking role and the console, the dead letters.
-// Without a breaker of its own, a process knows nothing of the savers'.
-func newPipeline(log ports.Log, role Role, topics domain.Topics, breaker breakerState, reg prometheus.Registerer, logger *slog.Logger) *pipeline {
-	if breaker == nil {
-		breaker = func() (string, time.Duration) { return "unknown", 0 }
-	}
-	p := &pipeline{log: log, topics: topics, groups: map[string][]string{}, breaker: breaker, logger: logger, ready: errNotSampled}
+// newPipeline samples what concerns a role: its own topic and, for the parking role and the console, the dead letters. Only
+// ingest, which has no store, is without a breaker and a flood stop.
+func newPipeline(log ports.Log, role Role, topics domain.Topics, b *saver.Breaker, flood *saver.Flood, reg prometheus.Registerer, logger *slog.Logger) *pipeline {
+	p := &pipeline{log: log, topics: topics, groups: map[string][]string{}, breaker: b, flood: flood, logger: logger, ready: errNotSampled}
 	f := promauto.With(reg)
 	consumed := func(group, topic string) {
 		p.groups[group] = []string{topic}
@@ -181,8 +176,8 @@ func (p *pipeline) view(ctx context.Context) httpapi.Pipeline {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	last, err := p.read(ctx)
-	state, next := p.breaker()
-	v := httpapi.Pipeline{Breaker: state, NextProbe: next.Seconds()}
+	state, next := p.breaker.State()
+	v := httpapi.Pipeline{Breaker: state, NextProbe: next.Seconds(), FloodStop: p.flood.Stopping()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil { // what was known last, if anything, with its time

@@ -47,14 +47,17 @@ func (a *App) roleReadiness(role Role, verbose bool) httpapi.RoleReadiness {
 	if lost != "" {
 		reasons = append(reasons, lost)
 	}
-	if err := a.storeTrouble(); err != nil {
+	if err := a.pipeline.breaker.Trouble(); err != nil {
 		reasons = append(reasons, "the store takes no rows: "+err.Error())
 	}
-	state, nextProbe := a.pipeline.breaker()
+	state, nextProbe := a.pipeline.breaker.State()
 	if state != "closed" {
 		reasons = append(reasons, "the store is away: breaker "+state)
 	}
 	r := status()
+	if a.pipeline.flood.Stopping() { // it works on, so it is ready
+		r.Reasons = append(r.Reasons, "flood stop: blamed rows are parked instead of dead-lettered; docket flood tells which")
+	}
 	if verbose {
 		topic := a.topics.Decisions
 		if role == Parking {
@@ -63,6 +66,7 @@ func (a *App) roleReadiness(role Role, verbose bool) httpapi.RoleReadiness {
 		b := a.pipeline.last(topic)
 		r.Details = map[string]any{
 			"breaker": state, "next_probe_seconds": nextProbe.Seconds(), "waiting": b.Waiting(), "oldest_seconds": age(b.Oldest),
+			"concurrency_limit": a.writer.Limit(),
 		}
 	}
 	return r

@@ -3,6 +3,8 @@ package app
 import (
 	"context"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/docket-project/docket/internal/adapters/httpapi"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ingest"
@@ -80,29 +82,19 @@ func (a *App) setup(ctx context.Context) error {
 	}
 	log := instrument(durable, a.topics, tracing.tracer, a.reg)
 
-	// The saver and the parking role of one process share a writer, and with it the breaker.
-	var writer *saver.Writer
-	var breaker breakerState
-	if a.role.is(Saver) || a.role.is(Parking) {
-		writer = saver.NewWriter(store, projector, tracing.tracer, a.reg, a.logger)
-		breaker, a.storeTrouble = writer.Breaker, writer.Trouble
-		a.run("store probe", writer.Watch)
+	// Whoever has the store knows whether it is away, and whether a flood is stopped; the roles that save share one writer.
+	var breaker *saver.Breaker
+	var flood *saver.Flood
+	if a.role != Ingest {
+		breaker = saver.NewBreaker(store, a.reg, a.logger)
+		a.run("store probe", breaker.Watch)
+		flood = saver.NewFlood(store, a.reg, a.logger)
+		a.run("flood stop", flood.Run)
 	}
-	a.pipeline = newPipeline(durable, a.role, a.topics, breaker, a.reg, a.logger)
+	a.pipeline = newPipeline(durable, a.role, a.topics, breaker, flood, a.reg, a.logger)
 	a.run("pipeline", a.pipeline.run)
-	if writer != nil {
-		metrics := saver.NewMetrics(a.reg)
-		retry := saver.Retry{
-			Topics: a.topics, MaxAttempts: cfg.ParkingMaxAttempts, BackoffMin: cfg.ParkingBackoffMin, BackoffMax: cfg.ParkingBackoffMax,
-		}
-		if a.role.is(Parking) {
-			park := parking.New(writer.Save, log, retry, metrics, a.reg, a.logger.With("role", Parking))
-			a.consume(Parking, log, a.members(cfg.ParkingConcurrency), ports.Subscription{Group: parking.Group, Topics: []string{a.topics.Parking}}, park.Handle)
-		}
-		if a.role.is(Saver) {
-			save := saver.New(writer, log, retry, metrics, a.logger.With("role", Saver))
-			a.consume(Saver, log, a.members(cfg.SaverConcurrency), ports.Subscription{Group: saver.Group, Topics: []string{a.topics.Decisions}}, save.Handle)
-		}
+	if a.role.is(Saver) || a.role.is(Parking) {
+		a.consumers(store, log, breaker, flood, projector, tracing.tracer)
 	}
 
 	if a.role.is(Ingest) {
@@ -121,6 +113,36 @@ func (a *App) setup(ctx context.Context) error {
 		a.console.server.Handler = httpapi.NewQuery(store, consoleTokens, a.pipeline.view, a.logger.With("role", Console))
 	}
 	return nil
+}
+
+// consumers starts the roles that save. In one process they share a writer, and with it the limiter.
+func (a *App) consumers(store ports.Store, log ports.Log, b *saver.Breaker, flood *saver.Flood, p *domain.Projector, tracer trace.Tracer) {
+	cfg := a.cfg
+	fresh, backlog := 0, 0
+	if a.role.is(Saver) {
+		fresh = a.members(cfg.SaverConcurrency)
+	}
+	if a.role.is(Parking) {
+		backlog = a.members(cfg.ParkingConcurrency)
+	}
+	adaptive := cfg.SaverAdaptive && (fresh > 0 || cfg.ParkingAdaptive)
+	a.writer = saver.NewWriter(store, b, saver.Concurrency{Ceiling: fresh + backlog, Adaptive: adaptive}, p, tracer, a.reg)
+	metrics := saver.NewMetrics(a.reg)
+	retry := saver.Retry{
+		Topics: a.topics, MaxAttempts: cfg.ParkingMaxAttempts, BackoffMin: cfg.ParkingBackoffMin, BackoffMax: cfg.ParkingBackoffMax,
+	}
+	if a.role.is(Parking) {
+		park := parking.New(parking.Config{
+			Save: a.writer.Save, Busy: a.writer.Busy, Log: log, Retry: retry, Flood: flood,
+			Concurrency: saver.Concurrency{Ceiling: backlog, Adaptive: cfg.ParkingAdaptive},
+			Metrics:     metrics, Logger: a.logger.With("role", Parking),
+		}, a.reg)
+		a.consume(Parking, log, backlog, ports.Subscription{Group: parking.Group, Topics: []string{a.topics.Parking}}, park.Handle)
+	}
+	if a.role.is(Saver) {
+		save := saver.New(a.writer, log, retry, flood, metrics, a.logger.With("role", Saver))
+		a.consume(Saver, log, fresh, ports.Subscription{Group: saver.Group, Topics: []string{a.topics.Decisions}}, save.Handle)
+	}
 }
 
 // members of a consumer group in this process; the embedded log's topics have one partition.

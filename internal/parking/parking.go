@@ -7,6 +7,7 @@ package parking
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,14 +29,25 @@ const (
 	storeWaitMax = 5 * time.Second
 )
 
+// Config is what a Parking works with.
+type Config struct {
+	// Save is the Writer's, and Busy says that fresh decisions leave no turn at the store.
+	Save  func(context.Context, []domain.Record) []saver.Verdict
+	Busy  func() bool
+	Log   ports.Publisher
+	Retry saver.Retry
+	Flood *saver.Flood
+	// Concurrency bounds the batches at the store; adaptive, the backlog yields when the store is slow.
+	Concurrency saver.Concurrency
+	Metrics     *saver.Metrics
+	Logger      *slog.Logger
+}
+
 // Parking handles batches of the parking topic. It is safe for concurrent use.
 type Parking struct {
-	retry   saver.Retry
-	save    func(context.Context, []domain.Record) []saver.Verdict
-	log     ports.Publisher
-	metrics *saver.Metrics
-	logger  *slog.Logger
-	now     func() time.Time
+	Config
+	yield *yield
+	now   func() time.Time
 
 	replayed prometheus.Counter
 	attempts prometheus.Histogram
@@ -44,12 +56,11 @@ type Parking struct {
 	storeWait *backoff.ExponentialBackOff
 }
 
-// New makes a Parking; save is the Writer's, and reg may be nil in tests.
-func New(save func(context.Context, []domain.Record) []saver.Verdict, log ports.Publisher, retry saver.Retry, m *saver.Metrics,
-	reg prometheus.Registerer, logger *slog.Logger) *Parking {
+// New makes a Parking; reg may be nil in tests.
+func New(cfg Config, reg prometheus.Registerer) *Parking {
 	f := promauto.With(reg)
-	return &Parking{
-		retry: retry, save: save, log: log, metrics: m, logger: logger, now: time.Now,
+	p := &Parking{
+		Config: cfg, yield: newYield(cfg.Concurrency, cfg.Busy), now: time.Now,
 		replayed: f.NewCounter(prometheus.CounterOpts{
 			Name: "docket_parking_replayed_records_total", Help: "Parked records that the store has taken.",
 		}),
@@ -60,6 +71,10 @@ func New(save func(context.Context, []domain.Record) []saver.Verdict, log ports.
 		storeWait: backoff.NewExponentialBackOff(backoff.WithInitialInterval(storeWaitMin), backoff.WithMaxInterval(storeWaitMax),
 			backoff.WithMultiplier(2), backoff.WithMaxElapsedTime(0)),
 	}
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "docket_parking_concurrency", Help: "The backlog's share of the store: batches at once or, below 1, part of the time of one.",
+	}, p.yield.Share)
+	return p
 }
 
 // action is what the parking role does with a record whose save failed.
@@ -99,14 +114,22 @@ func (p *Parking) Handle(ctx context.Context, batch []domain.Record) ([]ports.Ho
 	if len(due) == 0 {
 		return p.holdUntilDue(batch, now), nil
 	}
-	verdicts := p.save(ctx, due)
+	if again, ok := p.yield.begin(now); !ok {
+		return ports.HoldAll(batch, again), nil
+	}
+	due, verdicts := p.try(ctx, due)
 	holds, err := p.waitForStore(due, verdicts)
+	took := len(due)
+	if len(holds) > 0 || err != nil {
+		took = 0
+	}
+	p.yield.end(p.now(), took, p.now().Sub(now))
 	if err != nil {
 		return nil, err
 	}
 	next, left := p.next(batch, due, verdicts, holds, now)
 	if len(next) > 0 {
-		if err := p.log.Publish(ctx, next); err != nil {
+		if err := p.Log.Publish(ctx, next); err != nil {
 			return nil, err
 		}
 	}
@@ -114,9 +137,46 @@ func (p *Parking) Handle(ctx context.Context, batch []domain.Record) ([]ports.Ho
 	return holds, nil
 }
 
+// sampleSize is how many of the rows that a flood has parked are tried first: searching for guilty rows costs two
+// transactions for each, and where these fail the others do.
+const sampleSize = 20
+
+// try saves what is due and returns what of it was tried, with the verdicts. While a flood is stopped, rows that were
+// blamed before are tried by sample.
+func (p *Parking) try(ctx context.Context, due []domain.Record) ([]domain.Record, []saver.Verdict) {
+	tried, spared := due, []domain.Record(nil)
+	if p.Flood.Stopping() {
+		tried, spared = sample(due)
+	}
+	verdicts := p.Save(ctx, tried)
+	p.Flood.Judge(ctx, tried, verdicts)
+	if len(spared) == 0 || slices.ContainsFunc(verdicts, saver.Verdict.Blamed) {
+		return tried, verdicts
+	}
+	more := p.Save(ctx, spared)
+	p.Flood.Judge(ctx, spared, more)
+	return append(tried, spared...), append(verdicts, more...)
+}
+
+// sample takes out what was blamed before, but for the first few.
+func sample(due []domain.Record) (tried, spared []domain.Record) {
+	suspects := 0
+	for _, r := range due {
+		if r.Headers.WasBlamed() {
+			suspects++
+		}
+		if r.Headers.WasBlamed() && suspects > sampleSize {
+			spared = append(spared, r)
+		} else {
+			tried = append(tried, r)
+		}
+	}
+	return tried, spared
+}
+
 // dueAt is when a record may be tried. A time further off than any backoff is a clock that was set back.
 func (p *Parking) dueAt(r domain.Record, now time.Time) time.Time {
-	if r.Headers.NotBefore.After(now.Add(p.retry.BackoffMax)) {
+	if r.Headers.NotBefore.After(now.Add(p.Retry.BackoffMax)) {
 		return now
 	}
 	return r.Headers.NotBefore
@@ -152,8 +212,10 @@ func (p *Parking) waitForStore(due []domain.Record, verdicts []saver.Verdict) ([
 			return nil, v.Err
 		case storeWait:
 			failure = v.Err
-			if find(holds, due[i]) == nil {
+			if h := find(holds, due[i]); h == nil {
 				holds = append(holds, ports.Hold{Topic: due[i].Topic, Partition: due[i].Partition, Offset: due[i].Offset})
+			} else {
+				h.Offset = min(h.Offset, due[i].Offset)
 			}
 		case bury, retry: // in next
 		}
@@ -168,61 +230,66 @@ func (p *Parking) waitForStore(due []domain.Record, verdicts []saver.Verdict) ([
 	for i := range holds {
 		holds[i].Until = p.now().Add(pause)
 	}
-	p.logger.Info("the store does not take parked records yet", "records", len(due), "again_in", pause, "error", failure)
+	p.Logger.Info("the store does not take parked records yet", "records", len(due), "again_in", pause, "error", failure)
 	return holds, nil
 }
 
 // departures counts the records that left their place.
 type departures struct {
 	fates    map[domain.Fate]int
-	reparked int
+	reparked map[domain.Class]int
 	attempts []int
 }
 
 func (d departures) count(p *Parking) {
 	for f, n := range d.fates {
-		p.metrics.Records.WithLabelValues(string(f)).Add(float64(n))
+		p.Metrics.Records.WithLabelValues(string(f)).Add(float64(n))
 	}
-	p.metrics.Parked.WithLabelValues(string(domain.Unknown)).Add(float64(d.reparked))
+	for c, n := range d.reparked {
+		p.Metrics.Parked.WithLabelValues(string(c)).Add(float64(n))
+	}
 	p.replayed.Add(float64(d.fates[domain.Saved] + d.fates[domain.Duplicate]))
 	for _, n := range d.attempts {
 		p.attempts.Observe(float64(n))
 	}
 }
 
-// next addresses every record in front of the holds that has another home: those not yet due go to the tail unchanged,
-// so that they do not keep the others waiting.
-func (p *Parking) next(batch, due []domain.Record, verdicts []saver.Verdict, holds []ports.Hold, now time.Time) ([]domain.Record, departures) {
-	left := departures{fates: map[domain.Fate]int{}}
+// next addresses every record in front of the holds that has another home: those that were not tried go to the tail, so that
+// they do not keep the others waiting.
+func (p *Parking) next(batch, tried []domain.Record, verdicts []saver.Verdict, holds []ports.Hold, now time.Time) ([]domain.Record, departures) {
+	left := departures{fates: map[domain.Fate]int{}, reparked: map[domain.Class]int{}}
+	verdict := make(map[place]saver.Verdict, len(tried))
+	for i, r := range tried {
+		verdict[placeOf(r)] = verdicts[i]
+	}
 	var out []domain.Record
-	n := 0 // of due
 	for _, r := range batch {
-		isDue := n < len(due) && due[n].Partition == r.Partition && due[n].Offset == r.Offset && due[n].Topic == r.Topic
-		var v saver.Verdict
-		if isDue {
-			v = verdicts[n]
-			n++
-		}
 		if h := find(holds, r); h != nil && r.Offset >= h.Offset {
 			continue // delivered again
 		}
+		v, isTried := verdict[placeOf(r)]
 		switch {
-		case !isDue:
-			out = append(out, domain.Record{Topic: p.retry.Topics.Parking, Key: r.Key, Value: r.Value, Headers: r.Headers})
+		case !isTried:
+			r.Headers.NotBefore = p.later(r, now)
+			out = append(out, domain.Record{Topic: p.Retry.Topics.Parking, Key: r.Key, Value: r.Value, Headers: r.Headers})
 			continue
 		case v.Err == nil:
 			left.fates[v.Fate]++
 			if v.Fate == domain.Conflicting || v.Fate == domain.TooOld {
-				out = append(out, saver.Rejected(p.retry.Topics, r, v.Fate, now))
+				out = append(out, saver.Rejected(p.Retry.Topics, r, v.Fate, now))
 			}
+		case p.Flood.Stops(domain.BlameOf(v.Err, v.Path)):
+			left.reparked[domain.ClassOf(v.Err)]++
+			out = append(out, p.Retry.Postpone(r, now, v.Err))
+			continue
 		case actionOf(domain.ClassOf(v.Err)) == bury:
 			left.fates[domain.Dead]++
-			out = append(out, saver.Rehome(p.retry.Topics.DLQ, r, now, v.Err))
+			out = append(out, saver.Rehome(p.Retry.Topics.DLQ, r, now, v.Err))
 		default:
-			again, last := p.retry.Again(r, now, v.Err)
+			again, last := p.Retry.Again(r, now, v.Err)
 			out = append(out, again)
 			if !last {
-				left.reparked++
+				left.reparked[domain.Unknown]++
 				continue
 			}
 			left.fates[domain.Dead]++
@@ -231,6 +298,23 @@ func (p *Parking) next(batch, due []domain.Record, verdicts []saver.Verdict, hol
 	}
 	return out, left
 }
+
+// later is when a record that was not tried may be: when it said or, where it was due and spared, after another wait.
+func (p *Parking) later(r domain.Record, now time.Time) time.Time {
+	if now.Before(p.dueAt(r, now)) {
+		return r.Headers.NotBefore
+	}
+	return p.Retry.PostponedUntil(now)
+}
+
+// place is where a record stands.
+type place struct {
+	topic     string
+	partition int32
+	offset    int64
+}
+
+func placeOf(r domain.Record) place { return place{r.Topic, r.Partition, r.Offset} }
 
 func find(holds []ports.Hold, r domain.Record) *ports.Hold {
 	for i := range holds {

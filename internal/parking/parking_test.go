@@ -26,6 +26,8 @@ type bench struct {
 	tried  []string
 	out    []domain.Record
 	err    error
+	busy   bool
+	ledger ledger
 }
 
 func (b *bench) Publish(_ context.Context, records []domain.Record) error {
@@ -46,9 +48,23 @@ func newBench() *bench {
 		return out
 	}
 	retry := saver.Retry{Topics: topics, MaxAttempts: 3, BackoffMin: time.Second, BackoffMax: 4 * time.Second}
-	b.Parking = New(save, b, retry, saver.NewMetrics(nil), nil, slog.New(slog.DiscardHandler))
+	logger := slog.New(slog.DiscardHandler)
+	b.Parking = New(Config{
+		Save: save, Busy: func() bool { return b.busy }, Log: b, Retry: retry, Flood: saver.NewFlood(&b.ledger, nil, logger),
+		Concurrency: saver.Concurrency{Ceiling: 2, Adaptive: true}, Metrics: saver.NewMetrics(nil), Logger: logger,
+	}, nil)
 	return b
 }
+
+// ledger tells what the other processes have judged.
+type ledger struct {
+	ports.BlameLedger
+	report domain.BlameReport
+}
+
+func (l *ledger) RecordBlames(context.Context, time.Time, int64, []domain.Blame) error { return nil }
+
+func (l *ledger) Blames(context.Context, time.Time) (domain.BlameReport, error) { return l.report, nil }
 
 func parked(offset int64, key string, h domain.Headers) domain.Record {
 	h.Origin = "docket.decisions/0/1"
@@ -219,5 +235,94 @@ func TestShutdown(t *testing.T) {
 	b.answer = func(domain.Record) saver.Verdict { return failing(domain.Canceled) }
 	_, err := b.Handle(t.Context(), []domain.Record{parked(0, "x", domain.Headers{})})
 	require.Equal(t, domain.Canceled, domain.ClassOf(err))
+	require.Empty(t, b.out)
+}
+
+// flooded makes the processes together see a flood.
+func (b *bench) flooded(t *testing.T, now bool) {
+	t.Helper()
+	b.ledger.report = domain.BlameReport{Judged: 20_000}
+	if now {
+		b.ledger.report.Blames = []domain.Blame{{Fingerprint: "other", Rows: 5_000}}
+	}
+	b.Flood.Judge(t.Context(), []domain.Record{parked(0, "x", domain.Headers{})}, []saver.Verdict{failing(domain.Unknown)})
+	require.Equal(t, now, b.Flood.Stopping())
+}
+
+// TestFloodParksAgain has rows that would be buried, and one at its last attempt.
+func TestFloodParksAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench()
+		b.flooded(t, true)
+		b.answer = func(r domain.Record) saver.Verdict { return failing(r.Headers.ErrorClass) }
+		var batch []domain.Record
+		for i := range 50 {
+			class := []domain.Class{domain.Invalid, domain.Unknown}[i%2]
+			batch = append(batch, parked(int64(i), "bad", domain.Headers{ErrorClass: class, Attempt: 2}))
+		}
+		holds, err := b.Handle(t.Context(), batch)
+		require.NoError(t, err)
+		require.Empty(t, holds)
+		require.Len(t, b.tried, sampleSize, "the others are spared the search")
+		require.Len(t, b.out, 50)
+		for _, r := range b.out {
+			require.Equal(t, topics.Parking, r.Topic)
+			require.Equal(t, 2, r.Headers.Attempt, "nothing is spent")
+			require.GreaterOrEqual(t, time.Until(r.Headers.NotBefore), 2*time.Second)
+			require.LessOrEqual(t, time.Until(r.Headers.NotBefore), 4*time.Second)
+		}
+		// The cause is mended: the sample shows it, and the others follow at once.
+		b.answer, b.tried, b.out = func(domain.Record) saver.Verdict { return saver.Verdict{Fate: domain.Saved} }, nil, nil
+		_, err = b.Handle(t.Context(), batch)
+		require.NoError(t, err)
+		require.Len(t, b.tried, 50)
+		require.Empty(t, b.out)
+		// It is over: they are dealt with as ever.
+		time.Sleep(time.Minute)
+		b.flooded(t, false)
+		b.answer = func(r domain.Record) saver.Verdict { return failing(r.Headers.ErrorClass) }
+		_, err = b.Handle(t.Context(), batch[:2])
+		require.NoError(t, err)
+		require.Equal(t, topics.DLQ, b.out[0].Topic)
+		require.Equal(t, topics.ParkingDLQ, b.out[1].Topic)
+	})
+}
+
+// TestFloodAndOutage has the store go away in the middle of a flood: everything that is due waits in place.
+func TestFloodAndOutage(t *testing.T) {
+	b := newBench()
+	b.flooded(t, true)
+	b.answer = func(domain.Record) saver.Verdict { return failing(domain.Unavailable) }
+	var batch []domain.Record
+	for i := range 50 {
+		batch = append(batch, parked(int64(i), "bad", domain.Headers{ErrorClass: domain.Invalid}))
+	}
+	holds, err := b.Handle(t.Context(), batch)
+	require.NoError(t, err)
+	require.Len(t, holds, 1)
+	require.Zero(t, holds[0].Offset)
+	require.Empty(t, b.out, "nothing is written")
+}
+
+// TestAClockThatWasSetForward makes everything due.
+func TestAClockThatWasSetForward(t *testing.T) {
+	b := newBench()
+	b.now = func() time.Time { return time.Now().Add(24 * time.Hour) }
+	holds, err := b.Handle(t.Context(), []domain.Record{parked(0, "a", domain.Headers{Attempt: 1, NotBefore: time.Now().Add(4 * time.Second)})})
+	require.NoError(t, err)
+	require.Empty(t, holds)
+	require.Equal(t, []string{"a"}, b.tried)
+}
+
+// TestYieldHoldsInPlace is what the log sees of the yield.
+func TestYieldHoldsInPlace(t *testing.T) {
+	b := newBench()
+	b.busy = true
+	holds, err := b.Handle(t.Context(), []domain.Record{parked(3, "a", domain.Headers{})})
+	require.NoError(t, err)
+	require.Len(t, holds, 1)
+	require.EqualValues(t, 3, holds[0].Offset)
+	require.LessOrEqual(t, time.Until(holds[0].Until), turnWait)
+	require.Empty(t, b.tried)
 	require.Empty(t, b.out)
 }

@@ -21,8 +21,9 @@ const (
 	probeMin, probeMax = 500 * time.Millisecond, time.Second
 	// watchEvery is how often Watch looks whether it has to probe.
 	watchEvery = 250 * time.Millisecond
-	// idleProbe is how long a store that took the last batch is believed to take the next one.
-	idleProbe = 5 * time.Second
+	// idleProbe is how long a store that took the last batch is believed to take the next one: longer than a batch that failed
+	// waits, so that its trouble is not forgotten.
+	idleProbe = 8 * time.Second
 )
 
 // prober asks the store whether it takes writes; see ports.DecisionWriter.

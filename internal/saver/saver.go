@@ -37,7 +37,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	for _, f := range []domain.Fate{domain.Saved, domain.Duplicate, domain.Conflicting, domain.TooOld, domain.Parked, domain.Dead} {
 		m.Records.WithLabelValues(string(f))
 	}
-	for _, c := range []domain.Class{domain.Unavailable, domain.Unknown} {
+	for _, c := range []domain.Class{domain.Unavailable, domain.Invalid, domain.Unknown} {
 		m.Parked.WithLabelValues(string(c))
 	}
 	return m
@@ -48,14 +48,15 @@ type Saver struct {
 	writer  *Writer
 	log     ports.Publisher
 	retry   Retry
+	flood   *Flood
 	metrics *Metrics
 	logger  *slog.Logger
 	now     func() time.Time
 }
 
 // New makes a Saver.
-func New(w *Writer, log ports.Publisher, retry Retry, m *Metrics, logger *slog.Logger) *Saver {
-	return &Saver{writer: w, log: log, retry: retry, metrics: m, logger: logger, now: time.Now}
+func New(w *Writer, log ports.Publisher, retry Retry, f *Flood, m *Metrics, logger *slog.Logger) *Saver {
+	return &Saver{writer: w, log: log, retry: retry, flood: f, metrics: m, logger: logger, now: time.Now}
 }
 
 // action is what the saver does with a record whose save failed.
@@ -89,6 +90,7 @@ func actionOf(c domain.Class) action {
 // Handle saves a batch; see ports.Handler. What is not stored is durable in its next home before Handle returns nil.
 func (s *Saver) Handle(ctx context.Context, batch []domain.Record) ([]ports.Hold, error) {
 	verdicts := s.writer.Save(ctx, batch)
+	s.flood.Judge(ctx, batch, verdicts)
 	now := s.now()
 	var next []domain.Record
 	results := map[domain.Fate]int{}
@@ -104,7 +106,14 @@ func (s *Saver) Handle(ctx context.Context, batch []domain.Record) ([]ports.Hold
 			continue
 		}
 		failure = v.Err
-		switch actionOf(domain.ClassOf(v.Err)) {
+		class := domain.ClassOf(v.Err)
+		if v.Blamed() && s.flood.Stops(domain.BlameOf(v.Err, v.Path)) {
+			results[domain.Parked]++
+			classes[class]++
+			next = append(next, s.retry.Postpone(r, now, v.Err))
+			continue
+		}
+		switch actionOf(class) {
 		case stop, wait:
 			return nil, v.Err
 		case bury:

@@ -17,6 +17,7 @@ import (
 
 	"github.com/docket-project/docket/internal/adapters/sqlite"
 	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ports"
 	"github.com/docket-project/docket/internal/saver"
 )
 
@@ -48,6 +49,7 @@ type rig struct {
 	out     *outbox
 	breaker *saver.Breaker
 	writer  *saver.Writer
+	flood   *saver.Flood
 	saver   *saver.Saver
 }
 
@@ -74,7 +76,8 @@ func newRig(t *testing.T) *rig {
 	r.breaker = saver.NewBreaker(store, nil, slog.New(slog.DiscardHandler))
 	r.writer = saver.NewWriter(store, r.breaker, saver.Concurrency{Ceiling: 4, Adaptive: true}, p, noop.NewTracerProvider().Tracer(""), nil)
 	retry := saver.Retry{Topics: topics, MaxAttempts: 10, BackoffMin: time.Minute, BackoffMax: time.Hour}
-	r.saver = saver.New(r.writer, r.out, retry, saver.NewMetrics(nil), slog.New(slog.DiscardHandler))
+	r.flood = saver.NewFlood(store, nil, slog.New(slog.DiscardHandler))
+	r.saver = saver.New(r.writer, r.out, retry, r.flood, saver.NewMetrics(nil), slog.New(slog.DiscardHandler))
 	return r
 }
 
@@ -330,7 +333,10 @@ func TestWatchFindsTheStoreBack(t *testing.T) {
 }
 
 // slowStore takes as long as it is given.
-type slowStore struct{ deadline time.Duration }
+type slowStore struct {
+	ports.BlameLedger
+	deadline time.Duration
+}
 
 func (s *slowStore) SaveBatch(ctx context.Context, _ []domain.Decision) ([]domain.Fate, error) {
 	at, _ := ctx.Deadline()
@@ -346,7 +352,8 @@ func TestAnAttemptLeavesTimeToPark(t *testing.T) {
 	require.NoError(t, err)
 	store, out := &slowStore{}, &outbox{}
 	w := saver.NewWriter(store, saver.NewBreaker(store, nil, slog.New(slog.DiscardHandler)), saver.Concurrency{Ceiling: 1}, p, noop.NewTracerProvider().Tracer(""), nil)
-	s := saver.New(w, out, saver.Retry{Topics: topics, MaxAttempts: 10, BackoffMin: time.Second, BackoffMax: time.Minute}, saver.NewMetrics(nil), slog.New(slog.DiscardHandler))
+	s := saver.New(w, out, saver.Retry{Topics: topics, MaxAttempts: 10, BackoffMin: time.Second, BackoffMax: time.Minute},
+		saver.NewFlood(store, nil, slog.New(slog.DiscardHandler)), saver.NewMetrics(nil), slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	_, err = s.Handle(ctx, records(5))

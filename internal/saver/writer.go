@@ -100,6 +100,14 @@ func (w *Writer) Busy() bool { return !w.limiter.CanAcquirePermit() }
 type Verdict struct {
 	Fate domain.Fate
 	Err  error
+	// Path is a blamed row's decision path.
+	Path string
+}
+
+// Blamed reports that the row itself is to blame.
+func (v Verdict) Blamed() bool {
+	class := domain.ClassOf(v.Err)
+	return v.Err != nil && (class == domain.Invalid || class == domain.Unknown)
 }
 
 var errOpen = domain.Errorf(domain.Unavailable, "the store is away: the breaker is open")
@@ -165,7 +173,7 @@ func (w *Writer) save(ctx context.Context, rows []domain.Decision, verdicts []Ve
 		return
 	}
 	if len(rows) == 1 {
-		verdicts[0].Err = err
+		verdicts[0].Err, verdicts[0].Path = err, rows[0].Path
 		return
 	}
 	if deadline, ok := ctx.Deadline(); ok && deadline.Sub(w.now()) < blameReserve {
@@ -174,7 +182,7 @@ func (w *Writer) save(ctx context.Context, rows []domain.Decision, verdicts []Ve
 	}
 	half := len(rows) / 2
 	w.save(ctx, rows[:half], verdicts[:half])
-	if v := verdicts[half-1]; v.Err != nil && domain.ClassOf(v.Err) != domain.Invalid && domain.ClassOf(v.Err) != domain.Unknown {
+	if v := verdicts[half-1]; v.Err != nil && !v.Blamed() {
 		sentence(verdicts[half:], v.Err) // the store has gone away meanwhile
 		return
 	}

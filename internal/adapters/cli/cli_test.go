@@ -122,9 +122,10 @@ func TestStatusScreens(t *testing.T) {
 				{"tenant":"default","opa":"opa-2","version":null,"first_upload":"2026-11-20T11:00:00Z","last_upload":"2026-11-20T11:52:00Z","interval_seconds":420,"uploads":8,"events":9000,"hint":"uploads are minutes apart"}]}`,
 		},
 		"status-nothing": {`{"stages":[{"name":"saver"},{"name":"parking"}],"breaker":"closed","dead_letters":[]}`, `{"items":[]}`},
+		"status-outage":  {`{"stages":[{"name":"saver"},{"name":"parking","waiting":90000,"oldest_seconds":60}],"breaker":"open","flood_stop":true,"dead_letters":[]}`, `null`},
 	} {
 		var p pipeline
-		var o opas
+		var o *opas
 		require.NoError(t, json.Unmarshal([]byte(body[0]), &p))
 		require.NoError(t, json.Unmarshal([]byte(body[1]), &o))
 		var b bytes.Buffer
@@ -137,6 +138,46 @@ func TestStatusScreens(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.JSONEq(t, `{"pipeline":{"stages":[]},"opas":{"items":[]}}`, got)
+}
+
+// TestStatusInAnOutage has a console whose store is away.
+func TestStatusInAnOutage(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/api/v1/opas" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = io.WriteString(w, `{"status":503,"title":"T","detail":"d","class":"unavailable"}`)
+			return
+		}
+		_, _ = io.WriteString(w, `{"stages":[],"breaker":"open","dead_letters":[]}`)
+	}))
+	t.Cleanup(s.Close)
+	for _, output := range []string{"table", "json"} {
+		got, err := screen(func(o Out) error {
+			return (&Status{Console: Console{Server: s.URL}, Output: output}).Run(t.Context(), o)
+		})
+		require.NoError(t, err)
+		require.Contains(t, got, "open")
+	}
+}
+
+func TestFloodScreens(t *testing.T) {
+	answer := `{"stopping":true,"judged":30000,"blamed":620,"within_seconds":600,"items":[
+		{"fingerprint":"0a1b2c3d4e5f","class":"invalid","code":"23514","error":"save # rows: new row violates check constraint","path":"http/authz/allow","rows":620},
+		{"fingerprint":"ffeeddccbbaa","class":"unknown","code":null,"error":"not today","path":null,"rows":9,"accepted_until":"2026-11-21T00:00:00Z","accepted_by":"ann","accepted_reason":"a test row"}]}`
+	s := serve(t, map[string]string{"/api/v1/flood": answer, "/api/v1/flood/acceptances": `{"stopping":false,"judged":5,"blamed":0,"items":[]}`})
+	for _, output := range []string{"table", "json"} {
+		got, err := screen(func(o Out) error {
+			return (&FloodShow{Console: Console{Server: s.URL}, Output: output}).Run(t.Context(), o)
+		})
+		require.NoError(t, err)
+		golden(t, "flood-"+output, got)
+	}
+	got, err := screen(func(o Out) error {
+		return (&FloodAccept{Console: Console{Server: s.URL}, Output: "table", Fingerprint: "0a1b2c3d4e5f", Reason: "seen"}).Run(t.Context(), o)
+	})
+	require.NoError(t, err)
+	require.Equal(t, "/api/v1/flood/acceptances", s.path)
+	golden(t, "flood-accepted", got)
 }
 
 func TestExitCodes(t *testing.T) {

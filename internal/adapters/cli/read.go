@@ -235,6 +235,7 @@ type pipeline struct {
 		OldestSeconds float64 `json:"oldest_seconds"`
 	} `json:"stages"`
 	Breaker     string `json:"breaker"`
+	FloodStop   bool   `json:"flood_stop"`
 	DeadLetters []struct {
 		Topic   string `json:"topic"`
 		Records int64  `json:"records"`
@@ -262,6 +263,9 @@ func (s *Status) Run(ctx context.Context, out Out) error {
 		return err
 	}
 	seen, err := s.get(ctx, "/api/v1/opas", nil)
+	if ExitCode(err) == ExitUnavailable { // an outage is when this is asked
+		seen, err = []byte("null"), nil
+	}
 	if err != nil {
 		return err
 	}
@@ -269,7 +273,7 @@ func (s *Status) Run(ctx context.Context, out Out) error {
 		return printJSON(out.Stdout, map[string]json.RawMessage{"pipeline": pipe, "opas": seen}, s.Output)
 	}
 	var p pipeline
-	var o opas
+	var o *opas
 	if err := json.Unmarshal(pipe, &p); err != nil {
 		return fail(ExitFailed, "the answer is not docket's: %w", err)
 	}
@@ -279,7 +283,8 @@ func (s *Status) Run(ctx context.Context, out Out) error {
 	return printStatus(out.Stdout, p, o, time.Now())
 }
 
-func printStatus(w io.Writer, p pipeline, o opas, now time.Time) error {
+// printStatus prints a screen; o is nil where the store, which knows the OPAs, does not answer.
+func printStatus(w io.Writer, p pipeline, o *opas, now time.Time) error {
 	t := newTable(w, "STAGE", "WAITING", "OLDEST", "IN/S", "OUT/S")
 	for _, s := range p.Stages {
 		oldest := "-"
@@ -294,10 +299,17 @@ func printStatus(w io.Writer, p pipeline, o opas, now time.Time) error {
 	if p.Breaker == "open" || p.Breaker == "half-open" {
 		fmt.Fprintf(w, "\nThe store is away (breaker %s): decisions are kept in the log and parked until it is back.\n", p.Breaker)
 	}
+	if p.FloodStop {
+		fmt.Fprintln(w, "\nFlood stop: the store refuses so many rows that they are parked instead of dead-lettered. `docket flood` tells which.")
+	}
 	for _, d := range p.DeadLetters {
 		if d.Records > 0 {
 			fmt.Fprintf(w, "\n%d dead letters are in %s.\n", d.Records, d.Topic)
 		}
+	}
+	if o == nil {
+		fmt.Fprintln(w, "\nThe store does not answer, so the OPAs it has seen are not listed.")
+		return nil
 	}
 	if len(o.Items) == 0 {
 		fmt.Fprintln(w, "\nNo OPA has uploaded anything yet. OPA's own defaults wait 300 to 600 s before the first upload:\n"+

@@ -134,3 +134,12 @@ func (t *Tokens) authenticate(r *http.Request) (principal, error) {
 	}
 	return p, nil
 }
+
+// operator is authenticate for what changes something.
+func (t *Tokens) operator(r *http.Request) (principal, error) {
+	p, err := t.authenticate(r)
+	if err == nil && t != nil && p.Grant != RoleOperator {
+		return principal{}, problem(http.StatusForbidden, p.Name+" may look and not change anything: that needs a token with the role operator")
+	}
+	return p, err
+}

@@ -20,10 +20,11 @@ import (
 //go:embed openapi.yaml
 var openAPI []byte
 
-// Reader is what the query API reads.
+// Reader is what the console listener reads, and the little that it writes.
 type Reader interface {
 	ports.DecisionReader
 	ports.OPARegistry
+	ports.BlameLedger
 }
 
 // Pipeline is the state of everything between an upload and its row.
@@ -31,10 +32,12 @@ type Pipeline struct {
 	Stages []Stage `json:"stages"`
 	// Parked counts the records in the parking topic.
 	Parked int64 `json:"parked"`
-	// Breaker is "closed", "half-open" or "open", or "unknown" to a process that neither saves nor replays; NextProbe is when
-	// an open one lets the next batch through.
+	// Breaker is that of the process that answers: "closed", "half-open" or "open". NextProbe is when an open one asks the
+	// store again.
 	Breaker   string  `json:"breaker"`
 	NextProbe float64 `json:"next_probe_seconds"`
+	// FloodStop says that blamed rows are parked instead of dead-lettered.
+	FloodStop bool `json:"flood_stop"`
 	// DeadLetters counts what the dead-letter topics hold.
 	DeadLetters []DeadLetterTopic `json:"dead_letters"`
 	// SampledAt is when the figures were taken.
@@ -74,6 +77,8 @@ func NewQuery(store Reader, tokens *Tokens, pipeline func(context.Context) Pipel
 	api.GET("/decisions", q.search)
 	api.GET("/decisions/*", q.decision)
 	api.GET("/opas", q.opas)
+	api.GET("/flood", q.flood)
+	api.POST("/flood/acceptances", q.acceptBlame)
 	api.GET("/pipeline", func(c echo.Context) error { return c.JSON(http.StatusOK, q.pipeline(c.Request().Context())) })
 	e.GET("/api/v1/openapi.yaml", func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", openAPI) })
 	return e

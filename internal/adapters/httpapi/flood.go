@@ -1,0 +1,93 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// acceptedFor is how long an operator's word on a fingerprint counts: past a night and a meeting, not past being forgotten.
+const acceptedFor = 24 * time.Hour
+
+// maxReason bounds what an operator writes, in bytes.
+const maxReason = 1000
+
+// floodView is what the store refused lately.
+type floodView struct {
+	Stopping      bool        `json:"stopping"`
+	Judged        int64       `json:"judged"`
+	Blamed        int64       `json:"blamed"`
+	WithinSeconds float64     `json:"within_seconds"`
+	Items         []blameView `json:"items"`
+}
+
+type blameView struct {
+	Fingerprint    string       `json:"fingerprint"`
+	Class          domain.Class `json:"class"`
+	Code           *string      `json:"code"`
+	Error          string       `json:"error"`
+	Path           *string      `json:"path"`
+	Rows           int64        `json:"rows"`
+	AcceptedAt     *time.Time   `json:"accepted_at"`
+	AcceptedUntil  *time.Time   `json:"accepted_until"`
+	AcceptedBy     *string      `json:"accepted_by"`
+	AcceptedReason *string      `json:"accepted_reason"`
+}
+
+// flood answers GET /api/v1/flood.
+func (q *query) flood(c echo.Context) error {
+	report, err := q.store.Blames(c.Request().Context(), q.now())
+	if err != nil {
+		return err
+	}
+	answer := floodView{
+		Stopping: report.Flooded(), Judged: report.Judged, Blamed: report.Blamed(), WithinSeconds: domain.FloodSpan.Seconds(),
+		Items: make([]blameView, 0, len(report.Blames)),
+	}
+	for _, b := range report.Blames {
+		v := blameView{Fingerprint: b.Fingerprint, Class: b.Class, Code: text(b.Code), Error: b.Text, Path: text(b.Path), Rows: b.Rows}
+		if a := b.Accepted; a != nil {
+			v.AcceptedAt, v.AcceptedUntil, v.AcceptedBy, v.AcceptedReason = instant(a.At), instant(a.Until), text(a.Who), text(a.Reason)
+		}
+		answer.Items = append(answer.Items, v)
+	}
+	return c.JSON(http.StatusOK, answer)
+}
+
+// acceptBlame answers POST /api/v1/flood/acceptances.
+func (q *query) acceptBlame(c echo.Context) error {
+	who, err := q.tokens.operator(c.Request())
+	if err != nil {
+		return err
+	}
+	var wanted struct{ Fingerprint, Reason string }
+	dec := json.NewDecoder(io.LimitReader(c.Request().Body, 16<<10))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&wanted); err != nil {
+		return problem(http.StatusBadRequest, `want {"fingerprint": "…", "reason": "…"}: `+err.Error())
+	}
+	if wanted.Reason = strings.TrimSpace(wanted.Reason); wanted.Reason == "" || len(wanted.Reason) > maxReason {
+		return problem(http.StatusBadRequest, "a reason is wanted, of at most 1,000 bytes: whoever finds these dead letters will ask")
+	}
+	report, err := q.store.Blames(c.Request().Context(), q.now())
+	if err != nil {
+		return err
+	}
+	for _, b := range report.Blames {
+		if b.Fingerprint != wanted.Fingerprint {
+			continue
+		}
+		a := domain.Acceptance{Fingerprint: b.Fingerprint, At: q.now().UTC(), Until: q.now().Add(acceptedFor).UTC(), Who: who.Name, Reason: wanted.Reason}
+		if err := q.store.AcceptBlame(c.Request().Context(), a); err != nil {
+			return err
+		}
+		return q.flood(c)
+	}
+	return problem(http.StatusNotFound, "no row was blamed with fingerprint "+wanted.Fingerprint+" within the last ten minutes: docket flood lists those there are")
+}

@@ -1,0 +1,106 @@
+package parking
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/docket-project/docket/internal/saver"
+)
+
+func newTestYield(busy *bool) (*yield, *time.Time) {
+	now := time.Unix(1e9, 0)
+	return newYield(saver.Concurrency{Ceiling: 2, Adaptive: true}, func() bool { return *busy }), &now
+}
+
+// batches lets batches of a size follow each other, each taking so long, and returns how many there were.
+func (y *yield) batches(t *testing.T, now *time.Time, rows int, took, during time.Duration) (n int) {
+	t.Helper()
+	for end := now.Add(during); now.Before(end); {
+		again, ok := y.begin(*now)
+		if !ok {
+			require.True(t, again.After(*now), "a batch that has no turn is told when to ask again")
+			*now = again
+			continue
+		}
+		*now = now.Add(took)
+		y.end(*now, rows, took)
+		n++
+	}
+	return n
+}
+
+func TestYieldHalvesAndGrowsBack(t *testing.T) {
+	var busy bool
+	y, now := newTestYield(&busy)
+	y.batches(t, now, 1000, 40*time.Millisecond, 5*time.Second)
+	require.EqualValues(t, 2, y.Share(), "nothing disturbs it")
+	y.batches(t, now, 1000, 70*time.Millisecond, 5*time.Second)
+	require.EqualValues(t, 2, y.Share(), "less than twice the floor")
+	y.batches(t, now, 1000, 200*time.Millisecond, 2*time.Second)
+	require.LessOrEqual(t, y.Share(), 1.0)
+	y.batches(t, now, 1000, 200*time.Millisecond, 20*time.Second)
+	require.Equal(t, leastShare, y.Share(), "and no further: the backlog has to end")
+	slow := y.batches(t, now, 1000, 200*time.Millisecond, 10*time.Second)
+	require.InDelta(t, 10/0.8, float64(slow), 2, "a quarter of the time")
+	y.batches(t, now, 1000, 40*time.Millisecond, 10*time.Second)
+	require.EqualValues(t, 2, y.Share(), "back within ten seconds")
+}
+
+// TestYieldComparesBatchesOfASize has small batches among large ones, which are faster without the store being so.
+func TestYieldComparesBatchesOfASize(t *testing.T) {
+	var busy bool
+	y, now := newTestYield(&busy)
+	for range 20 {
+		y.batches(t, now, 3, 12*time.Millisecond, time.Second)
+		y.batches(t, now, 1000, 100*time.Millisecond, time.Second)
+	}
+	require.EqualValues(t, 2, y.Share())
+}
+
+// TestYieldToAStoreThatIsSlowForGood does not for ever.
+func TestYieldToAStoreThatIsSlowForGood(t *testing.T) {
+	var busy bool
+	y, now := newTestYield(&busy)
+	y.batches(t, now, 1000, 20*time.Millisecond, 5*time.Second)
+	y.batches(t, now, 1000, 200*time.Millisecond, time.Minute)
+	require.Equal(t, leastShare, y.Share())
+	y.batches(t, now, 1000, 200*time.Millisecond, 2*floorSpan+10*time.Second)
+	require.EqualValues(t, 2, y.Share())
+}
+
+func TestYieldConcurrency(t *testing.T) {
+	var busy bool
+	y, now := newTestYield(&busy)
+	for range 2 {
+		_, ok := y.begin(*now)
+		require.True(t, ok)
+	}
+	_, ok := y.begin(*now)
+	require.False(t, ok, "two at once are the ceiling")
+	y.end(*now, 0, time.Second)
+	_, ok = y.begin(*now)
+	require.True(t, ok)
+	require.EqualValues(t, 2, y.Share(), "a batch that the store did not take says nothing about its speed")
+}
+
+func TestYieldToFreshDecisions(t *testing.T) {
+	busy := true
+	y, now := newTestYield(&busy)
+	start := *now
+	n := y.batches(t, now, 1000, 10*time.Millisecond, 10*time.Second)
+	require.InDelta(t, 10, n, 2, "one batch a second, however busy the store is")
+	require.GreaterOrEqual(t, now.Sub(start), 10*time.Second)
+	busy = false
+	require.Greater(t, y.batches(t, now, 1000, 10*time.Millisecond, time.Second), 90)
+}
+
+func TestYieldSwitchedOff(t *testing.T) {
+	busy := true
+	y := newYield(saver.Concurrency{Ceiling: 2}, func() bool { return busy })
+	now := time.Unix(1e9, 0)
+	y.batches(t, &now, 1000, time.Millisecond, time.Second)
+	require.Greater(t, y.batches(t, &now, 1000, time.Second, 30*time.Second), 28)
+	require.EqualValues(t, 2, y.Share())
+}
