@@ -5,138 +5,18 @@ import (
 	"compress/gzip"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 )
-
-// TestKill kills docket 20 times in the middle of its work.
-func TestKill(t *testing.T) {
-	d := newDocket(t, t.TempDir())
-	d.serve(t)
-	l := newLedger()
-	g := generate(t, "http://"+d.upload, l, "kill", 16)
-	for range 20 {
-		select {
-		case <-time.After(time.Duration(200+rand.IntN(400)) * time.Millisecond):
-		case <-t.Context().Done():
-		}
-		d.kill(t)
-		d.serve(t)
-	}
-	g.finish()
-	l.check(t, d)
-	d.terminate(t)
-}
-
-// TestStop stops docket in good order under load: no upload that was acknowledged is missing afterwards.
-func TestStop(t *testing.T) {
-	d := newDocket(t, t.TempDir())
-	d.serve(t)
-	l := newLedger()
-	g := generate(t, "http://"+d.upload, l, "stop", 8)
-	for range 3 {
-		before := len(l.ackedIDs())
-		eventually(t, 20*time.Second, func() error {
-			if len(l.ackedIDs()) < before+200 {
-				return errors.New("no load yet")
-			}
-			return nil
-		})
-		d.terminate(t)
-		d.serve(t)
-	}
-	g.finish()
-	l.check(t, d)
-}
-
-// TestFullDisk fills the file system that the data directory is on, and frees it.
-func TestFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			require.Fail(t, "mounting a tmpfs needs root")
-		}
-		t.Skip("mounting a tmpfs needs root")
-	}
-	mount := t.TempDir()
-	require.NoError(t, syscall.Mount("tmpfs", mount, "tmpfs", 0, "size=16m"))
-	t.Cleanup(func() { _ = syscall.Unmount(mount, syscall.MNT_DETACH) })
-	d := newDocket(t, filepath.Join(mount, "data"))
-	d.serve(t)
-	l := newLedger()
-	g := generate(t, "http://"+d.upload, l, "full", 4)
-	eventually(t, 30*time.Second, func() error {
-		if len(l.ackedIDs()) < 100 {
-			return errors.New("no load yet")
-		}
-		return nil
-	})
-	ballast := filepath.Join(mount, "ballast")
-	fill(t, ballast)
-	eventually(t, 60*time.Second, func() error { // until the free pages inside the files are used up as well
-		body := fmt.Sprintf(`[{"decision_id":"large-%d","x":%q}]`, rand.Int(), strings.Repeat("y", 1<<20))
-		l.note(t, []byte(body), false, false)
-		resp, err := http.Post("http://"+d.upload+"/logs", "application/json", strings.NewReader(body))
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode == http.StatusServiceUnavailable {
-			return nil
-		}
-		l.note(t, []byte(body), false, resp.StatusCode == http.StatusOK)
-		return fmt.Errorf("still takes uploads: %s", resp.Status)
-	})
-	require.NoError(t, os.Remove(ballast))
-	before := len(l.ackedIDs())
-	eventually(t, 60*time.Second, func() error {
-		if len(l.ackedIDs()) < before+20 {
-			return errors.New("uploads are not taken again")
-		}
-		return nil
-	})
-	g.finish()
-	l.check(t, d)
-	d.terminate(t)
-}
-
-// fill writes a file until nothing is left.
-func fill(t *testing.T, name string) {
-	f, err := os.Create(name)
-	require.NoError(t, err)
-	defer f.Close()
-	for chunk := make([]byte, 64<<10); ; {
-		if _, err := f.Write(chunk); err != nil {
-			require.ErrorIs(t, err, syscall.ENOSPC)
-			if len(chunk) == 1 {
-				return
-			}
-			chunk = chunk[:len(chunk)/2]
-		}
-	}
-}
-
-// TestSecondProcess refuses a second docket on the same directory.
-func TestSecondProcess(t *testing.T) {
-	d := newDocket(t, t.TempDir())
-	d.serve(t)
-	second := newDocket(t, d.dir)
-	p := start(t, second.vars, docketBinary, "serve")
-	require.Equal(t, 6, p.wait(t, 10*time.Second))
-	require.Contains(t, p.out.String(), "is in use by process "+strconv.Itoa(d.cmd.Process.Pid))
-	require.Equal(t, 1, strings.Count(strings.TrimSpace(p.out.String()), "\n")+1, "one message: %s", p.out)
-}
 
 // TestBadStart has everything that keeps docket from starting: one message, and the exit code that scripts wait for.
 func TestBadStart(t *testing.T) {
@@ -191,41 +71,6 @@ func TestBadStart(t *testing.T) {
 	})
 }
 
-// TestDamagedLog flips bytes in the log while docket is not running.
-func TestDamagedLog(t *testing.T) {
-	d := newDocket(t, t.TempDir())
-	d.serve(t)
-	resp, err := http.Post("http://"+d.upload+"/logs", "application/json", strings.NewReader(`[{"decision_id":"ok"},"PUT-ASIDE-AND-KEPT"]`))
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	d.drained(t)
-	d.terminate(t)
-
-	file := filepath.Join(d.dir, "log.db")
-	b, err := os.ReadFile(file)
-	require.NoError(t, err)
-	i := strings.Index(string(b), "PUT-ASIDE-AND-KEPT")
-	require.Positive(t, i)
-	b[i] ^= 1
-	require.NoError(t, os.WriteFile(file, b, 0o600))
-
-	p := start(t, d.vars, docketBinary, "serve")
-	require.Equal(t, 6, p.wait(t, 10*time.Second))
-	require.Contains(t, p.out.String(), "docket.dlq/0/0 is damaged")
-	require.Contains(t, p.out.String(), "docket log accept-loss --data "+d.dir)
-
-	out, code := d.run(t, "log", "accept-loss")
-	require.Equal(t, 1, code, out)
-	require.Contains(t, out, "docket.dlq offsets 0 to 0: 1 records")
-	require.Contains(t, out, "nothing was changed")
-	out, code = d.run(t, "log", "accept-loss", "--yes")
-	require.Zero(t, code, out)
-	d.serve(t)
-	var one struct{ Outcome string }
-	require.Equal(t, http.StatusOK, d.getJSON(t, "/api/v1/decisions/ok", &one))
-	d.terminate(t)
-}
-
 // TestLostTail takes the write-ahead file away, as a careless copy does.
 func TestLostTail(t *testing.T) {
 	d := newDocket(t, t.TempDir())
@@ -243,29 +88,6 @@ func TestLostTail(t *testing.T) {
 	p := start(t, d.vars, docketBinary, "serve")
 	require.Equal(t, 6, p.wait(t, 10*time.Second))
 	require.Contains(t, p.out.String(), "docket.dlq/0/0 and everything up to offset 2 is missing")
-}
-
-// TestFsyncError lets an fsync fail: docket ends at once and acknowledges nothing more.
-func TestFsyncError(t *testing.T) {
-	need(t, "strace")
-	d := newDocket(t, t.TempDir())
-	d.serve(t)
-	l := newLedger()
-	g := generate(t, "http://"+d.upload, l, "fsync", 4)
-	eventually(t, 20*time.Second, func() error {
-		if len(l.ackedIDs()) < 50 {
-			return errors.New("no load yet")
-		}
-		return nil
-	})
-	cmd := exec.Command("strace", "-f", "-qq", "-o", "/dev/null", "-p", strconv.Itoa(d.cmd.Process.Pid), "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO")
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	require.Equal(t, 1, d.wait(t, 20*time.Second), "%s", d.out)
-	require.Contains(t, d.out.String(), "the disk lost a write")
-	d.serve(t)
-	g.finish()
-	l.check(t, d)
 }
 
 // TestBombs has many uploads that inflate to gigabytes at once: memory stays within its budget, and good uploads beside

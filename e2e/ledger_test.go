@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -58,6 +60,64 @@ func (l *ledger) note(t testing.TB, body []byte, gzipped bool, acked bool) {
 			l.acked[id.DecisionID] = true
 		}
 	}
+}
+
+// sends enters one decision; acks says that some were acknowledged.
+func (l *ledger) sends(id string, sum [sha256.Size]byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sent[id] = sum
+}
+
+func (l *ledger) acks(ids ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, id := range ids {
+		l.acked[id] = true
+	}
+}
+
+// adopt takes over what another ledger has.
+func (l *ledger) adopt(other *ledger) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	other.mu.Lock()
+	defer other.mu.Unlock()
+	maps.Copy(l.sent, other.sent)
+	maps.Copy(l.acked, other.acked)
+}
+
+// where is where a decision was found, with the hash of its bytes.
+type where struct {
+	id  string
+	sum [sha256.Size]byte
+}
+
+// judge compares what was acknowledged with what is stored and dead: acked ⊆ stored ∪ dead ⊆ sent, no row twice, and every
+// byte as it was sent.
+func (l *ledger) judge(stored, dead []where) (lost, twice, phantom, altered []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	found, rows := map[string]bool{}, map[string]int{}
+	for i, w := range append(slices.Clone(stored), dead...) {
+		if sum, ok := l.sent[w.id]; !ok {
+			phantom = append(phantom, w.id)
+		} else if sum != w.sum {
+			altered = append(altered, w.id)
+		}
+		found[w.id] = true
+		if i < len(stored) {
+			if rows[w.id]++; rows[w.id] > 1 {
+				twice = append(twice, w.id)
+			}
+		}
+	}
+	for id := range l.acked {
+		if !found[id] {
+			lost = append(lost, id)
+		}
+	}
+	return lost, twice, phantom, altered
 }
 
 func (l *ledger) ackedIDs() map[string]bool {
@@ -108,7 +168,18 @@ func recorder(t *testing.T, target string, l *ledger) (address string) {
 func (l *ledger) check(t *testing.T, d *docket) {
 	t.Helper()
 	d.drained(t)
-	stored := map[string]int{}
+	stored := d.stored(t)
+	lost, twice, phantom, altered := l.judge(stored, nil)
+	require.Empty(t, lost, "acknowledged and lost")
+	require.Empty(t, phantom, "stored and never sent")
+	require.Empty(t, twice, "stored twice")
+	require.Empty(t, altered, "the stored bytes are not those that were sent")
+	t.Logf("sent %d, acknowledged %d, stored %d, lost 0, twice 0, phantom 0", len(l.sent), len(l.acked), len(stored))
+}
+
+// stored reads everything through the API, but for some decisions.
+func (d *docket) stored(t *testing.T, but ...string) (out []where) {
+	t.Helper()
 	query := url.Values{"since": {"2000h"}, "limit": {"1000"}}
 	for {
 		var page struct {
@@ -119,49 +190,29 @@ func (l *ledger) check(t *testing.T, d *docket) {
 		}
 		require.Equal(t, http.StatusOK, d.getJSON(t, "/api/v1/decisions?"+query.Encode(), &page))
 		for _, i := range page.Items {
-			stored[i.DecisionID]++
+			if !slices.Contains(but, i.DecisionID) {
+				out = append(out, where{id: i.DecisionID})
+			}
 		}
 		if page.NextCursor == nil {
 			break
 		}
 		query.Set("cursor", *page.NextCursor)
 	}
-	var lost, phantom, twice []string
-	l.mu.Lock()
-	for id := range l.acked {
-		if stored[id] == 0 {
-			lost = append(lost, id)
-		}
-	}
-	for id, n := range stored {
-		if _, ok := l.sent[id]; !ok {
-			phantom = append(phantom, id)
-		}
-		if n > 1 {
-			twice = append(twice, id)
-		}
-	}
-	l.mu.Unlock()
-	require.Empty(t, lost, "acknowledged and lost")
-	require.Empty(t, phantom, "stored and never sent")
-	require.Empty(t, twice, "stored twice")
-
 	var g errgroup.Group
 	g.SetLimit(8)
-	for id := range stored {
+	for i := range out {
 		g.Go(func() error {
-			status, body, err := d.get("/api/v1/decisions/" + url.PathEscape(id) + "/raw")
+			status, body, err := d.get("/api/v1/decisions/" + url.PathEscape(out[i].id) + "/raw")
 			if err != nil || status != http.StatusOK {
-				return fmt.Errorf("%s: %d %w", id, status, err)
+				return fmt.Errorf("%s: %d %w", out[i].id, status, err)
 			}
-			if sha256.Sum256(body) != l.sent[id] {
-				return fmt.Errorf("%s: the stored bytes are not those that were sent", id)
-			}
+			out[i].sum = sha256.Sum256(body)
 			return nil
 		})
 	}
 	require.NoError(t, g.Wait())
-	t.Logf("sent %d, acknowledged %d, stored %d, lost 0, twice 0, phantom 0", len(l.sent), len(l.acked), len(stored))
+	return out
 }
 
 // generator uploads as OPA does: it repeats the same bytes until they are acknowledged.

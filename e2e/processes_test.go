@@ -226,22 +226,13 @@ func (d *docket) get(path string) (int, []byte, error) {
 func (d *docket) drained(t *testing.T) {
 	t.Helper()
 	eventually(t, 3*time.Minute, func() error {
-		var p struct {
-			Stages []struct {
-				Name    string
-				Waiting int64
-			}
-			SampledAt time.Time `json:"sampled_at"`
+		waiting, _, err := d.backlog()
+		if err != nil {
+			return err
 		}
-		if status, body, err := d.get("/api/v1/pipeline"); err != nil || status != http.StatusOK || json.Unmarshal(body, &p) != nil {
-			return fmt.Errorf("%d %w", status, err)
-		}
-		if len(p.Stages) == 0 || time.Since(p.SampledAt) > time.Second {
-			return fmt.Errorf("not sampled since %s", p.SampledAt) // a log that does not answer in time is shown as it was
-		}
-		for _, s := range p.Stages {
-			if s.Waiting > 0 {
-				return fmt.Errorf("%d wait at %s", s.Waiting, s.Name)
+		for stage, n := range waiting {
+			if n > 0 {
+				return fmt.Errorf("%d wait at %s", n, stage)
 			}
 		}
 		return nil

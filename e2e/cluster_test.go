@@ -1,0 +1,319 @@
+package e2e
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/docket-project/docket/internal/testserver"
+)
+
+// servers are what the tests of one cluster size share; each test has topics and a database of its own.
+type servers struct {
+	kafka    *testserver.Kafka // nil where a test brings brokers of its own
+	postgres *testserver.Postgres
+	brokers  []string
+}
+
+// startServers starts PostgreSQL and so many brokers.
+func startServers(brokers int) (*servers, error) {
+	p, err := testserver.StartPostgres("")
+	if err != nil {
+		return nil, err
+	}
+	k, err := testserver.StartKafka(brokers)
+	if err == nil {
+		err = p.Exec("postgres", "CREATE ROLE docket LOGIN")
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return &servers{k, p, k.Brokers()}, nil
+}
+
+func (s *servers) close() error { return errors.Join(s.kafka.Close(), s.postgres.Close()) }
+
+// single are PostgreSQL and one broker, started by the first test that needs them.
+var (
+	single = sync.OnceValues(func() (*servers, error) {
+		s, err := startServers(1)
+		started = s
+		return s, err
+	})
+	started *servers
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	var closed error
+	if started != nil {
+		closed = started.close()
+	}
+	if err := errors.Join(closed, report()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// cluster is docket as production runs it: a process for each role. The embedded docket is its view from outside: the
+// ingest's upload listener and the console's API.
+type cluster struct {
+	*docket
+	t        *testing.T
+	servers  *servers
+	topics   string
+	database string
+	shared   []string // of every role's environment
+	roles    map[string]*role
+	past     *ledger // of the drills before, whose rows are still there
+	parked   int64   // by them, as is dead
+	dead     int64
+}
+
+// role is one process of a cluster.
+type role struct {
+	*process
+	t    *testing.T // of the cluster, whose processes outlive the parts of a test
+	name string
+	bin  string
+	args []string
+	vars []string
+	addr string // of its admin listener
+}
+
+// setting changes the environment of the roles; it is given what it was.
+type setting func(c *cluster, vars []string) []string
+
+// databaseAt lets the roles reach the database by another way, such as through a proxy.
+func databaseAt(addr string) setting {
+	return func(c *cluster, old []string) []string {
+		u, err := url.Parse(c.servers.postgres.URL(c.database, "docket"))
+		if err != nil {
+			panic(err) // it is ours
+		}
+		u.Host = addr
+		return append(old, "DOCKET_DATABASE_URL="+u.String())
+	}
+}
+
+// newCluster migrates and starts every role.
+func newCluster(t *testing.T, s *servers, settings ...setting) *cluster {
+	t.Helper()
+	need(t, docketBinary)
+	name := fmt.Sprintf("e2e%d", rand.Uint32())
+	require.NoError(t, s.postgres.Exec("postgres", "CREATE DATABASE "+name+" OWNER docket"))
+	c := &cluster{
+		t:       t,
+		docket:  &docket{upload: freeAddr(t), console: freeAddr(t)},
+		servers: s, topics: name + ".", database: name, roles: map[string]*role{}, past: newLedger(),
+	}
+	c.shared = []string{
+		"DOCKET_KAFKA_BROKERS=" + strings.Join(s.brokers, ","), "DOCKET_DATABASE_URL=" + s.postgres.URL(name, "docket"),
+		"DOCKET_TOPIC_PREFIX=" + c.topics, "DOCKET_LISTEN=" + c.upload, "DOCKET_CONSOLE_LISTEN=" + c.console,
+	}
+	if len(s.brokers) < 3 {
+		c.shared = append(c.shared, "DOCKET_KAFKA_UNREPLICATED=allow")
+	}
+	for _, set := range settings {
+		c.shared = set(c, c.shared)
+	}
+	out, code := c.command(t, "migrate")
+	require.Zero(t, code, out)
+	for _, name := range []string{"ingest", "saver", "parking", "console"} {
+		c.add(name, name)
+	}
+	for _, r := range c.roles {
+		r.ready(t)
+	}
+	c.process = c.roles["console"].process
+	t.Cleanup(c.leave)
+	return c
+}
+
+// leave lets the roles leave their groups, which the next cluster on these brokers shares: members that are killed keep
+// their partitions for ten seconds.
+func (c *cluster) leave() {
+	var ending sync.WaitGroup
+	for _, r := range c.roles {
+		ending.Go(func() {
+			_ = r.cmd.Process.Signal(syscall.SIGTERM)
+			select {
+			case <-r.done:
+			case <-time.After(10 * time.Second): // it is killed next
+			}
+		})
+	}
+	ending.Wait()
+}
+
+// add starts one more process of a role.
+func (c *cluster) add(key, name string) *role {
+	c.t.Helper()
+	r := &role{t: c.t, name: name, bin: filepath.Join(filepath.Dir(docketBinary), name), addr: freeAddr(c.t)}
+	if name == "console" {
+		r.bin, r.args = docketBinary, []string{"console"}
+	}
+	r.vars = append([]string{"DOCKET_ADMIN_LISTEN=" + r.addr}, c.shared...)
+	c.roles[key] = r
+	r.start()
+	return r
+}
+
+func (r *role) start() {
+	r.t.Helper()
+	r.process = start(r.t, r.vars, r.bin, r.args...)
+}
+
+func (r *role) ready(t *testing.T) {
+	t.Helper()
+	(&docket{admin: r.addr}).ready(t)
+}
+
+func (r *role) kill(t *testing.T) {
+	t.Helper()
+	require.NoError(t, r.cmd.Process.Signal(syscall.SIGKILL))
+	<-r.done
+}
+
+// terminate stops a role in good order and returns how long that took.
+func (r *role) terminate(t *testing.T) time.Duration {
+	t.Helper()
+	began := time.Now()
+	require.NoError(t, r.cmd.Process.Signal(syscall.SIGTERM))
+	code := r.wait(t, 25*time.Second)
+	require.Contains(t, []int{0, 1}, code, "%s: %s", r.name, r.out) // 1: it says what it could not finish
+	return time.Since(began)
+}
+
+// addrs are the admin listeners of the roles.
+func (c *cluster) addrs() (out []string) {
+	for _, r := range c.roles {
+		out = append(out, r.addr)
+	}
+	return out
+}
+
+// drill puts a load on the cluster.
+func (c *cluster) drill(t *testing.T, fault string, rate int, events func(int) []string) *drill {
+	t.Helper()
+	where := "roles"
+	if c.servers.kafka == nil {
+		where = "roles, faulty broker"
+	} else if n := len(c.servers.brokers); n > 1 {
+		where = fmt.Sprintf("roles, %d brokers", n)
+	}
+	d := newDrill(t, fault, where, c.docket, c.addrs, rate, 3*time.Second, events)
+	d.load.ledger.adopt(c.past)
+	return d
+}
+
+// command runs one of docket's commands with the roles' environment.
+func (c *cluster) command(t *testing.T, args ...string) (string, int) {
+	t.Helper()
+	p := start(t, append([]string{"DOCKET_SERVER=http://" + c.console}, c.shared...), docketBinary, args...)
+	code := p.wait(t, time.Minute)
+	return p.out.String(), code
+}
+
+// count looks into the database and the topics themselves, and checks the invariant.
+func (c *cluster) count(d *drill) {
+	stored, dead := c.rows(d.t), append(c.records(d.t, "dlq"), c.records(d.t, "parking.dlq")...)
+	lost, twice, phantom, altered := d.load.ledger.judge(stored, dead)
+	parked := int64(len(c.records(d.t, "parking")))
+	d.parked, d.dead = parked-c.parked, int64(len(dead))-c.dead
+	c.past, c.parked, c.dead = d.load.ledger, parked, int64(len(dead))
+	d.lost, d.duplicates = len(lost), len(twice)
+	require.Empty(d.t, lost, "acknowledged and lost")
+	require.Empty(d.t, twice, "stored twice")
+	require.Empty(d.t, phantom, "stored and never sent")
+	require.Empty(d.t, altered, "the bytes are not those that were sent")
+}
+
+// rows are what the database has, by the bytes of the events.
+func (c *cluster) rows(t *testing.T) (out []where) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), c.servers.postgres.URL(c.database, ""))
+	require.NoError(t, err)
+	defer conn.Close(context.Background()) //nolint:errcheck // it has read
+	rows, err := conn.Query(t.Context(), `SELECT decision_id, event::text FROM decisions UNION ALL SELECT decision_id, event::text FROM decisions_out_of_window`)
+	require.NoError(t, err)
+	var id, event string
+	_, err = pgx.ForEachRow(rows, []any{&id, &event}, func() error {
+		out = append(out, where{id, sha256.Sum256([]byte(event))})
+		return nil
+	})
+	require.NoError(t, err)
+	return out
+}
+
+// records are what a topic holds.
+func (c *cluster) records(t *testing.T, topic string) (out []where) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.servers.brokers...), kgo.ConsumeTopics(c.topics+topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	require.NoError(t, err)
+	defer cl.Close()
+	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, c.topics+topic)
+	require.NoError(t, err)
+	starts, err := kadm.NewClient(cl).ListStartOffsets(ctx, c.topics+topic)
+	require.NoError(t, err)
+	left := map[int32]int64{}
+	ends.Each(func(o kadm.ListedOffset) {
+		require.NoError(t, o.Err)
+		if s, _ := starts.Lookup(o.Topic, o.Partition); o.Offset > s.Offset {
+			left[o.Partition] = o.Offset
+		}
+	})
+	for len(left) > 0 {
+		fetches := cl.PollFetches(ctx)
+		require.NoError(t, fetches.Err())
+		fetches.EachRecord(func(r *kgo.Record) {
+			out = append(out, where{string(r.Key), sha256.Sum256(r.Value)})
+			if r.Offset+1 >= left[r.Partition] {
+				delete(left, r.Partition)
+			}
+		})
+	}
+	return out
+}
+
+// query asks the database one question.
+func (c *cluster) query(t *testing.T, into any, sql string, args ...any) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), c.servers.postgres.URL(c.database, ""))
+	require.NoError(t, err)
+	defer conn.Close(context.Background()) //nolint:errcheck // it has read
+	require.NoError(t, conn.QueryRow(t.Context(), sql, args...).Scan(into))
+}
+
+func oneBroker(t *testing.T, settings ...setting) *cluster {
+	t.Helper()
+	s, err := single()
+	testserver.Need(t, err)
+	return newCluster(t, s, settings...)
+}
+
+// sleepFor waits for faults to take effect.
+func sleepFor(t *testing.T, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-t.Context().Done():
+	}
+}

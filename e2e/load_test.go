@@ -1,0 +1,166 @@
+package e2e
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// load uploads at a constant rate, as hundreds of OPAs together do: an upload is due at its time whether or not the ones
+// before it were answered, and is repeated with the same bytes until it is acknowledged.
+type load struct {
+	target string
+	ledger *ledger
+	client *http.Client
+	stop   context.CancelFunc
+	done   sync.WaitGroup
+	make   func(n int) []string // the decisions of the n-th upload, as JSON
+
+	mu      sync.Mutex
+	samples []sample
+	sent    atomic.Int64 // decisions
+	refused atomic.Int64 // answers that were none of 2xx, and requests without one
+}
+
+// sample is the first try of an upload.
+type sample struct {
+	due  time.Time
+	took time.Duration // from then until the answer, whichever it was
+}
+
+// startLoad sends so many uploads a second, of one to five decisions each, until finish.
+func startLoad(t *testing.T, target string, rate int, events func(n int) []string) *load {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = 512
+	ctx, cancel := context.WithCancel(t.Context())
+	l := &load{target: target, ledger: newLedger(), client: &http.Client{Transport: transport, Timeout: 10 * time.Second}, stop: cancel, make: events}
+	l.done.Go(func() { l.run(ctx, rate) })
+	t.Cleanup(func() {
+		l.finish()
+		transport.CloseIdleConnections()
+	})
+	return l
+}
+
+// finish ends the load once everything is acknowledged.
+func (l *load) finish() {
+	l.stop()
+	l.done.Wait()
+}
+
+func (l *load) run(ctx context.Context, rate int) {
+	began := time.Now()
+	for n := 0; ; n++ {
+		due := began.Add(time.Duration(n) * time.Second / time.Duration(rate))
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Until(due)):
+		}
+		l.done.Go(func() { l.upload(n, due) })
+	}
+}
+
+// upload repeats one upload until it is acknowledged, for five minutes at most.
+func (l *load) upload(n int, due time.Time) {
+	events := l.make(n)
+	ids := make([]string, len(events))
+	for i, e := range events {
+		ids[i] = idOf(e)
+		l.ledger.sends(ids[i], sha256.Sum256([]byte(e)))
+	}
+	l.sent.Add(int64(len(events)))
+	body := zipped("[" + strings.Join(events, ",") + "]")
+	for try, pause := 0, 100*time.Millisecond; time.Since(due) < 5*time.Minute; try++ {
+		err := post(l.client, l.target, body)
+		if try == 0 {
+			l.mu.Lock()
+			l.samples = append(l.samples, sample{due, time.Since(due)})
+			l.mu.Unlock()
+		}
+		if err == nil {
+			l.ledger.acks(ids...)
+			return
+		}
+		l.refused.Add(1)
+		time.Sleep(pause) // as OPA's min_delay_seconds and max_delay_seconds
+		pause = min(2*pause, time.Second)
+	}
+}
+
+func zipped(text string) []byte {
+	var b bytes.Buffer
+	z, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+	if err != nil {
+		panic(err) // the level is a constant
+	}
+	_, _ = z.Write([]byte(text)) // to memory
+	_ = z.Close()
+	return b.Bytes()
+}
+
+// p95 of the uploads that were due in a span.
+func (l *load) p95(from, to time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var took []time.Duration
+	for _, s := range l.samples {
+		if !s.due.Before(from) && s.due.Before(to) {
+			took = append(took, s.took)
+		}
+	}
+	if len(took) == 0 {
+		return 0
+	}
+	slices.Sort(took)
+	return took[len(took)*95/100]
+}
+
+// events counts the decisions that were sent.
+func (l *load) events() int { return int(l.sent.Load()) }
+
+// slowest answer of all first tries.
+func (l *load) slowest() (d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.samples {
+		d = max(d, s.took)
+	}
+	return d
+}
+
+// idMark stands in front of a decision's id, which is its first field here.
+const idMark = `{"decision_id":"`
+
+func idOf(event string) string {
+	id, _, _ := strings.Cut(strings.TrimPrefix(event, idMark), `"`)
+	return id
+}
+
+// decisions makes uploads of one to five decisions. Of every thousand, blamed ones are mallory's, which a drill may let the
+// database refuse.
+func decisions(prefix string, blamed int) func(n int) []string {
+	return func(n int) []string {
+		var out []string
+		for i := range n%5 + 1 {
+			user := fmt.Sprintf("user-%d", n%1000)
+			if (n*7919+i*104729)%1000 < blamed {
+				user = "mallory"
+			}
+			out = append(out, fmt.Sprintf(idMark+`%s-%d-%d","labels":{"id":"opa-%d"},"path":"http/authz/allow","input":{"user":%q,"method":"GET","pad":%q},"result":%t,"timestamp":%q}`,
+				prefix, n, i, n%200, user, padding[n%100:], n%2 == 0, time.Now().UTC().Format(time.RFC3339Nano)))
+		}
+		return out
+	}
+}
+
+var padding = strings.Repeat("0123456789abcdef", 25)
