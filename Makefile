@@ -12,7 +12,7 @@ FUZZTIME ?= 20s
 OPAS     := 1.22:e2e 1.0:e2e/opa/v1.0 0.70:e2e/opa/v0.70 0.45:e2e/opa/v0.45
 OPA_BINS := $(foreach o,$(OPAS),e2e/.bin/opa-$(firstword $(subst :, ,$(o))))
 
-.PHONY: help build run test race lint fuzz bench e2e golden kafka verify generate clean
+.PHONY: help build run test race lint fuzz bench e2e drills golden kafka verify generate clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,7 +56,10 @@ bench: build kafka ## Measure (about an hour): parts, docket embedded, its roles
 	bin/docket-bench -docket bin/docket -out bench/out -seconds 60 baseline
 
 e2e: build kafka $(OPA_BINS) ## Run docket as its users do, with real OPAs, Kafka and PostgreSQL, and break them.
-	cd e2e && go test -count=1 -timeout 20m .
+	cd e2e && go test -count=1 -timeout 25m -v -skip '^TestLongDrill' .
+
+drills: build kafka ## Make every fault under load (half an hour) and write what came of it into docs/drills.md.
+	cd e2e && DRILLS_OUT=../docs/drills.md go test -count=1 -timeout 60m -v -run Drill .
 
 define opa_rule
 e2e/.bin/opa-$(firstword $(subst :, ,$(1))): $(lastword $(subst :, ,$(1)))/go.sum

@@ -280,19 +280,79 @@ func rolesClosed(docket string, connections int, length time.Duration) (closedLo
 	return r, d, nil
 }
 
+// rolesParked lets the database be away until so many decisions are parked, and measures how they drain once it is back. What
+// the parking role's memory is by then is to be compared with that for a smaller backlog.
+func rolesParked(docket string, connections, backlog int) (result, error) {
+	s, err := startStack(docket, 1)
+	if err != nil {
+		return result{}, err
+	}
+	defer s.close()
+	for _, name := range []string{"ingest", "saver", "parking", "console"} {
+		if _, err := s.start(name); err != nil {
+			return result{}, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	c := newCorpus()
+	warm := c.requests(s.upload, warmUploads/4)
+	_, used, err := closed(s.upload, warm, connections, time.Minute)
+	if err != nil {
+		return result{}, err
+	}
+	warm = c.sent(warm, used)
+	if err := s.api().drained(); err != nil {
+		return result{}, err
+	}
+	if err := s.postgres.Stop(true); err != nil {
+		return result{}, err
+	}
+	requests := c.requests(s.upload, backlog/3) // of one to five decisions each
+	l, used, err := closed(s.upload, requests, connections, 3*time.Minute)
+	if err != nil {
+		return result{}, err
+	}
+	requests = c.sent(requests, used)
+	r := l.result("", requests)
+	if err := s.api().waitFor(func(p pipeline) bool { return p.waiting("saver") == 0 && p.waiting("parking") > 0 }); err != nil {
+		return r, err
+	}
+	if err := s.postgres.Start(); err != nil {
+		return r, err
+	}
+	start := time.Now()
+	if err := s.api().drained(); err != nil {
+		return r, err
+	}
+	d := result{Scenario: fmt.Sprintf("drain of %d parked decisions", r.Events), Seconds: time.Since(start).Seconds(), Events: r.Events}
+	d.PerSecond = float64(r.Events) / d.Seconds
+	parking := s.roles["parking"]
+	d.SaverCPUPer100k, d.SaverRSS = parking.cpu()/float64(r.Events)*100_000, parking.status("VmHWM:")/1024
+	if err := checkStored(s.api(), c, &r, warm); err != nil {
+		return d, err
+	}
+	d.Stored = r.Events
+	return d, nil
+}
+
 // rolesSuite repeats every scenario and reports each run.
 func rolesSuite(docket, out, only string, rate, seconds, connections, times int, soak time.Duration) error {
 	length := time.Duration(seconds) * time.Second
-	scenarios := []struct {
+	type scenario struct {
 		name string
 		run  func() ([]result, error)
-	}{
+	}
+	scenarios := []scenario{
 		{"open loop, one broker", func() ([]result, error) { return one(rolesOpen(docket, rate, length, 1, warmUploads)) }},
 		{"open loop, three brokers", func() ([]result, error) { return one(rolesOpen(docket, rate, length, 3, warmUploads)) }},
 		{"closed loop and drain", func() ([]result, error) {
 			r, d, err := rolesClosed(docket, connections, length/3)
 			return []result{r, d}, err
 		}},
+	}
+	for _, backlog := range []int{250_000, 1_000_000} {
+		scenarios = append(scenarios, scenario{fmt.Sprintf("parked backlog of %d", backlog), func() ([]result, error) {
+			return one(rolesParked(docket, connections, backlog))
+		}})
 	}
 	if soak > 0 {
 		times, scenarios = 1, scenarios[:1]

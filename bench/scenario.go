@@ -227,26 +227,42 @@ func (d *client) get(path string, into any) error {
 	return json.Unmarshal(b, into)
 }
 
+// pipeline is what waits at each stage.
+type pipeline struct {
+	Stages []struct {
+		Name    string
+		Waiting int64
+	}
+	SampledAt time.Time `json:"sampled_at"`
+}
+
+func (p pipeline) waiting(stage string) (n int64) {
+	for _, s := range p.Stages {
+		if s.Name == stage {
+			n = s.Waiting
+		}
+	}
+	return n
+}
+
 // drained waits until nothing is on its way.
 func (d *client) drained() error {
+	return d.waitFor(func(p pipeline) bool { return p.waiting("saver") == 0 && p.waiting("parking") == 0 })
+}
+
+// waitFor asks until the pipeline is as it should be.
+func (d *client) waitFor(good func(pipeline) bool) error {
 	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(250 * time.Millisecond) {
-		var p struct {
-			Stages    []struct{ Waiting int64 }
-			SampledAt time.Time `json:"sampled_at"`
-		}
+		var p pipeline
 		if err := d.get("/api/v1/pipeline", &p); err != nil {
 			return err
 		}
-		waiting := int64(0)
-		for _, s := range p.Stages {
-			waiting += s.Waiting
-		}
 		fresh := time.Since(p.SampledAt) < time.Second // a log that does not answer in time is shown as it was
-		if len(p.Stages) > 0 && waiting == 0 && fresh {
+		if len(p.Stages) > 0 && fresh && good(p) {
 			return nil
 		}
 	}
-	return errors.New("the backlog did not drain within five minutes")
+	return errors.New("what waits did not become what it should be within five minutes")
 }
 
 // stored counts the ids of the corpus that are stored, by reading all of them. Anything else that is stored is an error.

@@ -100,6 +100,11 @@ type role struct {
 // setting changes the environment of the roles; it is given what it was.
 type setting func(c *cluster, vars []string) []string
 
+// with sets variables for every role.
+func with(vars ...string) setting {
+	return func(_ *cluster, old []string) []string { return append(old, vars...) }
+}
+
 // databaseAt lets the roles reach the database by another way, such as through a proxy.
 func databaseAt(addr string) setting {
 	return func(c *cluster, old []string) []string {

@@ -60,6 +60,7 @@ func newDrill(t *testing.T, fault, where string, dk *docket, roles func() []stri
 		return nil
 	})
 	warm.finish()
+	dk.drained(t) // every role has its partitions
 	d.load = startLoad(t, "http://"+dk.upload, rate, events)
 	d.load.ledger.adopt(warm.ledger)
 	d.began = time.Now()
@@ -129,23 +130,21 @@ func (d *drill) trouble(silence bool) string {
 // verify waits until docket has recovered, ends the load and checks the whole invariant. count looks where everything ended.
 func (d *drill) verify(patience time.Duration, count func(d *drill)) {
 	d.t.Helper()
-	var recovered time.Time
+	var healthy time.Time // since then, without a break
 	eventually(d.t, patience, func() error {
-		if trouble := d.trouble(true); trouble != "" {
-			return fmt.Errorf("%s", trouble)
-		}
-		waiting, oldest, err := d.dk.backlog()
-		if err != nil {
+		if err := d.unhealthy(); err != nil {
+			healthy = time.Time{}
 			return err
 		}
-		if waiting["parking"] > 0 || oldest["saver"] > 1.5 {
-			return fmt.Errorf("waiting: %v, oldest: %v s", waiting, oldest)
+		if healthy.IsZero() {
+			healthy = time.Now()
 		}
-		recovered = time.Now()
+		if lasted := time.Since(healthy); lasted < 2*time.Second {
+			return fmt.Errorf("well for %s", lasted)
+		}
 		return nil
 	})
-	d.recovered = recovered.Sub(d.healed)
-	sleepFor(d.t, time.Second)
+	d.recovered = max(healthy.Sub(d.healed), 0)
 	end := time.Now()
 	d.load.finish()
 	d.before, d.during, d.after = d.load.p95(d.began, d.injected), d.load.p95(d.injected, d.healed), d.load.p95(d.healed, end)
@@ -154,6 +153,21 @@ func (d *drill) verify(patience time.Duration, count func(d *drill)) {
 	d.sent = d.load.events()
 	count(d)
 	d.enter()
+}
+
+// unhealthy is what is not yet as it should be: a role complains, something is parked, or fresh decisions are late.
+func (d *drill) unhealthy() error {
+	if trouble := d.trouble(true); trouble != "" {
+		return fmt.Errorf("%s", trouble)
+	}
+	waiting, oldest, err := d.dk.backlog()
+	if err != nil {
+		return err
+	}
+	if waiting["parking"] > 0 || oldest["saver"] > 1.5 {
+		return fmt.Errorf("waiting: %v, oldest: %v s", waiting, oldest)
+	}
+	return nil
 }
 
 // enter puts the finding into the table.

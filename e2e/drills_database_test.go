@@ -219,8 +219,8 @@ var toxics = []toxic{
 	{"20 ms more from the database", "latency", "downstream", `{"latency":20}`, false},
 	{"50 ms more from the database", "latency", "downstream", `{"latency":50}`, false},
 	{"connections to the database are reset", "reset_peer", "downstream", `{"timeout":50}`, true},
-	{"packets to the database are cut into 64 bytes", "slicer", "upstream", `{"average_size":64,"size_variation":32,"delay":10}`, true},
-	{"100 KB/s to the database", "bandwidth", "upstream", `{"rate":100}`, true},
+	{"packets to the database are cut into 64 bytes", "slicer", "upstream", `{"average_size":64,"size_variation":32,"delay":1000}`, true},
+	{"50 KB/s to the database", "bandwidth", "upstream", `{"rate":50}`, true},
 }
 
 // TestDrillNetwork makes the way to the database slow, broken or narrow, and good again.
@@ -273,20 +273,21 @@ func (c *cluster) metric(t *testing.T, name, metric string) float64 {
 // TestDrillBlamedRows has a constraint that refuses some of the rows: few enough are dead-lettered, and a flood of them is
 // parked and stored once it is mended.
 func TestDrillBlamedRows(t *testing.T) {
-	c := oneBroker(t)
+	c := oneBroker(t, with("DOCKET_PARKING_BACKOFF_MAX=4s")) // or a flood would be looked at once a minute
 	constrain := func(t *testing.T) (mend func()) {
 		c.exec(t, `ALTER TABLE decisions ADD CONSTRAINT drill CHECK (principal IS DISTINCT FROM 'mallory') NOT VALID`)
 		return func() { c.exec(t, `ALTER TABLE decisions DROP CONSTRAINT drill`) }
 	}
 	t.Run("0.1 %", func(t *testing.T) {
-		d := c.drill(t, "0.1 % of the rows refused (23514)", 100, decisions(shortName(), 1))
+		d := c.drill(t, "0.1 % of the rows refused (23514)", 300, decisions(shortName(), 1))
 		var mend func()
 		d.inject(func() { mend = constrain(t) })
-		sleepFor(t, 5*time.Second)
+		sleepFor(t, 6*time.Second)
 		d.heal(mend)
 		d.verify(time.Minute, c.count)
 		require.Zero(t, d.refused)
 		require.Zero(t, d.parked)
+		require.Positive(t, d.dead, "few enough to be their own fault")
 	})
 	for _, f := range []struct {
 		share  string

@@ -6,9 +6,11 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -149,6 +151,34 @@ func TestOpenAPI(t *testing.T) {
 	want := doc.Components.Schemas["OPA"].Required
 	slices.Sort(want)
 	require.Equal(t, want, keys("/api/v1/opas", "items"))
+}
+
+// TestDocumentsNameTestsThatExist: a transition, or a drill, that names a test is shown by it.
+func TestDocumentsNameTestsThatExist(t *testing.T) {
+	root := filepath.Join("..", "..")
+	there := map[string]bool{}
+	require.NoError(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, "_test.go") {
+			b, err := os.ReadFile(path)
+			for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(b, -1) {
+				there[string(m[1])] = true
+			}
+			return err
+		}
+		return err
+	}))
+	documents, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	require.NoError(t, err)
+	named := 0
+	for _, path := range documents {
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		for _, m := range regexp.MustCompile("`(Test\\w+)`").FindAllSubmatch(b, -1) {
+			named++
+			require.True(t, there[string(m[1])], "%s names %s, which is not there", path, m[1])
+		}
+	}
+	require.Greater(t, named, 30)
 }
 
 // TestDependencies enforces which package may know which; docs/architecture.md explains the rules.

@@ -26,7 +26,7 @@ const Group = "docket-parking"
 // Store wait: how often the store is asked whether it is back.
 const (
 	storeWaitMin = 500 * time.Millisecond
-	storeWaitMax = 5 * time.Second
+	storeWaitMax = 5 * time.Second // with its jitter
 )
 
 // Config is what a Parking works with.
@@ -68,7 +68,7 @@ func New(cfg Config, reg prometheus.Registerer) *Parking {
 			Name: "docket_parking_attempts", Help: "Failed attempts of a record when it left the parking topic.",
 			Buckets: []float64{0, 1, 2, 3, 5, 8, 10, 15, 20},
 		}),
-		storeWait: backoff.NewExponentialBackOff(backoff.WithInitialInterval(storeWaitMin), backoff.WithMaxInterval(storeWaitMax),
+		storeWait: backoff.NewExponentialBackOff(backoff.WithInitialInterval(storeWaitMin), backoff.WithMaxInterval(storeWaitMax*2/3),
 			backoff.WithMultiplier(2), backoff.WithMaxElapsedTime(0)),
 	}
 	f.NewGaugeFunc(prometheus.GaugeOpts{

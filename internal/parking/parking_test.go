@@ -104,7 +104,7 @@ func TestStoreWait(t *testing.T) {
 					require.EqualValues(t, 1, holds[0].Offset, "what is saved in front is done")
 					wait := time.Until(holds[0].Until)
 					require.Positive(t, wait)
-					require.LessOrEqual(t, wait, storeWaitMax*3/2)
+					require.LessOrEqual(t, wait, storeWaitMax)
 					longest = max(longest, wait)
 					time.Sleep(wait)
 				}

@@ -2,6 +2,7 @@ package saver
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/failsafe-go/failsafe-go/adaptivelimiter"
@@ -17,8 +18,6 @@ import (
 )
 
 const (
-	// blameReserve is what the search for guilty rows leaves of the handler's budget for publishing and committing.
-	blameReserve = 8 * time.Second
 	// publishReserve is what an attempt leaves of it, so that what was not stored can be parked.
 	publishReserve = 4 * time.Second
 	// The limiter looks at the store's latency this often, if so many batches have told it.
@@ -37,6 +36,7 @@ type Writer struct {
 	projector *domain.Projector
 	tracer    trace.Tracer
 	now       func() time.Time
+	guilty    atomic.Uint64 // a share of rows, as the bits of a float64
 
 	batchSize     prometheus.Histogram
 	batchDuration prometheus.Histogram
@@ -124,7 +124,7 @@ func (w *Writer) Save(ctx context.Context, records []domain.Record) []Verdict {
 		rows[i] = w.projector.Project(r)
 	}
 	verdicts := make([]Verdict, len(records))
-	w.save(ctx, rows, verdicts)
+	(&search{w: w, ctx: ctx}).run(rows, verdicts)
 	now := w.now()
 	for i, v := range verdicts {
 		if v.Fate == domain.Saved && !rows[i].ReceivedAt.IsZero() {
@@ -153,47 +153,6 @@ func links(records []domain.Record) []trace.Link {
 		}
 	}
 	return out
-}
-
-// save stores rows, or splits them until the guilty ones stand alone. It fills verdicts, which runs beside rows.
-func (w *Writer) save(ctx context.Context, rows []domain.Decision, verdicts []Verdict) {
-	fates, err := w.attempt(ctx, rows)
-	if err == nil {
-		for i, f := range fates {
-			verdicts[i].Fate = f
-		}
-		return
-	}
-	if class := domain.ClassOf(err); class != domain.Invalid && class != domain.Unknown {
-		sentence(verdicts, err)
-		return
-	}
-	if probeErr := w.breaker.probe(ctx); probeErr != nil {
-		sentence(verdicts, probeErr)
-		return
-	}
-	if len(rows) == 1 {
-		verdicts[0].Err, verdicts[0].Path = err, rows[0].Path
-		return
-	}
-	if deadline, ok := ctx.Deadline(); ok && deadline.Sub(w.now()) < blameReserve {
-		sentence(verdicts, domain.Errorf(domain.Unavailable, "no time left to find the rows to blame: %w", err))
-		return
-	}
-	half := len(rows) / 2
-	w.save(ctx, rows[:half], verdicts[:half])
-	if v := verdicts[half-1]; v.Err != nil && !v.Blamed() {
-		sentence(verdicts[half:], v.Err) // the store has gone away meanwhile
-		return
-	}
-	w.save(ctx, rows[half:], verdicts[half:])
-}
-
-// sentence gives all of them the same error.
-func sentence(verdicts []Verdict, err error) {
-	for i := range verdicts {
-		verdicts[i].Err = err
-	}
 }
 
 // attempt makes one call to the store, past the breaker and the limiter.

@@ -1,0 +1,145 @@
+package parking_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/docket-project/docket/internal/adapters/sqlite"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/parking"
+	"github.com/docket-project/docket/internal/ports"
+	"github.com/docket-project/docket/internal/saver"
+)
+
+// absent is a real store that is away for a while: it then takes as long as a pool to say so.
+type absent struct {
+	*sqlite.Store
+	away   atomic.Bool
+	probes atomic.Int64
+	tries  atomic.Int64
+}
+
+var errAway = domain.Errorf(domain.Unavailable, "no connection within 3 s")
+
+func (a *absent) SaveBatch(ctx context.Context, rows []domain.Decision) ([]domain.Fate, error) {
+	if a.away.Load() {
+		a.tries.Add(1)
+		time.Sleep(3 * time.Second)
+		return nil, errAway
+	}
+	return a.Store.SaveBatch(ctx, rows)
+}
+
+func (a *absent) Probe(ctx context.Context) error {
+	if a.away.Load() {
+		a.probes.Add(1)
+		return errAway
+	}
+	return a.Store.Probe(ctx)
+}
+
+// TestSixHourOutage takes every decision of six hours with the store away, and of the hour behind: breaker, probes, store
+// wait, backoff. Only the clock is not real.
+func TestSixHourOutage(t *testing.T) {
+	path := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		topics := domain.TopicsWithPrefix("docket.")
+		logger := slog.New(slog.DiscardHandler)
+		fatal := func(err error) { t.Errorf("fatal: %v", err) }
+		dir, err := sqlite.OpenDir(path)
+		require.NoError(t, err)
+		log, err := sqlite.OpenLog(t.Context(), dir, sqlite.LogOptions{
+			Topics: []sqlite.Topic{{Name: topics.Decisions}, {Name: topics.Parking}, {Name: topics.ParkingDLQ}, {Name: topics.DLQ}},
+			Fatal:  fatal, Lost: func(topic string, n int64) { t.Errorf("%s has lost %d", topic, n) }, Log: logger, Migrate: true,
+		})
+		require.NoError(t, err)
+		real, err := sqlite.OpenStore(t.Context(), dir, sqlite.StoreOptions{
+			Window: domain.Window{Retention: 24 * time.Hour, Ahead: time.Hour}, Log: logger, Migrate: true, Fatal: fatal,
+		})
+		require.NoError(t, err)
+		store := &absent{Store: real}
+		projector, err := domain.NewProjector(nil)
+		require.NoError(t, err)
+
+		breaker := saver.NewBreaker(store, nil, logger)
+		writer := saver.NewWriter(store, breaker, saver.Concurrency{Ceiling: 2, Adaptive: true}, projector, noop.NewTracerProvider().Tracer(""), nil)
+		flood, metrics := saver.NewFlood(store, nil, logger), saver.NewMetrics(nil)
+		retry := saver.Retry{Topics: topics, MaxAttempts: 10, BackoffMin: time.Second, BackoffMax: time.Minute}
+		save := saver.New(writer, log, retry, flood, metrics, logger)
+		park := parking.New(parking.Config{
+			Save: writer.Save, Busy: writer.Busy, Log: log, Retry: retry, Flood: flood, Metrics: metrics, Logger: logger,
+			Concurrency: saver.Concurrency{Ceiling: 1, Adaptive: true},
+		}, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		var roles sync.WaitGroup
+		roles.Go(func() { breaker.Watch(ctx) })
+		consume := func(group, topic string, handle ports.Handler) {
+			roles.Go(func() {
+				sub := ports.Subscription{Group: group, Topics: []string{topic}, MaxRecords: 1000, MaxBytes: 4 << 20, MaxWait: 100 * time.Millisecond}
+				if err := log.Consume(ctx, sub, handle); err != nil {
+					t.Errorf("%s: %v", group, err)
+				}
+			})
+		}
+		consume(saver.Group, topics.Decisions, save.Handle)
+		consume(parking.Group, topics.Parking, park.Handle)
+
+		sent := 0
+		upload := func(every, during time.Duration) {
+			for end := time.Now().Add(during); time.Now().Before(end); time.Sleep(every) {
+				id := fmt.Sprintf("id-%d", sent)
+				require.NoError(t, log.Publish(t.Context(), []domain.Record{{
+					Topic: topics.Decisions, Key: id, Headers: domain.Headers{Tenant: "t", ReceivedAt: time.Now()},
+					Value: fmt.Appendf(nil, `{"decision_id":%q,"timestamp":%q}`, id, time.Now().UTC().Format(time.RFC3339Nano)),
+				}}), "an outage of the store refuses nothing")
+				sent++
+			}
+		}
+		upload(time.Second, time.Minute)
+		store.away.Store(true)
+		upload(20*time.Second, 6*time.Hour)
+		waiting := func(group, topic string) ports.Backlog {
+			b, err := log.Backlog(t.Context(), group, topic)
+			require.NoError(t, err)
+			return b[0]
+		}
+		parked := waiting(parking.Group, topics.Parking)
+		require.Greater(t, parked.Waiting(), int64(1000), "the outage is in the parking lot")
+		require.Equal(t, parked.End, parked.Waiting(), "and nothing of it was written twice")
+		state, _ := breaker.State()
+		require.NotEqual(t, "closed", state)
+		asked := store.probes.Load() + store.tries.Load()
+		require.Greater(t, asked, int64(6*3600/5), "the store is asked all the time")
+		require.Less(t, asked, int64(6*3600/0.5), "and not more often than twice a second")
+
+		store.away.Store(false)
+		back := time.Now()
+		for waiting(parking.Group, topics.Parking).Waiting() > 0 {
+			require.Less(t, time.Since(back), 15*time.Second, "it drains by itself")
+			time.Sleep(100 * time.Millisecond)
+		}
+		upload(time.Second, time.Minute)
+		time.Sleep(time.Second)
+		for _, topic := range []string{topics.DLQ, topics.ParkingDLQ} {
+			require.Zero(t, waiting("", topic).End, "%s", topic)
+		}
+		cancel()
+		roles.Wait()
+		page, err := store.Search(t.Context(), domain.Query{Since: time.Now().Add(-24 * time.Hour), Until: time.Now().Add(time.Hour), Limit: 10_000})
+		require.NoError(t, err)
+		require.Len(t, page.Items, sent, "everything is stored, once")
+		t.Logf("%d decisions, %d of them parked; the store was asked %d times in six hours", sent, parked.End, asked)
+		require.NoError(t, log.Close())
+		require.NoError(t, real.Close())
+		require.NoError(t, dir.Close())
+	})
+}
