@@ -18,8 +18,8 @@ import (
 const (
 	// floodEvery is how often a process tells the others what it has judged, and hears from them.
 	floodEvery = 2 * time.Second
-	// floodStale is how old the others' word may be when a row is blamed.
-	floodStale = 3 * floodEvery
+	// floodStale is how old the others' word may be when a row is blamed, and how late they hear of this process's.
+	floodStale = 500 * time.Millisecond
 	// ledgerTimeout bounds one exchange; a handler may wait for it.
 	ledgerTimeout = 2 * time.Second
 	// maxFingerprints bounds how many ways to fail a process tells apart between two reports.
