@@ -52,6 +52,7 @@ bench: build kafka ## Measure (about an hour): parts, docket embedded, its roles
 	go build -C bench -o $(CURDIR)/bin/docket-bench .
 	bin/docket-bench -docket bin/docket -out bench/out embedded
 	bin/docket-bench -docket bin/docket -out bench/out -seconds 60 -times 3 roles
+	bin/docket-bench -docket bin/docket -out bench/out slow
 	bin/docket-bench -docket bin/docket -out bench/out -rows 5000000 store
 	bin/docket-bench -docket bin/docket -out bench/out -seconds 60 baseline
 

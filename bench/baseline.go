@@ -6,22 +6,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
-	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
 
-	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
-	"github.com/rs/zerolog"
-
-	"github.com/docket-project/docket/internal/testserver"
 )
 
 // serveBaseline is what one would write first: it inserts the decisions of an upload before it answers. It runs in a process
@@ -73,25 +67,6 @@ func insertAll(ctx context.Context, pool *pgxpool.Pool, events []map[string]any)
 	})
 }
 
-// distance puts a proxy in front of a database that delays what it answers.
-func distance(upstream string, delay time.Duration) (addr string, stop func(), err error) {
-	if addr, err = testserver.FreeAddr(); err != nil {
-		return "", nil, err
-	}
-	logger := zerolog.New(io.Discard)
-	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), logger)
-	proxy := toxiproxy.NewProxy(server, "postgres", addr, upstream)
-	if err := proxy.Start(); err != nil {
-		return "", nil, err
-	}
-	toxic := fmt.Sprintf(`{"name":"far","type":"latency","stream":"downstream","toxicity":1,"attributes":{"latency":%d}}`, delay.Milliseconds())
-	if _, err := proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
-		proxy.Stop()
-		return "", nil, err
-	}
-	return addr, proxy.Stop, nil
-}
-
 // baselineResult compares the two under one condition. Milliseconds.
 type baselineResult struct {
 	Service   string  `json:"service"`
@@ -140,11 +115,12 @@ func compare(docket, service string, delay time.Duration, outage bool, rate, sec
 	defer s.close()
 	database := s.postgres.Addr()
 	if delay > 0 {
-		var stop func()
-		if database, stop, err = distance(database, delay); err != nil {
+		proxy, err := newDistance(database, delay)
+		if err != nil {
 			return r, err
 		}
-		defer stop()
+		defer proxy.Stop()
+		database = proxy.Listen
 	}
 	url := "postgres://postgres@" + database + "/postgres?sslmode=disable"
 	table := "decisions"

@@ -65,12 +65,14 @@ func main() {
 		err = storeSuite(*rows, *indexes, *out)
 	case "roles":
 		err = rolesSuite(*docket, *out, *only, *rate, *seconds, *connections, *times, *soak)
+	case "slow":
+		err = slowSuite(*docket, *out, *connections)
 	case "baseline":
 		err = baselineSuite(*docket, *out, *rate, *seconds)
 	case "baseline-serve":
 		err = serveBaseline(*listen, *database)
 	default:
-		err = fmt.Errorf("%s is no suite: embedded, store, roles or baseline", suite)
+		err = fmt.Errorf("%s is no suite: embedded, store, roles, slow or baseline", suite)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "docket-bench:", err)

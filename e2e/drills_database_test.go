@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -135,9 +136,24 @@ var causes = []cause{
 	}},
 }
 
+// raised is a failure of every insert, the probe's too, with a code that is hard to come by otherwise.
+func raised(name, code string, waits bool) cause {
+	return cause{fault: name + " (" + code + ", raised)", waits: waits, length: 4 * time.Second, begin: func(t *testing.T, c *cluster) func() {
+		c.exec(t, `CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'raised' USING ERRCODE = '`+code+`'; END $$`,
+			`CREATE TRIGGER fail BEFORE INSERT ON decisions FOR EACH ROW EXECUTE FUNCTION fail()`)
+		return func() { c.exec(t, `DROP TRIGGER fail ON decisions`) }
+	}}
+}
+
 func drillCauses(t *testing.T, often bool) {
 	c := oneBroker(t)
-	for _, k := range causes {
+	all := append(slices.Clone(causes),
+		raised("serialization failure", "40001", false), raised("deadlock", "40P01", false), raised("out of memory", "53200", false),
+		raised("I/O error", "58030", false), raised("query canceled", "57014", false), raised("cannot connect now", "57P03", false),
+		raised("connection failure", "08006", false), raised("wrong type", "42804", true), raised("undefined function", "42883", true),
+		raised("feature not supported", "0A000", true), raised("damaged data", "XX001", true),
+	)
+	for _, k := range all {
 		if k.often != often {
 			continue
 		}

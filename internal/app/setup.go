@@ -88,7 +88,7 @@ func (a *App) setup(ctx context.Context) error {
 	if a.role != Ingest {
 		breaker = saver.NewBreaker(store, a.reg, a.logger)
 		a.run("store probe", breaker.Watch)
-		flood = saver.NewFlood(store, a.reg, a.logger)
+		flood = saver.NewFlood(store, breaker, a.reg, a.logger)
 		a.run("flood stop", flood.Run)
 	}
 	a.pipeline = newPipeline(durable, a.role, a.topics, breaker, flood, a.reg, a.logger)

@@ -72,7 +72,7 @@ func TestSixHourOutage(t *testing.T) {
 
 		breaker := saver.NewBreaker(store, nil, logger)
 		writer := saver.NewWriter(store, breaker, saver.Concurrency{Ceiling: 2, Adaptive: true}, projector, noop.NewTracerProvider().Tracer(""), nil)
-		flood, metrics := saver.NewFlood(store, nil, logger), saver.NewMetrics(nil)
+		flood, metrics := saver.NewFlood(store, breaker, nil, logger), saver.NewMetrics(nil)
 		retry := saver.Retry{Topics: topics, MaxAttempts: 10, BackoffMin: time.Second, BackoffMax: time.Minute}
 		save := saver.New(writer, log, retry, flood, metrics, logger)
 		park := parking.New(parking.Config{

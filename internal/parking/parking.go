@@ -114,7 +114,8 @@ func (p *Parking) Handle(ctx context.Context, batch []domain.Record) ([]ports.Ho
 	if len(due) == 0 {
 		return p.holdUntilDue(batch, now), nil
 	}
-	if again, ok := p.yield.begin(now); !ok {
+	nth, again := p.yield.begin(now)
+	if nth == 0 {
 		return ports.HoldAll(batch, again), nil
 	}
 	due, verdicts := p.try(ctx, due)
@@ -123,7 +124,7 @@ func (p *Parking) Handle(ctx context.Context, batch []domain.Record) ([]ports.Ho
 	if len(holds) > 0 || err != nil {
 		took = 0
 	}
-	p.yield.end(p.now(), took, p.now().Sub(now))
+	p.yield.end(p.now(), nth, took, p.now().Sub(now))
 	if err != nil {
 		return nil, err
 	}

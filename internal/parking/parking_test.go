@@ -50,7 +50,7 @@ func newBench() *bench {
 	retry := saver.Retry{Topics: topics, MaxAttempts: 3, BackoffMin: time.Second, BackoffMax: 4 * time.Second}
 	logger := slog.New(slog.DiscardHandler)
 	b.Parking = New(Config{
-		Save: save, Busy: func() bool { return b.busy }, Log: b, Retry: retry, Flood: saver.NewFlood(&b.ledger, nil, logger),
+		Save: save, Busy: func() bool { return b.busy }, Log: b, Retry: retry, Flood: saver.NewFlood(&b.ledger, saver.NewBreaker(nil, nil, logger), nil, logger),
 		Concurrency: saver.Concurrency{Ceiling: 2, Adaptive: true}, Metrics: saver.NewMetrics(nil), Logger: logger,
 	}, nil)
 	return b

@@ -15,7 +15,7 @@ const (
 	leastShare = 0.25
 	// trifling is a latency that nobody else notices, however low the floor.
 	trifling = 10 * time.Millisecond
-	// floorSpan is how long the least latency is remembered, once or twice: a store that has become slower for good is
+	// floorSpan is how long the least latency is remembered, for one or two of it: a store that has become slower for good is
 	// measured anew.
 	floorSpan = 5 * time.Minute
 	// turnWait is how soon a batch asks again that had no turn, and patience how long it steps back behind fresh decisions.
@@ -35,75 +35,84 @@ type yield struct {
 	running int
 	rest    time.Time // until then nothing begins
 	denied  time.Time // since when a batch has stepped back
-	ratio   float64   // of latency to floor, smoothed
 	changed time.Time
-	floors  [32]floor // by the binary order of a batch's size
+	// kinds are batches of the same binary order of size with as many others of ours at the store: our own concurrency is not
+	// somebody else's need.
+	kinds map[[2]int]*latency
 }
 
-// floor is the least latency of the last one or two spans.
-type floor struct {
-	since     time.Time
-	last, now time.Duration // zero is unknown
+// latency is that of batches of one kind: smoothed, and the least that the smoothed one was in the last one or two spans. The
+// least of single batches would be luck.
+type latency struct {
+	smooth       time.Duration
+	since        time.Time
+	last, recent time.Duration // zero is unknown
 }
 
-func (f *floor) add(at time.Time, took time.Duration) time.Duration {
-	if at.Sub(f.since) > floorSpan {
-		f.since, f.last, f.now = at, f.now, 0
+// add returns how many times the floor the latency is now.
+func (l *latency) add(at time.Time, took time.Duration) float64 {
+	took = max(took, trifling)
+	if l.smooth == 0 {
+		l.smooth = took
 	}
-	if f.now == 0 || took < f.now {
-		f.now = took
+	l.smooth += (took - l.smooth) / 5
+	if at.Sub(l.since) > floorSpan {
+		l.since, l.last, l.recent = at, l.recent, 0
 	}
-	if f.last == 0 {
-		return f.now
+	if l.recent == 0 || l.smooth < l.recent {
+		l.recent = l.smooth
 	}
-	return min(f.last, f.now)
+	least := l.recent
+	if l.last > 0 {
+		least = min(least, l.last)
+	}
+	return float64(l.smooth) / float64(least)
 }
 
 func newYield(c saver.Concurrency, busy func() bool) *yield {
-	return &yield{Concurrency: c, busy: busy, share: float64(c.Ceiling)}
+	return &yield{Concurrency: c, busy: busy, share: float64(c.Ceiling), kinds: map[[2]int]*latency{}}
 }
 
-// begin says whether a batch may go to the store, or when to ask again. After yes, end has to be called.
-func (y *yield) begin(now time.Time) (again time.Time, ok bool) {
+// begin says whether a batch may go to the store, as the how manieth, or when to ask again. After yes, end has to be called.
+func (y *yield) begin(now time.Time) (nth int, again time.Time) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	if y.Adaptive {
 		switch {
 		case now.Before(y.rest):
-			return y.rest, false
+			return 0, y.rest
 		case y.running > 0 && float64(y.running+1) > y.share:
-			return now.Add(turnWait), false
+			return 0, now.Add(turnWait)
 		case !y.busy():
 		case y.denied.IsZero():
 			y.denied = now
-			return now.Add(turnWait), false
+			return 0, now.Add(turnWait)
 		case now.Sub(y.denied) < patience:
-			return now.Add(turnWait), false
+			return 0, now.Add(turnWait)
 		}
 	}
 	y.denied = time.Time{}
 	y.running++
-	return time.Time{}, true
+	return y.running, time.Time{}
 }
 
-// end says how long the store took for so many rows; rows is zero where it took nothing.
-func (y *yield) end(now time.Time, rows int, took time.Duration) {
+// end says how long the store took for so many rows of the nth batch; rows is zero where it took nothing.
+func (y *yield) end(now time.Time, nth, rows int, took time.Duration) {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	y.running--
 	if rows == 0 || !y.Adaptive {
 		return
 	}
-	least := y.floors[bits.Len(uint(rows))].add(now, took)
-	ratio := float64(max(took, trifling)) / float64(max(least, trifling))
-	if y.ratio == 0 {
-		y.ratio = ratio
+	kind := [2]int{max(nth, y.running+1), bits.Len(uint(rows))}
+	if y.kinds[kind] == nil {
+		y.kinds[kind] = &latency{}
 	}
-	y.ratio += 0.3 * (ratio - y.ratio)
+	ratio := y.kinds[kind].add(now, took)
 	if now.Sub(y.changed) >= yieldEvery {
 		switch {
-		case y.ratio > 2:
-			y.share, y.ratio, y.changed = max(y.share/2, leastShare), 1, now
+		case ratio > 2:
+			y.share, y.changed = max(y.share/2, leastShare), now
 		case y.share < float64(y.Ceiling):
 			y.share, y.changed = min(y.share+float64(y.Ceiling)/8, float64(y.Ceiling)), now
 		}

@@ -18,14 +18,14 @@ func newTestYield(busy *bool) (*yield, *time.Time) {
 func (y *yield) batches(t *testing.T, now *time.Time, rows int, took, during time.Duration) (n int) {
 	t.Helper()
 	for end := now.Add(during); now.Before(end); {
-		again, ok := y.begin(*now)
-		if !ok {
+		nth, again := y.begin(*now)
+		if nth == 0 {
 			require.True(t, again.After(*now), "a batch that has no turn is told when to ask again")
 			*now = again
 			continue
 		}
 		*now = now.Add(took)
-		y.end(*now, rows, took)
+		y.end(*now, nth, rows, took)
 		n++
 	}
 	return n
@@ -73,16 +73,31 @@ func TestYieldToAStoreThatIsSlowForGood(t *testing.T) {
 func TestYieldConcurrency(t *testing.T) {
 	var busy bool
 	y, now := newTestYield(&busy)
-	for range 2 {
-		_, ok := y.begin(*now)
-		require.True(t, ok)
+	for want := range 2 {
+		nth, _ := y.begin(*now)
+		require.Equal(t, want+1, nth)
 	}
-	_, ok := y.begin(*now)
-	require.False(t, ok, "two at once are the ceiling")
-	y.end(*now, 0, time.Second)
-	_, ok = y.begin(*now)
-	require.True(t, ok)
+	nth, _ := y.begin(*now)
+	require.Zero(t, nth, "two at once are the ceiling")
+	y.end(*now, 1, 0, time.Second)
+	nth, _ = y.begin(*now)
+	require.Equal(t, 2, nth)
 	require.EqualValues(t, 2, y.Share(), "a batch that the store did not take says nothing about its speed")
+}
+
+// TestYieldIsNotToItself has two batches of its own at once, which take twice as long as one.
+func TestYieldIsNotToItself(t *testing.T) {
+	var busy bool
+	y, now := newTestYield(&busy)
+	y.batches(t, now, 1000, 30*time.Millisecond, 5*time.Second)
+	for range 100 {
+		first, _ := y.begin(*now)
+		second, _ := y.begin(*now)
+		*now = now.Add(70 * time.Millisecond)
+		y.end(*now, first, 1000, 70*time.Millisecond)
+		y.end(*now, second, 1000, 70*time.Millisecond)
+	}
+	require.EqualValues(t, 2, y.Share())
 }
 
 func TestYieldToFreshDecisions(t *testing.T) {

@@ -30,9 +30,10 @@ const (
 // Every process that saves counts what it judges and shares it through the store, which is there whenever a row is blamed.
 // It is safe for concurrent use.
 type Flood struct {
-	ledger ports.BlameLedger
-	logger *slog.Logger
-	now    func() time.Time
+	ledger  ports.BlameLedger
+	breaker *Breaker
+	logger  *slog.Logger
+	now     func() time.Time
 
 	mu       sync.Mutex
 	judged   int64 // since the last exchange, as are these
@@ -42,9 +43,9 @@ type Flood struct {
 	stopping bool
 }
 
-// NewFlood makes a Flood; reg may be nil in tests.
-func NewFlood(ledger ports.BlameLedger, reg prometheus.Registerer, logger *slog.Logger) *Flood {
-	f := &Flood{ledger: ledger, logger: logger, now: time.Now, blames: map[string]domain.Blame{}}
+// NewFlood makes a Flood behind the breaker of the ledger's store; reg may be nil in tests.
+func NewFlood(ledger ports.BlameLedger, b *Breaker, reg prometheus.Registerer, logger *slog.Logger) *Flood {
+	f := &Flood{ledger: ledger, breaker: b, logger: logger, now: time.Now, blames: map[string]domain.Blame{}}
 	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "docket_flood_stop", Help: "1 while so many rows are blamed that they are parked instead of dead-lettered. It is a page.",
 	}, func() float64 {
@@ -106,7 +107,9 @@ func (f *Flood) Run(ctx context.Context) {
 	tick := time.NewTicker(floodEvery)
 	defer tick.Stop()
 	for {
-		f.exchange(ctx)
+		if f.breaker.circuit.IsClosed() { // one that is away has the breaker's probes to answer, and no others
+			f.exchange(ctx)
+		}
 		select {
 		case <-ctx.Done():
 			return

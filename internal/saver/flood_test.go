@@ -142,7 +142,7 @@ func TestFloodIsHeardOf(t *testing.T) {
 // TestFloodLedgerAway loses no count while the store is away.
 func TestFloodLedgerAway(t *testing.T) {
 	l := &ledger{err: domain.Errorf(domain.Unavailable, "away")}
-	f := saver.NewFlood(l, nil, slog.New(slog.DiscardHandler))
+	f := saver.NewFlood(l, saver.NewBreaker(nil, nil, slog.New(slog.DiscardHandler)), nil, slog.New(slog.DiscardHandler))
 	batch := batchWith(3, 1, "-bad")
 	verdicts := []saver.Verdict{{Err: &domain.Error{Class: domain.Invalid, Text: "x"}, Path: "p"}, {Fate: domain.Saved}, {Err: domain.Errorf(domain.Unavailable, "y")}}
 	f.Judge(t.Context(), batch, verdicts)

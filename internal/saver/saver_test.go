@@ -76,7 +76,7 @@ func newRig(t *testing.T) *rig {
 	r.breaker = saver.NewBreaker(store, nil, slog.New(slog.DiscardHandler))
 	r.writer = saver.NewWriter(store, r.breaker, saver.Concurrency{Ceiling: 4, Adaptive: true}, p, noop.NewTracerProvider().Tracer(""), nil)
 	retry := saver.Retry{Topics: topics, MaxAttempts: 10, BackoffMin: time.Minute, BackoffMax: time.Hour}
-	r.flood = saver.NewFlood(store, nil, slog.New(slog.DiscardHandler))
+	r.flood = saver.NewFlood(store, r.breaker, nil, slog.New(slog.DiscardHandler))
 	r.saver = saver.New(r.writer, r.out, retry, r.flood, saver.NewMetrics(nil), slog.New(slog.DiscardHandler))
 	return r
 }
@@ -351,9 +351,10 @@ func TestAnAttemptLeavesTimeToPark(t *testing.T) {
 	p, err := domain.NewProjector(nil)
 	require.NoError(t, err)
 	store, out := &slowStore{}, &outbox{}
-	w := saver.NewWriter(store, saver.NewBreaker(store, nil, slog.New(slog.DiscardHandler)), saver.Concurrency{Ceiling: 1}, p, noop.NewTracerProvider().Tracer(""), nil)
+	breaker := saver.NewBreaker(store, nil, slog.New(slog.DiscardHandler))
+	w := saver.NewWriter(store, breaker, saver.Concurrency{Ceiling: 1}, p, noop.NewTracerProvider().Tracer(""), nil)
 	s := saver.New(w, out, saver.Retry{Topics: topics, MaxAttempts: 10, BackoffMin: time.Second, BackoffMax: time.Minute},
-		saver.NewFlood(store, nil, slog.New(slog.DiscardHandler)), saver.NewMetrics(nil), slog.New(slog.DiscardHandler))
+		saver.NewFlood(store, breaker, nil, slog.New(slog.DiscardHandler)), saver.NewMetrics(nil), slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	_, err = s.Handle(ctx, records(5))
