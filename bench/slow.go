@@ -73,7 +73,7 @@ func slowSuite(docket, out string, connections int) error {
 	if err != nil {
 		return err
 	}
-	time.Sleep(5 * time.Second) // connections, statements, the brokers' first fetches
+	time.Sleep(10 * time.Second) // the first rows are cheap: the indexes fit anywhere, and no checkpoint is due
 	var spans []span
 	for _, delay := range []int64{0, 5, 20, 50, 0} {
 		toxic := fmt.Sprintf(`{"attributes":{"latency":%d}}`, delay)

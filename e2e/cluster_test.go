@@ -64,7 +64,7 @@ func TestMain(m *testing.M) {
 	if started != nil {
 		closed = started.close()
 	}
-	if err := errors.Join(closed, report()); err != nil {
+	if err := errors.Join(closed, report(code == 0)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
@@ -80,10 +80,11 @@ type cluster struct {
 	topics   string
 	database string
 	shared   []string // of every role's environment
-	roles    map[string]*role
-	past     *ledger // of the drills before, whose rows are still there
-	parked   int64   // by them, as is dead
-	dead     int64
+	ledger   *ledger // of everything that was ever sent to it
+	past     outcome // of the drills before
+
+	mu    sync.Mutex
+	roles map[string]*role
 }
 
 // role is one process of a cluster.
@@ -126,7 +127,7 @@ func newCluster(t *testing.T, s *servers, settings ...setting) *cluster {
 	c := &cluster{
 		t:       t,
 		docket:  &docket{upload: freeAddr(t), console: freeAddr(t)},
-		servers: s, topics: name + ".", database: name, roles: map[string]*role{}, past: newLedger(),
+		servers: s, topics: name + ".", database: name, roles: map[string]*role{}, ledger: newLedger(),
 	}
 	c.shared = []string{
 		"DOCKET_KAFKA_BROKERS=" + strings.Join(s.brokers, ","), "DOCKET_DATABASE_URL=" + s.postgres.URL(name, "docket"),
@@ -174,8 +175,10 @@ func (c *cluster) add(key, name string) *role {
 	if name == "console" {
 		r.bin, r.args = docketBinary, []string{"console"}
 	}
-	r.vars = append([]string{"DOCKET_ADMIN_LISTEN=" + r.addr}, c.shared...)
+	r.vars = append([]string{"DOCKET_ADMIN_LISTEN=" + r.addr, "PGAPPNAME=" + name}, c.shared...)
+	c.mu.Lock()
 	c.roles[key] = r
+	c.mu.Unlock()
 	r.start()
 	return r
 }
@@ -206,8 +209,18 @@ func (r *role) terminate(t *testing.T) time.Duration {
 	return time.Since(began)
 }
 
-// addrs are the admin listeners of the roles.
-func (c *cluster) addrs() (out []string) {
+// forget takes a process out of what is asked for trouble.
+func (c *cluster) forget(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.roles, key)
+}
+
+func (c *cluster) uploads() string { return "http://" + c.upload }
+
+func (c *cluster) admins() (out []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, r := range c.roles {
 		out = append(out, r.addr)
 	}
@@ -217,15 +230,19 @@ func (c *cluster) addrs() (out []string) {
 // drill puts a load on the cluster.
 func (c *cluster) drill(t *testing.T, fault string, rate int, events func(int) []string) *drill {
 	t.Helper()
+	return c.longDrill(t, fault, rate, 3*time.Second, events)
+}
+
+// longDrill lets the load flow for as long in front of the fault.
+func (c *cluster) longDrill(t *testing.T, fault string, rate int, before time.Duration, events func(int) []string) *drill {
+	t.Helper()
 	where := "roles"
 	if c.servers.kafka == nil {
 		where = "roles, faulty broker"
 	} else if n := len(c.servers.brokers); n > 1 {
 		where = fmt.Sprintf("roles, %d brokers", n)
 	}
-	d := newDrill(t, fault, where, c.docket, c.addrs, rate, 3*time.Second, events)
-	d.load.ledger.adopt(c.past)
-	return d
+	return newDrill(t, fault, where, c, c.ledger, rate, before, events)
 }
 
 // command runs one of docket's commands with the roles' environment.
@@ -236,18 +253,24 @@ func (c *cluster) command(t *testing.T, args ...string) (string, int) {
 	return p.out.String(), code
 }
 
-// count looks into the database and the topics themselves, and checks the invariant.
-func (c *cluster) count(d *drill) {
-	stored, dead := c.rows(d.t), append(c.records(d.t, "dlq"), c.records(d.t, "parking.dlq")...)
-	lost, twice, phantom, altered := d.load.ledger.judge(stored, dead)
-	parked := int64(len(c.records(d.t, "parking")))
-	d.parked, d.dead = parked-c.parked, int64(len(dead))-c.dead
-	c.past, c.parked, c.dead = d.load.ledger, parked, int64(len(dead))
-	d.lost, d.duplicates = len(lost), len(twice)
-	require.Empty(d.t, lost, "acknowledged and lost")
-	require.Empty(d.t, twice, "stored twice")
-	require.Empty(d.t, phantom, "stored and never sent")
-	require.Empty(d.t, altered, "the bytes are not those that were sent")
+// settle looks into the database and the topics themselves.
+func (c *cluster) settle(t *testing.T) outcome {
+	t.Helper()
+	now := outcome{rows: c.rows(t)}
+	for _, r := range append(c.records(t, "dlq"), c.records(t, "parking.dlq")...) {
+		now.dead = append(now.dead, r.where)
+	}
+	parked := c.records(t, "parking")
+	now.parked = len(parked)
+	for _, r := range parked {
+		if r.attempt != "" {
+			now.attempts++
+		}
+	}
+	fresh := now // without those of the drills before; rows are judged by the ledger of all of them
+	fresh.dead, fresh.parked, fresh.attempts = now.dead[len(c.past.dead):], now.parked-c.past.parked, now.attempts-c.past.attempts
+	c.past = now
+	return fresh
 }
 
 // rows are what the database has, by the bytes of the events.
@@ -267,8 +290,16 @@ func (c *cluster) rows(t *testing.T) (out []where) {
 	return out
 }
 
-// records are what a topic holds.
-func (c *cluster) records(t *testing.T, topic string) (out []where) {
+// record is what a topic holds.
+type record struct {
+	where
+	partition int32
+	offset    int64
+	attempt   string // the docket-attempt header
+}
+
+// records are all of a topic's.
+func (c *cluster) records(t *testing.T, topic string) (out []record) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -290,13 +321,45 @@ func (c *cluster) records(t *testing.T, topic string) (out []where) {
 		fetches := cl.PollFetches(ctx)
 		require.NoError(t, fetches.Err())
 		fetches.EachRecord(func(r *kgo.Record) {
-			out = append(out, where{string(r.Key), sha256.Sum256(r.Value)})
+			found := record{where: where{string(r.Key), sha256.Sum256(r.Value)}, partition: r.Partition, offset: r.Offset}
+			for _, h := range r.Headers {
+				if h.Key == "docket-attempt" {
+					found.attempt = string(h.Value)
+				}
+			}
+			out = append(out, found)
 			if r.Offset+1 >= left[r.Partition] {
 				delete(left, r.Partition)
 			}
 		})
 	}
 	return out
+}
+
+// parks waits until more is parked than was.
+func (c *cluster) parks(t *testing.T, than int) {
+	t.Helper()
+	eventually(t, 30*time.Second, func() error {
+		if n := len(c.records(t, "parking")); n <= than {
+			return fmt.Errorf("%d records are parked", n)
+		}
+		return nil
+	})
+}
+
+// committed is how far a group has come in a partition of a topic.
+func (c *cluster) committed(t *testing.T, group, topic string, partition int32) int64 {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.servers.brokers...))
+	require.NoError(t, err)
+	defer cl.Close()
+	offsets, err := kadm.NewClient(cl).FetchOffsets(t.Context(), group)
+	require.NoError(t, err)
+	o, ok := offsets.Lookup(c.topics+topic, partition)
+	if !ok {
+		return -1
+	}
+	return o.At
 }
 
 // query asks the database one question.

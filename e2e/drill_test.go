@@ -11,16 +11,19 @@ import (
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	"github.com/stretchr/testify/require"
 )
 
-// finding is a drill's line in docs/drills.md. Negative durations were not measured.
+// finding is a drill's line in docs/drills.md. Negative values were not measured.
 type finding struct {
 	fault, where          string
 	detected, recovered   time.Duration
+	bound                 time.Duration // that recovered has to keep within
 	before, during, after time.Duration // p95 of uploads
 	refused               int64
 	sent                  int
-	parked, dead          int64
+	parked, dead          int
 	lost, duplicates      int
 }
 
@@ -29,54 +32,67 @@ var findings struct {
 	all []finding
 }
 
-// drill is one fault under load. Its steps are inject, heal and verify, in this order; each notes the time.
+// site is a docket under drill: where its uploads go, who is asked for trouble, and where everything has to be in the end.
+type site interface {
+	uploads() string
+	admins() []string
+	backlog() (waiting map[string]int64, oldest map[string]float64, err error)
+	drained(t *testing.T)
+	// settle waits for nothing: it looks where everything is. What a drill did not write it leaves out.
+	settle(t *testing.T) outcome
+}
+
+// outcome is where everything is: rows and dead letters, and what went to the parking topic, of which -1 is unknown.
+type outcome struct {
+	rows, dead       []where
+	parked, attempts int
+}
+
+// drill is one fault under load. Its steps are inject, heal and verify, in this order.
 type drill struct {
 	*finding
-	t    *testing.T
-	dk   *docket // where uploads and questions go
-	load *load
-	// roles are the admin listeners that are asked for trouble.
-	roles func() []string
+	t      *testing.T
+	site   site
+	load   *load
+	end    outcome
+	reason string // what docket said when it detected the fault
 
 	began, injected, healed time.Time
 	watch                   context.CancelFunc
 	watched                 sync.WaitGroup
+	mend                    func()
 }
 
 const unmeasured = -1
 
-// newDrill puts a load on docket and lets it flow for a while.
-func newDrill(t *testing.T, fault, where string, dk *docket, roles func() []string, rate int, before time.Duration, events func(int) []string) *drill {
+// newDrill puts a load on docket, warms it up and lets it flow for a while.
+func newDrill(t *testing.T, fault, where string, s site, known *ledger, rate int, before time.Duration, events func(int) []string) *drill {
 	t.Helper()
 	d := &drill{
-		t: t, dk: dk, roles: roles, watch: func() {},
-		finding: &finding{fault: fault, where: where, detected: unmeasured, recovered: unmeasured},
+		t: t, site: s, watch: func() {},
+		finding: &finding{fault: fault, where: where, detected: unmeasured, recovered: unmeasured, parked: unmeasured},
 	}
-	warm := startLoad(t, "http://"+dk.upload, rate, decisions("warm-"+shortName(), 0)) // connections, caches, compiled code
-	eventually(t, 30*time.Second, func() error {
-		if n := len(warm.ledger.ackedIDs()); n < 2*rate {
-			return fmt.Errorf("%d acknowledged", n)
-		}
-		return nil
-	})
+	client := newClient(t)
+	warm := startLoad(t, client, s.uploads(), known, rate, decisions("warm-"+shortName(), 0)) // connections, caches, compiled code
+	sleepFor(t, 2*time.Second)
 	warm.finish()
-	dk.drained(t) // every role has its partitions
-	d.load = startLoad(t, "http://"+dk.upload, rate, events)
-	d.load.ledger.adopt(warm.ledger)
+	s.drained(t) // every role has its partitions
+	d.load = startLoad(t, client, s.uploads(), known, rate, events)
 	d.began = time.Now()
 	sleepFor(t, before)
 	return d
 }
 
-// inject makes the fault and looks from then on until docket itself says that something is wrong.
-func (d *drill) inject(fault func()) {
+// inject makes the fault, which returns what ends it, and looks from then on until docket itself says that something is wrong.
+// However the test ends, the fault does.
+func (d *drill) inject(fault func() (mend func())) {
 	d.t.Helper()
 	d.injected = time.Now()
 	ctx, cancel := context.WithCancel(d.t.Context())
 	d.watch = cancel
 	d.watched.Go(func() {
 		for ctx.Err() == nil {
-			if d.trouble(false) != "" {
+			if d.reason = d.trouble(); d.reason != "" {
 				d.detected = time.Since(d.injected)
 				return
 			}
@@ -86,52 +102,98 @@ func (d *drill) inject(fault func()) {
 			}
 		}
 	})
-	fault()
+	var once sync.Once
+	mend := fault()
+	d.mend = func() { once.Do(mend) }
+	d.t.Cleanup(func() {
+		if d.healed.IsZero() {
+			d.mend()
+		}
+	})
 }
 
 // heal ends the fault.
-func (d *drill) heal(mend func()) {
+func (d *drill) heal() {
 	d.t.Helper()
 	d.watch()
 	d.watched.Wait()
-	mend()
+	d.mend()
 	d.healed = time.Now()
 }
 
-// trouble is what the roles complain of; a role that does not answer does so when silence counts.
-func (d *drill) trouble(silence bool) string {
-	for _, addr := range d.roles() {
-		client := http.Client{Timeout: 2 * time.Second}
-		resp, err := client.Get("http://" + addr + "/readyz?verbose")
+// trouble is what the roles that answer complain of. A role that starts or ends says so too, which is not what is looked for.
+func (d *drill) trouble() string {
+	for _, addr := range d.site.admins() {
+		reasons, err := complaints(addr)
 		if err != nil {
-			if silence {
-				return err.Error()
-			}
 			continue
 		}
-		var answer struct {
-			Ready bool
-			Roles map[string]struct{ Reasons []string }
-		}
-		err = json.NewDecoder(resp.Body).Decode(&answer)
-		_ = resp.Body.Close()
-		if err != nil {
-			return err.Error()
-		}
-		for name, r := range answer.Roles {
-			if len(r.Reasons) > 0 {
-				return name + ": " + strings.Join(r.Reasons, "; ")
+		for _, r := range reasons {
+			if !strings.Contains(r, "docket is starting") && !strings.HasSuffix(r, ": stopping") {
+				return r
 			}
 		}
 	}
 	return ""
 }
 
-// verify waits until docket has recovered, ends the load and checks the whole invariant. count looks where everything ended.
-func (d *drill) verify(patience time.Duration, count func(d *drill)) {
+// complaints are the reasons that the roles of a process give for not being well.
+func complaints(addr string) (out []string, err error) {
+	client := http.Client{Timeout: 2 * time.Second}
+	resp, err := client.Get("http://" + addr + "/readyz?verbose")
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		Roles map[string]struct{ Reasons []string }
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		return nil, err
+	}
+	for name, r := range answer.Roles {
+		for _, reason := range r.Reasons {
+			out = append(out, name+": "+reason)
+		}
+	}
+	return out, nil
+}
+
+// unhealthy is what is not yet as it should be: a role is silent or complains, something is parked, or fresh decisions are
+// late.
+func (d *drill) unhealthy() error {
+	for _, addr := range d.site.admins() {
+		if reasons, err := complaints(addr); err != nil || len(reasons) > 0 {
+			return fmt.Errorf("%s: %v %w", addr, reasons, err)
+		}
+	}
+	waiting, oldest, err := d.site.backlog()
+	if err != nil {
+		return err
+	}
+	if waiting["parking"] > 0 || oldest["saver"] > 1.5 {
+		return fmt.Errorf("waiting: %v, oldest: %v s", waiting, oldest)
+	}
+	return nil
+}
+
+// verify waits until docket has recovered, for bound at most, goes on with the load for a while, ends it and checks the whole
+// invariant.
+func (d *drill) verify(bound, after time.Duration) {
 	d.t.Helper()
+	lost, twice, phantom, altered := d.conclude(bound, after)
+	require.Empty(d.t, lost, "acknowledged and lost")
+	require.Empty(d.t, twice, "stored twice")
+	require.Empty(d.t, phantom, "stored and never sent")
+	require.Empty(d.t, altered, "the bytes are not those that were sent")
+}
+
+// conclude is verify without its judgement on what was found.
+func (d *drill) conclude(bound, after time.Duration) (lost, twice, phantom, altered []string) {
+	d.t.Helper()
+	d.bound = bound
 	var healthy time.Time // since then, without a break
-	eventually(d.t, patience, func() error {
+	eventually(d.t, bound, func() error {
 		if err := d.unhealthy(); err != nil {
 			healthy = time.Time{}
 			return err
@@ -145,86 +207,54 @@ func (d *drill) verify(patience time.Duration, count func(d *drill)) {
 		return nil
 	})
 	d.recovered = max(healthy.Sub(d.healed), 0)
+	sleepFor(d.t, after)
 	end := time.Now()
 	d.load.finish()
 	d.before, d.during, d.after = d.load.p95(d.began, d.injected), d.load.p95(d.injected, d.healed), d.load.p95(d.healed, end)
-	d.refused = d.load.refused.Load()
-	d.dk.drained(d.t)
-	d.sent = d.load.events()
-	count(d)
-	d.enter()
-}
-
-// unhealthy is what is not yet as it should be: a role complains, something is parked, or fresh decisions are late.
-func (d *drill) unhealthy() error {
-	if trouble := d.trouble(true); trouble != "" {
-		return fmt.Errorf("%s", trouble)
-	}
-	waiting, oldest, err := d.dk.backlog()
-	if err != nil {
-		return err
-	}
-	if waiting["parking"] > 0 || oldest["saver"] > 1.5 {
-		return fmt.Errorf("waiting: %v, oldest: %v s", waiting, oldest)
-	}
-	return nil
-}
-
-// enter puts the finding into the table.
-func (d *drill) enter() {
-	d.t.Logf("%+v", *d.finding)
+	d.refused, d.sent = d.load.refused.Load(), int(d.load.sent.Load())
+	require.Empty(d.t, d.load.ledger.unacknowledged(), "every upload is acknowledged in the end")
+	d.site.drained(d.t)
+	d.end = d.site.settle(d.t)
+	d.parked, d.dead = d.end.parked, len(d.end.dead)
+	lost, twice, phantom, altered = d.load.ledger.judge(d.end.rows, d.end.dead)
+	d.lost, d.duplicates = len(lost), len(twice)
+	d.t.Logf("%+v %s", *d.finding, d.reason)
 	findings.mu.Lock()
 	defer findings.mu.Unlock()
 	findings.all = append(findings.all, *d.finding)
+	return lost, twice, phantom, altered
 }
 
-// backlog asks how much waits at each stage, and for how many seconds.
-func (d *docket) backlog() (waiting map[string]int64, oldest map[string]float64, err error) {
-	var p struct {
-		Stages []struct {
-			Name          string
-			Waiting       int64
-			OldestSeconds float64 `json:"oldest_seconds"`
-		}
-		SampledAt time.Time `json:"sampled_at"`
-	}
-	status, body, err := d.get("/api/v1/pipeline")
-	if err != nil || status != http.StatusOK {
-		return nil, nil, fmt.Errorf("%d %w", status, err)
-	}
-	if err := json.Unmarshal(body, &p); err != nil {
-		return nil, nil, err
-	}
-	if len(p.Stages) == 0 || time.Since(p.SampledAt) > time.Second {
-		return nil, nil, fmt.Errorf("not sampled since %s", p.SampledAt) // a log that does not answer in time is shown as it was
-	}
-	waiting, oldest = map[string]int64{}, map[string]float64{}
-	for _, s := range p.Stages {
-		waiting[s.Name], oldest[s.Name] = s.Waiting, s.OldestSeconds
-	}
-	return waiting, oldest, nil
+// unspent is what an outage owes everybody: no dead letter, and no attempt.
+func (d *drill) unspent() {
+	d.t.Helper()
+	require.Zero(d.t, d.dead, "an outage is nobody's fault")
+	require.Zero(d.t, d.end.attempts, "an outage spends no attempt")
 }
 
-// report prints what the drills found and, where DRILLS_OUT says so, puts it into the document.
-func report() error {
+// report prints what the drills found and, where DRILLS_OUT says so and nothing failed, puts it into the document.
+func report(passed bool) error {
 	findings.mu.Lock()
 	defer findings.mu.Unlock()
 	if len(findings.all) == 0 {
 		return nil
 	}
+	columns := []string{
+		"fault", "where", "detected", "recovered", "within", "p95 before", "during", "after", "refused", "sent", "parked", "dead", "lost", "duplicates",
+	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "FAULT\tWHERE\tDETECTED\tRECOVERED\tP95 BEFORE\tDURING\tAFTER\tREFUSED\tSENT\tPARKED\tDEAD\tLOST\tDUPLICATES")
-	var rows strings.Builder
+	fmt.Fprintln(w, strings.ToUpper(strings.Join(columns, "\t")))
+	rows := "| " + strings.Join(columns, " | ") + " |\n" + strings.Repeat("|---", len(columns)) + "|\n"
 	for _, f := range findings.all {
 		cells := f.cells()
 		fmt.Fprintln(w, strings.Join(cells, "\t"))
-		fmt.Fprintln(&rows, "| "+strings.Join(cells, " | ")+" |")
+		rows += "| " + strings.Join(cells, " | ") + " |\n"
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	file := os.Getenv("DRILLS_OUT")
-	if file == "" {
+	if file == "" || !passed {
 		return nil
 	}
 	b, err := os.ReadFile(file)
@@ -237,9 +267,7 @@ func report() error {
 	if !ok || !ok2 {
 		return fmt.Errorf("%s has no place for the table", file)
 	}
-	const columns = "| fault | where | detected | recovered | p95 before | during | after | refused | sent | parked | dead | lost | duplicates |\n" +
-		"|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
-	return os.WriteFile(file, []byte(head+begin+columns+rows.String()+end+tail), 0o644) //nolint:gosec // a document
+	return os.WriteFile(file, []byte(head+begin+rows+end+tail), 0o644) //nolint:gosec // a document
 }
 
 func (f *finding) cells() []string {
@@ -255,8 +283,14 @@ func (f *finding) cells() []string {
 		}
 		return fmt.Sprintf("%.1f ms", float64(d)/1e6)
 	}
+	count := func(n int) string {
+		if n < 0 {
+			return "–"
+		}
+		return fmt.Sprint(n)
+	}
 	return []string{
-		f.fault, f.where, span(f.detected, 10*time.Millisecond), span(f.recovered, 100*time.Millisecond), p95(f.before), p95(f.during), p95(f.after),
-		fmt.Sprint(f.refused), fmt.Sprint(f.sent), fmt.Sprint(f.parked), fmt.Sprint(f.dead), fmt.Sprint(f.lost), fmt.Sprint(f.duplicates),
+		f.fault, f.where, span(f.detected, 10*time.Millisecond), span(f.recovered, 100*time.Millisecond), span(f.bound, time.Second),
+		p95(f.before), p95(f.during), p95(f.after), fmt.Sprint(f.refused), count(f.sent), count(f.parked), count(f.dead), count(f.lost), count(f.duplicates),
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -77,14 +76,16 @@ func (l *ledger) acks(ids ...string) {
 	}
 }
 
-// adopt takes over what another ledger has.
-func (l *ledger) adopt(other *ledger) {
+// unacknowledged are the decisions that were sent and never acknowledged.
+func (l *ledger) unacknowledged() (ids []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	other.mu.Lock()
-	defer other.mu.Unlock()
-	maps.Copy(l.sent, other.sent)
-	maps.Copy(l.acked, other.acked)
+	for id := range l.sent {
+		if !l.acked[id] {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // where is where a decision was found, with the hash of its bytes.

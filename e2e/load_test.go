@@ -22,6 +22,7 @@ type load struct {
 	ledger *ledger
 	client *http.Client
 	stop   context.CancelFunc
+	ended  <-chan struct{} // the test has
 	done   sync.WaitGroup
 	make   func(n int) []string // the decisions of the n-th upload, as JSON
 
@@ -37,18 +38,21 @@ type sample struct {
 	took time.Duration // from then until the answer, whichever it was
 }
 
-// startLoad sends so many uploads a second, of one to five decisions each, until finish.
-func startLoad(t *testing.T, target string, rate int, events func(n int) []string) *load {
+// newClient makes connections for a load; its first uploads open them.
+func newClient(t *testing.T) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = 512
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
+}
+
+// startLoad sends so many uploads a second, of one to five decisions each, until finish. What it sends stands in the ledger.
+func startLoad(t *testing.T, client *http.Client, target string, l *ledger, rate int, events func(n int) []string) *load {
 	ctx, cancel := context.WithCancel(t.Context())
-	l := &load{target: target, ledger: newLedger(), client: &http.Client{Transport: transport, Timeout: 10 * time.Second}, stop: cancel, make: events}
-	l.done.Go(func() { l.run(ctx, rate) })
-	t.Cleanup(func() {
-		l.finish()
-		transport.CloseIdleConnections()
-	})
-	return l
+	g := &load{target: target, ledger: l, client: client, stop: cancel, make: events, ended: t.Context().Done()}
+	g.done.Go(func() { g.run(ctx, rate) })
+	t.Cleanup(g.finish)
+	return g
 }
 
 // finish ends the load once everything is acknowledged.
@@ -92,7 +96,11 @@ func (l *load) upload(n int, due time.Time) {
 			return
 		}
 		l.refused.Add(1)
-		time.Sleep(pause) // as OPA's min_delay_seconds and max_delay_seconds
+		select {
+		case <-time.After(pause): // as OPA's min_delay_seconds and max_delay_seconds
+		case <-l.ended:
+			return
+		}
 		pause = min(2*pause, time.Second)
 	}
 }
@@ -124,9 +132,6 @@ func (l *load) p95(from, to time.Time) time.Duration {
 	slices.Sort(took)
 	return took[len(took)*95/100]
 }
-
-// events counts the decisions that were sent.
-func (l *load) events() int { return int(l.sent.Load()) }
 
 // slowest answer of all first tries.
 func (l *load) slowest() (d time.Duration) {

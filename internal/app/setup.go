@@ -87,14 +87,16 @@ func (a *App) setup(ctx context.Context) error {
 	var flood *saver.Flood
 	if a.role != Ingest {
 		breaker = saver.NewBreaker(store, a.reg, a.logger)
-		a.run("store probe", breaker.Watch)
 		flood = saver.NewFlood(store, breaker, a.reg, a.logger)
-		a.run("flood stop", flood.Run)
 	}
 	a.pipeline = newPipeline(durable, a.role, a.topics, breaker, flood, a.reg, a.logger)
 	a.run("pipeline", a.pipeline.run)
 	if a.role.is(Saver) || a.role.is(Parking) {
 		a.consumers(store, log, breaker, flood, projector, tracing.tracer)
+	}
+	if breaker != nil { // behind the writer, which wants to know when the store is back
+		a.run("store probe", breaker.Watch)
+		a.run("flood stop", flood.Run)
 	}
 
 	if a.role.is(Ingest) {
@@ -133,7 +135,7 @@ func (a *App) consumers(store ports.Store, log ports.Log, b *saver.Breaker, floo
 	}
 	if a.role.is(Parking) {
 		park := parking.New(parking.Config{
-			Save: a.writer.Save, Busy: a.writer.Busy, Log: log, Retry: retry, Flood: flood,
+			Save: a.writer.Save, Busy: func() bool { return fresh > 0 && a.writer.Busy() }, Log: log, Retry: retry, Flood: flood,
 			Concurrency: saver.Concurrency{Ceiling: backlog, Adaptive: cfg.ParkingAdaptive},
 			Metrics:     metrics, Logger: a.logger.With("role", Parking),
 		}, a.reg)

@@ -9,12 +9,17 @@ import (
 )
 
 // The flood stop: when more than FloodRatio of at least FloodRows rows within FloodSpan are blamed at the store, something is
-// wrong that is not the rows'.
+// wrong that is not the rows'. It ends once FloodEvidence rows show that the ratio has fallen: that hardly anything came is
+// no evidence.
 const (
-	FloodSpan  = 10 * time.Minute
-	FloodRows  = 10_000
-	FloodRatio = 0.01
+	FloodSpan     = 10 * time.Minute
+	FloodRows     = 10_000
+	FloodEvidence = 1_000
+	FloodRatio    = 0.01
 )
+
+// LongestAcceptance is how long an operator's word counts: past a night and a meeting, not past being forgotten.
+const LongestAcceptance = 24 * time.Hour
 
 // Blame counts rows that the store refused in one way. Its fingerprint is the same wherever and whenever that happens.
 type Blame struct {
@@ -27,8 +32,6 @@ type Blame struct {
 	Path string
 	// Rows were blamed so for the first time.
 	Rows int64
-	// Accepted says that somebody has looked: until then these rows are dead-lettered and make no flood.
-	Accepted *Acceptance
 }
 
 // Acceptance is an operator's word that rows with a fingerprint may be dead-lettered.
@@ -38,6 +41,9 @@ type Acceptance struct {
 	Who, Reason string
 }
 
+// FingerprintBytes is the length of a fingerprint, which is spelled in hex.
+const FingerprintBytes = 6
+
 // numbers differ between rows and between the days' partitions.
 var numbers = regexp.MustCompile(`[0-9]+`)
 
@@ -46,53 +52,63 @@ func BlameOf(err error, path string) Blame {
 	b := Blame{Class: ClassOf(err), Code: CodeOf(err), Path: path, Rows: 1}
 	b.Text, _ = cleanText(numbers.ReplaceAllString(err.Error(), "#"), maxErrorText)
 	sum := sha256.Sum256([]byte(strings.Join([]string{string(b.Class), b.Code, b.Text, b.Path}, "\x00")))
-	b.Fingerprint = hex.EncodeToString(sum[:6])
+	b.Fingerprint = hex.EncodeToString(sum[:FingerprintBytes])
 	return b
+}
+
+// OtherBlame stands for ways to fail that are too many to tell apart.
+func OtherBlame(err error) Blame {
+	return BlameOf(&Error{Class: ClassOf(err), Code: CodeOf(err), Text: "others, too many to tell apart"}, "")
 }
 
 // BlameReport is what all processes have judged within FloodSpan.
 type BlameReport struct {
 	// Judged counts rows that were stored or blamed, each the first time.
 	Judged int64
+	// Blames has the most rows first.
 	Blames []Blame
+	// Accepted are the acceptances in force, by fingerprint: such rows are dead-lettered and make no flood.
+	Accepted map[string]Acceptance
+	// Stopping says that the flood stop is on.
+	Stopping bool
 }
 
-// Add takes in a row of a ledger: the one without a fingerprint counts what was judged, and the zero Acceptance is none.
-func (r *BlameReport) Add(b Blame, a Acceptance) {
+// Add takes in a row of a ledger: the one without a fingerprint counts what was judged.
+func (r *BlameReport) Add(b Blame) {
 	if b.Fingerprint == "" {
 		r.Judged += b.Rows
-		return
+	} else {
+		r.Blames = append(r.Blames, b)
 	}
-	if a.Until.Unix() > 0 {
-		a.Fingerprint, a.At, a.Until = b.Fingerprint, a.At.UTC(), a.Until.UTC()
-		b.Accepted = &a
+}
+
+// Accept takes in an acceptance that is in force.
+func (r *BlameReport) Accept(a Acceptance) {
+	if r.Accepted == nil {
+		r.Accepted = map[string]Acceptance{}
 	}
-	r.Blames = append(r.Blames, b)
+	a.At, a.Until = a.At.UTC(), a.Until.UTC()
+	r.Accepted[a.Fingerprint] = a
 }
 
 // Blamed counts the blamed rows that nobody has accepted.
 func (r BlameReport) Blamed() (n int64) {
 	for _, b := range r.Blames {
-		if b.Accepted == nil {
+		if _, ok := r.Accepted[b.Fingerprint]; !ok {
 			n += b.Rows
 		}
 	}
 	return n
 }
 
-// Flooded reports that blamed rows are to be parked instead of dead-lettered.
+// Flooded reports whether blamed rows are to be parked instead of dead-lettered.
 func (r BlameReport) Flooded() bool {
-	return r.Judged >= FloodRows && float64(r.Blamed()) > FloodRatio*float64(r.Judged)
-}
-
-// Accepted reports whether rows with a fingerprint are dead-lettered all the same.
-func (r BlameReport) Accepted(fingerprint string) bool {
-	for _, b := range r.Blames {
-		if b.Fingerprint == fingerprint {
-			return b.Accepted != nil
-		}
+	few := float64(r.Blamed()) <= FloodRatio*float64(r.Judged)
+	if !r.Stopping {
+		return r.Judged >= FloodRows && !few
 	}
-	return false
+	accepted := len(r.Blames) > 0 && r.Blamed() == 0
+	return !accepted && (r.Judged < FloodEvidence || !few)
 }
 
 // WasBlamed reports that the record has been blamed before.

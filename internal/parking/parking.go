@@ -118,61 +118,99 @@ func (p *Parking) Handle(ctx context.Context, batch []domain.Record) ([]ports.Ho
 	if nth == 0 {
 		return ports.HoldAll(batch, again), nil
 	}
-	due, verdicts := p.try(ctx, due)
-	holds, err := p.waitForStore(due, verdicts)
-	took := len(due)
-	if len(holds) > 0 || err != nil {
-		took = 0
+	tried, verdicts := p.try(ctx, due)
+	holds, err := p.waitForStore(tried, verdicts)
+	taken := len(tried)
+	if slices.ContainsFunc(verdicts, func(v saver.Verdict) bool { return v.Err != nil }) {
+		taken = 0 // what it took was not the store's alone
 	}
-	p.yield.end(p.now(), nth, took, p.now().Sub(now))
+	p.yield.end(p.now(), nth, taken, p.now().Sub(now))
 	if err != nil {
 		return nil, err
 	}
-	next, left := p.next(batch, due, verdicts, holds, now)
+	next, left := p.next(batch, tried, verdicts, holds, now)
 	if len(next) > 0 {
 		if err := p.Log.Publish(ctx, next); err != nil {
 			return nil, err
 		}
 	}
 	left.count(p)
+	if len(tried) < len(due) {
+		holds = rest(holds, batch, p.now().Add(floodPause))
+	}
 	return holds, nil
 }
 
-// sampleSize is how many of the rows that a flood has parked are tried first: searching for guilty rows costs two
-// transactions for each, and where these fail the others do.
-const sampleSize = 20
+const (
+	// sampleSize is how many of the rows that a flood has parked for one reason are tried first: searching for guilty rows
+	// costs a transaction for each, and where these fail the others do.
+	sampleSize = 20
+	// floodPause is how long a partition rests behind a batch with rows that were spared so: they are written to its tail, and
+	// come again.
+	floodPause = 5 * time.Second
+)
 
 // try saves what is due and returns what of it was tried, with the verdicts. While a flood is stopped, rows that were
-// blamed before are tried by sample.
+// blamed before are tried by samples.
 func (p *Parking) try(ctx context.Context, due []domain.Record) ([]domain.Record, []saver.Verdict) {
-	tried, spared := due, []domain.Record(nil)
-	if p.Flood.Stopping() {
-		tried, spared = sample(due)
+	if !p.Flood.Stopping() {
+		verdicts := p.Save(ctx, due)
+		p.Flood.Judge(ctx, due, verdicts)
+		return due, verdicts
 	}
+	tried, spared := sample(due)
 	verdicts := p.Save(ctx, tried)
 	p.Flood.Judge(ctx, tried, verdicts)
-	if len(spared) == 0 || slices.ContainsFunc(verdicts, saver.Verdict.Blamed) {
+	for i, v := range verdicts {
+		if v.Blamed() {
+			delete(spared, reasonOf(tried[i]))
+		}
+	}
+	var more []domain.Record
+	for _, records := range spared {
+		more = append(more, records...)
+	}
+	if len(more) == 0 {
 		return tried, verdicts
 	}
-	more := p.Save(ctx, spared)
-	p.Flood.Judge(ctx, spared, more)
-	return append(tried, spared...), append(verdicts, more...)
+	mended := p.Save(ctx, more)
+	p.Flood.Judge(ctx, more, mended)
+	return append(tried, more...), append(verdicts, mended...)
 }
 
-// sample takes out what was blamed before, but for the first few.
-func sample(due []domain.Record) (tried, spared []domain.Record) {
-	suspects := 0
+// sample takes out what was blamed before, but for the first few of each reason.
+func sample(due []domain.Record) (tried []domain.Record, spared map[string][]domain.Record) {
+	spared = map[string][]domain.Record{}
+	taken := map[string]int{}
 	for _, r := range due {
+		reason := ""
 		if r.Headers.WasBlamed() {
-			suspects++
+			reason = reasonOf(r)
+			taken[reason]++
 		}
-		if r.Headers.WasBlamed() && suspects > sampleSize {
-			spared = append(spared, r)
+		if taken[reason] > sampleSize {
+			spared[reason] = append(spared[reason], r)
 		} else {
 			tried = append(tried, r)
 		}
 	}
 	return tried, spared
+}
+
+// reasonOf is what a record was blamed for, whatever its path.
+func reasonOf(r domain.Record) string {
+	h := r.Headers
+	return domain.BlameOf(&domain.Error{Class: h.ErrorClass, Code: h.ErrorCode, Text: h.Error}, "").Fingerprint
+}
+
+// rest holds the partitions of a batch behind its last records, where they are not held already.
+func rest(holds []ports.Hold, batch []domain.Record, until time.Time) []ports.Hold {
+	for i := len(batch) - 1; i >= 0; i-- {
+		if r := batch[i]; find(holds, r) == nil {
+			holds = append(holds, ports.Hold{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset + 1, Until: until})
+		}
+	}
+	return holds
 }
 
 // dueAt is when a record may be tried. A time further off than any backoff is a clock that was set back.

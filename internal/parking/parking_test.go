@@ -62,9 +62,11 @@ type ledger struct {
 	report domain.BlameReport
 }
 
-func (l *ledger) RecordBlames(context.Context, time.Time, int64, []domain.Blame) error { return nil }
+func (l *ledger) ExchangeBlames(context.Context, time.Time, int64, []domain.Blame) (domain.BlameReport, error) {
+	return l.report, nil
+}
 
-func (l *ledger) Blames(context.Context, time.Time) (domain.BlameReport, error) { return l.report, nil }
+func (l *ledger) SetFloodStop(context.Context, time.Time, bool) error { return nil }
 
 func parked(offset int64, key string, h domain.Headers) domain.Record {
 	h.Origin = "docket.decisions/0/1"
@@ -262,8 +264,8 @@ func TestFloodParksAgain(t *testing.T) {
 		}
 		holds, err := b.Handle(t.Context(), batch)
 		require.NoError(t, err)
-		require.Empty(t, holds)
-		require.Len(t, b.tried, sampleSize, "the others are spared the search")
+		require.Equal(t, []ports.Hold{{Topic: topics.Parking, Offset: 50, Until: time.Now().Add(floodPause)}}, holds, "all of it is done, and not so soon again")
+		require.Len(t, b.tried, 2*sampleSize, "of each reason; the others are spared the search")
 		require.Len(t, b.out, 50)
 		for _, r := range b.out {
 			require.Equal(t, topics.Parking, r.Topic)
@@ -271,7 +273,19 @@ func TestFloodParksAgain(t *testing.T) {
 			require.GreaterOrEqual(t, time.Until(r.Headers.NotBefore), 2*time.Second)
 			require.LessOrEqual(t, time.Until(r.Headers.NotBefore), 4*time.Second)
 		}
-		// The cause is mended: the sample shows it, and the others follow at once.
+		// One of two causes is mended: its sample shows it, and its others follow at once.
+		b.answer = func(r domain.Record) saver.Verdict {
+			if r.Headers.ErrorClass == domain.Invalid {
+				return saver.Verdict{Fate: domain.Saved}
+			}
+			return failing(domain.Unknown)
+		}
+		b.tried, b.out = nil, nil
+		_, err = b.Handle(t.Context(), batch)
+		require.NoError(t, err)
+		require.Len(t, b.tried, 25+sampleSize)
+		require.Len(t, b.out, 25)
+		// And then the other.
 		b.answer, b.tried, b.out = func(domain.Record) saver.Verdict { return saver.Verdict{Fate: domain.Saved} }, nil, nil
 		_, err = b.Handle(t.Context(), batch)
 		require.NoError(t, err)

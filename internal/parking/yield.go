@@ -15,11 +15,13 @@ const (
 	leastShare = 0.25
 	// trifling is a latency that nobody else notices, however low the floor.
 	trifling = 10 * time.Millisecond
+	// longestRest bounds the pause behind one slow batch.
+	longestRest = 5 * time.Second
 	// floorSpan is how long the least latency is remembered, for one or two of it: a store that has become slower for good is
 	// measured anew.
 	floorSpan = 5 * time.Minute
 	// turnWait is how soon a batch asks again that had no turn, and patience how long it steps back behind fresh decisions.
-	turnWait = 50 * time.Millisecond
+	turnWait = 200 * time.Millisecond
 	patience = time.Second
 )
 
@@ -118,7 +120,7 @@ func (y *yield) end(now time.Time, nth, rows int, took time.Duration) {
 		}
 	}
 	if y.share < 1 {
-		y.rest = now.Add(time.Duration(float64(took) * (1/y.share - 1)))
+		y.rest = now.Add(min(time.Duration(float64(took)*(1/y.share-1)), longestRest))
 	}
 }
 

@@ -124,12 +124,12 @@ type OPARegistry interface {
 
 // BlameLedger is what processes that save tell each other about blamed rows, so that a flood stops all of them.
 type BlameLedger interface {
-	// RecordBlames adds what was judged at a time since the last call: so many rows, and those of them that were blamed.
-	// Repeating a call counts twice: the figures are for a ratio.
-	RecordBlames(ctx context.Context, at time.Time, judged int64, blames []domain.Blame) error
-	// Blames returns what all processes recorded within domain.FloodSpan before at, the most rows first, with the
-	// acceptances in force.
-	Blames(ctx context.Context, at time.Time) (domain.BlameReport, error)
+	// ExchangeBlames adds what was judged at a time since the last call, so many rows and those of them that were blamed, and
+	// returns what all processes recorded within domain.FloodSpan before, at most 1,000 fingerprints. Repeating a call counts
+	// twice: the figures are for a ratio.
+	ExchangeBlames(ctx context.Context, at time.Time, judged int64, blames []domain.Blame) (domain.BlameReport, error)
+	// SetFloodStop writes down for good that the flood stop begins or ends, and when; saying so again changes nothing.
+	SetFloodStop(ctx context.Context, at time.Time, on bool) error
 	// AcceptBlame writes an acceptance down for good; of several for one fingerprint the last is in force.
 	AcceptBlame(ctx context.Context, a domain.Acceptance) error
 }

@@ -10,7 +10,7 @@ import (
 
 const (
 	// blameReserve is what the search for guilty rows leaves of the handler's budget for publishing and committing.
-	blameReserve = 8 * time.Second
+	blameReserve = 10 * time.Second
 	// confirmWithin is how soon after a row has failed alone a probe has to speak for the store. One probe, which is a new
 	// connection, speaks for all rows that failed since the one before.
 	confirmWithin = 100 * time.Millisecond
@@ -25,7 +25,8 @@ type search struct {
 	since    time.Time
 	alive    time.Time // when the last probe that succeeded began
 	guilty   int
-	err      error // why the search has ended early; nobody is to blame for it
+	failure  error // that began the search
+	err      error // why it has ended early; nobody is to blame for it
 }
 
 // run stores rows, and fills verdicts, which runs beside them.
@@ -38,36 +39,44 @@ func (s *search) run(rows []domain.Decision, verdicts []Verdict) {
 }
 
 func (s *search) save(rows []domain.Decision, verdicts []Verdict) {
+	if deadline, ok := s.ctx.Deadline(); ok && s.failure != nil && s.err == nil && deadline.Sub(s.w.now()) < blameReserve {
+		s.err = domain.Errorf(domain.Unavailable, "no time left to find the rows to blame: %w", s.failure)
+	}
 	if s.err != nil {
 		sentence(verdicts, s.err)
 		return
 	}
 	fates, err := s.w.attempt(s.ctx, rows)
-	if err == nil {
+	v := Verdict{Err: err, Path: rows[0].Path}
+	switch {
+	case err == nil:
 		for i, f := range fates {
 			verdicts[i].Fate = f
 		}
-		return
-	}
-	now := s.w.now()
-	deadline, ok := s.ctx.Deadline()
-	switch v := (Verdict{Err: err, Path: rows[0].Path}); {
 	case !v.Blamed():
 		s.err = err
+		s.acquit()
+		sentence(verdicts, err)
+		return
 	case len(rows) == 1:
-		verdicts[0] = v
+		s.failure, verdicts[0] = err, v
 		if s.suspects = append(s.suspects, &verdicts[0]); len(s.suspects) == 1 {
-			s.since = now
+			s.since = s.w.now()
 		}
-		if now.Sub(s.since) > confirmWithin {
+	default:
+		s.failure = err
+		if s.w.now().Sub(s.alive) > confirmWithin { // a batch is split only while the store answers
 			s.confirm()
 		}
+		s.split(rows, verdicts)
 		return
-	case ok && deadline.Sub(now) < blameReserve:
-		s.err = domain.Errorf(domain.Unavailable, "no time left to find the rows to blame: %w", err)
-	case now.Sub(s.alive) > confirmWithin: // a batch is split only while the store answers
+	}
+	if len(s.suspects) > 0 && s.w.now().Sub(s.since) > confirmWithin {
 		s.confirm()
 	}
+}
+
+func (s *search) split(rows []domain.Decision, verdicts []Verdict) {
 	size := s.w.pieceOf(len(rows))
 	for from := 0; from < len(rows); from += size {
 		to := min(from+size, len(rows))
@@ -75,16 +84,28 @@ func (s *search) save(rows []domain.Decision, verdicts []Verdict) {
 	}
 }
 
-// confirm probes the store: the suspects are guilty if it answers, and nobody is if it does not.
+// confirm probes the store: the suspects are guilty if it answers, and nobody is if it does not. A probe that comes late says
+// nothing about them.
 func (s *search) confirm() {
 	began := s.w.now()
-	if s.err = s.w.breaker.probe(s.ctx); s.err == nil {
-		s.alive, s.guilty = began, s.guilty+len(s.suspects)
+	if s.err = s.w.breaker.probe(s.ctx); s.err != nil {
+		s.acquit()
+		return
 	}
+	s.alive = began
+	if len(s.suspects) > 0 && began.Sub(s.since) > probeTimeout {
+		s.err = domain.Errorf(domain.Unavailable, "the store was too slow to tell whether it or a row is to blame: %w", s.failure)
+		s.acquit()
+		s.err = nil
+	}
+	s.guilty += len(s.suspects)
+	s.suspects = nil
+}
+
+// acquit gives the suspects the reason why nobody is to blame.
+func (s *search) acquit() {
 	for _, v := range s.suspects {
-		if s.err != nil {
-			*v = Verdict{Err: s.err}
-		}
+		*v = Verdict{Err: s.err}
 	}
 	s.suspects = nil
 }
@@ -104,9 +125,9 @@ func (w *Writer) remember(share float64) {
 // pieceOf says how large the parts of so many rows should be: halves while guilty rows are rare, and so small that most are
 // good or bad throughout where they are not.
 func (w *Writer) pieceOf(rows int) int {
-	size := (rows + 1) / 2
+	size := float64((rows + 1) / 2)
 	if share := math.Float64frombits(w.guilty.Load()); share > 0 {
-		size = min(size, int(0.7/share))
+		size = min(size, 0.7/share)
 	}
-	return max(size, 1)
+	return max(int(size), 1)
 }

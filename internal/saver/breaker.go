@@ -38,7 +38,7 @@ type Breaker struct {
 	circuit circuitbreaker.CircuitBreaker[any]
 	trouble atomic.Pointer[error] // why the store took nothing when it was last asked
 	asked   atomic.Pointer[time.Time]
-	reset   func() // when the store is back
+	reset   func() // when the store is back; set before anybody asks
 }
 
 // NewBreaker makes a Breaker; reg may be nil in tests.
@@ -57,7 +57,7 @@ func NewBreaker(store prober, reg prometheus.Registerer, logger *slog.Logger) *B
 func (b *Breaker) changed(logger *slog.Logger, e circuitbreaker.StateChangedEvent) {
 	switch {
 	case e.OldState == circuitbreaker.ClosedState:
-		logger.Warn("the store is away; uploads are still taken, and what waits is parked until it is back")
+		logger.Warn("the store is away; uploads are taken all the same, and nothing is lost", "error", b.Trouble())
 	case e.NewState == circuitbreaker.ClosedState:
 		b.reset()
 		logger.Info("the store is back")
@@ -95,15 +95,15 @@ func (b *Breaker) record(err error) {
 			b.circuit.RecordFailure() // nothing was learned
 		}
 		return
-	case err != nil && class == domain.Unavailable:
-		b.circuit.RecordFailure()
-	default:
-		b.circuit.RecordSuccess()
-	}
-	if err != nil && (class == domain.Unavailable || class == domain.Misconfigured) {
+	case err != nil && (class == domain.Unavailable || class == domain.Misconfigured):
 		b.trouble.Store(&err)
-	} else {
+	default:
 		b.trouble.Store(nil)
+	}
+	if err != nil && class == domain.Unavailable {
+		b.circuit.RecordFailure()
+	} else {
+		b.circuit.RecordSuccess()
 	}
 }
 
@@ -118,12 +118,15 @@ func (b *Breaker) Watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if asked := b.asked.Load(); asked != nil && b.circuit.IsClosed() && time.Since(*asked) < idleProbe {
+		idle := b.circuit.IsClosed()
+		if asked := b.asked.Load(); idle && asked != nil && time.Since(*asked) < idleProbe || !b.allow() {
 			continue
 		}
-		if b.allow() {
-			b.record(b.probe(ctx))
+		err := b.probe(ctx)
+		if idle && err != nil { // one slow login is no outage
+			err = b.probe(ctx)
 		}
+		b.record(err)
 	}
 }
 

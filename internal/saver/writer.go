@@ -19,7 +19,7 @@ import (
 
 const (
 	// publishReserve is what an attempt leaves of it, so that what was not stored can be parked.
-	publishReserve = 4 * time.Second
+	publishReserve = 6 * time.Second
 	// The limiter looks at the store's latency this often, if so many batches have told it.
 	limitWindow  = time.Second
 	limitSamples = 10
@@ -183,6 +183,10 @@ func (w *Writer) attempt(ctx context.Context, rows []domain.Decision) ([]domain.
 	}
 	w.batchSize.Observe(float64(len(rows)))
 	w.batchDuration.Observe(w.now().Sub(start).Seconds())
-	w.breaker.record(err)
+	if err != nil && ctx.Err() != nil {
+		w.breaker.record(context.Canceled) // it was our time that ran out
+	} else {
+		w.breaker.record(err)
+	}
 	return fates, err
 }

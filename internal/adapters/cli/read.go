@@ -263,7 +263,8 @@ func (s *Status) Run(ctx context.Context, out Out) error {
 		return err
 	}
 	seen, err := s.get(ctx, "/api/v1/opas", nil)
-	if ExitCode(err) == ExitUnavailable { // an outage is when this is asked
+	if code := ExitCode(err); code == ExitUnavailable || code == ExitMisconfigured { // then is when this is asked
+		fmt.Fprintf(out.Stderr, "The OPAs that were seen are not listed: %v\n", err)
 		seen, err = []byte("null"), nil
 	}
 	if err != nil {
@@ -308,7 +309,6 @@ func printStatus(w io.Writer, p pipeline, o *opas, now time.Time) error {
 		}
 	}
 	if o == nil {
-		fmt.Fprintln(w, "\nThe store does not answer, so the OPAs it has seen are not listed.")
 		return nil
 	}
 	if len(o.Items) == 0 {

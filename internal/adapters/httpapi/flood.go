@@ -1,8 +1,11 @@
 package httpapi
 
 import (
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"strings"
 	"time"
@@ -11,9 +14,6 @@ import (
 
 	"github.com/docket-project/docket/internal/domain"
 )
-
-// acceptedFor is how long an operator's word on a fingerprint counts: past a night and a meeting, not past being forgotten.
-const acceptedFor = 24 * time.Hour
 
 // maxReason bounds what an operator writes, in bytes.
 const maxReason = 1000
@@ -42,17 +42,17 @@ type blameView struct {
 
 // flood answers GET /api/v1/flood.
 func (q *query) flood(c echo.Context) error {
-	report, err := q.store.Blames(c.Request().Context(), q.now())
+	report, err := q.store.ExchangeBlames(c.Request().Context(), q.now(), 0, nil)
 	if err != nil {
 		return err
 	}
 	answer := floodView{
-		Stopping: report.Flooded(), Judged: report.Judged, Blamed: report.Blamed(), WithinSeconds: domain.FloodSpan.Seconds(),
+		Stopping: report.Stopping, Judged: report.Judged, Blamed: report.Blamed(), WithinSeconds: domain.FloodSpan.Seconds(),
 		Items: make([]blameView, 0, len(report.Blames)),
 	}
 	for _, b := range report.Blames {
 		v := blameView{Fingerprint: b.Fingerprint, Class: b.Class, Code: text(b.Code), Error: b.Text, Path: text(b.Path), Rows: b.Rows}
-		if a := b.Accepted; a != nil {
+		if a, ok := report.Accepted[b.Fingerprint]; ok {
 			v.AcceptedAt, v.AcceptedUntil, v.AcceptedBy, v.AcceptedReason = instant(a.At), instant(a.Until), text(a.Who), text(a.Reason)
 		}
 		answer.Items = append(answer.Items, v)
@@ -66,6 +66,9 @@ func (q *query) acceptBlame(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if kind, _, _ := mime.ParseMediaType(c.Request().Header.Get(echo.HeaderContentType)); kind != echo.MIMEApplicationJSON {
+		return problem(http.StatusUnsupportedMediaType, "want Content-Type: application/json") // no page of a browser's may send it unasked
+	}
 	var wanted struct{ Fingerprint, Reason string }
 	dec := json.NewDecoder(io.LimitReader(c.Request().Body, 16<<10))
 	dec.DisallowUnknownFields()
@@ -75,19 +78,13 @@ func (q *query) acceptBlame(c echo.Context) error {
 	if wanted.Reason = strings.TrimSpace(wanted.Reason); wanted.Reason == "" || len(wanted.Reason) > maxReason {
 		return problem(http.StatusBadRequest, "a reason is wanted, of at most 1,000 bytes: whoever finds these dead letters will ask")
 	}
-	report, err := q.store.Blames(c.Request().Context(), q.now())
-	if err != nil {
+	if b, err := hex.DecodeString(wanted.Fingerprint); err != nil || len(b) != domain.FingerprintBytes {
+		return problem(http.StatusBadRequest, fmt.Sprintf("%q is no fingerprint: docket flood lists those of the last ten minutes", wanted.Fingerprint))
+	}
+	now := q.now().UTC()
+	a := domain.Acceptance{Fingerprint: wanted.Fingerprint, At: now, Until: now.Add(domain.LongestAcceptance), Who: who.Name, Reason: wanted.Reason}
+	if err := q.store.AcceptBlame(c.Request().Context(), a); err != nil {
 		return err
 	}
-	for _, b := range report.Blames {
-		if b.Fingerprint != wanted.Fingerprint {
-			continue
-		}
-		a := domain.Acceptance{Fingerprint: b.Fingerprint, At: q.now().UTC(), Until: q.now().Add(acceptedFor).UTC(), Who: who.Name, Reason: wanted.Reason}
-		if err := q.store.AcceptBlame(c.Request().Context(), a); err != nil {
-			return err
-		}
-		return q.flood(c)
-	}
-	return problem(http.StatusNotFound, "no row was blamed with fingerprint "+wanted.Fingerprint+" within the last ten minutes: docket flood lists those there are")
+	return q.flood(c)
 }

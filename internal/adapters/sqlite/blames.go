@@ -8,46 +8,84 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// RecordBlames adds to what is known; see ports.BlameLedger.
-func (s *Store) RecordBlames(ctx context.Context, at time.Time, judged int64, blames []domain.Blame) error {
-	const upsert = `INSERT INTO blames AS b (minute, fingerprint, class, code, error, path, rows) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+const (
+	addBlame = `INSERT INTO blames AS b (minute, fingerprint, class, code, error, path, rows) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
 		ON CONFLICT (minute, fingerprint) DO UPDATE SET rows = b.rows + excluded.rows`
-	minute := at.Truncate(time.Minute).UnixMicro()
-	err := s.inTx(ctx, func(tx *sql.Tx) error {
-		for _, b := range append([]domain.Blame{{Rows: judged}}, blames...) {
-			if _, err := tx.Exec(upsert, minute, b.Fingerprint, b.Class, b.Code, b.Text, b.Path, b.Rows); err != nil {
+	listBlames = `SELECT fingerprint, min(class), min(code), min(error), min(path), sum(rows) FROM blames
+		WHERE minute > ? AND minute <= ? GROUP BY fingerprint ORDER BY fingerprint <> '', sum(rows) DESC, fingerprint LIMIT 1001`
+	// The other columns are those of the row with the maximum (https://sqlite.org/lang_select.html#bareagg).
+	listAcceptances = `SELECT fingerprint, max(accepted_at), until, who, reason FROM blame_acceptances
+		GROUP BY fingerprint HAVING until > ? LIMIT 1000`
+)
+
+// ExchangeBlames adds to what is known and sums it up; see ports.BlameLedger.
+func (s *Store) ExchangeBlames(ctx context.Context, at time.Time, judged int64, blames []domain.Blame) (report domain.BlameReport, err error) {
+	if judged > 0 {
+		if err := s.addBlames(ctx, at, append([]domain.Blame{{Rows: judged}}, blames...)); err != nil {
+			return report, s.checked("record blames in "+storeFile, err)
+		}
+	}
+	err = s.each(ctx, listBlames, []any{at.Add(-domain.FloodSpan).UnixMicro(), at.Add(time.Minute).UnixMicro()}, func(rows *sql.Rows) error {
+		var b domain.Blame
+		err := rows.Scan(&b.Fingerprint, &b.Class, &b.Code, &b.Text, &b.Path, &b.Rows)
+		report.Add(b)
+		return err
+	})
+	if err == nil {
+		err = s.each(ctx, listAcceptances, []any{at.UnixMicro()}, func(rows *sql.Rows) error {
+			var a domain.Acceptance
+			var acceptedAt, until int64
+			err := rows.Scan(&a.Fingerprint, &acceptedAt, &until, &a.Who, &a.Reason)
+			a.At, a.Until = time.UnixMicro(acceptedAt), time.UnixMicro(until)
+			report.Accept(a)
+			return err
+		})
+	}
+	if err == nil {
+		err = s.read.QueryRowContext(ctx, `SELECT count(*) > 0 FROM flood_stops WHERE ended_at IS NULL`).Scan(&report.Stopping)
+	}
+	return report, s.checked("list blames in "+storeFile, err)
+}
+
+func (s *Store) addBlames(ctx context.Context, at time.Time, blames []domain.Blame) error {
+	return s.inTx(ctx, func(tx *sql.Tx) error {
+		minute := at.Truncate(time.Minute).UnixMicro()
+		for _, b := range blames {
+			if _, err := tx.Exec(addBlame, minute, b.Fingerprint, b.Class, b.Code, b.Text, b.Path, b.Rows); err != nil {
 				return err
 			}
 		}
-		_, err := tx.Exec(`DELETE FROM blames WHERE minute < ?`, at.Add(-2*domain.FloodSpan).UnixMicro())
+		_, err := tx.Exec(`DELETE FROM blames WHERE minute < ?`, at.Add(-24*time.Hour).UnixMicro())
 		return err
 	})
-	return s.checked("record blames in "+storeFile, err)
 }
 
-// Blames sums up what is known; see ports.BlameLedger.
-func (s *Store) Blames(ctx context.Context, at time.Time) (report domain.BlameReport, err error) {
-	const list = `SELECT b.fingerprint, b.class, b.code, b.error, b.path, sum(b.rows),
-		coalesce(a.accepted_at, 0), coalesce(a.until, 0), coalesce(a.who, ''), coalesce(a.reason, '')
-		FROM blames b LEFT JOIN blame_acceptances a ON a.until > ?2 AND a.rowid =
-			(SELECT rowid FROM blame_acceptances WHERE fingerprint = b.fingerprint ORDER BY accepted_at DESC LIMIT 1)
-		WHERE b.minute > ?1 GROUP BY b.fingerprint ORDER BY sum(b.rows) DESC, b.fingerprint`
-	rows, err := s.read.QueryContext(ctx, list, at.Add(-domain.FloodSpan).UnixMicro(), at.UnixMicro())
+// each reads the rows of a query.
+func (s *Store) each(ctx context.Context, query string, args []any, scan func(*sql.Rows) error) error {
+	rows, err := s.read.QueryContext(ctx, query, args...)
 	if err != nil {
-		return report, s.checked("list blames in "+storeFile, err)
+		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var b domain.Blame
-		var a domain.Acceptance
-		var acceptedAt, until int64
-		if err := rows.Scan(&b.Fingerprint, &b.Class, &b.Code, &b.Text, &b.Path, &b.Rows, &acceptedAt, &until, &a.Who, &a.Reason); err != nil {
-			return report, s.checked("list blames in "+storeFile, err)
+		if err := scan(rows); err != nil {
+			return err
 		}
-		a.At, a.Until = time.UnixMicro(acceptedAt), time.UnixMicro(until)
-		report.Add(b, a)
 	}
-	return report, s.checked("list blames in "+storeFile, rows.Err())
+	return rows.Err()
+}
+
+// SetFloodStop writes down when the flood stop begins and ends; see ports.BlameLedger.
+func (s *Store) SetFloodStop(ctx context.Context, at time.Time, on bool) error {
+	query := `UPDATE flood_stops SET ended_at = ? WHERE ended_at IS NULL`
+	if on {
+		query = `INSERT INTO flood_stops (begun_at) VALUES (?) ON CONFLICT DO NOTHING`
+	}
+	err := s.inTx(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec(query, at.UnixMicro())
+		return err
+	})
+	return s.checked("write down the flood stop in "+storeFile, err)
 }
 
 // AcceptBlame writes an acceptance down; see ports.BlameLedger.

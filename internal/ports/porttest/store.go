@@ -440,36 +440,44 @@ func storeBlames(t *testing.T, h *StoreHarness) {
 	elsewhere := domain.BlameOf(&domain.Error{Class: domain.Invalid, Code: "23514", Text: "row 9 violates a check"}, "kafka/authz/allow")
 	require.Equal(t, refused.Fingerprint, alike.Fingerprint, "numbers do not count")
 	require.NotEqual(t, refused.Fingerprint, elsewhere.Fingerprint)
-	blames := func(at time.Time) domain.BlameReport {
-		r, err := h.Store.Blames(t.Context(), at)
+	exchange := func(at time.Time, judged int64, blames ...domain.Blame) domain.BlameReport {
+		r, err := h.Store.ExchangeBlames(t.Context(), at, judged, blames)
 		require.NoError(t, err)
 		return r
 	}
-	require.Equal(t, domain.BlameReport{}, blames(at))
+	require.Equal(t, domain.BlameReport{}, exchange(at, 0))
 
 	refused.Rows = 70
-	require.NoError(t, h.Store.RecordBlames(t.Context(), at.Add(-5*time.Minute), 6000, []domain.Blame{refused}))
+	exchange(at.Add(-5*time.Minute), 6000, refused)
 	elsewhere.Rows = 10
-	require.NoError(t, h.Store.RecordBlames(t.Context(), at, 2000, []domain.Blame{elsewhere, refused}))
-	require.NoError(t, h.Store.RecordBlames(t.Context(), at, 3000, nil))
+	exchange(at, 2000, elsewhere, refused)
+	report := exchange(at, 3000)
 	refused.Rows = 140
-	want := domain.BlameReport{Judged: 11000, Blames: []domain.Blame{refused, elsewhere}}
-	require.Equal(t, want, blames(at))
-	require.EqualValues(t, 150, want.Blamed())
-	require.True(t, want.Flooded())
-	require.EqualValues(t, 5000, blames(at.Add(6*time.Minute)).Judged, "the first minutes are past")
-	require.Equal(t, domain.BlameReport{}, blames(at.Add(11*time.Minute)))
+	require.Equal(t, domain.BlameReport{Judged: 11000, Blames: []domain.Blame{refused, elsewhere}}, report)
+	require.EqualValues(t, 150, report.Blamed())
+	require.True(t, report.Flooded())
+	require.Equal(t, report, exchange(at.Add(-30*time.Second), 0), "clocks differ by a little")
+	require.EqualValues(t, 5000, exchange(at.Add(6*time.Minute), 0).Judged, "the first minutes are past")
+	require.Equal(t, domain.BlameReport{}, exchange(at.Add(11*time.Minute), 0))
+	exchange(at.Add(time.Hour), 1)
+	require.Equal(t, report, exchange(at, 0), "a clock that is ahead takes nothing away, and does not count")
+
+	require.NoError(t, h.Store.SetFloodStop(t.Context(), at, false))
+	for range 2 {
+		require.NoError(t, h.Store.SetFloodStop(t.Context(), at, true))
+		require.True(t, exchange(at, 0).Stopping)
+	}
+	require.NoError(t, h.Store.SetFloodStop(t.Context(), at, false))
+	require.False(t, exchange(at, 0).Stopping)
 
 	accepted := domain.Acceptance{Fingerprint: refused.Fingerprint, At: at.UTC(), Until: at.Add(time.Hour).UTC(), Who: "ann", Reason: "a test row"}
 	require.NoError(t, h.Store.AcceptBlame(t.Context(), accepted))
-	report := blames(at.Add(time.Second))
-	require.Equal(t, &accepted, report.Blames[0].Accepted)
-	require.Nil(t, report.Blames[1].Accepted)
-	require.True(t, report.Accepted(refused.Fingerprint))
-	require.False(t, report.Accepted(elsewhere.Fingerprint))
+	report = exchange(at.Add(time.Second), 0)
+	require.Equal(t, map[string]domain.Acceptance{refused.Fingerprint: accepted}, report.Accepted)
 	require.EqualValues(t, 10, report.Blamed())
 	require.False(t, report.Flooded())
+	require.NotEmpty(t, exchange(at.Add(30*time.Minute), 0).Accepted, "also when no such row has come for long")
 	accepted.At, accepted.Until = at.Add(time.Second).UTC(), at.Add(2*time.Second).UTC()
 	require.NoError(t, h.Store.AcceptBlame(t.Context(), accepted))
-	require.Nil(t, blames(at.Add(3 * time.Second)).Blames[0].Accepted, "the last word has run out")
+	require.Empty(t, exchange(at.Add(3*time.Second), 0).Accepted, "the last word has run out")
 }

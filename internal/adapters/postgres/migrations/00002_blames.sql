@@ -22,3 +22,10 @@ CREATE TABLE blame_acceptances (
   reason      text NOT NULL
 );
 CREATE INDEX blame_acceptances_fingerprint ON blame_acceptances (fingerprint, accepted_at);
+
+-- When the flood stop was on; it is where a row has no end.
+CREATE TABLE flood_stops (
+  begun_at timestamptz NOT NULL,
+  ended_at timestamptz
+);
+CREATE UNIQUE INDEX flood_stops_one ON flood_stops ((true)) WHERE ended_at IS NULL;

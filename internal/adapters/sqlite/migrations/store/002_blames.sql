@@ -19,3 +19,10 @@ CREATE TABLE blame_acceptances (
   who         TEXT NOT NULL,
   reason      TEXT NOT NULL
 );
+
+-- When the flood stop was on; it is where a row has no end.
+CREATE TABLE flood_stops (
+  begun_at INTEGER NOT NULL,
+  ended_at INTEGER
+);
+CREATE UNIQUE INDEX flood_stops_one ON flood_stops (ended_at IS NULL) WHERE ended_at IS NULL;
