@@ -80,8 +80,8 @@ type cluster struct {
 	topics   string
 	database string
 	shared   []string // of every role's environment
-	ledger   *ledger // of everything that was ever sent to it
-	past     outcome // of the drills before
+	ledger   *ledger  // of everything that was ever sent to it
+	past     outcome  // of the drills before
 
 	mu    sync.Mutex
 	roles map[string]*role

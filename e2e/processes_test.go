@@ -222,6 +222,33 @@ func (d *docket) get(path string) (int, []byte, error) {
 	return resp.StatusCode, body, err
 }
 
+// backlog asks how much waits at each stage, and for how many seconds.
+func (d *docket) backlog() (waiting map[string]int64, oldest map[string]float64, err error) {
+	var p struct {
+		Stages []struct {
+			Name          string
+			Waiting       int64
+			OldestSeconds float64 `json:"oldest_seconds"`
+		}
+		SampledAt time.Time `json:"sampled_at"`
+	}
+	status, body, err := d.get("/api/v1/pipeline")
+	if err != nil || status != http.StatusOK {
+		return nil, nil, fmt.Errorf("%d %w", status, err)
+	}
+	if err := json.Unmarshal(body, &p); err != nil {
+		return nil, nil, err
+	}
+	if len(p.Stages) == 0 || time.Since(p.SampledAt) > time.Second {
+		return nil, nil, fmt.Errorf("not sampled since %s", p.SampledAt) // a log that does not answer in time is shown as it was
+	}
+	waiting, oldest = map[string]int64{}, map[string]float64{}
+	for _, s := range p.Stages {
+		waiting[s.Name], oldest[s.Name] = s.Waiting, s.OldestSeconds
+	}
+	return waiting, oldest, nil
+}
+
 // drained waits until nothing is on its way to the store.
 func (d *docket) drained(t *testing.T) {
 	t.Helper()

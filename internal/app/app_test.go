@@ -358,3 +358,44 @@ func TestMainExitCodes(t *testing.T) {
 	require.Equal(t, 2, strings.Count(out.String(), "\n"), "%s", &out)
 	http.DefaultClient.CloseIdleConnections()
 }
+
+// TestAcceptBlame is what an operator may say of rows that are refused, and who may say it.
+func TestAcceptBlame(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens")
+	hash := func(s string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(s))) }
+	require.NoError(t, os.WriteFile(file, []byte("vera viewer "+hash("v")+"\nolga operator "+hash("o")+"\n"), 0o600))
+	a := startApp(t, func(c *Config) { c.ConsoleTokensFile = file })
+	post := func(token, contentType, body string) (int, string) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+a.ConsoleAddr()+"/api/v1/flood/acceptances", strings.NewReader(body))
+		require.NoError(t, err)
+		req.Header.Set("Content-Type", contentType)
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := a.client.Do(req)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		answer, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		return resp.StatusCode, string(answer)
+	}
+	const good = `{"fingerprint":"0a1b2c3d4e5f","reason":"a test"}`
+	for _, c := range []struct {
+		name, token, contentType, body string
+		status                         int
+		says                           string
+	}{
+		{"nobody", "x", "application/json", good, 401, "not known"},
+		{"a viewer", "v", "application/json", good, 403, "role operator"},
+		{"a web page", "o", "text/plain", good, 415, "application/json"},
+		{"no reason", "o", "application/json", `{"fingerprint":"0a1b2c3d4e5f","reason":" "}`, 400, "a reason is wanted"},
+		{"no fingerprint", "o", "application/json", `{"fingerprint":"all","reason":"x"}`, 400, "is no fingerprint"},
+		{"an unknown field", "o", "application/json", `{"fingerprints":["x"],"reason":"x"}`, 400, "unknown field"},
+		{"no JSON", "o", "application/json", `x`, 400, "want {"},
+		{"an operator", "o", "application/json; charset=utf-8", good, 200, `"stopping":false`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			status, answer := post(c.token, c.contentType, c.body)
+			require.Equal(t, c.status, status, answer)
+			require.Contains(t, answer, c.says)
+		})
+	}
+}

@@ -214,27 +214,27 @@ func (k *Kafka) AddPartitions(ctx context.Context, topic string, more int) error
 	return answers.Error()
 }
 
-// DeleteRecords takes away everything that a partition holds, as its retention would.
-func (k *Kafka) DeleteRecords(ctx context.Context, topic string, partition int32) error {
+// DeleteRecords takes away everything that a partition holds, as its retention would, and returns the last offset of it.
+func (k *Kafka) DeleteRecords(ctx context.Context, topic string, partition int32) (last int64, err error) {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Brokers()...))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer cl.Close()
 	admin := kadm.NewClient(cl)
 	ends, err := admin.ListEndOffsets(ctx, topic)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	end, ok := ends.Lookup(topic, partition)
 	if !ok || end.Err != nil {
-		return errors.Join(fmt.Errorf("%s has no partition %d", topic, partition), end.Err)
+		return 0, errors.Join(fmt.Errorf("%s has no partition %d", topic, partition), end.Err)
 	}
 	var offsets kadm.Offsets
 	offsets.AddOffset(topic, partition, end.Offset, -1)
 	answers, err := admin.DeleteRecords(ctx, offsets)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return answers.Error()
+	return end.Offset - 1, answers.Error()
 }
