@@ -75,6 +75,7 @@ func slowSuite(docket, out string, connections int) error {
 	}
 	time.Sleep(10 * time.Second) // the first rows are cheap: the indexes fit anywhere, and no checkpoint is due
 	var spans []span
+	var parkedBefore float64
 	for _, delay := range []int64{0, 5, 20, 50, 0} {
 		toxic := fmt.Sprintf(`{"attributes":{"latency":%d}}`, delay)
 		if _, err := proxy.Toxics.UpdateToxicJson("far", strings.NewReader(toxic)); err != nil {
@@ -100,10 +101,15 @@ func slowSuite(docket, out string, connections int) error {
 		if err != nil {
 			return err
 		}
-		if p.Parks, err = saver.metric(`docket_parked_records_total{class="unavailable"}`); err != nil {
+		parked, err := saver.metric(`docket_parked_records_total{class="unavailable"}`)
+		if err != nil {
 			return err
 		}
+		p.Parks, parkedBefore = parked-parkedBefore, parked
 		spans = append(spans, p)
+	}
+	if err := s.api().waitFor(func(p pipeline) bool { return p.waiting("saver") > 0 }); err != nil {
+		return fmt.Errorf("the backlog was too small to measure with: %w", err)
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "DATABASE AWAY\tROWS/S\tOF THE FIRST\tBEST SECOND\tLIMIT\tPARKED")

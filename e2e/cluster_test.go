@@ -267,8 +267,9 @@ func (c *cluster) settle(t *testing.T) outcome {
 			now.attempts++
 		}
 	}
-	fresh := now // without those of the drills before; rows are judged by the ledger of all of them
-	fresh.dead, fresh.parked, fresh.attempts = now.dead[len(c.past.dead):], now.parked-c.past.parked, now.attempts-c.past.attempts
+	now.died = len(now.dead)
+	fresh := now // the counts without those of the drills before; what is where is judged by the ledger of all of them
+	fresh.died, fresh.parked, fresh.attempts = now.died-c.past.died, now.parked-c.past.parked, now.attempts-c.past.attempts
 	c.past = now
 	return fresh
 }
@@ -278,7 +279,7 @@ func (c *cluster) rows(t *testing.T) (out []where) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), c.servers.postgres.URL(c.database, ""))
 	require.NoError(t, err)
-	defer conn.Close(context.Background()) //nolint:errcheck // it has read
+	defer conn.Close(context.Background())
 	rows, err := conn.Query(t.Context(), `SELECT decision_id, event::text FROM decisions UNION ALL SELECT decision_id, event::text FROM decisions_out_of_window`)
 	require.NoError(t, err)
 	var id, event string
@@ -367,7 +368,7 @@ func (c *cluster) query(t *testing.T, into any, sql string, args ...any) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), c.servers.postgres.URL(c.database, ""))
 	require.NoError(t, err)
-	defer conn.Close(context.Background()) //nolint:errcheck // it has read
+	defer conn.Close(context.Background())
 	require.NoError(t, conn.QueryRow(t.Context(), sql, args...).Scan(into))
 }
 

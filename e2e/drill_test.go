@@ -38,14 +38,14 @@ type site interface {
 	admins() []string
 	backlog() (waiting map[string]int64, oldest map[string]float64, err error)
 	drained(t *testing.T)
-	// settle waits for nothing: it looks where everything is. What a drill did not write it leaves out.
+	// settle looks where everything is.
 	settle(t *testing.T) outcome
 }
 
-// outcome is where everything is: rows and dead letters, and what went to the parking topic, of which -1 is unknown.
+// outcome is where everything is, and how many in a drill died, were parked (-1 is unknown) and spent an attempt.
 type outcome struct {
-	rows, dead       []where
-	parked, attempts int
+	rows, dead             []where
+	died, parked, attempts int
 }
 
 // drill is one fault under load. Its steps are inject, heal and verify, in this order.
@@ -55,7 +55,7 @@ type drill struct {
 	site   site
 	load   *load
 	end    outcome
-	reason string // what docket said when it detected the fault
+	reason string // what docket said last before the fault ended
 
 	began, injected, healed time.Time
 	watch                   context.CancelFunc
@@ -117,6 +117,9 @@ func (d *drill) heal() {
 	d.t.Helper()
 	d.watch()
 	d.watched.Wait()
+	if reason := d.trouble(); reason != "" { // the first may have been of something on the way there
+		d.reason = reason
+	}
 	d.mend()
 	d.healed = time.Now()
 }
@@ -215,7 +218,7 @@ func (d *drill) conclude(bound, after time.Duration) (lost, twice, phantom, alte
 	require.Empty(d.t, d.load.ledger.unacknowledged(), "every upload is acknowledged in the end")
 	d.site.drained(d.t)
 	d.end = d.site.settle(d.t)
-	d.parked, d.dead = d.end.parked, len(d.end.dead)
+	d.parked, d.dead = d.end.parked, d.end.died
 	lost, twice, phantom, altered = d.load.ledger.judge(d.end.rows, d.end.dead)
 	d.lost, d.duplicates = len(lost), len(twice)
 	d.t.Logf("%+v %s", *d.finding, d.reason)

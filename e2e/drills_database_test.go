@@ -106,9 +106,7 @@ func raised(name, code string) cause {
 }
 
 var causes = []cause{
-	cause{fault: "the table is locked (55P03)", says: "lock timeout", length: 5 * time.Second, begin: func(t *testing.T, c *cluster) func() {
-		return lockTable(t, c)
-	}}.inCI(),
+	cause{fault: "the table is locked (55P03)", says: "lock timeout", length: 5 * time.Second, begin: lockTable}.inCI(),
 	cause{fault: "connections are terminated all the time (57P01)", says: "the store", begin: func(t *testing.T, c *cluster) func() {
 		for range 20 {
 			c.cutOff(t)
@@ -118,10 +116,10 @@ var causes = []cause{
 	}}.inCI(),
 	altered("the right to insert is revoked (42501)", "permission denied", false,
 		`REVOKE INSERT ON decisions FROM docket`, `GRANT INSERT ON decisions TO docket`).inPlace().inCI(),
-	cause{fault: "PostgreSQL hangs (SIGSTOP)", says: "the store", length: 12 * time.Second, begin: func(_ *testing.T, c *cluster) func() {
+	{fault: "PostgreSQL hangs (SIGSTOP)", says: "the store", length: 12 * time.Second, begin: func(_ *testing.T, c *cluster) func() {
 		c.servers.postgres.Pause()
 		return c.servers.postgres.Resume
-	}}.inCI(),
+	}},
 	altered("the database is read only", "read only", true,
 		`ALTER DATABASE x SET default_transaction_read_only = on`, `ALTER DATABASE x RESET default_transaction_read_only`),
 	altered("too many connections (53300)", "too many connections", true, `ALTER ROLE docket CONNECTION LIMIT 0`, `ALTER ROLE docket CONNECTION LIMIT -1`),
@@ -261,21 +259,29 @@ type toxic struct {
 	slower time.Duration
 	// away says that the database may count as away meanwhile.
 	away bool
+	// often is in CI too.
+	often bool
 }
 
 var toxics = []toxic{
-	{"5 ms more from the database", "latency", "downstream", `{"latency":5}`, 5 * time.Millisecond, false},
-	{"20 ms more from the database", "latency", "downstream", `{"latency":20}`, 20 * time.Millisecond, false},
-	{"50 ms more from the database", "latency", "downstream", `{"latency":50}`, 50 * time.Millisecond, false},
-	{"connections to the database are reset", "reset_peer", "downstream", `{"timeout":50}`, 0, true},
-	{"packets to the database are cut into 64 bytes", "slicer", "upstream", `{"average_size":64,"size_variation":32,"delay":2000}`, 50 * time.Millisecond, true},
-	{"20 KB/s a connection to the database", "bandwidth", "upstream", `{"rate":20}`, 100 * time.Millisecond, true},
+	{"5 ms more from the database", "latency", "downstream", `{"latency":5}`, 5 * time.Millisecond, false, false},
+	{"20 ms more from the database", "latency", "downstream", `{"latency":20}`, 20 * time.Millisecond, false, false},
+	{"50 ms more from the database", "latency", "downstream", `{"latency":50}`, 50 * time.Millisecond, false, true},
+	{"connections to the database are reset", "reset_peer", "downstream", `{"timeout":50}`, 0, true, true},
+	{"packets to the database are cut into 64 bytes", "slicer", "upstream", `{"average_size":64,"size_variation":32,"delay":2000}`, 50 * time.Millisecond, true, false},
+	{"20 KB/s a connection to the database", "bandwidth", "upstream", `{"rate":20}`, 100 * time.Millisecond, true, false},
 }
 
-// TestDrillNetwork makes the way to the database slow, broken or narrow, and good again.
-func TestDrillNetwork(t *testing.T) {
+func TestDrillNetwork(t *testing.T)     { drillNetwork(t, true) }
+func TestLongDrillNetwork(t *testing.T) { drillNetwork(t, false) }
+
+// drillNetwork makes the way to the database slow, broken or narrow, and good again.
+func drillNetwork(t *testing.T, often bool) {
 	c, proxy := proxied(t)
 	for _, x := range toxics {
+		if x.often != often {
+			continue
+		}
 		passed := t.Run(x.fault, func(t *testing.T) {
 			d := c.drill(t, x.fault, 100, decisions(shortName(), 0))
 			usual := c.batchTime(t, func() { sleepFor(t, 2*time.Second) })
@@ -348,35 +354,36 @@ func (r *role) metric(name string) (float64, error) {
 	return 0, errors.New("there is no metric " + name)
 }
 
-// TestDrillBlamedRows has a constraint that refuses some of the rows: few enough are dead-lettered, and a flood of them is
-// parked and stored once it is mended.
-func TestDrillBlamedRows(t *testing.T) {
-	c := oneBroker(t, with("DOCKET_PARKING_BACKOFF_MAX=4s")) // or a flood would be looked at once a minute
-	constrain := func() (mend func()) {
-		c.exec(t, `ALTER TABLE decisions ADD CONSTRAINT drill CHECK (principal IS DISTINCT FROM 'mallory') NOT VALID`)
-		return func() { c.exec(t, `ALTER TABLE decisions DROP CONSTRAINT drill`) }
-	}
-	t.Run("0.1 %", func(t *testing.T) {
-		d := c.drill(t, "0.1 % of the rows refused (23514)", 300, decisions(shortName(), 1))
-		d.inject(constrain)
-		sleepFor(t, 6*time.Second)
-		d.heal()
-		d.verify(time.Minute, 0)
-		require.Zero(t, d.refused)
-		require.Zero(t, d.parked)
-		require.Positive(t, d.dead, "few enough to be their own fault")
-	})
-	for _, f := range []struct {
-		share  string
-		permil int
-	}{{"2 %", 20}, {"50 %", 500}} {
-		t.Run(f.share, func(t *testing.T) { c.flood(t, f.share, f.permil, constrain) })
-	}
+// constrain adds a constraint that refuses mallory's rows.
+func (c *cluster) constrain() (mend func()) {
+	t := c.t
+	c.exec(t, `ALTER TABLE decisions ADD CONSTRAINT drill CHECK (principal IS DISTINCT FROM 'mallory') NOT VALID`)
+	return func() { c.exec(t, `ALTER TABLE decisions DROP CONSTRAINT drill`) }
 }
 
+// looksOften lets a flood be looked at more often than once a minute.
+var looksOften = with("DOCKET_PARKING_BACKOFF_MAX=4s")
+
+// TestDrillBlamedRows has a constraint that refuses few enough of the rows for it to be their fault: they are dead-lettered.
+func TestDrillBlamedRows(t *testing.T) {
+	c := oneBroker(t)
+	d := c.drill(t, "0.1 % of the rows refused (23514)", 300, decisions(shortName(), 1))
+	d.inject(c.constrain)
+	sleepFor(t, 6*time.Second)
+	d.heal()
+	d.verify(time.Minute, 0)
+	require.Zero(t, d.refused)
+	require.Zero(t, d.parked)
+	require.Positive(t, d.dead, "few enough to be their own fault")
+}
+
+// TestDrillFlood has so many refused rows that they are parked, and stored once it is mended.
+func TestDrillFlood(t *testing.T)     { oneBroker(t, looksOften).flood(t, "2 %", 20) }
+func TestLongDrillFlood(t *testing.T) { oneBroker(t, looksOften).flood(t, "50 %", 500) }
+
 // flood has more blamed rows than can be their own fault.
-func (c *cluster) flood(t *testing.T, share string, permil int, constrain func() func()) {
-	c.exec(t, `DELETE FROM blames`)
+func (c *cluster) flood(t *testing.T, share string, permil int) {
+	t.Helper()
 	d := c.drill(t, share+" of the rows refused (23514)", 300, decisions(shortName(), permil))
 	var judged int64
 	eventually(t, time.Minute, func() error { // a flood is 1 % of ten thousand
@@ -386,7 +393,7 @@ func (c *cluster) flood(t *testing.T, share string, permil int, constrain func()
 		}
 		return nil
 	})
-	d.inject(constrain)
+	d.inject(c.constrain)
 	eventually(t, 30*time.Second, func() error {
 		if c.metric(t, "saver", "docket_flood_stop") == 0 {
 			return errors.New("no flood stop")

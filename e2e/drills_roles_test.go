@@ -183,8 +183,8 @@ func TestDrillHungBroker(t *testing.T) {
 	require.Less(t, d.load.slowest(), answerLimit, "OPA waits 10 s for an answer")
 }
 
-// TestDrillBrokerRestarted kills the only broker and starts it again.
-func TestDrillBrokerRestarted(t *testing.T) {
+// TestLongDrillBrokerRestarted kills the only broker and starts it again.
+func TestLongDrillBrokerRestarted(t *testing.T) {
 	c := oneBroker(t)
 	d := c.drill(t, "the only broker killed and started again", 100, decisions(shortName(), 0))
 	d.inject(func() func() {
@@ -251,8 +251,8 @@ func TestDrillBrokersLost(t *testing.T) {
 	require.Less(t, d.load.slowest(), answerLimit)
 }
 
-// TestDrillPartitionsAdded adds partitions under load; they are written and consumed.
-func TestDrillPartitionsAdded(t *testing.T) {
+// TestLongDrillPartitionsAdded adds partitions under load; they are written and consumed.
+func TestLongDrillPartitionsAdded(t *testing.T) {
 	const more = 6
 	c := oneBroker(t)
 	d := c.drill(t, fmt.Sprintf("%d partitions added to decisions", more), 100, decisions(shortName(), 0))

@@ -2,6 +2,7 @@ package parking_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -93,13 +94,14 @@ func TestSixHourOutage(t *testing.T) {
 		consume(saver.Group, topics.Decisions, save.Handle)
 		consume(parking.Group, topics.Parking, park.Handle)
 
-		sent := 0
+		sent, uploaded := 0, map[string][sha256.Size]byte{}
 		upload := func(every, during time.Duration) {
 			for end := time.Now().Add(during); time.Now().Before(end); time.Sleep(every) {
 				id := fmt.Sprintf("id-%d", sent)
+				event := fmt.Appendf(nil, `{"decision_id":%q,"timestamp":%q}`, id, time.Now().UTC().Format(time.RFC3339Nano))
+				uploaded[id] = sha256.Sum256(event)
 				require.NoError(t, log.Publish(t.Context(), []domain.Record{{
-					Topic: topics.Decisions, Key: id, Headers: domain.Headers{Tenant: "t", ReceivedAt: time.Now()},
-					Value: fmt.Appendf(nil, `{"decision_id":%q,"timestamp":%q}`, id, time.Now().UTC().Format(time.RFC3339Nano)),
+					Topic: topics.Decisions, Key: id, Headers: domain.Headers{Tenant: "t", ReceivedAt: time.Now()}, Value: event,
 				}}), "an outage of the store refuses nothing")
 				sent++
 			}
@@ -137,6 +139,9 @@ func TestSixHourOutage(t *testing.T) {
 		page, err := store.Search(t.Context(), domain.Query{Since: time.Now().Add(-24 * time.Hour), Until: time.Now().Add(time.Hour), Limit: 10_000})
 		require.NoError(t, err)
 		require.Len(t, page.Items, sent, "everything is stored, once")
+		for _, item := range page.Items {
+			require.Equal(t, uploaded[item.ID], item.SHA256, "%s", item.ID)
+		}
 		t.Logf("%d decisions, %d of them parked; the store was asked %d times in six hours", sent, parked.End, asked)
 		require.NoError(t, log.Close())
 		require.NoError(t, real.Close())
