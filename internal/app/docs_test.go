@@ -157,7 +157,7 @@ func TestOpenAPI(t *testing.T) {
 func TestDocumentsNameTestsThatExist(t *testing.T) {
 	root := filepath.Join("..", "..")
 	there := map[string]bool{}
-	require.NoError(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	require.NoError(t, filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
 		if err == nil && strings.HasSuffix(path, "_test.go") {
 			b, err := os.ReadFile(path)
 			for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllSubmatch(b, -1) {

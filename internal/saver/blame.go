@@ -89,6 +89,7 @@ func (s *search) split(rows []domain.Decision, verdicts []Verdict) {
 func (s *search) confirm() {
 	began := s.w.now()
 	if s.err = s.w.breaker.probe(s.ctx); s.err != nil {
+		s.w.breaker.record(s.err)
 		s.acquit()
 		return
 	}

@@ -111,6 +111,9 @@ func TestNobodyIsBlamedForAStoreThatGoesAway(t *testing.T) {
 			for i, v := range w.Save(t.Context(), someRecords(100)) {
 				require.False(t, v.Blamed() && !bad(i), "row %d was innocent: the store left after %d calls", i, leaves)
 			}
+			if state, _ := w.breaker.State(); p.away() {
+				require.Equal(t, "open", state, "a probe that fails is an outage, whatever the batch failed with")
+			}
 		}
 	})
 }

@@ -214,27 +214,18 @@ func (k *Kafka) AddPartitions(ctx context.Context, topic string, more int) error
 	return answers.Error()
 }
 
-// DeleteRecords takes away everything that a partition holds, as its retention would, and returns the last offset of it.
-func (k *Kafka) DeleteRecords(ctx context.Context, topic string, partition int32) (last int64, err error) {
+// DeleteRecords takes away what stands in front of an offset of a partition, as its retention would.
+func (k *Kafka) DeleteRecords(ctx context.Context, topic string, partition int32, before int64) error {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(k.Brokers()...))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer cl.Close()
-	admin := kadm.NewClient(cl)
-	ends, err := admin.ListEndOffsets(ctx, topic)
-	if err != nil {
-		return 0, err
-	}
-	end, ok := ends.Lookup(topic, partition)
-	if !ok || end.Err != nil {
-		return 0, errors.Join(fmt.Errorf("%s has no partition %d", topic, partition), end.Err)
-	}
 	var offsets kadm.Offsets
-	offsets.AddOffset(topic, partition, end.Offset, -1)
-	answers, err := admin.DeleteRecords(ctx, offsets)
+	offsets.AddOffset(topic, partition, before, -1)
+	answers, err := kadm.NewClient(cl).DeleteRecords(ctx, offsets)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return end.Offset - 1, answers.Error()
+	return answers.Error()
 }
