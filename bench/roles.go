@@ -158,6 +158,16 @@ func (r *roleProcess) endToEnd() (float64, error) {
 // compiler as much again; that takes a minute of this load.
 const warmUploads = 200_000
 
+// warmUp sends so many uploads and waits until they are stored; it returns those that were sent.
+func (s *stack) warmUp(c *corpus, uploads, connections int) ([]request, error) {
+	warm := c.requests(s.upload, uploads)
+	_, used, err := closed(s.upload, warm, connections, time.Minute)
+	if err != nil {
+		return nil, err
+	}
+	return c.sent(warm, used), s.api().drained()
+}
+
 // rolesOpen is the open loop with everything running.
 func rolesOpen(docket string, rate int, length time.Duration, brokers, warmUp int) (result, error) {
 	s, err := startStack(docket, brokers)
@@ -171,13 +181,9 @@ func rolesOpen(docket string, rate int, length time.Duration, brokers, warmUp in
 		}
 	}
 	c := newCorpus()
-	warm, requests := c.requests(s.upload, warmUp), c.requests(s.upload, rate*int(length.Seconds()))
-	_, used, err := closed(s.upload, warm, 64, time.Minute)
+	requests := c.requests(s.upload, rate*int(length.Seconds()))
+	warm, err := s.warmUp(c, warmUp, 64)
 	if err != nil {
-		return result{}, err
-	}
-	warm = c.sent(warm, used)
-	if err := s.api().drained(); err != nil {
 		return result{}, err
 	}
 	ingest, saver := s.roles["ingest"], s.roles["saver"]
@@ -237,14 +243,9 @@ func rolesClosed(docket string, connections int, length time.Duration) (closedLo
 		}
 	}
 	c := newCorpus()
-	warm := c.requests(s.upload, warmUploads)
 	requests := c.requests(s.upload, 30_000*int(length.Seconds()))
-	_, used, err := closed(s.upload, warm, connections, time.Minute)
+	warm, err := s.warmUp(c, warmUploads, connections)
 	if err != nil {
-		return result{}, result{}, err
-	}
-	warm = c.sent(warm, used)
-	if err := s.api().drained(); err != nil {
 		return result{}, result{}, err
 	}
 	if err := s.roles["saver"].terminate(); err != nil {
@@ -294,13 +295,8 @@ func rolesParked(docket string, connections, backlog int) (result, error) {
 		}
 	}
 	c := newCorpus()
-	warm := c.requests(s.upload, warmUploads/4)
-	_, used, err := closed(s.upload, warm, connections, time.Minute)
+	warm, err := s.warmUp(c, warmUploads/4, connections)
 	if err != nil {
-		return result{}, err
-	}
-	warm = c.sent(warm, used)
-	if err := s.api().drained(); err != nil {
 		return result{}, err
 	}
 	if err := s.postgres.Stop(true); err != nil {
