@@ -42,6 +42,7 @@ type feed struct {
 	until     time.Time
 	done      kgo.EpochOffset // the next record that is not done
 	committed int64
+	paused    bool // it is held, and not fetched
 	stopped   bool // until a person has looked
 }
 
@@ -220,23 +221,31 @@ func (m *member) poll(ctx context.Context, wake time.Time, limit int) error {
 	return nil
 }
 
-// eligible counts the records that may be handed over now, and says when a held partition may be looked at again.
+// eligible counts the records that may be handed over now, and says when a held partition may be looked at again. One that was
+// held behind its last record is fetched again then.
 func (m *member) eligible(now time.Time) (records, bytes int, wake time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	resume := map[string][]int32{}
 	for _, f := range m.feeds {
 		switch {
-		case len(f.waiting) == 0:
+		case len(f.waiting) == 0 && !f.paused:
 		case now.Before(f.until):
 			if wake.IsZero() || f.until.Before(wake) {
 				wake = f.until
 			}
+		case len(f.waiting) == 0:
+			f.paused = false
+			resume[f.topic] = append(resume[f.topic], f.partition)
 		default:
 			records += len(f.waiting)
 			for _, r := range f.waiting {
 				bytes += len(r.Value)
 			}
 		}
+	}
+	if len(resume) > 0 {
+		m.client.ResumeFetchPartitions(resume)
 	}
 	return records, bytes, wake
 }
@@ -303,11 +312,13 @@ func (m *member) settle(holds []ports.Hold) {
 			f.waiting = slices.Delete(f.waiting, 0, n)
 		}
 		f.taken = 0
-		switch {
-		case f.stopped:
-		case held:
+		if f.stopped {
+			continue
+		}
+		f.paused = held
+		if held {
 			pause[f.topic] = append(pause[f.topic], f.partition)
-		default:
+		} else {
 			resume[f.topic] = append(resume[f.topic], f.partition)
 		}
 	}
@@ -432,7 +443,7 @@ func (m *member) stop(e kgo.FetchError) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if f := m.feeds[place{e.Topic, e.Partition}]; f != nil {
-		f.stopped = true
+		f.stopped, f.paused = true, false
 	}
 }
 

@@ -45,6 +45,7 @@ func Log(t *testing.T, harness func(t *testing.T) LogHarness) {
 		{"a batch is handed over when its first record is old enough", logBatchAge},
 		{"an error delivers the batch again", logRedelivery},
 		{"a hold commits up to it and delivers the rest later", logHold},
+		{"a hold behind the last record delays what comes next", logHoldNext},
 		{"a held topic does not hold the others", logHoldOthers},
 		{"offsets are committed only after the handler", logCommitAfter},
 		{"what was committed does not come again", logCommitted},
@@ -312,6 +313,30 @@ func logHold(t *testing.T, h LogHarness) {
 	s.stop(t)
 
 	// The part in front of the hold was committed.
+	waiting, err := l.Backlog(t.Context(), "suite", h.Topics.Decisions)
+	require.NoError(t, err)
+	require.Zero(t, waiting[0].Waiting())
+}
+
+// logHoldNext has everything done, and nothing more wanted for a while.
+func logHoldNext(t *testing.T, h LogHarness) {
+	l := h.opened(t)
+	publish(t, l, events(h.Topics.Decisions, 0, 2)...)
+	c := newCollector()
+	var held time.Time
+	s := consume(t, l, h.sub(), func(_ context.Context, batch []domain.Record) ([]ports.Hold, error) {
+		if !held.IsZero() {
+			assert.False(t, time.Now().Before(held), "delivered before its time")
+		}
+		held = time.Now().Add(300 * time.Millisecond)
+		last := batch[len(batch)-1]
+		c.add(batch)
+		return []ports.Hold{{Topic: last.Topic, Partition: last.Partition, Offset: last.Offset + 1, Until: held}}, nil
+	})
+	c.wait(t, 2)
+	publish(t, l, events(h.Topics.Decisions, 2, 4)...)
+	require.Equal(t, keys(events("", 0, 4)), keys(c.wait(t, 4)))
+	s.stop(t)
 	waiting, err := l.Backlog(t.Context(), "suite", h.Topics.Decisions)
 	require.NoError(t, err)
 	require.Zero(t, waiting[0].Waiting())
