@@ -108,20 +108,20 @@ func TestSixHourOutage(t *testing.T) {
 		}
 		upload(time.Second, time.Minute)
 		store.away.Store(true)
-		upload(20*time.Second, 6*time.Hour)
+		upload(20*time.Second, outage)
 		waiting := func(group, topic string) ports.Backlog {
 			b, err := log.Backlog(t.Context(), group, topic)
 			require.NoError(t, err)
 			return b[0]
 		}
 		parked := waiting(parking.Group, topics.Parking)
-		require.Greater(t, parked.Waiting(), int64(1000), "the outage is in the parking lot")
+		require.Greater(t, parked.Waiting(), int64(outage/(25*time.Second)), "the outage is in the parking lot")
 		require.Equal(t, parked.End, parked.Waiting(), "and nothing of it was written twice")
 		state, _ := breaker.State()
 		require.NotEqual(t, "closed", state)
 		asked := store.probes.Load() + store.tries.Load()
-		require.Greater(t, asked, int64(6*3600/5), "the store is asked all the time")
-		require.Less(t, asked, int64(6*3600/0.5), "and not more often than twice a second")
+		require.Greater(t, asked, int64(outage/(5*time.Second)), "the store is asked all the time")
+		require.Less(t, asked, int64(outage/(500*time.Millisecond)), "and not more often than twice a second")
 
 		store.away.Store(false)
 		back := time.Now()
@@ -142,7 +142,7 @@ func TestSixHourOutage(t *testing.T) {
 		for _, item := range page.Items {
 			require.Equal(t, uploaded[item.ID], item.SHA256, "%s", item.ID)
 		}
-		t.Logf("%d decisions, %d of them parked; the store was asked %d times in six hours", sent, parked.End, asked)
+		t.Logf("%d decisions, %d of them parked; the store was asked %d times in %s", sent, parked.End, asked, outage)
 		require.NoError(t, log.Close())
 		require.NoError(t, real.Close())
 		require.NoError(t, dir.Close())

@@ -3,7 +3,9 @@ package saver
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,6 +27,13 @@ func (a *asked) Probe(context.Context) error {
 	defer a.mu.Unlock()
 	a.when = append(a.when, time.Now())
 	return a.err
+}
+
+// times are when it was asked.
+func (a *asked) times() []time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.when)
 }
 
 func (a *asked) answer(err error) {
@@ -50,14 +59,16 @@ func TestTenSaversDoNotStorm(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		inStep := 0
+		first := stores[0].times()
 		for i, s := range stores {
-			require.Greater(t, len(s.when), 3600/2, "the store is asked at least every 1.25 s, and half of that on average")
-			for n := 1; n < len(s.when); n++ {
-				gap := s.when[n].Sub(s.when[n-1])
+			when := s.times()
+			require.Greater(t, len(when), 3600/2, "the store is asked at least every 1.25 s, and half of that on average")
+			for n := 1; n < len(when); n++ {
+				gap := when[n].Sub(when[n-1])
 				require.GreaterOrEqual(t, gap, probeMin)
 				require.LessOrEqual(t, gap, probeMax+watchEvery)
 			}
-			if i > 0 && s.when[len(s.when)-1].Equal(stores[0].when[len(stores[0].when)-1]) {
+			if i > 0 && when[len(when)-1].Equal(first[len(first)-1]) {
 				inStep++
 			}
 			state, next := breakers[i].State()
@@ -90,7 +101,7 @@ func TestAnOutageThatNoBatchMeets(t *testing.T) {
 		defer cancel()
 		go b.Watch(ctx)
 		time.Sleep(time.Minute)
-		require.InDelta(t, 60/idleProbe.Seconds(), float64(len(store.when)), 2, "an idle store is not bothered more often")
+		require.InDelta(t, 60/idleProbe.Seconds(), float64(len(store.times())), 2, "an idle store is not bothered more often")
 		store.answer(domain.Errorf(domain.Unavailable, "away"))
 		time.Sleep(idleProbe + watchEvery)
 		state, _ := b.State()
@@ -129,7 +140,7 @@ func TestLimiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const ceiling = 8
 		l := newLimiter(Concurrency{Ceiling: ceiling, Adaptive: true})
-		var crowded bool
+		var crowded atomic.Bool
 		ctx, cancel := context.WithCancel(t.Context())
 		var members sync.WaitGroup
 		for range ceiling {
@@ -140,7 +151,7 @@ func TestLimiter(t *testing.T) {
 						return
 					}
 					took := 20 * time.Millisecond
-					if crowded {
+					if crowded.Load() {
 						took = time.Duration(l.Inflight()*l.Inflight()) * 10 * time.Millisecond
 					}
 					time.Sleep(took)
@@ -151,14 +162,14 @@ func TestLimiter(t *testing.T) {
 		require.Equal(t, ceiling/2, l.Limit(), "half at first")
 		time.Sleep(20 * time.Second)
 		require.Equal(t, ceiling, l.Limit())
-		crowded = true
+		crowded.Store(true)
 		least := ceiling
 		for range 120 {
 			time.Sleep(time.Second)
 			least = min(least, l.Limit())
 		}
 		require.Less(t, least, ceiling, "fewer at once, so that more gets done")
-		crowded = false
+		crowded.Store(false)
 		time.Sleep(2 * time.Minute)
 		require.Equal(t, ceiling, l.Limit())
 		cancel()

@@ -1,0 +1,7 @@
+//go:build !race
+
+package parking_test
+
+import "time"
+
+const outage = 6 * time.Hour
