@@ -126,10 +126,8 @@ func compare(docket, service string, delay time.Duration, outage bool, rate, sec
 	table := "decisions"
 	if service == "docket" {
 		s.vars = append(s.vars, "DOCKET_DATABASE_URL="+url)
-		for _, name := range []string{"ingest", "saver", "parking", "console"} {
-			if _, err := s.start(name); err != nil {
-				return r, err
-			}
+		if err := s.startAll("ingest", "saver", "parking", "console"); err != nil {
+			return r, err
 		}
 	} else {
 		table = "baseline"

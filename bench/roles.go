@@ -88,6 +88,16 @@ func (s *stack) start(name string) (*roleProcess, error) {
 	return r, waitReady(admin)
 }
 
+// startAll starts several.
+func (s *stack) startAll(names ...string) error {
+	for _, name := range names {
+		if _, err := s.start(name); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
 func waitReady(admin string) error {
 	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		resp, err := http.Get("http://" + admin + "/readyz")
@@ -175,10 +185,8 @@ func rolesOpen(docket string, rate int, length time.Duration, brokers, warmUp in
 		return result{}, err
 	}
 	defer s.close()
-	for _, name := range []string{"ingest", "saver", "parking", "console"} {
-		if _, err := s.start(name); err != nil {
-			return result{}, fmt.Errorf("%s: %w", name, err)
-		}
+	if err := s.startAll("ingest", "saver", "parking", "console"); err != nil {
+		return result{}, err
 	}
 	c := newCorpus()
 	requests := c.requests(s.upload, rate*int(length.Seconds()))
@@ -237,10 +245,8 @@ func rolesClosed(docket string, connections int, length time.Duration) (closedLo
 		return result{}, result{}, err
 	}
 	defer s.close()
-	for _, name := range []string{"ingest", "saver", "console"} {
-		if _, err := s.start(name); err != nil {
-			return result{}, result{}, fmt.Errorf("%s: %w", name, err)
-		}
+	if err := s.startAll("ingest", "saver", "console"); err != nil {
+		return result{}, result{}, err
 	}
 	c := newCorpus()
 	requests := c.requests(s.upload, 30_000*int(length.Seconds()))
@@ -289,10 +295,8 @@ func rolesParked(docket string, connections, backlog int) (result, error) {
 		return result{}, err
 	}
 	defer s.close()
-	for _, name := range []string{"ingest", "saver", "parking", "console"} {
-		if _, err := s.start(name); err != nil {
-			return result{}, fmt.Errorf("%s: %w", name, err)
-		}
+	if err := s.startAll("ingest", "saver", "parking", "console"); err != nil {
+		return result{}, err
 	}
 	c := newCorpus()
 	warm, err := s.warmUp(c, warmUploads/4, connections)

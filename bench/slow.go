@@ -59,10 +59,8 @@ func slowSuite(docket, out string, connections int) error {
 	}
 	defer proxy.Stop()
 	s.vars = append(s.vars, "DOCKET_DATABASE_URL=postgres://postgres@"+proxy.Listen+"/postgres?sslmode=disable")
-	for _, name := range []string{"ingest", "console"} {
-		if _, err := s.start(name); err != nil {
-			return err
-		}
+	if err := s.startAll("ingest", "console"); err != nil {
+		return err
 	}
 	c := newCorpus()
 	requests := c.requests(s.upload, 400_000)

@@ -108,7 +108,7 @@ func TestBombs(t *testing.T) {
 	require.Less(t, len(bomb), 8<<20)
 
 	l := newLedger()
-	g := generate(t, "http://"+d.upload, l, "bombs", 2)
+	g := startLoad(t, newClient(t), "http://"+d.upload, l, 100, decisions(shortName(), 0))
 	var wg sync.WaitGroup
 	var taken, refused atomic.Int64
 	for range 16 {

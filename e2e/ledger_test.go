@@ -14,9 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
@@ -214,90 +212,6 @@ func (d *docket) stored(t *testing.T, but ...string) (out []where) {
 	}
 	require.NoError(t, g.Wait())
 	return out
-}
-
-// generator uploads as OPA does: it repeats the same bytes until they are acknowledged.
-type generator struct {
-	t      *testing.T
-	target string
-	ledger *ledger
-	prefix string
-	stop   chan struct{}
-	wg     sync.WaitGroup
-
-	refused atomic.Int64 // answers that were none of 2xx, and requests without one
-	slowest atomic.Int64 // nanoseconds until an answer, whichever it was
-}
-
-func generate(t *testing.T, target string, l *ledger, prefix string, workers int) *generator {
-	g := &generator{t: t, target: target, ledger: l, prefix: prefix, stop: make(chan struct{})}
-	for w := range workers {
-		g.wg.Go(func() { g.work(w) })
-	}
-	t.Cleanup(g.finish)
-	return g
-}
-
-// finish ends the load once what is under way is acknowledged.
-func (g *generator) finish() {
-	select {
-	case <-g.stop:
-	default:
-		close(g.stop)
-	}
-	g.wg.Wait()
-}
-
-func (g *generator) stopped() bool {
-	select {
-	case <-g.stop:
-		return true
-	default:
-		return false
-	}
-}
-
-func (g *generator) work(w int) {
-	client := &http.Client{Timeout: 10 * time.Second}
-	defer client.CloseIdleConnections()
-	for n := 0; !g.stopped(); n++ {
-		body := g.body(w, n)
-		g.ledger.note(g.t, body, true, false)
-		for deadline := time.Now().Add(2 * time.Minute); ; {
-			start := time.Now()
-			err := post(client, g.target, body)
-			if took := int64(time.Since(start)); took > g.slowest.Load() {
-				g.slowest.Store(took)
-			}
-			if err == nil {
-				g.ledger.note(g.t, body, true, true)
-				break
-			}
-			g.refused.Add(1)
-			if time.Now().After(deadline) {
-				return
-			}
-			select {
-			case <-time.After(20 * time.Millisecond):
-			case <-g.t.Context().Done():
-				return
-			}
-		}
-	}
-}
-
-func (g *generator) body(w, n int) []byte {
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	sep := "["
-	for i := range n%5 + 1 {
-		fmt.Fprintf(z, `%s{"labels":{"id":"gen-%d"},"decision_id":"%s-%d-%d-%d","path":"http/authz/allow","input":{"user":"u%d","pad":%q},"result":%t,"timestamp":%q}`,
-			sep, w, g.prefix, w, n, i, n, strings.Repeat("x", 300), n%2 == 0, time.Now().UTC().Format(time.RFC3339Nano))
-		sep = ","
-	}
-	_, _ = z.Write([]byte("]"))
-	_ = z.Close()
-	return b.Bytes()
 }
 
 // post makes one upload; nil means that it was acknowledged.

@@ -26,8 +26,8 @@ const (
 )
 
 // yield decides how much of the store's time the backlog takes. Its share is a number of batches at once or, below one,
-// the part of the time in which one batch is at the store. The share is halved when batches take twice as long as the
-// fastest of their size did lately, and grows back in steps when they do not.
+// the part of the time in which one batch is at the store. The share is halved when batches take twice as long as others of
+// their kind did at best lately, and grows back in steps when they do not.
 type yield struct {
 	saver.Concurrency
 	busy func() bool // the process's own fresh decisions leave no turn

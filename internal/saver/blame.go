@@ -55,7 +55,7 @@ func (s *search) save(rows []domain.Decision, verdicts []Verdict) {
 		}
 	case !v.Blamed():
 		s.err = err
-		s.acquit()
+		s.acquit(err)
 		sentence(verdicts, err)
 		return
 	case len(rows) == 1:
@@ -90,23 +90,21 @@ func (s *search) confirm() {
 	began := s.w.now()
 	if s.err = s.w.breaker.probe(s.ctx); s.err != nil {
 		s.w.breaker.record(s.err)
-		s.acquit()
+		s.acquit(s.err)
 		return
 	}
 	s.alive = began
 	if len(s.suspects) > 0 && began.Sub(s.since) > probeTimeout {
-		s.err = domain.Errorf(domain.Unavailable, "the store was too slow to tell whether it or a row is to blame: %w", s.failure)
-		s.acquit()
-		s.err = nil
+		s.acquit(domain.Errorf(domain.Unavailable, "the store was too slow to tell whether it or a row is to blame: %w", s.failure))
 	}
 	s.guilty += len(s.suspects)
 	s.suspects = nil
 }
 
 // acquit gives the suspects the reason why nobody is to blame.
-func (s *search) acquit() {
+func (s *search) acquit(err error) {
 	for _, v := range s.suspects {
-		*v = Verdict{Err: s.err}
+		*v = Verdict{Err: err}
 	}
 	s.suspects = nil
 }
