@@ -29,10 +29,28 @@ const (
 	FieldError     Field = "error"
 )
 
+// What dead letters can be searched by besides tenant and path.
+const (
+	FieldID          Field = "id"
+	FieldState       Field = "state"
+	FieldClass       Field = "class"
+	FieldCode        Field = "code"
+	FieldFingerprint Field = "fingerprint"
+	FieldReason      Field = "reason"
+	FieldTopic       Field = "topic"
+	FieldDecisionID  Field = "decision_id"
+	FieldReplay      Field = "replay"
+)
+
 // Fields lists the searchable fields.
 var Fields = []Field{
 	FieldOutcome, FieldPath, FieldTenant, FieldPrincipal, FieldAction, FieldResource,
 	FieldOPA, FieldApp, FieldRevision, FieldTraceID, FieldError,
+}
+
+// DeadFields lists the searchable fields of dead letters.
+var DeadFields = []Field{
+	FieldState, FieldClass, FieldCode, FieldFingerprint, FieldReason, FieldTenant, FieldPath, FieldTopic, FieldDecisionID, FieldReplay, FieldID,
 }
 
 // Match is one wanted text of a field.
@@ -59,9 +77,9 @@ const (
 // DefaultSpan is how far back a search looks that names no time.
 const DefaultSpan = 24 * time.Hour
 
-// Query is a search over decisions, newest first.
+// Query is a search over decisions or dead letters, newest first.
 type Query struct {
-	// Since is inclusive and Until exclusive; a zero Until is the end of time, so that fast clocks' decisions show.
+	// Since is inclusive and Until exclusive; zero is the beginning and the end of time, so that fast clocks' decisions show.
 	Since, Until time.Time
 	// Terms all have to hold.
 	Terms []Term
@@ -117,9 +135,47 @@ func ParseCursor(s string) (*Cursor, error) {
 	return &Cursor{Time: time.UnixMicro(c.Micros).UTC(), Tenant: c.Tenant, ID: c.ID}, nil
 }
 
-// ParseQuery reads a query string. now is where durations back are counted from. The error names the parameter.
+// ParseQuery reads a query string over decisions. now is where durations back are counted from. The error names the
+// parameter.
 func ParseQuery(values url.Values, now time.Time) (Query, error) {
-	q := Query{Since: now.Add(-DefaultSpan).UTC(), Limit: DefaultPage}
+	return parseQuery(Query{Since: now.Add(-DefaultSpan).UTC(), Limit: DefaultPage}, values, now, Fields)
+}
+
+// ParseDeadQuery is ParseQuery over dead letters; without since it looks at all of them.
+func ParseDeadQuery(values url.Values, now time.Time) (Query, error) {
+	return parseQuery(Query{Limit: DefaultPage}, values, now, DeadFields)
+}
+
+// Filter spells what the query wants, without its pages, so that ParseDeadQuery reads it again the same at any time.
+func (q Query) Filter() url.Values {
+	values := url.Values{}
+	if !q.Since.IsZero() {
+		values.Set("since", q.Since.Format(time.RFC3339Nano))
+	}
+	if !q.Until.IsZero() {
+		values.Set("until", q.Until.Format(time.RFC3339Nano))
+	}
+	for _, t := range q.Terms {
+		for _, m := range t.Matches {
+			text := m.Text
+			if m.Not {
+				text = "!" + text
+			}
+			if m.Prefix {
+				text += "*"
+			}
+			values.Add(string(t.Field), text)
+		}
+	}
+	return values
+}
+
+// Names reports that the query says something of a field.
+func (q Query) Names(f Field) bool {
+	return slices.ContainsFunc(q.Terms, func(t Term) bool { return t.Field == f })
+}
+
+func parseQuery(q Query, values url.Values, now time.Time, fields []Field) (Query, error) {
 	for _, name := range sortedKeys(values) {
 		var err error
 		last := values[name][len(values[name])-1]
@@ -136,8 +192,8 @@ func ParseQuery(values url.Values, now time.Time) (Query, error) {
 		case "cursor":
 			q.After, err = ParseCursor(last)
 		default:
-			if !slices.Contains(Fields, Field(name)) {
-				return Query{}, fmt.Errorf("unknown parameter %q: known are since, until, limit, cursor, %s", name, joinTexts(Fields))
+			if !slices.Contains(fields, Field(name)) {
+				return Query{}, fmt.Errorf("unknown parameter %q: known are since, until, limit, cursor, %s", name, joinTexts(fields))
 			}
 			var t Term
 			t, err = parseTerm(Field(name), values[name])
@@ -164,6 +220,12 @@ func parseTerm(field Field, values []string) (Term, error) {
 		}
 		if field == FieldOutcome && !m.Prefix && !slices.Contains(Outcomes, Outcome(m.Text)) {
 			return t, fmt.Errorf("%q is no outcome: they are %s", m.Text, joinTexts(Outcomes))
+		}
+		if field == FieldState && !m.Prefix && !slices.Contains(DeadStates, DeadState(m.Text)) {
+			return t, fmt.Errorf("%q is no state of a dead letter: they are %s", m.Text, joinTexts(DeadStates))
+		}
+		if field == FieldClass && !m.Prefix && !slices.Contains(Classes, Class(m.Text)) {
+			return t, fmt.Errorf("%q is no class: they are %s", m.Text, joinTexts(Classes))
 		}
 		if m.Text == "" && !m.Prefix {
 			return t, fmt.Errorf("is empty")

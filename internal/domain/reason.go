@@ -44,6 +44,24 @@ const (
 	Conflict Reason = "conflict"
 )
 
+// Reasons that only the index of dead letters knows: the record itself tells the error.
+const (
+	// Refused is a row that the store will never take.
+	Refused Reason = "refused"
+	// GaveUp is a row that failed as often as it may.
+	GaveUp Reason = "gave_up"
+)
+
+// Quarantines reports that the reason is ingest's: the bytes are no decision that the saver has seen.
+func (r Reason) Quarantines() bool {
+	switch r {
+	case NotObject, InvalidUTF8, TooDeep, EventTooLarge, BadGzip, Truncated, BrokenJSON, NotArray, TrailingBytes, BodyTooLarge, TooManyEvents:
+		return true
+	default:
+		return false
+	}
+}
+
 // BodyError tells ParseBatch that the body itself, not its transport, is at fault. A reader that inflates returns it.
 type BodyError struct {
 	// Reason is BadGzip or Truncated.

@@ -39,6 +39,8 @@ type Record struct {
 	// Partition and Offset are its place there. The log sets them on consuming and ignores them on publishing.
 	Partition int32
 	Offset    int64
+	// WrittenAt is when the log took it. It is set and ignored as the place is.
+	WrittenAt time.Time
 	// Key is the decision id. Records of one key share a partition.
 	Key string
 	// Value is the event exactly as sent. Nobody writes to it once the record is made.

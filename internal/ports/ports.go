@@ -90,6 +90,18 @@ type Log interface {
 	Backlog(ctx context.Context, group string, topics ...string) ([]Backlog, error)
 	// Ready returns nil while Publish can be expected to succeed; it asks the log, not its own memory.
 	Ready(ctx context.Context) error
+	LogReader
+}
+
+// LogReader looks at records where they stand. It belongs to no group, and moves nobody's offsets.
+type LogReader interface {
+	// PartitionOf is where records of the topic with this key are; records written before the topic was given more partitions
+	// may be elsewhere.
+	PartitionOf(ctx context.Context, topic, key string) (int32, error)
+	// Read visits the records of a partition in order, from an offset on (or from the oldest one that is still there) up to
+	// those that are there now, until visit returns false. It returns the offset behind the last one visited or, at the end,
+	// the end. When ctx is done it stops with an error, and next tells how far it came.
+	Read(ctx context.Context, topic string, partition int32, from int64, visit func(domain.Record) bool) (next int64, err error)
 }
 
 // DecisionWriter is the store as the saver and the parking role see it.
@@ -134,10 +146,68 @@ type BlameLedger interface {
 	AcceptBlame(ctx context.Context, a domain.Acceptance) error
 }
 
+// DeadLetterIndex knows the dead letters of both topics: what they are, and what has become of them.
+type DeadLetterIndex interface {
+	// IndexDeadLetters takes in dead letters in the order of the log. It is idempotent: a record that is known changes nothing
+	// but what is read out of its bytes, and the copy of another one is counted there. A copy that comes from a replay opens its
+	// dead letter again and counts as a failure of its job; one whose row exists with the same bytes is Stored.
+	IndexDeadLetters(ctx context.Context, letters []domain.DeadLetter) error
+	// DeadLetters returns one page, the newest first by DiedAt and then by id.
+	DeadLetters(ctx context.Context, q domain.Query) (domain.DeadPage, error)
+	// DeadLetter finds one by its id, or by the place of its newest copy. None is no error.
+	DeadLetter(ctx context.Context, id string) (l domain.DeadLetter, found bool, err error)
+	// DeadLettersOf returns those of a decision, the newest first, at most 1,000.
+	DeadLettersOf(ctx context.Context, decisionID string) ([]domain.DeadLetter, error)
+	// DeadGroups returns the groups that have dead letters and fit, those with the most first, at most domain.MaxGroups. Since
+	// and until choose groups that were seen then; terms of ids choose nothing.
+	DeadGroups(ctx context.Context, q domain.Query) ([]domain.DeadGroup, error)
+	// CountDeadLetters counts what fits, by state.
+	CountDeadLetters(ctx context.Context, q domain.Query) (map[domain.DeadState]int64, error)
+	// CloseStored looks at the next so many dead letters in a state behind a place, in the log's order, and closes those whose
+	// row exists with the same bytes. next is the last one looked at, zero at the end.
+	CloseStored(ctx context.Context, state domain.DeadState, after domain.Place, limit int) (closed int, next domain.Place, err error)
+	// ForgetDeadLetters removes those of a partition whose newest copy has fallen off the log, and counts them by state.
+	ForgetDeadLetters(ctx context.Context, topic string, partition int32, oldest int64) (map[domain.DeadState]int64, error)
+}
+
+// JobStore keeps the operators' jobs, and lets one process at a time work on each.
+type JobStore interface {
+	// CreateJob writes a job down; created is false where one that is not over does the same, and then nothing is.
+	CreateJob(ctx context.Context, j domain.Job) (created bool, err error)
+	// Job finds a job. None is no error.
+	Job(ctx context.Context, id string) (j domain.Job, found bool, err error)
+	// Jobs returns the newest jobs first, at most 100.
+	Jobs(ctx context.Context) ([]domain.Job, error)
+	// MoveJob changes a job's state if it is in one of some; moved is false where it is not.
+	MoveJob(ctx context.Context, id string, from []domain.JobState, to domain.JobState, message string, at time.Time) (moved bool, err error)
+	// ClaimJob takes the oldest active job, dry runs and others apart, unless another owner's lease holds.
+	ClaimJob(ctx context.Context, dryRun bool, owner string, at, until time.Time) (j domain.Job, found bool, err error)
+	// JobLetters returns the dead letters that a job is to deal with next, behind its last place, in the log's order.
+	JobLetters(ctx context.Context, j domain.Job, limit int) ([]domain.DeadLetter, error)
+	// Tallies counts what a filter chooses by reason and path, the most frequent first, at most domain.MaxTallies.
+	Tallies(ctx context.Context, j domain.Job) ([]domain.Tally, error)
+	// AdvanceJob writes down what was done, and returns the job as it then is. The dead letters move in any case: they were
+	// dealt with. The job itself moves only while it is this owner's and active.
+	AdvanceJob(ctx context.Context, step domain.JobStep) (domain.Job, error)
+}
+
+// AuditLog keeps what operators do. Nothing in it is ever changed.
+type AuditLog interface {
+	// Audit adds an entry.
+	Audit(ctx context.Context, e domain.AuditEntry) error
+	// Audits returns entries, the newest first, that were made before a time, or all where that is zero.
+	Audits(ctx context.Context, before time.Time, limit int) ([]domain.AuditEntry, error)
+}
+
 // Store is the whole store.
 type Store interface {
 	DecisionWriter
 	DecisionReader
 	OPARegistry
 	BlameLedger
+	DeadLetterIndex
+	JobStore
+	AuditLog
+	// RehearseBatch is SaveBatch in a transaction that is rolled back.
+	RehearseBatch(ctx context.Context, decisions []domain.Decision) ([]domain.Fate, error)
 }

@@ -215,7 +215,9 @@ func decode(r *kgo.Record) domain.Record {
 	for i, h := range r.Headers {
 		pairs[i] = domain.Header{Name: h.Key, Value: string(h.Value)}
 	}
-	return domain.Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Key: string(r.Key), Value: r.Value, Headers: domain.DecodeHeaders(pairs)}
+	return domain.Record{
+		Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, WrittenAt: r.Timestamp.UTC(), Key: string(r.Key), Value: r.Value, Headers: domain.DecodeHeaders(pairs),
+	}
 }
 
 // Ready asks the brokers whether uploads can be published: every partition of the decisions topic has a leader that

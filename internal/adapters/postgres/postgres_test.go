@@ -101,6 +101,11 @@ func storeHarness(p *testserver.Postgres, url func(database string) string) func
 			}
 			return lockTable(t, p, database)
 		}
+		h.Tamper = func(t *testing.T) {
+			for _, text := range []string{`UPDATE audit SET who = 'nobody'`, `DELETE FROM audit`, `TRUNCATE audit`} {
+				require.ErrorContains(t, p.Exec(database, text), "append-only", text)
+			}
+		}
 		return h
 	}
 }

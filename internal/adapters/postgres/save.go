@@ -55,23 +55,50 @@ const (
 // SaveBatch stores decisions in one transaction and one round trip, and a second one where some were there already; see
 // ports.DecisionWriter.
 func (s *Store) SaveBatch(ctx context.Context, decisions []domain.Decision) ([]domain.Fate, error) {
+	return s.insertBatch(ctx, decisions, "COMMIT")
+}
+
+// RehearseBatch is SaveBatch, rolled back; see ports.Store.
+func (s *Store) RehearseBatch(ctx context.Context, decisions []domain.Decision) ([]domain.Fate, error) {
+	return s.insertBatch(ctx, decisions, "ROLLBACK")
+}
+
+func (s *Store) insertBatch(ctx context.Context, decisions []domain.Decision, end string) ([]domain.Fate, error) {
 	fates := make([]domain.Fate, len(decisions))
 	inside, outside, twins := s.place(decisions, fates)
 	if len(inside)+len(outside) == 0 {
 		return fates, nil
 	}
-	err := s.save(ctx, inside, outside, fates)
+	err := s.save(ctx, inside, outside, end, fates)
 	if noPartition(err) { // it was dropped behind our back
 		s.forgetDays()
-		err = s.save(ctx, inside, outside, fates)
+		err = s.save(ctx, inside, outside, end, fates)
 	}
 	if err != nil {
 		return nil, misplaced(err)
+	}
+	if end != "COMMIT" {
+		likeTheirFirst(slices.Concat(inside, outside), twins, fates)
 	}
 	if err := s.explain(ctx, slices.Concat(inside, outside, twins), fates); err != nil {
 		return nil, err
 	}
 	return fates, nil
+}
+
+// likeTheirFirst judges rows whose key comes twice in a batch that was rolled back: what would stand in their way is not there.
+func likeTheirFirst(rows, twins []row, fates []domain.Fate) {
+	for _, t := range twins {
+		i := slices.IndexFunc(rows, func(r row) bool {
+			return fates[r.at] == domain.Saved && r.Tenant == t.Tenant && r.ID == t.ID && (!r.inside || r.Timestamp.Equal(t.Timestamp))
+		})
+		if i < 0 {
+			continue
+		}
+		if fates[t.at] = domain.Conflicting; rows[i].SHA256 == t.SHA256 {
+			fates[t.at] = domain.Duplicate
+		}
+	}
 }
 
 // place sorts a batch: rows of each table in the order of its key, so that two batches never wait for each other, and rows
@@ -106,7 +133,7 @@ func (s *Store) place(decisions []domain.Decision, fates []domain.Fate) (inside,
 }
 
 // save inserts rows and sets the fate of those that are new.
-func (s *Store) save(ctx context.Context, inside, outside []row, fates []domain.Fate) error {
+func (s *Store) save(ctx context.Context, inside, outside []row, end string, fates []domain.Fate) error {
 	conn, err := s.acquire(ctx)
 	if err != nil {
 		return s.settle("save to the database", nil, err)
@@ -122,7 +149,7 @@ func (s *Store) save(ctx context.Context, inside, outside []row, fates []domain.
 	if len(outside) > 0 {
 		inserts = append(inserts, insertion{insertOutOfWindow, outside, false})
 	}
-	err = s.insert(ctx, conn.Conn(), "COMMIT", inserts, fates)
+	err = s.insert(ctx, conn.Conn(), end, inserts, fates)
 	if err != nil {
 		for _, r := range slices.Concat(inside, outside) {
 			fates[r.at] = ""
@@ -205,6 +232,26 @@ func (s *Store) explain(ctx context.Context, rows []row, fates []domain.Fate) er
 	if len(rows) == 0 {
 		return nil
 	}
+	err := s.visitHolders(ctx, rows, func(r row, same bool) {
+		if same {
+			fates[r.at] = domain.Duplicate
+		} else if fates[r.at] == "" {
+			fates[r.at] = domain.Conflicting
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for _, r := range rows {
+		if fates[r.at] == "" {
+			return domain.Errorf(domain.Unavailable, "decision rows changed while a batch was saved: what stood in the way of one is gone; trying again is right")
+		}
+	}
+	return nil
+}
+
+// visitHolders tells of every row that holds the key of one of these, and whether it has the same bytes.
+func (s *Store) visitHolders(ctx context.Context, rows []row, visit func(r row, same bool)) error {
 	n := len(rows)
 	tenants, ids, timestamps, inside := make([]string, n), make([]string, n), make([]pgtype.Timestamptz, n), make([]bool, n)
 	first, last := time.Time{}, time.Time{}
@@ -231,25 +278,13 @@ func (s *Store) explain(ctx context.Context, rows []row, fates []domain.Fate) er
 			var sum []byte
 			_, err := pgx.ForEachRow(found, []any{&at, &sum}, func() error {
 				r := rows[at-1]
-				if string(sum) == string(r.SHA256[:]) {
-					fates[r.at] = domain.Duplicate
-				} else if fates[r.at] == "" {
-					fates[r.at] = domain.Conflicting
-				}
+				visit(r, string(sum) == string(r.SHA256[:]))
 				return nil
 			})
 			return err
 		})
 	})
-	if err != nil {
-		return s.settle("look for duplicates", conn.Conn(), err)
-	}
-	for _, r := range rows {
-		if fates[r.at] == "" {
-			return domain.Errorf(domain.Unavailable, "decision rows changed while a batch was saved: what stood in the way of one is gone; trying again is right")
-		}
-	}
-	return nil
+	return s.settle("look for duplicates", conn.Conn(), err)
 }
 
 func timestamptz(t time.Time) pgtype.Timestamptz {

@@ -36,9 +36,9 @@ func (c *condition) arg(v any) string {
 
 func (c *condition) add(clause string) { c.clauses = append(c.clauses, clause) }
 
-// match spells one wanted text of a field.
-func (c *condition) match(f domain.Field, m domain.Match) string {
-	column, wrap := searchColumn[f], func(s string) string { return s }
+// match spells one wanted text of a field, whose column is one of columns.
+func (c *condition) match(columns map[domain.Field]string, f domain.Field, m domain.Match) string {
+	column, wrap := columns[f], func(s string) string { return s }
 	if f == domain.FieldRevision {
 		column = "b.value"
 		wrap = func(s string) string { return "EXISTS (SELECT 1 FROM jsonb_each_text(bundles) b WHERE " + s + ")" }
@@ -61,18 +61,31 @@ func (c *condition) match(f domain.Field, m domain.Match) string {
 
 func where(q domain.Query) *condition {
 	c := &condition{}
-	c.add("TIME >= " + c.arg(q.Since) + "::timestamptz")
-	if !q.Until.IsZero() {
-		c.add("TIME < " + c.arg(q.Until) + "::timestamptz")
-	}
+	c.within("TIME", q)
 	if a := q.After; a != nil {
 		at := c.arg(a.Time) + "::timestamptz"
 		c.add("TIME <= " + at + " AND (TIME < " + at + " OR (tenant, decision_id) > (" + c.arg(a.Tenant) + "::text, " + c.arg(a.ID) + "::text))")
 	}
-	for _, t := range q.Terms {
+	c.terms(searchColumn, q.Terms)
+	return c
+}
+
+// within bounds a column by the query's times.
+func (c *condition) within(column string, q domain.Query) {
+	if !q.Since.IsZero() {
+		c.add(column + " >= " + c.arg(q.Since) + "::timestamptz")
+	}
+	if !q.Until.IsZero() {
+		c.add(column + " < " + c.arg(q.Until) + "::timestamptz")
+	}
+}
+
+// terms adds what is wanted of the fields, each of which has a column.
+func (c *condition) terms(columns map[domain.Field]string, terms []domain.Term) {
+	for _, t := range terms {
 		var anyOf []string
 		for _, m := range t.Matches {
-			clause := c.match(t.Field, m)
+			clause := c.match(columns, t.Field, m)
 			if m.Not {
 				c.add(clause)
 				continue
@@ -83,7 +96,14 @@ func where(q domain.Query) *condition {
 			c.add("(" + strings.Join(anyOf, " OR ") + ")")
 		}
 	}
-	return c
+}
+
+// String joins the clauses.
+func (c *condition) String() string {
+	if len(c.clauses) == 0 {
+		return "true"
+	}
+	return strings.Join(c.clauses, " AND ")
 }
 
 // columns are those of a decision without its event, in the order of scan.
@@ -127,7 +147,7 @@ func (s *Store) query(ctx context.Context, op, sql string, args []any, read func
 func (s *Store) Search(ctx context.Context, q domain.Query) (domain.Page, error) {
 	c := where(q)
 	limit := c.arg(q.Limit + 1)
-	sql := bothTables(`SELECT `+columns+` FROM TABLE WHERE `+strings.Join(c.clauses, " AND ")+` ORDER BY TIME DESC, tenant, decision_id LIMIT `+limit+`::int`) +
+	sql := bothTables(`SELECT `+columns+` FROM TABLE WHERE `+c.String()+` ORDER BY TIME DESC, tenant, decision_id LIMIT `+limit+`::int`) +
 		` ORDER BY time DESC, tenant, decision_id LIMIT ` + limit + `::int`
 	var page domain.Page
 	err := s.query(ctx, "search", sql, c.args, func(rows pgx.Rows) (err error) {

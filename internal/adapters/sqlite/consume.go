@@ -246,6 +246,7 @@ func (l *Log) scan(ctx context.Context, t *topic, offset int64, limit int, visit
 		if r.Headers, err = headers.decode(text); err != nil {
 			return offset, l.loss(t, offset, 1, "is damaged: "+err.Error())
 		}
+		r.WrittenAt = time.UnixMicro(writtenAt).UTC()
 		offset++
 		if !visit(r) {
 			return offset, nil

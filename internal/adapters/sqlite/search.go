@@ -30,9 +30,9 @@ func (c *condition) add(clause string, args ...any) {
 	c.args = append(c.args, args...)
 }
 
-// match spells one wanted text of a field.
-func match(f domain.Field, m domain.Match) (string, []any) {
-	column, wrap := searchColumn[f], func(s string) string { return s }
+// match spells one wanted text of a field, whose column is one of columns.
+func match(columns map[domain.Field]string, f domain.Field, m domain.Match) (string, []any) {
+	column, wrap := columns[f], func(s string) string { return s }
 	if f == domain.FieldRevision {
 		column = "e.value"
 		wrap = func(s string) string { return "EXISTS (SELECT 1 FROM json_each(bundles) e WHERE " + s + ")" }
@@ -53,18 +53,39 @@ func match(f domain.Field, m domain.Match) (string, []any) {
 
 func where(q domain.Query) condition {
 	var c condition
-	c.add("time >= ?", q.Since.UnixMicro())
-	if !q.Until.IsZero() {
-		c.add("time < ?", q.Until.UnixMicro())
-	}
+	c.within("time", q)
 	if a := q.After; a != nil {
 		c.add("time <= ? AND (time < ? OR (tenant, decision_id) > (?, ?))", a.Time.UnixMicro(), a.Time.UnixMicro(), a.Tenant, a.ID)
 	}
-	for _, t := range q.Terms {
+	c.terms(searchColumn, q.Terms)
+	return c
+}
+
+// within bounds a column by the query's times.
+func (c *condition) within(column string, q domain.Query) {
+	if !q.Since.IsZero() {
+		c.add(column+" >= ?", q.Since.UnixMicro())
+	}
+	if !q.Until.IsZero() {
+		c.add(column+" < ?", q.Until.UnixMicro())
+	}
+}
+
+// String joins the clauses.
+func (c *condition) String() string {
+	if len(c.clauses) == 0 {
+		return "true"
+	}
+	return strings.Join(c.clauses, " AND ")
+}
+
+// terms adds what is wanted of the fields, each of which has a column.
+func (c *condition) terms(columns map[domain.Field]string, terms []domain.Term) {
+	for _, t := range terms {
 		var anyOf []string
 		var anyArgs []any
 		for _, m := range t.Matches {
-			clause, args := match(t.Field, m)
+			clause, args := match(columns, t.Field, m)
 			if m.Not {
 				c.add(clause, args...)
 				continue
@@ -75,7 +96,6 @@ func where(q domain.Query) condition {
 			c.add("("+strings.Join(anyOf, " OR ")+")", anyArgs...)
 		}
 	}
-	return c
 }
 
 // queryTimeout ends a search that looks too far: while it reads, the write-ahead file cannot shrink.
@@ -97,7 +117,7 @@ func (s *Store) Search(ctx context.Context, q domain.Query) (domain.Page, error)
 	var parts []string
 	var args []any
 	for _, t := range []string{"decisions", "decisions_out_of_window"} {
-		parts = append(parts, `SELECT * FROM (SELECT `+columns+` FROM `+t+` WHERE `+strings.Join(c.clauses, " AND ")+`
+		parts = append(parts, `SELECT * FROM (SELECT `+columns+` FROM `+t+` WHERE `+c.String()+`
 			ORDER BY time DESC, tenant, decision_id LIMIT ?)`)
 		args = append(append(args, c.args...), q.Limit+1)
 	}

@@ -126,6 +126,12 @@ func TestStoreConformance(t *testing.T) {
 				require.NoError(t, db.Close())
 			}
 		}
+		h.Tamper = func(t *testing.T) {
+			for _, text := range []string{`UPDATE audit SET who = 'nobody'`, `DELETE FROM audit`} {
+				_, err := s.write.Exec(text)
+				require.ErrorContains(t, err, "append-only", text)
+			}
+		}
 		return h
 	})
 }

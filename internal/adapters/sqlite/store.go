@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"database/sql"
@@ -138,7 +139,29 @@ func (s *Store) checked(op string, err error) error {
 // SaveBatch stores decisions in one transaction; see ports.DecisionWriter.
 func (s *Store) SaveBatch(ctx context.Context, decisions []domain.Decision) ([]domain.Fate, error) {
 	fates := make([]domain.Fate, len(decisions))
-	err := s.inTx(ctx, func(tx *sql.Tx) error {
+	if err := s.inTx(ctx, s.insertBatch(ctx, decisions, fates)); err != nil {
+		return nil, s.checked("save to "+storeFile, err)
+	}
+	return fates, nil
+}
+
+// errRehearsed ends a transaction that was never meant to be committed.
+var errRehearsed = errors.New("rehearsed")
+
+// RehearseBatch is SaveBatch, rolled back; see ports.Store.
+func (s *Store) RehearseBatch(ctx context.Context, decisions []domain.Decision) ([]domain.Fate, error) {
+	fates := make([]domain.Fate, len(decisions))
+	insert := s.insertBatch(ctx, decisions, fates)
+	err := s.inTx(ctx, func(tx *sql.Tx) error { return cmp.Or(insert(tx), errRehearsed) })
+	if !errors.Is(err, errRehearsed) {
+		return nil, s.checked("rehearse in "+storeFile, err)
+	}
+	return fates, nil
+}
+
+// insertBatch inserts decisions and fills in what becomes of them.
+func (s *Store) insertBatch(ctx context.Context, decisions []domain.Decision, fates []domain.Fate) func(*sql.Tx) error {
+	return func(tx *sql.Tx) error {
 		now := s.opts.Now()
 		in, err := tx.Prepare(s.decisions.insert)
 		if err != nil {
@@ -168,11 +191,7 @@ func (s *Store) SaveBatch(ctx context.Context, decisions []domain.Decision) ([]d
 			}
 		}
 		return nil
-	})
-	if err != nil {
-		return nil, s.checked("save to "+storeFile, err)
 	}
-	return fates, nil
 }
 
 // inTx runs fn in a transaction on the one connection that writes.

@@ -58,6 +58,7 @@ func Log(t *testing.T, harness func(t *testing.T) LogHarness) {
 		{"the backlog counts what waits and how old it is", logBacklog},
 		{"an unknown topic is a misconfiguration", logUnknownTopic},
 		{"the log is ready while it takes records", logReady},
+		{"records can be read where they stand", logRead},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, harness(t)) })
 	}
@@ -195,7 +196,8 @@ func logRoundTrip(t *testing.T, h LogHarness) {
 	consume(t, l, sub, c.handle)
 	for i, got := range c.wait(t, len(sent)) {
 		want := sent[i]
-		want.Partition, want.Offset = got.Partition, got.Offset
+		require.WithinDuration(t, time.Now(), got.WrittenAt, time.Minute)
+		want.Partition, want.Offset, want.WrittenAt = got.Partition, got.Offset, got.WrittenAt
 		require.Equal(t, want, got, "record %d", i)
 		if i > 0 {
 			require.Greater(t, got.Offset, c.records[i-1].Offset)
@@ -519,4 +521,52 @@ func logReady(t *testing.T, h LogHarness) {
 	h.Close(t, l)
 	require.Error(t, l.Ready(t.Context()))
 	require.False(t, errors.Is(l.Ready(t.Context()), context.DeadlineExceeded))
+}
+
+func logRead(t *testing.T, h LogHarness) {
+	l := h.opened(t)
+	topic := h.Topics.DLQ
+	partition, err := l.PartitionOf(t.Context(), topic, "id-3")
+	require.NoError(t, err)
+	require.Zero(t, partition, "of one")
+	read := func(from int64, limit int) (got []domain.Record, next int64) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		next, err := l.Read(ctx, topic, partition, from, func(r domain.Record) bool {
+			got = append(got, r)
+			return len(got) < limit
+		})
+		require.NoError(t, err)
+		return got, next
+	}
+	got, next := read(0, 10)
+	require.Empty(t, got)
+	require.Zero(t, next, "an empty partition is read to its end")
+
+	sent := events(topic, 0, 1500)
+	publish(t, l, sent...)
+	got, next = read(0, 2000)
+	require.Equal(t, keys(sent), keys(got))
+	require.EqualValues(t, len(sent), next)
+	require.Equal(t, sent[7].Value, got[7].Value)
+	require.Equal(t, sent[7].Headers, got[7].Headers)
+	require.EqualValues(t, 7, got[7].Offset)
+	require.WithinDuration(t, time.Now(), got[7].WrittenAt, time.Minute)
+
+	got, next = read(1000, 3)
+	require.Equal(t, []string{"id-1000", "id-1001", "id-1002"}, keys(got))
+	require.EqualValues(t, 1003, next)
+	got, next = read(5000, 3)
+	require.Empty(t, got, "behind the end")
+	require.EqualValues(t, 1500, next)
+
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = l.Read(done, topic, partition, 0, func(domain.Record) bool { return true })
+	require.Equal(t, domain.Canceled, domain.ClassOf(err), "%v", err)
+	_, err = l.Read(t.Context(), "nowhere", 0, 0, func(domain.Record) bool { return true })
+	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "%v", err)
+	_, err = l.PartitionOf(t.Context(), "nowhere", "x")
+	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "%v", err)
 }

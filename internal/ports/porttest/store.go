@@ -28,6 +28,8 @@ type StoreHarness struct {
 	Poison func(t *testing.T, id string, class domain.Class)
 	// Break makes every write fail with an error of the class; the returned func mends it.
 	Break func(t *testing.T, class domain.Class) (mend func())
+	// Tamper tries to change the audit, and to delete from it, and requires that neither can be done.
+	Tamper func(t *testing.T)
 }
 
 // Store runs the suite.
@@ -52,6 +54,15 @@ func Store(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"an id that is not there is no error", storeAbsent},
 		{"blames add up, are forgotten and accepted", storeBlames},
 		{"OPAs are counted and their interval is learned", storeOPAs},
+		{"every column of a dead letter comes back", storeDeadLetters},
+		{"copies of a dead letter are one", storeDeadCopies},
+		{"a dead letter whose row exists closes itself", storeDeadStored},
+		{"dead letters are filtered and paged", storeDeadSearch},
+		{"dead letters are grouped, and forgotten with their records", storeDeadGroups},
+		{"jobs are made, taken up, paused and ended", storeJobs},
+		{"a replay moves dead letters and counts what becomes of them", storeReplay},
+		{"the audit only grows", storeAudit},
+		{"a rehearsal tells what would happen and stores nothing", storeRehearsal},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, harness(t)) })
 	}

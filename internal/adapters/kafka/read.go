@@ -1,0 +1,88 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+const (
+	// A reader asks for much at once: nobody shares it, and a replay or a search goes on behind what it has.
+	readBytes          = 8 << 20
+	readPartitionBytes = 4 << 20
+)
+
+// PartitionOf asks for the topic's partitions and hashes the key as the producer does; see ports.LogReader.
+func (l *Log) PartitionOf(ctx context.Context, topic, key string) (int32, error) {
+	meta, err := l.admin.Metadata(ctx, topic)
+	if err == nil {
+		err = meta.Topics[topic].Err
+	}
+	if err != nil {
+		return 0, classify("ask Kafka for "+topic, err)
+	}
+	p := kgo.StickyKeyPartitioner(nil).ForTopic(topic)
+	return int32(p.Partition(&kgo.Record{Key: []byte(key)}, len(meta.Topics[topic].Partitions))), nil
+}
+
+// Read consumes one partition outside of any group; see ports.LogReader.
+func (l *Log) Read(ctx context.Context, topic string, partition int32, from int64, visit func(domain.Record) bool) (int64, error) {
+	op := fmt.Sprintf("read partition %d of %s", partition, topic)
+	if err := ctx.Err(); err != nil {
+		return from, classify(op, err)
+	}
+	starts, ends, _, err := l.offsets(ctx, "", []string{topic})
+	if err != nil {
+		return from, err
+	}
+	start, ok := starts.Lookup(topic, partition)
+	end, _ := ends.Lookup(topic, partition)
+	if !ok {
+		return from, domain.Errorf(domain.Misconfigured, "%s: there is no such partition", op)
+	}
+	next := max(from, start.Offset)
+	if next >= end.Offset {
+		return end.Offset, nil
+	}
+	life, abort := context.WithCancel(context.Background())
+	client, err := kgo.NewClient(append(l.base(), kgo.WithContext(life),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().At(next)}}),
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()), kgo.FetchMaxBytes(readBytes), kgo.FetchMaxPartitionBytes(readPartitionBytes),
+		kgo.FetchMinBytes(1), kgo.MaxConcurrentFetches(1),
+	)...)
+	if err != nil {
+		abort()
+		return next, &domain.Error{Class: domain.Misconfigured, Op: "set up the Kafka client", Text: err.Error(), Err: err}
+	}
+	defer func() {
+		abort()
+		client.Close()
+	}()
+	for next < end.Offset {
+		fetches := client.PollFetches(ctx)
+		if err := ctx.Err(); err != nil {
+			return next, classify(op, err)
+		}
+		for _, e := range fetches.Errors() {
+			if errors.Is(e.Err, kerr.OffsetOutOfRange) || domain.ClassOf(classify("", e.Err)) != domain.Unavailable {
+				return next, classify(op, e.Err) // otherwise the client goes on trying, until ctx ends
+			}
+		}
+		for it := fetches.RecordIter(); !it.Done(); {
+			r := it.Next()
+			if r.Offset < next || r.Offset >= end.Offset {
+				continue
+			}
+			next = r.Offset + 1
+			if !visit(decode(r)) {
+				return next, nil
+			}
+		}
+	}
+	return next, nil
+}
