@@ -304,6 +304,11 @@ func (c *Config) window() domain.Window {
 	return domain.Window{Retention: time.Duration(c.Retention), Ahead: domain.DefaultAhead}
 }
 
+// limits are the caps on an upload's content.
+func (c *Config) limits() domain.Limits {
+	return domain.Limits{Inflated: c.MaxInflatedBytes, Events: c.MaxEvents, Depth: c.MaxDepth, Event: c.MaxEventBytes}
+}
+
 // describe says where decisions are kept, for people.
 func (c *Config) describe() string {
 	log, store := "the log is embedded in "+c.Data, "the store is embedded in "+c.Data

@@ -193,14 +193,15 @@ func TestDependencies(t *testing.T) {
 		"internal/ingest":            {"internal/domain", "internal/ports"},
 		"internal/saver":             {"internal/domain", "internal/ports"},
 		"internal/parking":           {"internal/domain", "internal/ports", "internal/saver"},
+		"internal/trail":             {"internal/domain", "internal/ports"},
 		"internal/testserver":        {},
 		"internal/adapters/kafka":    {"internal/domain", "internal/ports"},
 		"internal/adapters/postgres": {"internal/domain", "internal/ports"},
 		"internal/adapters/sqlite":   {"internal/domain", "internal/ports"},
-		"internal/adapters/httpapi":  {"internal/domain", "internal/ports", "internal/ingest"},
+		"internal/adapters/httpapi":  {"internal/domain", "internal/ports", "internal/ingest", "internal/trail"},
 		"internal/adapters/cli":      {"internal/domain"},
 		"internal/app": {
-			"internal/domain", "internal/ports", "internal/ingest", "internal/saver", "internal/parking",
+			"internal/domain", "internal/ports", "internal/ingest", "internal/saver", "internal/parking", "internal/trail",
 			"internal/adapters/sqlite", "internal/adapters/kafka", "internal/adapters/postgres", "internal/adapters/httpapi", "internal/adapters/cli",
 		},
 		"cmd/docket":  {"internal/app"},
@@ -208,7 +209,7 @@ func TestDependencies(t *testing.T) {
 		"cmd/saver":   {"internal/app"},
 		"cmd/parking": {"internal/app"},
 	}
-	useCases := []string{"internal/ingest", "internal/saver", "internal/parking"}
+	useCases := []string{"internal/ingest", "internal/saver", "internal/parking", "internal/trail"}
 	withoutIO := []string{
 		"github.com/cenkalti/backoff/v4", "github.com/failsafe-go/failsafe-go", "golang.org/x/sync", "golang.org/x/time",
 		"github.com/prometheus/client_golang/prometheus", "go.opentelemetry.io/otel",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,6 +35,8 @@ type pipeline struct {
 	breaker *saver.Breaker
 	flood   *saver.Flood
 	logger  *slog.Logger
+	// deadOpen counts the dead letters that nobody has dealt with, as the index last said.
+	deadOpen atomic.Int64
 
 	mu      sync.Mutex
 	samples []sample // the last rateSpan, oldest first
@@ -72,7 +75,7 @@ func newPipeline(log ports.Log, role Role, topics domain.Topics, b *saver.Breake
 			func() float64 { return age(p.last(topics.Parking).Oldest) })
 		p.groups[""] = []string{topics.DLQ, topics.ParkingDLQ}
 		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "docket_dead_letters_open", Help: "Dead letters that nobody has dealt with."},
-			func() float64 { return float64(held(p.last(topics.DLQ)) + held(p.last(topics.ParkingDLQ))) })
+			func() float64 { return float64(p.deadOpen.Load()) })
 	}
 	return p
 }
@@ -154,6 +157,19 @@ func (p *pipeline) read(ctx context.Context) (sample, error) {
 	return s, nil
 }
 
+// countDead asks the index how many dead letters are open, until ctx is done. While the store is away the last answer stands.
+func (p *pipeline) countDead(ctx context.Context, store ports.DeadLetterIndex) {
+	open := domain.Query{Terms: []domain.Term{{Field: domain.FieldState, Matches: []domain.Match{{Text: string(domain.DeadOpen)}}}}}
+	for {
+		if n, err := store.CountDeadLetters(ctx, open); err == nil {
+			p.deadOpen.Store(n[domain.DeadOpen])
+		}
+		if sleep(ctx, sampleEvery) != nil {
+			return
+		}
+	}
+}
+
 // publishable is nil while the log takes records.
 func (p *pipeline) publishable() error {
 	p.mu.Lock()
@@ -177,7 +193,7 @@ func (p *pipeline) view(ctx context.Context) httpapi.Pipeline {
 	defer cancel()
 	last, err := p.read(ctx)
 	state, next := p.breaker.State()
-	v := httpapi.Pipeline{Breaker: state, NextProbe: next.Seconds(), FloodStop: p.flood.Stopping()}
+	v := httpapi.Pipeline{Breaker: state, NextProbe: next.Seconds(), FloodStop: p.flood.Stopping(), DeadLettersOpen: p.deadOpen.Load()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil { // what was known last, if anything, with its time

@@ -2,6 +2,9 @@ package app
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -11,6 +14,7 @@ import (
 	"github.com/docket-project/docket/internal/parking"
 	"github.com/docket-project/docket/internal/ports"
 	"github.com/docket-project/docket/internal/saver"
+	"github.com/docket-project/docket/internal/trail"
 )
 
 // Role is what a process does.
@@ -94,6 +98,12 @@ func (a *App) setup(ctx context.Context) error {
 	if a.role.is(Saver) || a.role.is(Parking) {
 		a.consumers(store, log, breaker, flood, projector, tracing.tracer)
 	}
+	if a.role.is(Parking) {
+		a.deadLetters(store, log, projector)
+	}
+	if a.role.is(Parking) || a.role.is(Console) {
+		a.run("count of dead letters", func(ctx context.Context) { a.pipeline.countDead(ctx, store) })
+	}
 	if breaker != nil { // behind the writer, which wants to know when the store is back
 		a.run("store probe", breaker.Watch)
 		a.run("flood stop", flood.Run)
@@ -104,7 +114,7 @@ func (a *App) setup(ctx context.Context) error {
 		a.run("roster", roster.Run)
 		accept := ingest.New(ingest.Config{
 			Topics:         a.topics,
-			Limits:         domain.Limits{Inflated: cfg.MaxInflatedBytes, Events: cfg.MaxEvents, Depth: cfg.MaxDepth, Event: cfg.MaxEventBytes},
+			Limits:         cfg.limits(),
 			PublishTimeout: cfg.PublishTimeout,
 		}, log, roster, a.reg)
 		a.upload.server.Handler = httpapi.NewUpload(httpapi.UploadConfig{
@@ -112,7 +122,11 @@ func (a *App) setup(ctx context.Context) error {
 		}, accept, roster, tracing.provider, a.reg, a.logger.With("role", Ingest))
 	}
 	if a.role.is(Console) {
-		a.console.server.Handler = httpapi.NewQuery(store, consoleTokens, a.pipeline.view, a.logger.With("role", Console))
+		follow := trail.New(store, durable, []trail.Stage{
+			{Name: "saver", Topic: a.topics.Decisions, Group: saver.Group}, {Name: "parking role", Topic: a.topics.Parking, Group: parking.Group},
+			{Name: "index", Topic: a.topics.DLQ, Group: parking.IndexGroup}, {Name: "index", Topic: a.topics.ParkingDLQ, Group: parking.IndexGroup},
+		})
+		a.console.server.Handler = httpapi.NewQuery(store, durable, follow, consoleTokens, a.pipeline.view, a.logger.With("role", Console))
 	}
 	return nil
 }
@@ -153,4 +167,26 @@ func (a *App) members(concurrency int) int {
 		return 1
 	}
 	return concurrency
+}
+
+// deadLetters starts what the parking role does about them: the index, and the operators' jobs.
+func (a *App) deadLetters(store ports.Store, log ports.Log, p *domain.Projector) {
+	logger := a.logger.With("role", Parking)
+	index := &parking.Index{Store: store, Log: log, Projector: p, Topics: a.topics, Logger: logger}
+	a.consume(Parking, log, 1, ports.Subscription{Group: parking.IndexGroup, Topics: []string{a.topics.DLQ, a.topics.ParkingDLQ}}, index.Handle)
+	a.run("index of dead letters", index.Tend)
+	jobs := parking.NewJobs(parking.JobConfig{
+		Store: store, Log: log, Index: index, Topics: a.topics, Projector: p, Rehearse: saver.NewRehearsal(store, p).Save,
+		Limits: a.cfg.limits(), Inflate: httpapi.Inflate, Owner: processName(), Logger: logger,
+	})
+	a.run("jobs", jobs.Run)
+}
+
+// processName tells this process from others that share the store, also from one that had its number before.
+func processName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s/%d/%x", host, os.Getpid(), time.Now().UnixNano())
 }

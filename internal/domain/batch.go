@@ -410,5 +410,8 @@ func givenID(v []byte) string {
 	return string(text)
 }
 
+// HashID is the identity of bytes that bring none of their own.
+func HashID(raw []byte) string { return spellHash(sha256.Sum256(raw)) }
+
 // spellHash is the identity of an event that brings none of its own.
 func spellHash(sum [sha256.Size]byte) string { return "sha256:" + hex.EncodeToString(sum[:]) }

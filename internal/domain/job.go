@@ -34,6 +34,12 @@ const (
 	JobDone     JobState = "done"
 )
 
+// What an operator need not say.
+const (
+	DefaultMaxReplays = 3
+	DefaultStopRatio  = 0.1
+)
+
 // Active are the states in which a job is worked on, or will be.
 var Active = []JobState{JobPending, JobRunning}
 
@@ -65,6 +71,8 @@ type Job struct {
 	// Matched counts what the filter chose when the job was made. Done were dealt with: Stored have a row, Failed came back,
 	// Reparsed were put-aside bytes that are no row themselves. Skipped were left alone.
 	Matched, Done, Stored, Failed, Reparsed, Skipped int64
+	// BaseDone and BaseFailed are what they were when an operator last let the job go on.
+	BaseDone, BaseFailed int64
 	// After is the last place that was dealt with.
 	After Place
 	// Report is what a dry run found.
@@ -88,7 +96,8 @@ func (j Job) Left() int64 {
 // TooManyFail reports that the share of failures says: stop. A handful says nothing yet.
 func (j Job) TooManyFail() bool {
 	const few = 10
-	return j.Failed >= few && float64(j.Failed) > j.StopRatio*float64(j.Done)
+	failed := j.Failed - j.BaseFailed
+	return failed >= few && float64(failed) > j.StopRatio*float64(j.Done-j.BaseDone)
 }
 
 // JobStep is what a runner has done of a job; it is written down in one transaction.
@@ -100,8 +109,8 @@ type JobStep struct {
 	// were tried and stay open.
 	Moved, Failed []Place
 	To            DeadState
-	// Reparsed and Skipped add to the job's.
-	Reparsed, Skipped int64
+	// Reparsed, Skipped and Indexed, which were read into the index, add to the job's; Matched, unless it is 0, is what there is.
+	Reparsed, Skipped, Indexed, Matched int64
 	// After is the last place that was dealt with; zero leaves it as it is.
 	After Place
 	// State and Message are the job's next; "" leaves it running.
@@ -177,4 +186,12 @@ type AuditEntry struct {
 	Filter                string
 	Matched, Done, Failed int64
 	Reason, Outcome       string
+}
+
+// Audit is the entry for something that happens to the job.
+func (j Job) Audit(what, who string, at time.Time) AuditEntry {
+	return AuditEntry{
+		At: at.UTC().Truncate(time.Microsecond), Who: who, Action: string(j.Kind) + "." + what, Target: j.ID, Filter: j.Filter.Filter().Encode(),
+		Matched: j.Matched, Done: j.Done, Failed: j.Failed, Reason: j.Reason, Outcome: j.Message,
+	}
 }

@@ -52,6 +52,9 @@ const (
 	GaveUp Reason = "gave_up"
 )
 
+// BodyReasons are those of whole uploads.
+var BodyReasons = []Reason{BadGzip, Truncated, BrokenJSON, NotArray, TrailingBytes, BodyTooLarge, TooManyEvents}
+
 // Quarantines reports that the reason is ingest's: the bytes are no decision that the saver has seen.
 func (r Reason) Quarantines() bool {
 	switch r {

@@ -184,7 +184,9 @@ type JobStore interface {
 	ClaimJob(ctx context.Context, dryRun bool, owner string, at, until time.Time) (j domain.Job, found bool, err error)
 	// JobLetters returns the dead letters that a job is to deal with next, behind its last place, in the log's order.
 	JobLetters(ctx context.Context, j domain.Job, limit int) ([]domain.DeadLetter, error)
-	// Tallies counts what a filter chooses by reason and path, the most frequent first, at most domain.MaxTallies.
+	// CountJob counts what a job's filter chooses.
+	CountJob(ctx context.Context, j domain.Job) (int64, error)
+	// Tallies counts it by reason and path, the most frequent first, at most domain.MaxTallies.
 	Tallies(ctx context.Context, j domain.Job) ([]domain.Tally, error)
 	// AdvanceJob writes down what was done, and returns the job as it then is. The dead letters move in any case: they were
 	// dealt with. The job itself moves only while it is this owner's and active.

@@ -165,11 +165,19 @@ func Rehome(topic string, r domain.Record, at time.Time, err error) domain.Recor
 
 // Rejected addresses a record to the data DLQ that the store, in good health, did not keep.
 func Rejected(topics domain.Topics, r domain.Record, f domain.Fate, at time.Time) domain.Record {
-	reason, text := domain.Conflict, "the key is taken by other bytes: the first ones stay"
+	reason := domain.Conflict
 	if f == domain.TooOld {
-		reason, text = domain.Expired, "the decision is older than what the store retains"
+		reason = domain.Expired
 	}
-	r = Rehome(topics.DLQ, r, at, domain.Errorf(domain.Invalid, "%s", text))
+	r = Rehome(topics.DLQ, r, at, domain.Errorf(domain.Invalid, "%s", WhyRejected(f)))
 	r.Headers.Reason = reason
 	return r
+}
+
+// WhyRejected tells people of a fate that is not the row's place in the store.
+func WhyRejected(f domain.Fate) string {
+	if f == domain.TooOld {
+		return "the decision is older than what the store retains"
+	}
+	return "the key is taken by other bytes: the first ones stay"
 }

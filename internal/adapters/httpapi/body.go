@@ -130,6 +130,9 @@ func inflate(wire []byte) *inflater {
 	return f
 }
 
+// Inflate undoes gzip as the upload API does.
+func Inflate(wire []byte) io.Reader { return inflate(wire) }
+
 func (f *inflater) release() {
 	f.src.Reset(nil)
 	f.wire = nil

@@ -62,21 +62,13 @@ func (q *query) flood(c echo.Context) error {
 
 // acceptBlame answers POST /api/v1/flood/acceptances.
 func (q *query) acceptBlame(c echo.Context) error {
-	who, err := q.tokens.operator(c.Request())
+	var wanted struct{ Fingerprint, Reason string }
+	who, err := q.command(c, &wanted, `{"fingerprint": "…", "reason": "…"}`)
 	if err != nil {
 		return err
 	}
-	if kind, _, _ := mime.ParseMediaType(c.Request().Header.Get(echo.HeaderContentType)); kind != echo.MIMEApplicationJSON {
-		return problem(http.StatusUnsupportedMediaType, "want Content-Type: application/json") // no page of a browser's may send it unasked
-	}
-	var wanted struct{ Fingerprint, Reason string }
-	dec := json.NewDecoder(io.LimitReader(c.Request().Body, 16<<10))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&wanted); err != nil {
-		return problem(http.StatusBadRequest, `want {"fingerprint": "…", "reason": "…"}: `+err.Error())
-	}
-	if wanted.Reason = strings.TrimSpace(wanted.Reason); wanted.Reason == "" || len(wanted.Reason) > maxReason {
-		return problem(http.StatusBadRequest, "a reason is wanted, of at most 1,000 bytes: whoever finds these dead letters will ask")
+	if wanted.Reason, err = reasonGiven(wanted.Reason); err != nil {
+		return err
 	}
 	if b, err := hex.DecodeString(wanted.Fingerprint); err != nil || len(b) != domain.FingerprintBytes {
 		return problem(http.StatusBadRequest, fmt.Sprintf("%q is no fingerprint: docket flood lists those of the last ten minutes", wanted.Fingerprint))
@@ -86,5 +78,35 @@ func (q *query) acceptBlame(c echo.Context) error {
 	if err := q.store.AcceptBlame(c.Request().Context(), a); err != nil {
 		return err
 	}
+	if err := q.store.Audit(c.Request().Context(), domain.AuditEntry{
+		At: now.Truncate(time.Microsecond), Who: a.Who, Action: "flood.accept", Target: a.Fingerprint, Reason: a.Reason, Outcome: "until " + a.Until.Format(time.RFC3339),
+	}); err != nil {
+		return err
+	}
 	return q.flood(c)
+}
+
+// command reads what an operator wants: who it is, and a small JSON body that looks like the example.
+func (q *query) command(c echo.Context, into any, example string) (principal, error) {
+	who, err := q.tokens.operator(c.Request())
+	if err != nil {
+		return who, err
+	}
+	if kind, _, _ := mime.ParseMediaType(c.Request().Header.Get(echo.HeaderContentType)); kind != echo.MIMEApplicationJSON {
+		return who, problem(http.StatusUnsupportedMediaType, "want Content-Type: application/json") // no page of a browser's may send it unasked
+	}
+	dec := json.NewDecoder(io.LimitReader(c.Request().Body, 64<<10))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return who, problem(http.StatusBadRequest, "want "+example+": "+err.Error())
+	}
+	return who, nil
+}
+
+// reasonGiven checks what an operator says of why.
+func reasonGiven(s string) (string, error) {
+	if s = strings.TrimSpace(s); s == "" || len(s) > maxReason {
+		return "", problem(http.StatusBadRequest, "a reason is wanted, of at most 1,000 bytes: whoever finds these dead letters, or the audit, will ask")
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD"), nil
 }

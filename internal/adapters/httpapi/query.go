@@ -15,16 +15,20 @@ import (
 
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ports"
+	"github.com/docket-project/docket/internal/trail"
 )
 
 //go:embed openapi.yaml
 var openAPI []byte
 
-// Reader is what the console listener reads, and the little that it writes.
-type Reader interface {
+// Store is what the console listener reads, and the little that it writes.
+type Store interface {
 	ports.DecisionReader
 	ports.OPARegistry
 	ports.BlameLedger
+	ports.DeadLetterIndex
+	ports.JobStore
+	ports.AuditLog
 }
 
 // Pipeline is the state of everything between an upload and its row.
@@ -38,8 +42,9 @@ type Pipeline struct {
 	NextProbe float64 `json:"next_probe_seconds"`
 	// FloodStop says that blamed rows are parked instead of dead-lettered.
 	FloodStop bool `json:"flood_stop"`
-	// DeadLetters counts what the dead-letter topics hold.
-	DeadLetters []DeadLetterTopic `json:"dead_letters"`
+	// DeadLetters counts what the dead-letter topics hold, and DeadLettersOpen what of it nobody has dealt with.
+	DeadLetters     []DeadLetterTopic `json:"dead_letters"`
+	DeadLettersOpen int64             `json:"dead_letters_open"`
 	// SampledAt is when the figures were taken.
 	SampledAt time.Time `json:"sampled_at"`
 }
@@ -63,15 +68,17 @@ type DeadLetterTopic struct {
 
 // query serves people and consoles.
 type query struct {
-	store    Reader
+	store    Store
+	log      ports.LogReader
+	follow   *trail.Trail
 	tokens   *Tokens
 	pipeline func(context.Context) Pipeline
 	now      func() time.Time
 }
 
 // NewQuery makes the handler of the console listener.
-func NewQuery(store Reader, tokens *Tokens, pipeline func(context.Context) Pipeline, logger *slog.Logger) http.Handler {
-	q := &query{store: store, tokens: tokens, pipeline: pipeline, now: time.Now}
+func NewQuery(store Store, log ports.LogReader, follow *trail.Trail, tokens *Tokens, pipeline func(context.Context) Pipeline, logger *slog.Logger) http.Handler {
+	q := &query{store: store, log: log, follow: follow, tokens: tokens, pipeline: pipeline, now: time.Now}
 	e := newEcho(logger)
 	api := e.Group("/api/v1", q.authenticated)
 	api.GET("/decisions", q.search)
@@ -79,6 +86,19 @@ func NewQuery(store Reader, tokens *Tokens, pipeline func(context.Context) Pipel
 	api.GET("/opas", q.opas)
 	api.GET("/flood", q.flood)
 	api.POST("/flood/acceptances", q.acceptBlame)
+	api.GET("/dead-letters", q.deadLetters)
+	api.GET("/dead-letters/groups", q.deadGroups)
+	api.GET("/dead-letters/replays", q.jobs)
+	api.POST("/dead-letters/replays", q.createJob(domain.Replay))
+	api.POST("/dead-letters/discards", q.createJob(domain.Discard))
+	api.POST("/dead-letters/reindexes", q.createJob(domain.Reindex))
+	api.GET("/dead-letters/replays/:id", q.job)
+	api.POST("/dead-letters/replays/:id/cancel", q.moveJob("cancel"))
+	api.POST("/dead-letters/replays/:id/pause", q.moveJob("pause"))
+	api.POST("/dead-letters/replays/:id/resume", q.moveJob("resume"))
+	api.GET("/dead-letters/:id", q.deadLetter)
+	api.GET("/dead-letters/:id/raw", q.deadLetterRaw)
+	api.GET("/audit", q.audit)
 	api.GET("/pipeline", func(c echo.Context) error { return c.JSON(http.StatusOK, q.pipeline(c.Request().Context())) })
 	e.GET("/api/v1/openapi.yaml", func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", openAPI) })
 	return e
@@ -149,13 +169,9 @@ func instant(t time.Time) *time.Time {
 
 // search answers GET /api/v1/decisions.
 func (q *query) search(c echo.Context) error {
-	params, err := url.ParseQuery(c.Request().URL.RawQuery) // echo's own drops what it cannot read
+	wanted, err := q.wanted(c, domain.ParseQuery)
 	if err != nil {
-		return problem(http.StatusBadRequest, "the query string: "+err.Error())
-	}
-	wanted, err := domain.ParseQuery(params, q.now())
-	if err != nil {
-		return problem(http.StatusBadRequest, err.Error())
+		return err
 	}
 	page, err := q.store.Search(c.Request().Context(), wanted)
 	if err != nil {
@@ -174,6 +190,19 @@ func (q *query) search(c echo.Context) error {
 	return c.JSON(http.StatusOK, answer)
 }
 
+// wanted reads the query string.
+func (q *query) wanted(c echo.Context, parse func(url.Values, time.Time) (domain.Query, error)) (domain.Query, error) {
+	params, err := url.ParseQuery(c.Request().URL.RawQuery) // echo's own drops what it cannot read
+	if err != nil {
+		return domain.Query{}, problem(http.StatusBadRequest, "the query string: "+err.Error())
+	}
+	wanted, err := parse(params, q.now())
+	if err != nil {
+		return domain.Query{}, problem(http.StatusBadRequest, err.Error())
+	}
+	return wanted, nil
+}
+
 const decisionPrefix = "/api/v1/decisions/"
 
 // decision answers GET /api/v1/decisions/{decision_id} and …/raw. An id may hold anything, a percent-encoded slash
@@ -181,17 +210,21 @@ const decisionPrefix = "/api/v1/decisions/"
 func (q *query) decision(c echo.Context) error {
 	escaped := strings.TrimPrefix(c.Request().URL.EscapedPath(), decisionPrefix)
 	escaped, raw := strings.CutSuffix(escaped, "/raw")
+	escaped, trail := strings.CutSuffix(escaped, "/trail")
 	id, err := url.PathUnescape(escaped)
 	if err != nil {
 		return problem(http.StatusBadRequest, "the decision id in the path is not percent-encoded: "+err.Error())
+	}
+	if trail && !raw {
+		return q.trail(c, id)
 	}
 	rows, err := q.store.Decisions(c.Request().Context(), id)
 	if err != nil {
 		return err
 	}
 	if len(rows) == 0 {
-		return problem(http.StatusNotFound, "no decision "+id+" is stored: it may still be on its way (see /api/v1/pipeline), "+
-			"may have been put aside as a dead letter, or never came")
+		return problem(http.StatusNotFound, "no decision "+id+" is stored: it may still be on its way, have been put aside as a dead letter, or never have come. "+
+			"Its trail tells: docket trail, or /api/v1/decisions/{decision_id}/trail")
 	}
 	newest := &rows[0]
 	if raw {

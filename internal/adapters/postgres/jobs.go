@@ -14,12 +14,13 @@ import (
 
 const (
 	jobColumns = `id, kind, dry_run, filter, rate, max, max_replays, stop_ratio, reason, who, state, message, matched, done, stored, failed, reparsed, skipped,
-		after_topic, after_partition, after_offset, report, created_at, started_at, finished_at, owner, lease_until`
+		base_done, base_failed, after_topic, after_partition, after_offset, report, created_at, started_at, finished_at, owner, lease_until`
 	createJob = `INSERT INTO replays (` + jobColumns + `) VALUES ($1::text, $2::text, $3::boolean, $4::text, $5::double precision, $6::bigint, $7::int,
-		$8::double precision, $9::text, $10::text, $11::text, $12::text, $13::bigint, 0, 0, 0, 0, 0, '', 0, 0, NULL, $14::timestamptz, NULL, $15::timestamptz, NULL, NULL)
+		$8::double precision, $9::text, $10::text, $11::text, $12::text, $13::bigint, 0, 0, 0, 0, 0, 0, 0, '', 0, 0, NULL, $14::timestamptz, NULL, $15::timestamptz, NULL, NULL)
 		ON CONFLICT DO NOTHING RETURNING true`
 	moveJob = `UPDATE replays SET state = $2::text, message = $3::text, owner = NULL, lease_until = NULL,
-		finished_at = CASE WHEN $2::text IN ('canceled', 'failed', 'done') THEN $4::timestamptz END WHERE id = $1::text AND state = ANY($5::text[]) RETURNING true`
+		finished_at = CASE WHEN $2::text IN ('canceled', 'failed', 'done') THEN $4::timestamptz END,
+		base_done = CASE $2::text WHEN 'pending' THEN done ELSE base_done END, base_failed = CASE $2::text WHEN 'pending' THEN failed ELSE base_failed END WHERE id = $1::text AND state = ANY($5::text[]) RETURNING true`
 	claimJob = `UPDATE replays SET state = 'running', owner = $2::text, lease_until = $3::timestamptz, started_at = coalesce(started_at, $4::timestamptz)
 		WHERE id = (SELECT id FROM replays WHERE state IN ('pending', 'running') AND dry_run = $1::boolean ORDER BY created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
 		AND (owner IS NULL OR owner = $2::text OR lease_until < $4::timestamptz) RETURNING ` + jobColumns
@@ -33,7 +34,8 @@ const (
 		FROM unnest($2::text[], $3::int[], $4::bigint[]) AS p(topic, partition, "offset")
 		WHERE d.state = ANY($6::text[]) AND (d.topic, d.partition, d."offset") = (p.topic, p.partition, p."offset"))
 		UPDATE replays SET done = done + cardinality($2::text[]), failed = failed + cardinality($2::text[]) WHERE id = $1::text`
-	advanceJob = `UPDATE replays SET reparsed = reparsed + $2::bigint, skipped = skipped + $3::bigint,
+	advanceJob = `UPDATE replays SET reparsed = reparsed + $2::bigint, skipped = skipped + $3::bigint, done = done + $13::bigint,
+		matched = CASE $14::bigint WHEN 0 THEN matched ELSE $14::bigint END,
 		after_topic = CASE WHEN $4::text = '' THEN after_topic ELSE $4::text END, after_partition = CASE WHEN $4::text = '' THEN after_partition ELSE $5::int END,
 		after_offset = CASE WHEN $4::text = '' THEN after_offset ELSE $6::bigint END,
 		lease_until = $7::timestamptz, report = coalesce($8::text, report), state = CASE WHEN $9::text = '' THEN state ELSE $9::text END, message = $10::text,
@@ -136,6 +138,16 @@ func (s *Store) Tallies(ctx context.Context, j domain.Job) (out []domain.Tally, 
 	return out, err
 }
 
+// CountJob counts what a job's filter chooses; see ports.JobStore.
+func (s *Store) CountJob(ctx context.Context, j domain.Job) (n int64, err error) {
+	c := chosen(j)
+	err = s.query(ctx, "count the dead letters of a job", `SELECT count(*) FROM dead_letters WHERE `+c.String(), c.args, func(rows pgx.Rows) (err error) {
+		n, err = pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
+		return err
+	})
+	return n, err
+}
+
 // AdvanceJob writes down what was done of a job; see ports.JobStore.
 func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (domain.Job, error) {
 	var report *string
@@ -159,7 +171,7 @@ func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (domain.Job
 			b.Queue(failLetters, step.Job, topics, partitions, offsets, step.At, deadStates())
 		}
 		b.Queue(advanceJob, step.Job, step.Reparsed, step.Skipped, step.After.Topic, step.After.Partition, step.After.Offset, step.LeaseUntil, report,
-			string(step.State), step.Message, step.At, step.Owner)
+			string(step.State), step.Message, step.At, step.Owner, step.Indexed, step.Matched)
 		b.Queue(`SELECT `+jobColumns+` FROM replays WHERE id = $1::text`, step.Job).Query(func(rows pgx.Rows) (err error) {
 			job, err = pgx.CollectExactlyOneRow(rows, scanJob)
 			return err
@@ -182,7 +194,7 @@ func scanJob(row pgx.CollectableRow) (j domain.Job, err error) {
 	var created time.Time
 	var started, finished, lease pgtype.Timestamptz
 	if err := row.Scan(&j.ID, &j.Kind, &j.DryRun, &filter, &j.Rate, &j.Max, &j.MaxReplays, &j.StopRatio, &j.Reason, &j.Who, &j.State, &j.Message, &j.Matched,
-		&j.Done, &j.Stored, &j.Failed, &j.Reparsed, &j.Skipped, &j.After.Topic, &j.After.Partition, &j.After.Offset, &report, &created, &started, &finished,
+		&j.Done, &j.Stored, &j.Failed, &j.Reparsed, &j.Skipped, &j.BaseDone, &j.BaseFailed, &j.After.Topic, &j.After.Partition, &j.After.Offset, &report, &created, &started, &finished,
 		&owner, &lease); err != nil {
 		return j, err
 	}

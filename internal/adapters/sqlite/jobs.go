@@ -13,12 +13,12 @@ import (
 )
 
 const jobColumns = `id, kind, dry_run, filter, rate, max, max_replays, stop_ratio, reason, who, state, message, matched, done, stored, failed, reparsed, skipped,
-	after_topic, after_partition, after_offset, report, created_at, started_at, finished_at, owner, lease_until`
+	base_done, base_failed, after_topic, after_partition, after_offset, report, created_at, started_at, finished_at, owner, lease_until`
 
 // CreateJob writes a job down; see ports.JobStore.
 func (s *Store) CreateJob(ctx context.Context, j domain.Job) (created bool, err error) {
 	err = s.inTx(ctx, func(tx *sql.Tx) error {
-		res, err := tx.Exec(`INSERT INTO replays (`+jobColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, '', 0, 0, NULL, ?, NULL, ?, NULL, NULL)
+		res, err := tx.Exec(`INSERT INTO replays (`+jobColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0, '', 0, 0, NULL, ?, NULL, ?, NULL, NULL)
 			ON CONFLICT DO NOTHING`, j.ID, string(j.Kind), j.DryRun, j.Filter.Filter().Encode(), j.Rate, j.Max, j.MaxReplays, j.StopRatio, j.Reason, j.Who,
 			string(j.State), j.Message, j.Matched, j.CreatedAt.UnixMicro(), micros(j.FinishedAt))
 		if err != nil {
@@ -80,7 +80,12 @@ func (s *Store) MoveJob(ctx context.Context, id string, from []domain.JobState, 
 		if to.Over() {
 			finished = at.UnixMicro()
 		}
-		_, err = tx.Exec(`UPDATE replays SET state = ?, message = ?, owner = NULL, lease_until = NULL, finished_at = ? WHERE id = ?`, string(to), message, finished, id)
+		base := j[0]
+		if to == domain.JobPending {
+			base.BaseDone, base.BaseFailed = base.Done, base.Failed
+		}
+		_, err = tx.Exec(`UPDATE replays SET state = ?, message = ?, owner = NULL, lease_until = NULL, finished_at = ?, base_done = ?, base_failed = ? WHERE id = ?`,
+			string(to), message, finished, base.BaseDone, base.BaseFailed, id)
 		return err
 	})
 	return moved, s.checked("change a job in "+storeFile, err)
@@ -144,6 +149,15 @@ func (s *Store) Tallies(ctx context.Context, j domain.Job) (out []domain.Tally, 
 	return out, s.slow(err)
 }
 
+// CountJob counts what a job's filter chooses; see ports.JobStore.
+func (s *Store) CountJob(ctx context.Context, j domain.Job) (n int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	c := chosen(j)
+	err = s.read.QueryRowContext(ctx, `SELECT count(*) FROM dead_letters WHERE `+c.String(), c.args...).Scan(&n)
+	return n, s.slow(err)
+}
+
 // AdvanceJob writes down what was done of a job; see ports.JobStore.
 func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (j domain.Job, err error) {
 	var report any
@@ -164,8 +178,8 @@ func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (j domain.J
 			len(step.Moved)+len(step.Failed), stored, len(step.Failed), step.Job); err != nil {
 			return err
 		}
-		set, args := []string{"reparsed = reparsed + ?", "skipped = skipped + ?", "lease_until = ?", "report = coalesce(?, report)", "message = ?"},
-			[]any{step.Reparsed, step.Skipped, step.LeaseUntil.UnixMicro(), report, step.Message}
+		set, args := []string{"reparsed = reparsed + ?", "skipped = skipped + ?", "done = done + ?", "matched = iif(? = 0, matched, ?)", "lease_until = ?", "report = coalesce(?, report)", "message = ?"},
+			[]any{step.Reparsed, step.Skipped, step.Indexed, step.Matched, step.Matched, step.LeaseUntil.UnixMicro(), report, step.Message}
 		if step.After.Topic != "" {
 			set = append(set, "after_topic = ?", "after_partition = ?", "after_offset = ?")
 			args = append(args, step.After.Topic, step.After.Partition, step.After.Offset)
@@ -229,7 +243,7 @@ func scanJob(rows *sql.Rows) (j domain.Job, err error) {
 	var created int64
 	var started, finished, lease sql.NullInt64
 	if err := rows.Scan(&j.ID, &j.Kind, &j.DryRun, &filter, &j.Rate, &j.Max, &j.MaxReplays, &j.StopRatio, &j.Reason, &j.Who, &j.State, &j.Message, &j.Matched,
-		&j.Done, &j.Stored, &j.Failed, &j.Reparsed, &j.Skipped, &j.After.Topic, &j.After.Partition, &j.After.Offset, &report, &created, &started, &finished,
+		&j.Done, &j.Stored, &j.Failed, &j.Reparsed, &j.Skipped, &j.BaseDone, &j.BaseFailed, &j.After.Topic, &j.After.Partition, &j.After.Offset, &report, &created, &started, &finished,
 		&owner, &lease); err != nil {
 		return j, err
 	}

@@ -322,12 +322,13 @@ func storeJobs(t *testing.T, h *StoreHarness) {
 	require.Equal(t, domain.JobRunning, after.State, "it is not the owner any more")
 	place := domain.Place{Topic: "docket.dlq", Partition: 1, Offset: 7}
 	after, err = h.Store.AdvanceJob(ctx, domain.JobStep{
-		Job: "r-1", Owner: "two", At: now, LeaseUntil: now.Add(time.Minute), After: place, Reparsed: 1, Skipped: 2, Report: report, Message: "half-way",
+		Job: "r-1", Owner: "two", At: now, LeaseUntil: now.Add(time.Minute), After: place, Reparsed: 1, Skipped: 2, Indexed: 9, Matched: 99,
+		Report: report, Message: "half-way",
 	})
 	require.NoError(t, err)
 	require.Equal(t, place, after.After)
 	require.Equal(t, report, after.Report)
-	require.Equal(t, []int64{1, 2}, []int64{after.Reparsed, after.Skipped})
+	require.Equal(t, []int64{1, 2, 9, 99}, []int64{after.Reparsed, after.Skipped, after.Done, after.Matched})
 	require.Equal(t, "half-way", after.Message)
 
 	moved, err := h.Store.MoveJob(ctx, "r-1", domain.Active, domain.JobPaused, "by ann", now)
@@ -343,6 +344,9 @@ func storeJobs(t *testing.T, h *StoreHarness) {
 	moved, err = h.Store.MoveJob(ctx, "r-1", domain.Resumable, domain.JobPending, "", now)
 	require.NoError(t, err)
 	require.True(t, moved)
+	after, _, err = h.Store.Job(ctx, "r-1")
+	require.NoError(t, err)
+	require.EqualValues(t, 9, after.BaseDone, "failures are judged from here on")
 	moved, err = h.Store.MoveJob(ctx, "r-1", domain.Active, domain.JobCanceled, "by ann", now)
 	require.NoError(t, err)
 	require.True(t, moved)
@@ -380,6 +384,9 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	}
 	require.Equal(t, []string{"docket.dlq:0:2", "docket.dlq:0:4", "docket.dlq:0:6"}, ids(3), "in the log's order")
 	require.Len(t, ids(100), 7, "without what was replayed too often")
+	n, err := h.Store.CountJob(ctx, j)
+	require.NoError(t, err)
+	require.EqualValues(t, 7, n)
 	tallies, err := h.Store.Tallies(ctx, j)
 	require.NoError(t, err)
 	require.Equal(t, []domain.Tally{{Reason: domain.Refused, Path: "http/authz/allow", Class: domain.Invalid, Code: "23514", Error: "check #", Letters: 7}}, tallies)

@@ -111,6 +111,8 @@ CREATE TABLE replays (
   failed      bigint NOT NULL,
   reparsed    bigint NOT NULL,
   skipped     bigint NOT NULL,
+  base_done   bigint NOT NULL, -- when it was last resumed
+  base_failed bigint NOT NULL,
   after_topic     text COLLATE "C" NOT NULL, -- the last place that was dealt with
   after_partition integer NOT NULL,
   after_offset    bigint NOT NULL,

@@ -96,6 +96,8 @@ CREATE TABLE replays (
   failed      INTEGER NOT NULL,
   reparsed    INTEGER NOT NULL,
   skipped     INTEGER NOT NULL,
+  base_done   INTEGER NOT NULL, -- when it was last resumed
+  base_failed INTEGER NOT NULL,
   after_topic     TEXT NOT NULL, -- the last place that was dealt with
   after_partition INTEGER NOT NULL,
   after_offset    INTEGER NOT NULL,
