@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+	kongcompletion "github.com/jotaen/kong-completion"
 	"github.com/mattn/go-isatty"
 	"gopkg.in/yaml.v3"
 
@@ -40,12 +41,18 @@ type commandLine struct {
 	Send    cli.Send       `cmd:"" help:"Send decisions from files, as an OPA would."`
 	Find    cli.Find       `cmd:"" help:"Search decisions."`
 	Show    cli.Show       `cmd:"" help:"Show one decision: what was decided, and why."`
+	Trail   cli.Trail      `cmd:"" help:"Tell where a decision is: stored, waiting, dead, or never received."`
+	DLQ     cli.DLQ        `cmd:"" name:"dlq" help:"Look into dead letters, and replay or discard them."`
+	Audit   cli.Audit      `cmd:"" help:"Tell what operators did, and why."`
 	Status  cli.Status     `cmd:"" help:"Tell whether anything is arriving, from which OPAs, and what waits."`
 	Flood   cli.Flood      `cmd:"" help:"See what the store refuses, and let it go."`
 	Migrate migrateCommand `cmd:"" help:"Create or update topics and schema, and stop."`
 	Config  configCommand  `cmd:"" help:"Print the settings in force, secrets hidden."`
 	Log     logCommands    `cmd:"" help:"Mend the durable log."`
 	Version versionCommand `cmd:"" help:"Print the version."`
+	Help    cli.Topic      `cmd:"" help:"Read about: replay, trail."`
+
+	Completion kongcompletion.Completion `cmd:"" help:"Make the shell complete commands and flags."`
 }
 
 // Exec runs docket with the process's arguments behind first, until a signal tells it to stop, and returns its exit code.
@@ -121,6 +128,7 @@ func parse(args []string, stdout, stderr io.Writer, f *file) (*kong.Context, *co
 	if err != nil {
 		return nil, grammar, err
 	}
+	kongcompletion.Register(p) // answers the shell, and ends the process, where that asks
 	kctx, err := p.Parse(args)
 	return kctx, grammar, err
 }

@@ -244,7 +244,7 @@ func (t *Trail) explain(ctx context.Context, r *Report, opa string) {
 	}
 	switch {
 	case r.LastUpload != nil:
-		r.Message += fmt.Sprintf(". The last upload of OPA %q came at %s", r.LastUpload.OPA, stamp(r.LastUpload.Last))
+		r.Message += fmt.Sprintf(". The last upload of %s came at %s", nameOf(r.LastUpload.OPA), stamp(r.LastUpload.Last))
 	case opa != "":
 		r.Message += fmt.Sprintf(". Nothing has ever come from an OPA with the id %q (docket status lists those that are known)", opa)
 	default:
@@ -256,9 +256,15 @@ func (t *Trail) explain(ctx context.Context, r *Report, opa string) {
 	}
 	if n, err := t.store.CountDeadLetters(ctx, domain.Query{Terms: []domain.Term{bodies}}); err == nil && n[domain.DeadOpen] > 0 {
 		r.PutAside = n[domain.DeadOpen]
-		r.Message += fmt.Sprintf(". %d uploads were put aside because they could not be read to their end, and may have held it (docket dlq list --reason '%s')",
-			r.PutAside, domain.BodyReasons[0])
+		r.Message += fmt.Sprintf(". %d uploads were put aside because they could not be read to their end, and may have held it (docket dlq groups)", r.PutAside)
 	}
+}
+
+func nameOf(opa string) string {
+	if opa == "" {
+		return "an OPA without labels.id"
+	}
+	return fmt.Sprintf("OPA %q", opa)
 }
 
 func orReason(l *domain.DeadLetter) string {

@@ -130,7 +130,7 @@ func do(ctx context.Context, method, u, tokenFile string, body []byte, encoding 
 	if err != nil {
 		return nil, fail(ExitUnavailable, "the answer broke off: %v", err)
 	}
-	if resp.StatusCode == http.StatusOK {
+	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusAccepted {
 		return answer, nil
 	}
 	return nil, refusal(resp, answer)

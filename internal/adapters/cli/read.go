@@ -82,23 +82,12 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 			query.Add(name, v)
 		}
 	}
-	if f.Limit < 1 {
-		return fail(ExitUsage, "--limit %d: at least 1", f.Limit)
-	}
-	items, more, err := f.pages(ctx, query)
+	items, more, err := f.pages(ctx, "/api/v1/decisions", query, f.Limit)
 	if err != nil {
 		return err
 	}
-	switch f.Output {
-	case "json":
-		return printJSON(out.Stdout, items, f.Output)
-	case "ndjson":
-		for _, i := range items {
-			if err := printJSON(out.Stdout, i, f.Output); err != nil {
-				return err
-			}
-		}
-		return nil
+	if f.Output != "table" {
+		return printItems(out.Stdout, items, f.Output)
 	}
 	if len(items) == 0 {
 		fmt.Fprintf(out.Stderr, "No decision matches since %s. `docket status` tells whether anything arrives.\n", f.Since)
@@ -114,12 +103,14 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 }
 
 // pages reads until limit items or the end.
-func (f *Find) pages(ctx context.Context, query url.Values) (items []json.RawMessage, more bool, err error) {
+func (s Console) pages(ctx context.Context, path string, query url.Values, limit int) (items []json.RawMessage, more bool, err error) {
+	if limit < 1 {
+		return nil, false, fail(ExitUsage, "--limit %d: at least 1", limit)
+	}
 	const page = 1000
-	items = []json.RawMessage{}
 	for {
-		query.Set("limit", strconv.Itoa(min(page, f.Limit-len(items))))
-		body, err := f.get(ctx, "/api/v1/decisions", query)
+		query.Set("limit", strconv.Itoa(min(page, limit-len(items))))
+		body, err := s.get(ctx, path, query)
 		if err != nil {
 			return nil, false, err
 		}
@@ -131,7 +122,7 @@ func (f *Find) pages(ctx context.Context, query url.Values) (items []json.RawMes
 			return nil, false, fail(ExitFailed, "the answer is not docket's: %w", err)
 		}
 		items = append(items, answer.Items...)
-		if answer.NextCursor == nil || len(items) >= f.Limit {
+		if answer.NextCursor == nil || len(items) >= limit {
 			return items, answer.NextCursor != nil, nil
 		}
 		query.Set("cursor", *answer.NextCursor)
@@ -211,8 +202,13 @@ func printDecision(w io.Writer, d decision) error {
 	if err := t.flush(); err != nil {
 		return err
 	}
+	return printEvent(w, d.Event)
+}
+
+// printEvent prints an event over several lines.
+func printEvent(w io.Writer, event []byte) error {
 	var pretty bytes.Buffer
-	if err := json.Indent(&pretty, d.Event, "", "  "); err != nil {
+	if err := json.Indent(&pretty, event, "", "  "); err != nil {
 		return fail(ExitFailed, "the event is not JSON: %w", err)
 	}
 	_, err := fmt.Fprintf(w, "\n%s\n", printableLines(pretty.String()))
@@ -234,12 +230,9 @@ type pipeline struct {
 		Waiting       int64   `json:"waiting"`
 		OldestSeconds float64 `json:"oldest_seconds"`
 	} `json:"stages"`
-	Breaker     string `json:"breaker"`
-	FloodStop   bool   `json:"flood_stop"`
-	DeadLetters []struct {
-		Topic   string `json:"topic"`
-		Records int64  `json:"records"`
-	} `json:"dead_letters"`
+	Breaker         string `json:"breaker"`
+	FloodStop       bool   `json:"flood_stop"`
+	DeadLettersOpen int64  `json:"dead_letters_open"`
 }
 
 type opas struct {
@@ -303,10 +296,8 @@ func printStatus(w io.Writer, p pipeline, o *opas, now time.Time) error {
 	if p.FloodStop {
 		fmt.Fprintln(w, "\nFlood stop: the store refuses so many rows that they are parked instead of dead-lettered. `docket flood` tells which.")
 	}
-	for _, d := range p.DeadLetters {
-		if d.Records > 0 {
-			fmt.Fprintf(w, "\n%d dead letters are in %s.\n", d.Records, d.Topic)
-		}
+	if p.DeadLettersOpen > 0 {
+		fmt.Fprintf(w, "\n%d dead letters are open: docket dlq groups tells why they died.\n", p.DeadLettersOpen)
 	}
 	if o == nil {
 		return nil

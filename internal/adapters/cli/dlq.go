@@ -1,0 +1,298 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// DLQ is `docket dlq`.
+type DLQ struct {
+	List    DLQList    `cmd:"" help:"List dead letters, the newest first."`
+	Groups  DLQGroups  `cmd:"" help:"Group dead letters by what they failed with: begin here."`
+	Show    DLQShow    `cmd:"" help:"Show one dead letter: why it died, its history and its bytes."`
+	Replay  DLQReplay  `cmd:"" help:"Send dead letters on their way again. Without --yes, only tell what would happen."`
+	Discard DLQDiscard `cmd:"" help:"Give dead letters up; their bytes stay in the log. Without --yes, only tell which."`
+	Jobs    DLQJobs    `cmd:"" help:"List replays, discards and reindexings."`
+	Job     DLQJob     `cmd:"" help:"Show one of them, and watch it until it is over."`
+	Pause   DLQPause   `cmd:"" help:"Let a job rest."`
+	Resume  DLQResume  `cmd:"" help:"Let a job go on that was paused, or that stopped itself."`
+	Cancel  DLQCancel  `cmd:"" help:"End a job. What it has done stays done."`
+	Reindex DLQReindex `cmd:"" help:"Read the dead-letter topics into the index again."`
+}
+
+// DeadFilter chooses dead letters. Like every filter: repeat for or, ! in front for not, * behind for a prefix.
+type DeadFilter struct {
+	State       []string `help:"open, replayed, discarded or stored; '*' for any." default:"open" sep:"none"`
+	Class       []string `help:"Class of the failure: invalid, unknown, …" sep:"none"`
+	Code        []string `help:"SQLSTATE or Kafka's code." sep:"none"`
+	Fingerprint []string `help:"As docket dlq groups prints it." sep:"none"`
+	DiedOf      []string `help:"Reason: refused, gave_up, conflict, expired, bad_gzip, too_deep, …" sep:"none"`
+	Path        []string `help:"Policy path, such as 'http/authz/*'." sep:"none"`
+	Tenant      []string `help:"Tenant." sep:"none"`
+	Topic       []string `help:"Dead-letter topic." sep:"none"`
+	DecisionID  []string `name:"decision-id" help:"The decision_id." sep:"none"`
+	Since       string   `help:"Died since: RFC 3339, or a duration back such as 15m or 7d."`
+	Until       string   `help:"Died before."`
+}
+
+// values spells the filter as the API names it.
+func (f DeadFilter) values() url.Values {
+	values := url.Values{}
+	for name, v := range map[string][]string{
+		"state": f.State, "class": f.Class, "code": f.Code, "fingerprint": f.Fingerprint, "reason": f.DiedOf, "path": f.Path, "tenant": f.Tenant,
+		"topic": f.Topic, "decision_id": f.DecisionID,
+	} {
+		for _, text := range v {
+			values.Add(name, text)
+		}
+	}
+	if slices.Equal(f.State, []string{"*"}) {
+		values.Del("state")
+	}
+	for name, v := range map[string]string{"since": f.Since, "until": f.Until} {
+		if v != "" {
+			values.Set(name, v)
+		}
+	}
+	return values
+}
+
+// dead is what the commands print of the API's dead letter.
+type dead struct {
+	ID            string            `json:"id"`
+	State         string            `json:"state"`
+	Class         string            `json:"class"`
+	Code          string            `json:"code"`
+	Reason        string            `json:"reason"`
+	Error         string            `json:"error"`
+	Fingerprint   string            `json:"fingerprint"`
+	Attempts      int               `json:"attempts"`
+	Tenant        string            `json:"tenant"`
+	DecisionID    string            `json:"decision_id"`
+	Path          string            `json:"path"`
+	Timestamp     *time.Time        `json:"timestamp"`
+	ReceivedAt    *time.Time        `json:"received_at"`
+	FirstFailedAt *time.Time        `json:"first_failed_at"`
+	DiedAt        *time.Time        `json:"died_at"`
+	Copies        int               `json:"copies"`
+	Bytes         int               `json:"bytes"`
+	SHA256        string            `json:"sha256"`
+	Upload        string            `json:"upload"`
+	Origin        string            `json:"origin"`
+	Replay        string            `json:"replay"`
+	Replays       int               `json:"replays"`
+	Runbook       string            `json:"runbook"`
+	Available     bool              `json:"available"`
+	Headers       map[string]string `json:"headers"`
+	Preview       string            `json:"preview"`
+	Event         json.RawMessage   `json:"event"`
+}
+
+// DLQList is `docket dlq list`.
+type DLQList struct {
+	Console    `embed:""`
+	DeadFilter `embed:""`
+	Output     string `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
+	Limit      int    `help:"The most dead letters to print." default:"100"`
+}
+
+// Run lists, page by page.
+func (l *DLQList) Run(ctx context.Context, out Out) error {
+	items, more, err := l.pages(ctx, "/api/v1/dead-letters", l.values(), l.Limit)
+	if err != nil {
+		return err
+	}
+	if l.Output != "table" {
+		return printItems(out.Stdout, items, l.Output)
+	}
+	if len(items) == 0 {
+		fmt.Fprintln(out.Stderr, "No dead letter matches. --state '*' also lists those that are replayed, discarded or stored by now.")
+		return nil
+	}
+	t := newTable(out.Stdout, "ID", "STATE", "REASON", "CLASS", "CODE", "FINGERPRINT", "DIED", "PATH", "DECISION ID", "ERROR")
+	for _, i := range items {
+		d, err := read[dead](i)
+		if err != nil {
+			return err
+		}
+		t.row(d.ID, d.State, d.Reason, d.Class, d.Code, d.Fingerprint, stamp(d.DiedAt), d.Path, d.DecisionID, short(d.Error, 60))
+	}
+	if err := t.flush(); err != nil {
+		return err
+	}
+	if more {
+		fmt.Fprintf(out.Stderr, "There are more: docket dlq groups counts them; or raise --limit above %d.\n", l.Limit)
+	}
+	return nil
+}
+
+// DLQGroups is `docket dlq groups`.
+type DLQGroups struct {
+	Console    `embed:""`
+	DeadFilter `embed:""`
+	Output     string `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
+}
+
+type deadGroup struct {
+	Fingerprint string     `json:"fingerprint"`
+	Open        int64      `json:"open"`
+	Replayed    int64      `json:"replayed"`
+	Discarded   int64      `json:"discarded"`
+	Stored      int64      `json:"stored"`
+	Class       string     `json:"class"`
+	Code        string     `json:"code"`
+	Reason      string     `json:"reason"`
+	Error       string     `json:"error"`
+	Path        string     `json:"path"`
+	FirstSeen   *time.Time `json:"first_seen"`
+	LastSeen    *time.Time `json:"last_seen"`
+	Sample      string     `json:"sample"`
+	Runbook     string     `json:"runbook"`
+}
+
+// Run prints the groups, and what to read about them.
+func (g *DLQGroups) Run(ctx context.Context, out Out) error {
+	answer, err := g.get(ctx, "/api/v1/dead-letters/groups", g.values())
+	if err != nil {
+		return err
+	}
+	items, err := read[struct{ Items []json.RawMessage }](answer)
+	if err != nil {
+		return err
+	}
+	if g.Output != "table" {
+		return printItems(out.Stdout, items.Items, g.Output)
+	}
+	if len(items.Items) == 0 {
+		fmt.Fprintln(out.Stderr, "No dead letter matches. --state '*' also groups those that are replayed, discarded or stored by now.")
+		return nil
+	}
+	t := newTable(out.Stdout, "FINGERPRINT", "OPEN", "REPLAYED", "DISCARDED", "STORED", "REASON", "CLASS", "CODE", "PATH", "FIRST SEEN", "LAST SEEN", "SAMPLE", "ERROR")
+	runbook := map[string]string{}
+	for _, i := range items.Items {
+		d, err := read[deadGroup](i)
+		if err != nil {
+			return err
+		}
+		runbook[d.Reason] = d.Runbook
+		t.row(d.Fingerprint, count(d.Open), count(d.Replayed), count(d.Discarded), count(d.Stored), d.Reason, d.Class, d.Code, d.Path, stamp(d.FirstSeen), stamp(d.LastSeen),
+			d.Sample, short(d.Error, 100))
+	}
+	if err := t.flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(out.Stdout, "\nWhat they mean, and what to do:")
+	for _, reason := range slices.Sorted(maps.Keys(runbook)) {
+		fmt.Fprintf(out.Stdout, "  %s: %s\n", printable(reason), printable(runbook[reason]))
+	}
+	fmt.Fprintln(out.Stdout, "Whether one of them can be replayed: docket dlq replay --fingerprint FINGERPRINT")
+	return nil
+}
+
+// DLQShow is `docket dlq show ID`.
+type DLQShow struct {
+	Console `embed:""`
+	Output  string `short:"o" help:"How to print: table, json, ndjson, or raw for the exact bytes." enum:"table,json,ndjson,raw" default:"table"`
+	ID      string `arg:"" name:"ID" help:"As docket dlq list prints it, such as docket.dlq:3:1207."`
+}
+
+// Run prints one dead letter.
+func (s *DLQShow) Run(ctx context.Context, out Out) error {
+	path := "/api/v1/dead-letters/" + url.PathEscape(s.ID)
+	if s.Output == "raw" {
+		path += "/raw"
+	}
+	body, err := s.get(ctx, path, nil)
+	switch {
+	case err != nil:
+		return err
+	case s.Output == "raw":
+		_, err := out.Stdout.Write(body)
+		return err
+	case s.Output != "table":
+		return printJSON(out.Stdout, json.RawMessage(body), s.Output)
+	}
+	d, err := read[dead](body)
+	if err != nil {
+		return err
+	}
+	return printDead(out.Stdout, d)
+}
+
+func printDead(w io.Writer, d dead) error {
+	fmt.Fprintf(w, "%s: %s\n\n", strings.ToUpper(printable(d.State)), printable(cmp.Or(d.Error, d.Reason)))
+	t := newTable(w)
+	pair := func(name, value string) {
+		if value != "" {
+			t.row(name, value)
+		}
+	}
+	pair("dead letter", d.ID)
+	pair("reason", d.Reason)
+	pair("class", strings.TrimSpace(d.Class+" "+d.Code))
+	pair("fingerprint", d.Fingerprint)
+	pair("decision", d.DecisionID)
+	pair("path", d.Path)
+	pair("tenant", d.Tenant)
+	pair("time", stamp(d.Timestamp))
+	pair("received", stamp(d.ReceivedAt))
+	pair("first failed", stamp(d.FirstFailedAt))
+	pair("died", stamp(d.DiedAt))
+	pair("attempts", strconv.Itoa(d.Attempts))
+	pair("copies", strconv.Itoa(d.Copies))
+	if d.Replays > 0 {
+		pair("replays", fmt.Sprintf("%d, the last by %s", d.Replays, d.Replay))
+	}
+	pair("first home", d.Origin)
+	pair("upload", d.Upload)
+	pair("bytes", fmt.Sprintf("%d, SHA-256 %s", d.Bytes, d.SHA256))
+	pair("runbook", d.Runbook)
+	if err := t.flush(); err != nil {
+		return err
+	}
+	switch {
+	case !d.Available:
+		_, err := fmt.Fprintln(w, "\nIts bytes are not in the log any more: they have passed the topic's retention.")
+		return err
+	case len(d.Event) > 0 && string(d.Event) != "null":
+		return printEvent(w, d.Event)
+	default:
+		_, err := fmt.Fprintf(w, "\nIt begins with: %s\n", printable(d.Preview))
+		return err
+	}
+}
+
+// read decodes an answer.
+func read[T any](body []byte) (v T, err error) {
+	if err := json.Unmarshal(body, &v); err != nil {
+		return v, fail(ExitFailed, "the answer is not docket's: %w", err)
+	}
+	return v, nil
+}
+
+// printItems prints a list as one array, or as a line each.
+func printItems(w io.Writer, items []json.RawMessage, form string) error {
+	if form == "json" {
+		if items == nil {
+			items = []json.RawMessage{}
+		}
+		return printJSON(w, items, form)
+	}
+	for _, i := range items {
+		if err := printJSON(w, i, form); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func count(n int64) string { return strconv.FormatInt(n, 10) }
