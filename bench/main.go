@@ -48,12 +48,12 @@ func main() {
 	soak := flag.Duration("soak", 0, "run only an open loop of this length, and watch memory")
 	only := flag.String("only", "", "run only scenarios whose name contains this")
 	times := flag.Int("times", 1, "how often the roles' scenarios are repeated")
-	rows := flag.Int("rows", 1_000_000, "rows of the store's day")
+	rows := flag.Int("rows", 1_000_000, "rows of the store's day, or dead letters")
 	indexes := flag.Bool("indexes", false, "compare the store's choices of key and index")
 	listen := flag.String("listen", "", "of baseline-serve")
 	database := flag.String("database", "", "of baseline-serve")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "docket-bench [flags] embedded|store|roles|baseline")
+		fmt.Fprintln(flag.CommandLine.Output(), "docket-bench [flags] embedded|store|roles|dead|slow|baseline")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -65,6 +65,8 @@ func main() {
 		err = storeSuite(*rows, *indexes, *out)
 	case "roles":
 		err = rolesSuite(*docket, *out, *only, *rate, *seconds, *connections, *times, *soak)
+	case "dead":
+		err = deadSuite(*docket, *out, *rows)
 	case "slow":
 		err = slowSuite(*docket, *out, *connections)
 	case "baseline":
@@ -72,7 +74,7 @@ func main() {
 	case "baseline-serve":
 		err = serveBaseline(*listen, *database)
 	default:
-		err = fmt.Errorf("%s is no suite: embedded, store, roles, slow or baseline", suite)
+		err = fmt.Errorf("%s is no suite: embedded, store, roles, dead, slow or baseline", suite)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "docket-bench:", err)
