@@ -105,10 +105,11 @@ type JobStep struct {
 	Job, Owner string
 	At         time.Time
 	LeaseUntil time.Time
-	// Moved are dead letters that have come to the state To; those whose newest copy is another by now stay as they are. Failed
-	// were tried and stay open.
-	Moved, Failed []Place
-	To            DeadState
+	// Moved are dead letters that have come to the state To or, where they were replayed and a row has their bytes by now, to
+	// DeadStored; those whose newest copy is another by now stay as they are. Failed were tried and stay open.
+	Moved  []DeadLetter
+	Failed []Place
+	To     DeadState
 	// Reparsed, Skipped and Indexed, which were read into the index, add to the job's; Matched, unless it is 0, is what there is.
 	Reparsed, Skipped, Indexed, Matched int64
 	// After is the last place that was dealt with; zero leaves it as it is.

@@ -31,6 +31,8 @@ const (
 	// for the last ones.
 	onTheWay   = 50_000
 	settleWait = time.Minute
+	// comeHome is how long most replayed dead letters take to become rows.
+	comeHome = time.Second
 )
 
 // JobConfig is what the jobs work with.
@@ -112,6 +114,9 @@ type work struct {
 	ctx  context.Context //nolint:containedctx // it lives as long as the turn
 	job  domain.Job
 	over bool
+	// sent are steps that are done and not written down yet, since sentAt.
+	sent   []domain.JobStep
+	sentAt []time.Time
 }
 
 // advance writes down what was done and hears whether to go on.
@@ -143,6 +148,9 @@ func (w *work) wait(d time.Duration, message string, enough func() bool) (goOn b
 		if left <= step && enough == nil {
 			return true, nil
 		}
+		if enough != nil {
+			w.Index.closeReplayed(w.ctx)
+		}
 		if goOn, err := w.advance(domain.JobStep{Message: message}); !goOn || err != nil {
 			return false, err
 		}
@@ -169,11 +177,11 @@ func (w *work) finish(step domain.JobStep) {
 }
 
 // letters are what the job is to deal with next: at most n, and not more bytes than may be in memory.
-func (w *work) letters(n int64) ([]domain.DeadLetter, error) {
-	if n = min(n, w.job.Left()); n <= 0 {
+func (w *work) letters(job domain.Job, n int64) ([]domain.DeadLetter, error) {
+	if n = min(n, job.Left()); n <= 0 {
 		return nil, nil
 	}
-	letters, err := w.Store.JobLetters(w.ctx, w.job, int(n))
+	letters, err := w.Store.JobLetters(w.ctx, job, int(n))
 	bytes := 0
 	for i, l := range letters {
 		if bytes += l.Bytes; bytes > jobBytes && i > 0 {
@@ -186,7 +194,7 @@ func (w *work) letters(n int64) ([]domain.DeadLetter, error) {
 // discard gives dead letters up.
 func (w *work) discard() error {
 	for {
-		letters, err := w.letters(jobStep)
+		letters, err := w.letters(w.job, jobStep)
 		if err != nil {
 			return err
 		}
@@ -194,10 +202,7 @@ func (w *work) discard() error {
 			w.end(domain.JobDone, fmt.Sprintf("%d dead letters are discarded. Their bytes stay in the log until the topic's retention", w.job.Done))
 			return nil
 		}
-		step := domain.JobStep{To: domain.DeadDiscarded, After: letters[len(letters)-1].Place}
-		for _, l := range letters {
-			step.Moved = append(step.Moved, l.Place)
-		}
+		step := domain.JobStep{To: domain.DeadDiscarded, Moved: letters, After: letters[len(letters)-1].Place}
 		if goOn, err := w.advance(step); err != nil || !goOn {
 			return err
 		}
@@ -212,35 +217,85 @@ func (w *work) replay() error {
 		limiter = rate.NewLimiter(rate.Limit(w.job.Rate), int(chunk))
 		limiter.AllowN(w.now(), int(chunk)) // it begins empty
 	}
+	ahead := w.job // as it will be once everything that was fetched is dealt with
+	next := w.fetch(ahead, chunk)
+	defer func() { next() }() // nothing reads on behind the end
 	for {
-		n := chunk
-		if w.job.Done < canary {
-			n = min(n, canary-w.job.Done)
+		b := next()
+		if b.err != nil {
+			return b.err
 		}
-		letters, err := w.letters(n)
-		if err != nil {
-			return err
-		}
-		if len(letters) == 0 {
+		if len(b.letters) == 0 {
+			if goOn, err := w.flush(0, 0); err != nil || !goOn {
+				return err
+			}
 			return w.settle()
 		}
+		ahead.After, ahead.Done = b.letters[len(b.letters)-1].Place, ahead.Done+int64(len(b.letters))
+		next = w.fetch(ahead, chunk)
 		if limiter != nil {
-			delay := limiter.ReserveN(w.now(), len(letters)).DelayFrom(w.now())
+			delay := limiter.ReserveN(w.now(), len(b.letters)).DelayFrom(w.now())
 			if goOn, err := w.wait(delay, "", nil); err != nil || !goOn {
 				return err
 			}
 		}
-		step, err := w.send(letters)
+		step, err := w.send(b)
 		if err != nil {
 			return err
 		}
-		if goOn, err := w.advance(step); err != nil || !goOn {
+		w.sent, w.sentAt = append(w.sent, step), append(w.sentAt, w.now())
+		age, most := comeHome, onTheWay/jobStep
+		if limiter != nil || ahead.Done <= canary {
+			age, most = 0, 0
+		}
+		if goOn, err := w.flush(age, most); err != nil || !goOn {
 			return err
 		}
 		if stopped, err := w.watch(); err != nil || stopped {
 			return err
 		}
 	}
+}
+
+// flush writes down what was sent, but for the last few steps that are younger than age: most of their dead letters are stored
+// within that time, and then change once instead of twice. A job that is killed meanwhile sends them again, which stores nothing
+// twice.
+func (w *work) flush(age time.Duration, most int) (goOn bool, err error) {
+	for goOn = true; len(w.sent) > most || len(w.sent) > 0 && w.now().Sub(w.sentAt[0]) >= age; {
+		step := w.sent[0]
+		w.sent, w.sentAt = w.sent[1:], w.sentAt[1:]
+		on, err := w.advance(step)
+		if err != nil {
+			return false, err
+		}
+		if goOn = goOn && on; !goOn {
+			age, most = 0, 0 // the rest as well: it was sent
+		}
+	}
+	return goOn, nil
+}
+
+// fetched are dead letters with their bytes; those that have fallen off the log have none.
+type fetched struct {
+	letters []domain.DeadLetter
+	records map[domain.Place]domain.Record
+	err     error
+}
+
+// fetch reads what a job that is as far as this one is to deal with next, while others are sent. The func waits for it.
+func (w *work) fetch(job domain.Job, n int64) func() fetched {
+	if job.Done < canary {
+		n = min(n, canary-job.Done)
+	}
+	done := make(chan fetched, 1)
+	go func() {
+		var f fetched
+		if f.letters, f.err = w.letters(job, n); f.err == nil {
+			f.records, f.err = w.records(f.letters)
+		}
+		done <- f
+	}()
+	return sync.OnceValue(func() fetched { return <-done })
 }
 
 // watch stops a replay of which too much fails, lets the first ones come home before the others go, and keeps it from running

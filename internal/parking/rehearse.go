@@ -43,7 +43,7 @@ func (w *work) tryOut(report *domain.Rehearsal) (goOn bool, err error) {
 	defer func() { w.job.After = at }()
 	seen, failed := int64(0), 0
 	for block := int64(0); seen < report.Of; block++ {
-		letters, err := w.letters(min(rehearsalBlock, report.Of-seen))
+		letters, err := w.letters(w.job, min(rehearsalBlock, report.Of-seen))
 		if err != nil {
 			return false, err
 		}

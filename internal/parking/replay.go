@@ -53,20 +53,16 @@ func (w *work) records(letters []domain.DeadLetter) (map[domain.Place]domain.Rec
 
 // send publishes dead letters to the parking topic, where they yield to fresh decisions and wait for a store that is away. A row
 // has one attempt: one that is refused again comes straight back.
-func (w *work) send(letters []domain.DeadLetter) (domain.JobStep, error) {
-	step := domain.JobStep{To: domain.DeadReplayed, After: letters[len(letters)-1].Place}
-	records, err := w.records(letters)
-	if err != nil {
-		return step, err
-	}
+func (w *work) send(b fetched) (domain.JobStep, error) {
+	step := domain.JobStep{To: domain.DeadReplayed, After: b.letters[len(b.letters)-1].Place}
 	var out []domain.Record
-	for _, l := range letters {
-		r, ok := records[l.Place]
+	for _, l := range b.letters {
+		r, ok := b.records[l.Place]
 		switch {
 		case !ok:
 			step.Skipped++
 		case l.Decision:
-			out, step.Moved = append(out, w.again(r)), append(step.Moved, l.Place)
+			out, step.Moved = append(out, w.again(r)), append(step.Moved, l)
 		default:
 			again, readable, err := w.reparse(l, r)
 			if err != nil {
@@ -74,7 +70,7 @@ func (w *work) send(letters []domain.DeadLetter) (domain.JobStep, error) {
 			}
 			out = append(out, again...)
 			if readable {
-				step.Moved = append(step.Moved, l.Place)
+				step.Moved = append(step.Moved, l)
 				step.Reparsed++
 			} else {
 				step.Failed = append(step.Failed, l.Place)

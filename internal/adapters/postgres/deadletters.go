@@ -108,8 +108,8 @@ const closeDeadLetters = `WITH closed AS (UPDATE dead_letters SET state = 'store
 	WHERE id = ANY($2::text[]) AND state IN ('open', 'replayed') RETURNING replay)
 	UPDATE replays r SET stored = r.stored + c.n FROM (SELECT replay, count(*) AS n FROM closed WHERE $3 AND replay IS NOT NULL GROUP BY replay) c WHERE r.id = c.replay`
 
-// closeStored closes those of the dead letters whose row exists with the same bytes.
-func (s *Store) closeStored(ctx context.Context, letters []domain.DeadLetter, replayed bool) (int, error) {
+// visitStored tells of those of the dead letters whose row exists with the same bytes.
+func (s *Store) visitStored(ctx context.Context, letters []domain.DeadLetter, visit func(at int)) error {
 	now := s.opts.Now()
 	var rows []row
 	for i := range letters {
@@ -121,19 +121,25 @@ func (s *Store) closeStored(ctx context.Context, letters []domain.DeadLetter, re
 		rows = append(rows, row{d, i, s.opts.Window.Place(l.Timestamp, now) != domain.Outside})
 	}
 	if len(rows) == 0 {
-		return 0, nil
+		return nil
 	}
-	var ids []string
-	if err := s.visitHolders(ctx, rows, func(r row, same bool) {
+	return s.visitHolders(ctx, rows, func(r row, same bool) {
 		if same {
-			ids = append(ids, letters[r.at].ID)
+			visit(r.at)
 		}
-	}); err != nil || len(ids) == 0 {
+	})
+}
+
+// closeStored closes those of the dead letters that are stored.
+func (s *Store) closeStored(ctx context.Context, letters []domain.DeadLetter, replayed bool) (int, error) {
+	var ids []string
+	err := s.visitStored(ctx, letters, func(i int) { ids = append(ids, letters[i].ID) })
+	if err != nil || len(ids) == 0 {
 		return 0, err
 	}
 	return len(ids), s.change(ctx, "close dead letters", func(b *pgx.Batch) {
 		b.Queue(inIndexOrder)
-		b.Queue(closeDeadLetters, now.UTC(), ids, replayed)
+		b.Queue(closeDeadLetters, s.opts.Now().UTC(), ids, replayed)
 	})
 }
 
@@ -193,13 +199,35 @@ func eachCount(rows pgx.Rows, visit func(domain.DeadState, int64)) error {
 	return err
 }
 
-// ofDeadLetters is what a query wants of the index.
-func ofDeadLetters(q domain.Query) *condition {
+// maxFingerprints is how many fingerprints are looked for one by one.
+const maxFingerprints = 200
+
+// ofDeadLetters is what a query wants of the index. What a fingerprint stands for is looked up in the counts first: a path that
+// is rare among a million dead letters is found by its fingerprints, and one that is not there is known at once.
+func (s *Store) ofDeadLetters(ctx context.Context, q domain.Query) (*condition, error) {
 	c := &condition{}
 	c.within("died_at", q)
 	c.terms(deadColumn, q.Terms)
-	return c
+	byFingerprint := slices.DeleteFunc(slices.Clone(q.Terms), func(t domain.Term) bool { return !slices.Contains(fingerprinted, t.Field) })
+	if len(byFingerprint) == 0 {
+		return c, nil
+	}
+	var counts condition
+	counts.terms(deadColumn, byFingerprint)
+	sql := `SELECT fingerprint FROM dead_letter_counts WHERE ` + counts.String() + ` GROUP BY fingerprint HAVING sum(letters) > 0 LIMIT ` + counts.arg(maxFingerprints+1) + `::int`
+	var fingerprints []string
+	err := s.query(ctx, "look for fingerprints", sql, counts.args, func(rows pgx.Rows) (err error) {
+		fingerprints, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	if err == nil && len(fingerprints) <= maxFingerprints {
+		c.add("fingerprint = ANY(" + c.arg(fingerprints) + "::text[])")
+	}
+	return c, err
 }
+
+// fingerprinted are the fields that are the same for all dead letters of a fingerprint, but for the reason, which hardly differs.
+var fingerprinted = []domain.Field{domain.FieldClass, domain.FieldCode, domain.FieldReason, domain.FieldPath}
 
 // deadLetters reads rows of the index.
 func (s *Store) deadLetters(ctx context.Context, op, tail string, args ...any) (out []domain.DeadLetter, err error) {
@@ -212,7 +240,10 @@ func (s *Store) deadLetters(ctx context.Context, op, tail string, args ...any) (
 
 // DeadLetters returns one page; see ports.DeadLetterIndex.
 func (s *Store) DeadLetters(ctx context.Context, q domain.Query) (page domain.DeadPage, err error) {
-	c := ofDeadLetters(q)
+	c, err := s.ofDeadLetters(ctx, q)
+	if err != nil {
+		return page, err
+	}
 	if a := q.After; a != nil {
 		c.add("(died_at, id) < (" + c.arg(a.Time) + "::timestamptz, " + c.arg(a.ID) + "::text)")
 	}
@@ -252,13 +283,16 @@ var countable = []domain.Field{
 
 // CountDeadLetters counts by state; see ports.DeadLetterIndex.
 func (s *Store) CountDeadLetters(ctx context.Context, q domain.Query) (map[domain.DeadState]int64, error) {
-	c := ofDeadLetters(q)
+	c, err := s.ofDeadLetters(ctx, q)
+	if err != nil {
+		return nil, err
+	}
 	sql := `SELECT state, count(*) FROM dead_letters WHERE ` + c.String() + ` GROUP BY state`
 	if onlyCountable(q) {
 		sql = `SELECT state, sum(letters)::bigint FROM dead_letter_counts WHERE ` + c.String() + ` GROUP BY state HAVING sum(letters) > 0`
 	}
 	out := map[domain.DeadState]int64{}
-	err := s.query(ctx, "count dead letters", sql, c.args, func(rows pgx.Rows) error {
+	err = s.query(ctx, "count dead letters", sql, c.args, func(rows pgx.Rows) error {
 		return eachCount(rows, func(state domain.DeadState, n int64) { out[state] = n })
 	})
 	return out, err

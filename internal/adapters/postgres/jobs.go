@@ -25,9 +25,9 @@ const (
 		WHERE id = (SELECT id FROM replays WHERE state IN ('pending', 'running') AND dry_run = $1::boolean ORDER BY created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
 		AND (owner IS NULL OR owner = $2::text OR lease_until < $4::timestamptz) RETURNING ` + jobColumns
 	// A dead letter that is stored by now stays so, and the job knows it. One that has come back meanwhile has another place.
-	moveLetters = `WITH moved AS (UPDATE dead_letters d SET state = CASE d.state WHEN 'stored' THEN 'stored' ELSE $5::text END, replay = $1::text,
+	moveLetters = `WITH moved AS (UPDATE dead_letters d SET state = CASE WHEN d.state = 'stored' OR p.stored THEN 'stored' ELSE $5::text END, replay = $1::text,
 			replays = d.replays + CASE WHEN $5::text = 'replayed' THEN 1 ELSE 0 END, changed_at = $6::timestamptz
-		FROM unnest($2::text[], $3::int[], $4::bigint[]) AS p(topic, partition, "offset")
+		FROM unnest($2::text[], $3::int[], $4::bigint[], $8::boolean[]) AS p(topic, partition, "offset", stored)
 		WHERE d.state = ANY($7::text[]) AND (d.topic, d.partition, d."offset") = (p.topic, p.partition, p."offset") RETURNING d.state)
 		UPDATE replays SET done = done + cardinality($2::text[]), stored = stored + (SELECT count(*) FROM moved WHERE state = 'stored') WHERE id = $1::text`
 	failLetters = `WITH failed AS (UPDATE dead_letters d SET replay = $1::text, replays = d.replays + 1, changed_at = $5::timestamptz
@@ -110,18 +110,24 @@ func (s *Store) ClaimJob(ctx context.Context, dryRun bool, owner string, at, unt
 
 // chosen is what a job's filter chooses: never what is stored, what the job has dealt with, or what died after it was made; and
 // for a replay, nothing that was replayed too often.
-func chosen(j domain.Job) *condition {
-	c := ofDeadLetters(j.Filter)
+func (s *Store) chosen(ctx context.Context, j domain.Job) (*condition, error) {
+	c, err := s.ofDeadLetters(ctx, j.Filter)
+	if err != nil {
+		return nil, err
+	}
 	c.add("state <> 'stored' AND replay IS DISTINCT FROM " + c.arg(j.ID) + "::text AND died_at <= " + c.arg(j.CreatedAt) + "::timestamptz")
 	if j.Kind == domain.Replay {
 		c.add("replays < " + c.arg(j.MaxReplays) + "::int")
 	}
-	return c
+	return c, nil
 }
 
 // JobLetters returns what a job is to deal with next; see ports.JobStore.
 func (s *Store) JobLetters(ctx context.Context, j domain.Job, limit int) ([]domain.DeadLetter, error) {
-	c := chosen(j)
+	c, err := s.chosen(ctx, j)
+	if err != nil {
+		return nil, err
+	}
 	c.add(`(topic, partition, "offset") > (` + c.arg(j.After.Topic) + `::text, ` + c.arg(j.After.Partition) + `::int, ` + c.arg(j.After.Offset) + `::bigint)`)
 	tail := `WHERE ` + c.String() + ` ORDER BY topic, partition, "offset" LIMIT ` + c.arg(limit) + `::int`
 	return s.deadLetters(ctx, "look for the dead letters of a job", tail, c.args...)
@@ -129,7 +135,10 @@ func (s *Store) JobLetters(ctx context.Context, j domain.Job, limit int) ([]doma
 
 // Tallies counts what a job's filter chooses; see ports.JobStore.
 func (s *Store) Tallies(ctx context.Context, j domain.Job) (out []domain.Tally, err error) {
-	c := chosen(j)
+	c, err := s.chosen(ctx, j)
+	if err != nil {
+		return nil, err
+	}
 	err = s.query(ctx, "count the dead letters of a job", `SELECT reason, coalesce(path, ''), class, coalesce(code, ''), coalesce(error_text, ''), count(*) FROM dead_letters
 		WHERE `+c.String()+` GROUP BY 1, 2, 3, 4, 5 ORDER BY 6 DESC, 1, 2 LIMIT 100`, c.args, func(rows pgx.Rows) (err error) {
 		out, err = pgx.CollectRows(rows, pgx.RowToStructByPos[domain.Tally])
@@ -140,7 +149,10 @@ func (s *Store) Tallies(ctx context.Context, j domain.Job) (out []domain.Tally, 
 
 // CountJob counts what a job's filter chooses; see ports.JobStore.
 func (s *Store) CountJob(ctx context.Context, j domain.Job) (n int64, err error) {
-	c := chosen(j)
+	c, err := s.chosen(ctx, j)
+	if err != nil {
+		return 0, err
+	}
 	err = s.query(ctx, "count the dead letters of a job", `SELECT count(*) FROM dead_letters WHERE `+c.String(), c.args, func(rows pgx.Rows) (err error) {
 		n, err = pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
 		return err
@@ -159,12 +171,21 @@ func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (domain.Job
 		report = new(string)
 		*report = string(text)
 	}
+	places, stored := make([]domain.Place, len(step.Moved)), make([]bool, len(step.Moved))
+	for i, l := range step.Moved {
+		places[i] = l.Place
+	}
+	if step.To == domain.DeadReplayed {
+		if err := s.visitStored(ctx, step.Moved, func(i int) { stored[i] = true }); err != nil {
+			return domain.Job{}, err
+		}
+	}
 	var job domain.Job
 	err := s.change(ctx, "write down what a job has done", func(b *pgx.Batch) {
 		b.Queue(inIndexOrder)
 		if len(step.Moved) > 0 {
-			topics, partitions, offsets := columnsOf(step.Moved)
-			b.Queue(moveLetters, step.Job, topics, partitions, offsets, string(step.To), step.At, deadStates())
+			topics, partitions, offsets := columnsOf(places)
+			b.Queue(moveLetters, step.Job, topics, partitions, offsets, string(step.To), step.At, deadStates(), stored)
 		}
 		if len(step.Failed) > 0 {
 			topics, partitions, offsets := columnsOf(step.Failed)

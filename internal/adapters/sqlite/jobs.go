@@ -209,7 +209,7 @@ func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (j domain.J
 // meanwhile has another place, and stays as it is.
 func moveLetters(tx *sql.Tx, step domain.JobStep, at int64) (stored int64, err error) {
 	const standing = ` WHERE state IN ('open', 'replayed', 'discarded', 'stored') AND topic = ? AND partition = ? AND "offset" = ?`
-	move, err := tx.Prepare(`UPDATE dead_letters SET state = iif(state = 'stored', 'stored', ?), replay = ?, replays = replays + ?, changed_at = ?` + standing + ` RETURNING state = 'stored'`)
+	move, err := tx.Prepare(`UPDATE dead_letters AS d SET state = iif(state = 'stored' OR ? AND decision AND `+hasRow+`, 'stored', ?), replay = ?, replays = replays + ?, changed_at = ?` + standing + ` RETURNING state = 'stored'`)
 	if err != nil {
 		return 0, err
 	}
@@ -220,7 +220,7 @@ func moveLetters(tx *sql.Tx, step domain.JobStep, at int64) (stored int64, err e
 	}
 	for _, p := range step.Moved {
 		var already bool
-		err := move.QueryRow(string(step.To), step.Job, replays, at, p.Topic, p.Partition, p.Offset).Scan(&already)
+		err := move.QueryRow(step.To == domain.DeadReplayed, string(step.To), step.Job, replays, at, p.Topic, p.Partition, p.Offset).Scan(&already)
 		if err != nil && err != sql.ErrNoRows { //nolint:errorlint // database/sql returns it bare
 			return 0, err
 		}

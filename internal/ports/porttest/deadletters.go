@@ -398,10 +398,8 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	back := copyOf(first, 300, "r-1")
 	h.index(t, back)
 	h.save(t, domain.Saved, h.row(6))
-	_, _, err = h.Store.CloseStored(ctx, domain.DeadOpen, domain.Place{}, 100)
-	require.NoError(t, err)
 	j, err = h.Store.AdvanceJob(ctx, domain.JobStep{
-		Job: "r-1", Owner: "one", At: now, LeaseUntil: now.Add(time.Minute), Moved: []domain.Place{first.Place, third.Place, fourth.Place}, Failed: []domain.Place{second.Place},
+		Job: "r-1", Owner: "one", At: now, LeaseUntil: now.Add(time.Minute), Moved: []domain.DeadLetter{first, third, fourth}, Failed: []domain.Place{second.Place},
 		To: domain.DeadReplayed, After: fourth.Place,
 	})
 	require.NoError(t, err)
@@ -431,7 +429,7 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	next, err := h.Store.JobLetters(ctx, discard, 10)
 	require.NoError(t, err)
 	require.Len(t, next, 1, "the guard against loops is for replays")
-	_, err = h.Store.AdvanceJob(ctx, domain.JobStep{Job: "d-1", At: now, LeaseUntil: now, Moved: []domain.Place{next[0].Place}, To: domain.DeadDiscarded})
+	_, err = h.Store.AdvanceJob(ctx, domain.JobStep{Job: "d-1", At: now, LeaseUntil: now, Moved: next, To: domain.DeadDiscarded})
 	require.NoError(t, err)
 	require.Equal(t, domain.DeadDiscarded, h.deadLetter(t, next[0].ID).State)
 	h.index(t, copyOf(letters[7], 400, ""))
