@@ -286,7 +286,10 @@ func TestLoopGuard(t *testing.T) {
 	discarded := a.job(t, "discards", `{"filter":{"path":"loop"},"dry_run":false,"reason":"nobody wants it"}`)
 	require.Equal(t, int64(1), discarded.Done, discarded.Message)
 	require.Equal(t, "discarded", a.trail(t, "loop-0").State)
-	require.Equal(t, http.StatusOK, func() int { code, _ := a.get(t, a.ConsoleAddr(), "/api/v1/dead-letters/"+a.dead(t, "")[0].ID+"/raw"); return code }(), "its bytes stay")
+	require.Equal(t, http.StatusOK, func() int {
+		code, _ := a.get(t, a.ConsoleAddr(), "/api/v1/dead-letters/"+a.dead(t, "")[0].ID+"/raw")
+		return code
+	}(), "its bytes stay")
 }
 
 // TestReindex loses the index, which the log brings back.

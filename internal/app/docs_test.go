@@ -17,6 +17,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/stretchr/testify/require"
+
+	"github.com/docket-project/docket/internal/domain"
 	"gopkg.in/yaml.v3"
 )
 
@@ -109,13 +111,14 @@ func TestOpenAPI(t *testing.T) {
 		}
 	}
 	require.NoError(t, yaml.Unmarshal(body, &doc))
-	_, _ = postLogs(t, a, []byte(`[{"decision_id":"one","labels":{"id":"x"},"result":true}]`), "")
+	_, _ = postLogs(t, a, []byte(`[{"decision_id":"one","labels":{"id":"x"},"result":true},7]`), "")
 	a.drained(t)
+	ids := strings.NewReplacer("{decision_id}", "one", "{dead_letter_id}", a.indexed(t, 1, "")[0].ID, "{job_id}", a.job(t, "reindexes", "{}").ID)
 	for path, methods := range doc.Paths {
 		if methods["get"] == nil {
 			continue
 		}
-		code, answer := a.get(t, a.ConsoleAddr(), strings.ReplaceAll(path, "{decision_id}", "one"))
+		code, answer := a.get(t, a.ConsoleAddr(), ids.Replace(path))
 		require.Equal(t, 200, code, "%s: %s", path, answer)
 	}
 	keys := func(path, field string) []string {
@@ -137,7 +140,8 @@ func TestOpenAPI(t *testing.T) {
 	}
 	for schema, got := range map[string][]string{
 		"Decision": keys("/api/v1/decisions", "items"), "Pipeline": keys("/api/v1/pipeline", ""),
-		"Flood": keys("/api/v1/flood", ""),
+		"Flood": keys("/api/v1/flood", ""), "DeadLetter": keys("/api/v1/dead-letters", "items"), "DeadGroup": keys("/api/v1/dead-letters/groups", "items"),
+		"Job": keys("/api/v1/dead-letters/replays", "items"), "Trail": keys("/api/v1/decisions/one/trail", ""), "AuditEntry": keys("/api/v1/audit", "items"),
 	} {
 		want := doc.Components.Schemas[schema].Required
 		slices.Sort(want)
@@ -179,6 +183,38 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 		}
 	}
 	require.Greater(t, named, 30)
+}
+
+// TestRunbook has a part for every reason, class and alert, and a line for every message that asks something of somebody.
+func TestRunbook(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("..", "..", "docs", "runbook.md"))
+	require.NoError(t, err)
+	runbook := string(b)
+	var wanted []string
+	for _, c := range domain.Classes {
+		wanted = append(wanted, string(c))
+	}
+	source, err := os.ReadFile(filepath.Join("..", "domain", "reason.go"))
+	require.NoError(t, err)
+	reasons := regexp.MustCompile(`Reason = "([a-z0-9_]+)"`).FindAllStringSubmatch(string(source), -1)
+	require.Greater(t, len(reasons), 14)
+	for _, r := range reasons {
+		wanted = append(wanted, r[1])
+	}
+	for _, heading := range wanted {
+		require.Equal(t, 1, strings.Count(runbook, "\n### "+heading+"\n"), "### %s", heading)
+	}
+	message := regexp.MustCompile(`\.(?:Error|Warn)\("([^"]{10,45})`)
+	require.NoError(t, filepath.WalkDir("..", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		for _, m := range message.FindAllStringSubmatch(string(b), -1) {
+			require.Contains(t, runbook, "| `"+m[1][:min(len(m[1]), 30)], "%s: %s", path, m[1])
+		}
+		return err
+	}))
 }
 
 // TestDependencies enforces which package may know which; docs/architecture.md explains the rules.

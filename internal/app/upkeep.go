@@ -215,6 +215,12 @@ func (c *acceptLossCommand) noteLosses(ctx context.Context, losses []kafka.Loss,
 	}
 	defer store.Close()
 	for _, l := range losses {
+		if err := store.Audit(ctx, domain.AuditEntry{
+			At: time.Now().UTC(), Who: who, Action: "log.accept-loss", Target: fmt.Sprintf("%s/%d/%d-%d", l.Topic, l.Partition, l.First, l.Last), Done: l.Records(),
+			Outcome: "given up for " + l.Group,
+		}); err != nil {
+			return fmt.Errorf("nothing was changed, because it cannot be noted: %w", err)
+		}
 		if err := store.NoteLoss(ctx, l.Group, l.Topic, l.Partition, l.First, l.Last, who); err != nil {
 			return fmt.Errorf("nothing was changed, because it cannot be noted: %w", err)
 		}

@@ -24,6 +24,8 @@ const (
 	// jobStep and jobBytes bound what is replayed, or indexed, at once.
 	jobStep  = 1000
 	jobBytes = 16 << 20
+	// readAhead is how many dead letters a replay without a rate reads at once.
+	readAhead = 5000
 	// canary is how many dead letters a replay sends first, and canaryWait how long it waits to see what becomes of them.
 	canary     = 100
 	canaryWait = 30 * time.Second
@@ -217,11 +219,10 @@ func (w *work) replay() error {
 		limiter = rate.NewLimiter(rate.Limit(w.job.Rate), int(chunk))
 		limiter.AllowN(w.now(), int(chunk)) // it begins empty
 	}
-	ahead := w.job // as it will be once everything that was fetched is dealt with
-	next := w.fetch(ahead, chunk)
-	defer func() { next() }() // nothing reads on behind the end
+	r := w.reader(chunk)
+	defer r.end()
 	for {
-		b := next()
+		b := r.next()
 		if b.err != nil {
 			return b.err
 		}
@@ -231,8 +232,6 @@ func (w *work) replay() error {
 			}
 			return w.settle()
 		}
-		ahead.After, ahead.Done = b.letters[len(b.letters)-1].Place, ahead.Done+int64(len(b.letters))
-		next = w.fetch(ahead, chunk)
 		if limiter != nil {
 			delay := limiter.ReserveN(w.now(), len(b.letters)).DelayFrom(w.now())
 			if goOn, err := w.wait(delay, "", nil); err != nil || !goOn {
@@ -245,7 +244,7 @@ func (w *work) replay() error {
 		}
 		w.sent, w.sentAt = append(w.sent, step), append(w.sentAt, w.now())
 		age, most := comeHome, onTheWay/jobStep
-		if limiter != nil || ahead.Done <= canary {
+		if limiter != nil || r.sent <= canary {
 			age, most = 0, 0
 		}
 		if goOn, err := w.flush(age, most); err != nil || !goOn {
@@ -282,20 +281,60 @@ type fetched struct {
 	err     error
 }
 
-// fetch reads what a job that is as far as this one is to deal with next, while others are sent. The func waits for it.
-func (w *work) fetch(job domain.Job, n int64) func() fetched {
-	if job.Done < canary {
+// reader hands out what a replay deals with next, chunk by chunk. It reads several at once, because the log hands out more than
+// is asked for, and while others are sent.
+type reader struct {
+	work    *work
+	chunk   int64
+	ahead   domain.Job // as it will be once everything that was asked for is dealt with
+	sent    int64      // of the job, once what was handed out is
+	buffer  fetched
+	pending func() fetched
+}
+
+func (w *work) reader(chunk int64) *reader {
+	r := &reader{work: w, chunk: chunk, ahead: w.job, sent: w.job.Done}
+	r.ask()
+	return r
+}
+
+// ask begins to read what comes behind what was asked for.
+func (r *reader) ask() {
+	n, job := r.chunk, r.ahead
+	switch {
+	case job.Done < canary:
 		n = min(n, canary-job.Done)
+	case n == jobStep:
+		n = readAhead
 	}
 	done := make(chan fetched, 1)
 	go func() {
 		var f fetched
-		if f.letters, f.err = w.letters(job, n); f.err == nil {
-			f.records, f.err = w.records(f.letters)
+		if f.letters, f.err = r.work.letters(job, n); f.err == nil {
+			f.records, f.err = r.work.records(f.letters)
 		}
 		done <- f
 	}()
-	return sync.OnceValue(func() fetched { return <-done })
+	r.pending = sync.OnceValue(func() fetched { return <-done })
+}
+
+// end waits for what is being read: nothing reads on behind the end of a turn.
+func (r *reader) end() { r.pending() }
+
+// next returns a chunk, or nothing at the end.
+func (r *reader) next() fetched {
+	if len(r.buffer.letters) == 0 {
+		r.buffer = r.pending()
+		if n := len(r.buffer.letters); n > 0 && r.buffer.err == nil {
+			r.ahead.After, r.ahead.Done = r.buffer.letters[n-1].Place, r.ahead.Done+int64(n)
+			r.ask()
+		}
+	}
+	out := r.buffer
+	out.letters = out.letters[:min(int64(len(out.letters)), r.chunk)]
+	r.buffer.letters = r.buffer.letters[len(out.letters):]
+	r.sent += int64(len(out.letters))
+	return out
 }
 
 // watch stops a replay of which too much fails, lets the first ones come home before the others go, and keeps it from running

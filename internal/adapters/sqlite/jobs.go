@@ -209,7 +209,7 @@ func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (j domain.J
 // meanwhile has another place, and stays as it is.
 func moveLetters(tx *sql.Tx, step domain.JobStep, at int64) (stored int64, err error) {
 	const standing = ` WHERE state IN ('open', 'replayed', 'discarded', 'stored') AND topic = ? AND partition = ? AND "offset" = ?`
-	move, err := tx.Prepare(`UPDATE dead_letters AS d SET state = iif(state = 'stored' OR ? AND decision AND `+hasRow+`, 'stored', ?), replay = ?, replays = replays + ?, changed_at = ?` + standing + ` RETURNING state = 'stored'`)
+	move, err := tx.Prepare(`UPDATE dead_letters AS d SET state = iif(state = 'stored' OR ? AND decision AND ` + hasRow + `, 'stored', ?), replay = ?, replays = replays + ?, changed_at = ?` + standing + ` RETURNING state = 'stored'`)
 	if err != nil {
 		return 0, err
 	}
