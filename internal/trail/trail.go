@@ -18,8 +18,9 @@ const (
 	// lookFor and lookAt bound how long, and at how many records of each stage, one call looks.
 	lookFor = 3 * time.Second
 	lookAt  = 200_000
-	// storeTimeout is how long the store may take to say that it knows nothing.
+	// storeTimeout is how long the store may take to say that it knows nothing, and answerWithin bounds all of it.
 	storeTimeout = 2 * time.Second
+	answerWithin = 3400 * time.Millisecond
 )
 
 // Stage is a topic that records wait in, and the group that takes them out.
@@ -102,7 +103,9 @@ type Report struct {
 
 // Follow finds a decision. opa, unless empty, is the instance that made it. from says, by topic, where an earlier call stopped.
 // Its errors are the caller's own: ctx that ended.
-func (t *Trail) Follow(ctx context.Context, id, opa string, from map[string]int64) (Report, error) {
+func (t *Trail) Follow(caller context.Context, id, opa string, from map[string]int64) (Report, error) {
+	ctx, cancel := context.WithTimeout(caller, answerWithin)
+	defer cancel()
 	r := Report{ID: id}
 	scan, stop := context.WithTimeout(ctx, lookFor)
 	defer stop()
@@ -125,7 +128,7 @@ func (t *Trail) Follow(ctx context.Context, id, opa string, from map[string]int6
 	if len(r.Rows) == 0 && len(r.Waiting) == 0 && r.StoreErr == nil {
 		t.ask(ctx, &r) // it may have passed from the log to the store meanwhile
 	}
-	if err := ctx.Err(); err != nil {
+	if err := caller.Err(); err != nil {
 		return r, domain.Errorf(domain.ClassOf(err), "follow a decision: %w", err)
 	}
 	t.conclude(ctx, &r, opa)
