@@ -133,3 +133,11 @@ func idOfDead(t *testing.T, c *cluster, sample string) string {
 	require.Equal(t, 200, c.getJSON(t, "/api/v1/dead-letters/"+sample, &l))
 	return l.DecisionID
 }
+
+// TestCompletion is what a shell asks when somebody presses tab.
+func TestCompletion(t *testing.T) {
+	need(t, docketBinary)
+	p := start(t, []string{"COMP_LINE=docket dlq re", "COMP_POINT=13"}, docketBinary)
+	require.Zero(t, p.wait(t, 10*time.Second))
+	require.ElementsMatch(t, []string{"replay", "resume", "reindex"}, strings.Fields(p.out.String()))
+}
