@@ -59,7 +59,7 @@ func newPipeline(log ports.Log, role Role, topics domain.Topics, b *saver.Breake
 	p := &pipeline{log: log, topics: topics, groups: map[string][]string{}, breaker: b, flood: flood, logger: logger, ready: errNotSampled}
 	f := promauto.With(reg)
 	consumed := func(group, topic string) {
-		p.groups[group] = []string{topic}
+		p.groups[group] = append(p.groups[group], topic)
 		labels := prometheus.Labels{"topic": topic}
 		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "docket_consumer_lag_records", Help: "Records that wait to be consumed.", ConstLabels: labels},
 			func() float64 { return float64(p.last(topic).Waiting()) })
@@ -73,7 +73,8 @@ func newPipeline(log ports.Log, role Role, topics domain.Topics, b *saver.Breake
 		consumed(parking.Group, topics.Parking)
 		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "docket_parking_oldest_seconds", Help: "Age of the oldest parked record."},
 			func() float64 { return age(p.last(topics.Parking).Oldest) })
-		p.groups[""] = []string{topics.DLQ, topics.ParkingDLQ}
+		consumed(parking.IndexGroup, topics.DLQ)
+		consumed(parking.IndexGroup, topics.ParkingDLQ)
 		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "docket_dead_letters_open", Help: "Dead letters that nobody has dealt with."},
 			func() float64 { return float64(p.deadOpen.Load()) })
 	}
@@ -221,7 +222,7 @@ func (p *pipeline) view(ctx context.Context) httpapi.Pipeline {
 	}
 	v.Parked = last.byTopic[p.topics.Parking].Waiting()
 	for _, topic := range []string{p.topics.DLQ, p.topics.ParkingDLQ} {
-		v.DeadLetters = append(v.DeadLetters, httpapi.DeadLetterTopic{Topic: topic, Records: held(last.byTopic[topic])})
+		v.DeadLetters = append(v.DeadLetters, httpapi.DeadLetterTopic{Topic: topic, Records: held(last.byTopic[topic]), Waiting: last.byTopic[topic].Waiting()})
 	}
 	return v
 }

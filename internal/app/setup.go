@@ -124,7 +124,7 @@ func (a *App) setup(ctx context.Context) error {
 	if a.role.is(Console) {
 		follow := trail.New(store, durable, []trail.Stage{
 			{Name: "saver", Topic: a.topics.Decisions, Group: saver.Group}, {Name: "parking role", Topic: a.topics.Parking, Group: parking.Group},
-			{Name: "index", Topic: a.topics.DLQ, Group: parking.IndexGroup}, {Name: "index", Topic: a.topics.ParkingDLQ, Group: parking.IndexGroup},
+			{Name: "index", Topic: a.topics.DLQ, Group: parking.IndexGroup, Dead: true}, {Name: "index", Topic: a.topics.ParkingDLQ, Group: parking.IndexGroup, Dead: true},
 		})
 		a.console.server.Handler = httpapi.NewQuery(store, durable, follow, consoleTokens, a.pipeline.view, a.logger.With("role", Console))
 	}

@@ -173,8 +173,10 @@ func (c *acceptLossCommand) kafka(ctx context.Context, out cli.Out) (err error) 
 	defer cancel()
 	topics := domain.TopicsWithPrefix(c.TopicPrefix)
 	var losses []kafka.Loss
-	for group, topic := range map[string]string{saver.Group: topics.Decisions, parking.Group: topics.Parking} {
-		found, err := log.Losses(ctx, group, topic)
+	for group, consumed := range map[string][]string{
+		saver.Group: {topics.Decisions}, parking.Group: {topics.Parking}, parking.IndexGroup: {topics.DLQ, topics.ParkingDLQ},
+	} {
+		found, err := log.Losses(ctx, group, consumed...)
 		if err != nil {
 			return err
 		}

@@ -118,10 +118,14 @@ type JobStep struct {
 	State   JobState
 	Message string
 	Report  *Rehearsal
+	// Audit is written down with the next state, unless it has no action.
+	Audit AuditEntry
 }
 
 // Rehearsal is what a dry run found. It is kept, and shown, as JSON.
 type Rehearsal struct {
+	// Verdict is in one word whether to go on: safe, some_fail, all_fail, gone or nothing; "" for a discard.
+	Verdict string `json:"verdict"`
 	// Histogram counts the dead letters by why and where, the most frequent first, at most MaxTallies.
 	Histogram []Tally `json:"histogram"`
 	// Tried were saved in transactions that were rolled back, out of Of: what they would be now, by fate, and those that would

@@ -102,6 +102,7 @@ func (j *Jobs) next(ctx context.Context, dry bool) {
 	case err == nil || ctx.Err() != nil:
 	case domain.ClassOf(err) == domain.Unavailable || domain.ClassOf(err) == domain.Canceled:
 		j.Logger.Warn("a job cannot go on for now; it is taken up again", "job", job.ID, "error", err)
+		_, _ = w.advance(domain.JobStep{Message: "it cannot go on for now, and is taken up again: " + err.Error()}) // if the store is there
 	default:
 		w.end(domain.JobFailed, "it cannot go on: "+err.Error())
 	}
@@ -165,17 +166,16 @@ func (w *work) end(state domain.JobState, message string) {
 }
 
 func (w *work) finish(step domain.JobStep) {
-	running := w.job.State == domain.JobRunning
+	if !w.job.DryRun {
+		after := w.job
+		after.Message = step.Message
+		step.Audit = after.Audit(string(step.State), "docket for "+after.Who, w.now())
+	}
 	if _, err := w.advance(step); err != nil {
 		w.Logger.Warn("how a job ended was not written down; it is taken up again", "job", w.job.ID, "error", err)
 		return
 	}
-	if w.over = running && w.job.State == step.State; !w.over || w.job.DryRun {
-		return
-	}
-	if err := w.Store.Audit(w.ctx, w.job.Audit(string(step.State), "docket for "+w.job.Who, w.now())); err != nil {
-		w.Logger.Error("the end of a job is missing in the audit", "job", w.job.ID, "state", w.job.State, "error", err)
-	}
+	w.over = w.job.State == step.State
 }
 
 // letters are what the job is to deal with next: at most n, and not more bytes than may be in memory.
@@ -355,8 +355,8 @@ func (w *work) watch() (stopped bool, err error) {
 	if !w.job.TooManyFail() {
 		return false, nil
 	}
-	w.end(domain.JobStopped, fmt.Sprintf("%d of %d replayed dead letters failed again, more than %.0f %%: look why with docket dlq groups, mend it, and resume "+
-		"with docket dlq resume %s", w.job.Failed, w.job.Done, 100*w.job.StopRatio, w.job.ID))
+	w.end(domain.JobStopped, fmt.Sprintf("%d of %d replayed dead letters failed again, more than %.0f %%. Look why with docket dlq groups, and mend it; then "+
+		"docket dlq cancel %s, and replay anew (docket dlq resume goes on with the rest only)", w.job.Failed, w.job.Done, 100*w.job.StopRatio, w.job.ID))
 	return true, nil
 }
 

@@ -31,7 +31,9 @@ func (w *work) rehearse() error {
 			return err
 		}
 	}
-	w.finish(domain.JobStep{State: domain.JobDone, Message: verdictOf(w.job.Kind, report), Report: report})
+	verdict, message := verdictOf(w.job.Kind, report)
+	report.Verdict = verdict
+	w.finish(domain.JobStep{State: domain.JobDone, Message: message, Report: report})
 	return nil
 }
 
@@ -122,22 +124,22 @@ func (w *work) tryBlock(letters []domain.DeadLetter, report *domain.Rehearsal) (
 	return failed, nil
 }
 
-// verdictOf says in a sentence whether it is safe.
-func verdictOf(kind domain.JobKind, r *domain.Rehearsal) string {
+// verdictOf says in a word and in a sentence whether it is safe.
+func verdictOf(kind domain.JobKind, r *domain.Rehearsal) (verdict, message string) {
 	if kind == domain.Discard {
-		return fmt.Sprintf("%d dead letters would be discarded", r.Of)
+		return "", fmt.Sprintf("%d dead letters would be discarded", r.Of)
 	}
 	fails := r.Broken + r.Fates["failed"] + r.Fates[string(domain.Conflicting)] + r.Fates[string(domain.TooOld)]
-	switch {
+	switch tried := r.Tried - r.Gone; {
 	case r.Of == 0:
-		return "nothing matches"
-	case r.Tried == r.Gone:
-		return "none of them is in the log any more"
+		return "nothing", "nothing matches"
+	case tried == 0:
+		return "gone", "none of them is in the log any more"
 	case fails == 0:
-		return fmt.Sprintf("safe to replay: of %d that were tried, all would be stored now", r.Tried-r.Gone)
-	case fails == r.Tried-r.Gone:
-		return fmt.Sprintf("do not replay yet: of %d that were tried, every one would fail again", fails)
+		return "safe", fmt.Sprintf("safe to replay: of %d that were tried, all would be stored now", tried)
+	case fails == tried:
+		return "all_fail", fmt.Sprintf("do not replay yet: of %d that were tried, every one would fail again", tried)
 	default:
-		return fmt.Sprintf("of %d that were tried, %d would fail again: replay the others by fingerprint, or mend the cause first", r.Tried-r.Gone, fails)
+		return "some_fail", fmt.Sprintf("do not replay all of them yet: of %d that were tried, %d would fail again. Mend that first, or choose the others", tried, fails)
 	}
 }

@@ -158,8 +158,9 @@ type DeadLetterIndex interface {
 	DeadLetter(ctx context.Context, id string) (l domain.DeadLetter, found bool, err error)
 	// DeadLettersOf returns those of a decision, the newest first, at most 1,000.
 	DeadLettersOf(ctx context.Context, decisionID string) ([]domain.DeadLetter, error)
-	// DeadGroups returns the groups that have dead letters and fit, those with the most first, at most domain.MaxGroups. Since
-	// and until choose groups that were seen then; terms of ids choose nothing.
+	// DeadGroups returns the groups that have dead letters and fit, those with the most first, at most domain.MaxGroups. A state
+	// chooses groups that have such dead letters, since and until those that were seen then, and neither hides their others;
+	// terms of ids choose nothing.
 	DeadGroups(ctx context.Context, q domain.Query) ([]domain.DeadGroup, error)
 	// CountDeadLetters counts what fits, by state.
 	CountDeadLetters(ctx context.Context, q domain.Query) (map[domain.DeadState]int64, error)
@@ -172,14 +173,16 @@ type DeadLetterIndex interface {
 
 // JobStore keeps the operators' jobs, and lets one process at a time work on each.
 type JobStore interface {
-	// CreateJob writes a job down; created is false where one that is not over does the same, and then nothing is.
-	CreateJob(ctx context.Context, j domain.Job) (created bool, err error)
+	// CreateJob writes a job down, and with it who made it, unless the entry has no action; created is false where one that is
+	// not over does the same, and then nothing is.
+	CreateJob(ctx context.Context, j domain.Job, e domain.AuditEntry) (created bool, err error)
 	// Job finds a job. None is no error.
 	Job(ctx context.Context, id string) (j domain.Job, found bool, err error)
 	// Jobs returns the newest jobs first, at most 100.
 	Jobs(ctx context.Context) ([]domain.Job, error)
-	// MoveJob changes a job's state if it is in one of some; moved is false where it is not.
-	MoveJob(ctx context.Context, id string, from []domain.JobState, to domain.JobState, message string, at time.Time) (moved bool, err error)
+	// MoveJob changes a job's state if it is in one of some, and writes down who did it as CreateJob does; moved is false where it
+	// is not.
+	MoveJob(ctx context.Context, id string, from []domain.JobState, to domain.JobState, message string, at time.Time, e domain.AuditEntry) (moved bool, err error)
 	// ClaimJob takes the oldest active job, dry runs and others apart, unless another owner's lease holds.
 	ClaimJob(ctx context.Context, dryRun bool, owner string, at, until time.Time) (j domain.Job, found bool, err error)
 	// JobLetters returns the dead letters that a job is to deal with next, behind its last place, in the log's order.

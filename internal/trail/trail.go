@@ -4,6 +4,7 @@
 package trail
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -23,8 +24,12 @@ const (
 	answerWithin = 3400 * time.Millisecond
 )
 
-// Stage is a topic that records wait in, and the group that takes them out.
-type Stage struct{ Name, Topic, Group string }
+// Stage is a topic that records wait in, and the group that takes them out. What waits in one that is Dead are dead letters, to be
+// indexed.
+type Stage struct {
+	Name, Topic, Group string
+	Dead               bool
+}
 
 // State is where a decision is.
 type State string
@@ -64,6 +69,7 @@ func New(store ports.Store, log ports.Log, stages []Stage) *Trail {
 // Found is a record that waits.
 type Found struct {
 	Stage string
+	Dead  bool
 	domain.Record
 }
 
@@ -166,7 +172,7 @@ func (t *Trail) look(ctx context.Context, stage Stage, id string, from map[strin
 	next, err := t.log.Read(ctx, stage.Topic, s.Partition, begin, func(r domain.Record) bool {
 		s.LookedAt++
 		if r.Key == id {
-			found = append(found, Found{stage.Name, r})
+			found = append(found, Found{stage.Name, stage.Dead, r})
 		}
 		return s.LookedAt < lookAt && r.Offset+1 < s.End
 	})
@@ -201,6 +207,9 @@ func (t *Trail) conclude(ctx context.Context, r *Report, opa string) {
 	case len(r.Rows) > 0:
 		row := &r.Rows[0]
 		r.State, r.Message = Stored, fmt.Sprintf("it is stored: received %s, saved %s later", stamp(row.ReceivedAt), late(row))
+	case len(r.Waiting) > 0 && r.Waiting[0].Dead:
+		f := r.Waiting[0]
+		r.State, r.Message = Dead, fmt.Sprintf("it is a dead letter, %s, that is not indexed yet: %s", f.Place(), cmp.Or(f.Headers.Error, string(f.Headers.Reason)))
 	case len(r.Waiting) > 0:
 		f := r.Waiting[0]
 		r.State, r.Message = Waiting, fmt.Sprintf("it waits in %s for the %s, since %s", f.Topic, f.Stage, stamp(f.WrittenAt))

@@ -85,7 +85,7 @@ func (l *log) Read(ctx context.Context, topic string, _ int32, from int64, visit
 
 func follow(t *testing.T, s *store, l *log, id, opa string, from map[string]int64) Report {
 	t.Helper()
-	r, err := New(s, l, []Stage{{"saver", "decisions", "g"}}).Follow(t.Context(), id, opa, from)
+	r, err := New(s, l, []Stage{{Name: "saver", Topic: "decisions", Group: "g"}}).Follow(t.Context(), id, opa, from)
 	require.NoError(t, err)
 	return r
 }
@@ -128,6 +128,12 @@ func TestFollow(t *testing.T) {
 			require.Contains(t, r.Message, c.says)
 		})
 	}
+	t.Run("dead, and not indexed yet", func(t *testing.T) {
+		r, err := New(&store{}, &log{n: 5, named: map[int64]string{3: "x"}}, []Stage{{Name: "index", Topic: "dlq", Group: "i", Dead: true}}).Follow(t.Context(), "x", "", nil)
+		require.NoError(t, err)
+		require.Equal(t, Dead, r.State)
+		require.Contains(t, r.Message, "dlq:0:3, that is not indexed yet")
+	})
 	t.Run("it passes from the log to the store meanwhile", func(t *testing.T) {
 		s := &store{}
 		s.onAsk = func(asked int) {
@@ -182,6 +188,6 @@ func TestLookTakesThreeSeconds(t *testing.T) {
 func TestFollowEndsWithItsCaller(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := New(&store{}, &log{n: 5, hang: true}, []Stage{{"saver", "decisions", "g"}}).Follow(ctx, "x", "", nil)
+	_, err := New(&store{}, &log{n: 5, hang: true}, []Stage{{Name: "saver", Topic: "decisions", Group: "g"}}).Follow(ctx, "x", "", nil)
 	require.Equal(t, domain.Canceled, domain.ClassOf(err), "%v", err)
 }

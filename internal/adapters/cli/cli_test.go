@@ -117,7 +117,7 @@ func TestStatusScreens(t *testing.T) {
 	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	for name, body := range map[string][2]string{
 		"status": {
-			`{"stages":[{"name":"saver","waiting":12,"oldest_seconds":3.4,"in_per_second":10.25,"out_per_second":9},{"name":"parking","waiting":0}],"breaker":"open","dead_letters":[{"topic":"docket.dlq","records":3},{"topic":"docket.parking.dlq","records":0}],"dead_letters_open":3}`,
+			`{"stages":[{"name":"saver","waiting":12,"oldest_seconds":3.4,"in_per_second":10.25,"out_per_second":9},{"name":"parking","waiting":0}],"breaker":"open","dead_letters":[{"topic":"docket.dlq","records":3,"waiting":2},{"topic":"docket.parking.dlq","records":0,"waiting":0}],"dead_letters_open":3}`,
 			`{"items":[{"tenant":"default","opa":"opa-1","version":"1.22.2","first_upload":"2026-11-20T11:00:00Z","last_upload":"2026-11-20T11:59:58Z","interval_seconds":4.5,"uploads":800,"events":2400},
 				{"tenant":"default","opa":"opa-2","version":null,"first_upload":"2026-11-20T11:00:00Z","last_upload":"2026-11-20T11:52:00Z","interval_seconds":420,"uploads":8,"events":9000,"hint":"uploads are minutes apart"}]}`,
 		},

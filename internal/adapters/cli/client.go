@@ -98,11 +98,11 @@ func (s Console) get(ctx context.Context, path string, query url.Values) ([]byte
 }
 
 // do makes one request and turns every failure into one message with an exit code.
-func do(ctx context.Context, method, u, tokenFile string, body []byte, encoding string) ([]byte, error) {
+func do(caller context.Context, method, u, tokenFile string, body []byte, encoding string) ([]byte, error) {
 	if parsed, err := url.Parse(u); err != nil || parsed.Host == "" || (parsed.Scheme != "http" && parsed.Scheme != "https") {
 		return nil, fail(ExitUsage, "%q is no address of a docket: it looks like http://127.0.0.1:8081", u)
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(caller, requestTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(body))
 	if err != nil {
@@ -122,6 +122,9 @@ func do(ctx context.Context, method, u, tokenFile string, body []byte, encoding 
 		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 	}
 	resp, err := http.DefaultClient.Do(req)
+	if err != nil && caller.Err() != nil {
+		return nil, fail(ExitFailed, "interrupted")
+	}
 	if err != nil {
 		return nil, fail(ExitUnavailable, "docket does not answer: %v\nIs it running (docket serve), and is this its address? See --server, --upload-server.", err)
 	}

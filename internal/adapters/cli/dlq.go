@@ -21,8 +21,8 @@ type DLQ struct {
 	Show    DLQShow    `cmd:"" help:"Show one dead letter: why it died, its history and its bytes."`
 	Replay  DLQReplay  `cmd:"" help:"Send dead letters on their way again. Without --yes, only tell what would happen."`
 	Discard DLQDiscard `cmd:"" help:"Give dead letters up; their bytes stay in the log. Without --yes, only tell which."`
-	Jobs    DLQJobs    `cmd:"" help:"List replays, discards and reindexings."`
-	Job     DLQJob     `cmd:"" help:"Show one of them, and watch it until it is over."`
+	Jobs    DLQJobs    `cmd:"" help:"List the newest 100 replays, discards and reindexings."`
+	Job     DLQJob     `cmd:"" help:"Show a job, and wait until it ends."`
 	Pause   DLQPause   `cmd:"" help:"Let a job rest."`
 	Resume  DLQResume  `cmd:"" help:"Let a job go on that was paused, or that stopped itself."`
 	Cancel  DLQCancel  `cmd:"" help:"End a job. What it has done stays done."`
@@ -32,16 +32,21 @@ type DLQ struct {
 // DeadFilter chooses dead letters. Like every filter: repeat for or, ! in front for not, * behind for a prefix.
 type DeadFilter struct {
 	State       []string `help:"open, replayed, discarded or stored; '*' for any." default:"open" sep:"none"`
-	Class       []string `help:"Class of the failure: invalid, unknown, …" sep:"none"`
+	Class       []string `help:"Class of the failure: invalid or unknown." sep:"none"`
 	Code        []string `help:"SQLSTATE or Kafka's code." sep:"none"`
 	Fingerprint []string `help:"As docket dlq groups prints it." sep:"none"`
 	DiedOf      []string `help:"Reason: refused, gave_up, conflict, expired, bad_gzip, too_deep, …" sep:"none"`
 	Path        []string `help:"Policy path, such as 'http/authz/*'." sep:"none"`
 	Tenant      []string `help:"Tenant." sep:"none"`
 	Topic       []string `help:"Dead-letter topic." sep:"none"`
-	DecisionID  []string `name:"decision-id" help:"The decision_id." sep:"none"`
-	Since       string   `help:"Died since: RFC 3339, or a duration back such as 15m or 7d."`
-	Until       string   `help:"Died before."`
+	Since       string   `help:"Died since: RFC 3339, or a duration back such as 15m or 7d. Of groups, those that were seen since."`
+	Until       string   `help:"Died before: as --since. Of groups, those that were seen before."`
+}
+
+// chosen reports that the filter says more than a state.
+func (f DeadFilter) chosen() bool {
+	f.State = nil
+	return len(f.values()) > 0
 }
 
 // values spells the filter as the API names it.
@@ -49,14 +54,11 @@ func (f DeadFilter) values() url.Values {
 	values := url.Values{}
 	for name, v := range map[string][]string{
 		"state": f.State, "class": f.Class, "code": f.Code, "fingerprint": f.Fingerprint, "reason": f.DiedOf, "path": f.Path, "tenant": f.Tenant,
-		"topic": f.Topic, "decision_id": f.DecisionID,
+		"topic": f.Topic,
 	} {
 		for _, text := range v {
 			values.Add(name, text)
 		}
-	}
-	if slices.Equal(f.State, []string{"*"}) {
-		values.Del("state")
 	}
 	for name, v := range map[string]string{"since": f.Since, "until": f.Until} {
 		if v != "" {
@@ -92,6 +94,7 @@ type dead struct {
 	Replays       int               `json:"replays"`
 	Runbook       string            `json:"runbook"`
 	Available     bool              `json:"available"`
+	ReadError     string            `json:"read_error"`
 	Headers       map[string]string `json:"headers"`
 	Preview       string            `json:"preview"`
 	Event         json.RawMessage   `json:"event"`
@@ -101,15 +104,26 @@ type dead struct {
 type DLQList struct {
 	Console    `embed:""`
 	DeadFilter `embed:""`
-	Output     string `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
-	Limit      int    `help:"The most dead letters to print." default:"100"`
+	DecisionID []string `name:"decision-id" help:"The decision_id." sep:"none"`
+	Replay     []string `help:"The last job that took it up." sep:"none"`
+	Output     string   `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
+	Limit      int      `help:"The most dead letters to print." default:"100"`
 }
 
 // Run lists, page by page.
 func (l *DLQList) Run(ctx context.Context, out Out) error {
-	items, more, err := l.pages(ctx, "/api/v1/dead-letters", l.values(), l.Limit)
+	query := l.values()
+	for name, v := range map[string][]string{"decision_id": l.DecisionID, "replay": l.Replay} {
+		if len(v) > 0 {
+			query[name] = v
+		}
+	}
+	items, more, err := l.pages(ctx, "/api/v1/dead-letters", query, l.Limit)
 	if err != nil {
 		return err
+	}
+	if more {
+		defer fmt.Fprintf(out.Stderr, "There are more: docket dlq groups counts them; or raise --limit above %d.\n", l.Limit)
 	}
 	if l.Output != "table" {
 		return printItems(out.Stdout, items, l.Output)
@@ -126,13 +140,7 @@ func (l *DLQList) Run(ctx context.Context, out Out) error {
 		}
 		t.row(d.ID, d.State, d.Reason, d.Class, d.Code, d.Fingerprint, stamp(d.DiedAt), d.Path, d.DecisionID, short(d.Error, 60))
 	}
-	if err := t.flush(); err != nil {
-		return err
-	}
-	if more {
-		fmt.Fprintf(out.Stderr, "There are more: docket dlq groups counts them; or raise --limit above %d.\n", l.Limit)
-	}
-	return nil
+	return t.flush()
 }
 
 // DLQGroups is `docket dlq groups`.
@@ -190,11 +198,11 @@ func (g *DLQGroups) Run(ctx context.Context, out Out) error {
 	if err := t.flush(); err != nil {
 		return err
 	}
-	fmt.Fprintln(out.Stdout, "\nWhat they mean, and what to do:")
+	fmt.Fprintln(out.Stderr, "\nWhat they mean, and what to do:")
 	for _, reason := range slices.Sorted(maps.Keys(runbook)) {
-		fmt.Fprintf(out.Stdout, "  %s: %s\n", printable(reason), printable(runbook[reason]))
+		fmt.Fprintf(out.Stderr, "  %s: %s\n", printable(reason), printable(runbook[reason]))
 	}
-	fmt.Fprintln(out.Stdout, "Whether one of them can be replayed: docket dlq replay --fingerprint FINGERPRINT")
+	fmt.Fprintln(out.Stderr, "Whether they can be replayed: docket dlq replay --fingerprint FINGERPRINT")
 	return nil
 }
 
@@ -254,12 +262,16 @@ func printDead(w io.Writer, d dead) error {
 	}
 	pair("first home", d.Origin)
 	pair("upload", d.Upload)
+	pair("uploaded to", d.Headers["docket-opa-partition"])
 	pair("bytes", fmt.Sprintf("%d, SHA-256 %s", d.Bytes, d.SHA256))
 	pair("runbook", d.Runbook)
 	if err := t.flush(); err != nil {
 		return err
 	}
 	switch {
+	case d.ReadError != "":
+		_, err := fmt.Fprintf(w, "\nIts bytes cannot be read for now: %s\n", printable(d.ReadError))
+		return err
 	case !d.Available:
 		_, err := fmt.Fprintln(w, "\nIts bytes are not in the log any more: they have passed the topic's retention.")
 		return err

@@ -28,10 +28,13 @@ const (
 		"on_the_way":0,"created_at":"2026-11-20T12:30:00Z","started_at":"2026-11-20T12:30:01Z","finished_at":"2026-11-20T12:30:09Z","report":null}`
 	dryRow = `{"id":"r-2","kind":"replay","dry_run":true,"state":"done","message":"of 10000 that were tried, 7 would fail again","filter":{"state":["open"]},"rate":null,"max":null,
 		"max_replays":3,"stop_ratio":0.1,"reason":null,"who":"ann","matched":40000,"done":0,"stored":0,"failed":0,"reparsed":0,"skipped":0,"on_the_way":0,
-		"created_at":"2026-11-20T12:30:00Z","started_at":null,"finished_at":null,"report":{"histogram":[{"reason":"refused","path":"pay/allow","class":"invalid","code":"23514","error":"check #",
+		"created_at":"2026-11-20T12:30:00Z","started_at":null,"finished_at":null,"report":{"verdict":"some_fail","histogram":[{"reason":"refused","path":"pay/allow","class":"invalid","code":"23514","error":"check #",
 		"letters":39000},{"reason":"bad_gzip","path":"","class":"invalid","code":"","error":"bad_gzip","letters":1000}],"tried":10000,"of":40000,"fates":{"saved":9000,"duplicate":3,"failed":5,
 		"conflict":1,"expired":1},"failures":[{"fingerprint":"0a1b2c3d4e5f","class":"invalid","code":"23514","error":"check #","path":"pay/allow","letters":5,"sample":"docket.dlq:3:1207"}],
 		"bodies":990,"events":2970,"broken":12,"gone":3}}`
+	safeDry = `{"id":"r-6","kind":"replay","dry_run":true,"state":"done","message":"safe to replay: of 2 that were tried, all would be stored now","filter":{"state":["open"]},"who":"ann",
+		"matched":2,"created_at":"2026-11-20T12:30:00Z","report":{"verdict":"safe","histogram":[{"reason":"refused","path":"a","class":"invalid","code":"23514","error":"check #","letters":2}],
+		"tried":2,"of":2,"fates":{"saved":2},"failures":[]}}`
 	discardDry = `{"id":"d-1","kind":"discard","dry_run":true,"state":"done","message":"2 dead letters would be discarded","filter":{"state":["open"]},"who":"ann","matched":2,
 		"created_at":"2026-11-20T12:30:00Z","report":{"histogram":[{"reason":"expired","path":"a","class":"invalid","code":"","error":"old","letters":2}],"tried":0,"of":2,"fates":{},"failures":[]}}`
 	failedJob  = `{"id":"r-3","kind":"replay","dry_run":false,"state":"done","message":"2 replayed: 1 are stored, 1 failed again","filter":{},"who":"ann","matched":2,"done":2,"stored":1,"failed":1,"created_at":"2026-11-20T12:30:00Z"}`
@@ -64,7 +67,9 @@ func TestDLQScreens(t *testing.T) {
 		"/api/v1/dead-letters/replays":           `{"items":[` + jobRow + `,` + dryRow + `]}`,
 		"/api/v1/dead-letters/replays/r-1":       jobRow, "/api/v1/dead-letters/replays/r-2": dryRow, "/api/v1/dead-letters/replays/d-1": discardDry,
 		"/api/v1/dead-letters/replays/r-3": failedJob, "/api/v1/dead-letters/replays/r-4": stoppedJob, "/api/v1/dead-letters/replays/r-4/resume": stoppedJob,
-		"/api/v1/audit": auditRows,
+		"/api/v1/dead-letters/replays/r-5": strings.NewReplacer("r-4", "r-5", "stopped", "paused").Replace(stoppedJob), "/api/v1/dead-letters/replays/r-6": safeDry,
+		"/api/v1/dead-letters/docket.dlq:0:7": deadBody + `,"available":false,"read_error":"Kafka is away","headers":{},"preview":null,"event":null}`,
+		"/api/v1/audit":                       auditRows,
 	})
 	c := Console{Server: s.URL}
 	for _, output := range []string{"table", "json", "ndjson"} {
@@ -82,7 +87,11 @@ func TestDLQScreens(t *testing.T) {
 	run(t, "dlq-job-discard-dry", ExitDone, &DLQJob{Console: c, Output: "table", ID: "d-1"})
 	run(t, "dlq-job-failed", ExitFailed, &DLQJob{Console: c, Output: "table", ID: "r-3"})
 	run(t, "dlq-job-stopped", ExitFailed, &DLQJob{Console: c, Output: "table", ID: "r-4"})
-	run(t, "dlq-resume", ExitDone, &DLQResume{jobMove{Console: c, ID: "r-4"}})
+	run(t, "dlq-resume", ExitDone, &DLQResume{jobMove{Console: c, Output: "table", ID: "r-4"}})
+	run(t, "dlq-resume-json", ExitDone, &DLQResume{jobMove{Console: c, Output: "json", ID: "r-4"}})
+	run(t, "dlq-job-paused", ExitFailed, &DLQJob{Console: c, Output: "table", ID: "r-5"})
+	run(t, "dlq-job-safe", ExitDone, &DLQJob{Console: c, Output: "table", ID: "r-6"})
+	run(t, "dlq-show-unread", ExitDone, &DLQShow{Console: c, Output: "table", ID: "docket.dlq:0:7"})
 	nothing := Console{Server: serve(t, map[string]string{"/api/v1/dead-letters": `{"items":[],"next_cursor":null}`, "/api/v1/dead-letters/groups": `{"items":[]}`,
 		"/api/v1/dead-letters/replays": `{"items":[]}`, "/api/v1/audit": `{"items":[]}`}).URL}
 	run(t, "dlq-list-nothing", ExitDone, &DLQList{Console: nothing, Output: "table", Limit: 1})
@@ -132,7 +141,7 @@ func TestReplayIsWatched(t *testing.T) {
 	}, s.wanted)
 
 	s = serveJobs(t, jobRow)
-	flags.Server, flags.Detach, flags.IDs, flags.Output = s.URL, true, []string{"docket.dlq:3:1207"}, "json"
+	flags.Server, flags.Detach, flags.IDs, flags.Output, flags.Path = s.URL, true, []string{"docket.dlq:3:1207"}, "json", nil
 	run(t, "dlq-replay-detached", ExitDone, &DLQReplay{JobFlags: flags, MaxReplays: 3, StopRatio: 0.1})
 	require.Equal(t, map[string]any{"id": []any{"docket.dlq:3:1207"}, "state": []any{"open"}}, s.wanted["filter"])
 	require.NotContains(t, s.wanted, "rate")
@@ -147,7 +156,7 @@ func TestReplayIsWatched(t *testing.T) {
 func TestReplayOnATerminal(t *testing.T) {
 	s := serveJobs(t, jobRow)
 	var out, errs strings.Builder
-	r := &DLQReplay{JobFlags: JobFlags{Console: Console{Server: s.URL}, Output: "json", Yes: true, Reason: "x"}, MaxReplays: 3, StopRatio: 0.1}
+	r := &DLQReplay{JobFlags: JobFlags{Console: Console{Server: s.URL}, Output: "json", Yes: true, All: true, Reason: "x"}, MaxReplays: 3, StopRatio: 0.1}
 	require.NoError(t, r.Run(t.Context(), Out{Stdout: &out, Stderr: &errs, Terminal: true}))
 	require.True(t, json.Valid([]byte(out.String())), "the bar is drawn elsewhere: %s", &out)
 	require.Contains(t, errs.String(), "replay")
@@ -162,9 +171,11 @@ func TestReplayMistakes(t *testing.T) {
 			Run(context.Context, Out) error
 		}
 	}{
-		"no reason": {ExitUsage, &DLQReplay{JobFlags: JobFlags{Yes: true}}},
-		"both":      {ExitUsage, &DLQDiscard{JobFlags{Yes: true, DryRun: true, Reason: "x"}}},
-		"a rate":    {ExitUsage, &DLQReplay{JobFlags: flags, Rate: "fast"}},
+		"no reason":                     {ExitUsage, &DLQReplay{JobFlags: JobFlags{Yes: true}}},
+		"everything, without saying so": {ExitUsage, &DLQDiscard{JobFlags{Yes: true, Reason: "x", DeadFilter: DeadFilter{State: []string{"open"}}}}},
+		"IDs and a filter":              {ExitUsage, &DLQDiscard{JobFlags{IDs: []string{"docket.dlq:0:1"}, DeadFilter: DeadFilter{DiedOf: []string{"expired"}}}}},
+		"both":                          {ExitUsage, &DLQDiscard{JobFlags{Yes: true, DryRun: true, Reason: "x"}}},
+		"a rate":                        {ExitUsage, &DLQReplay{JobFlags: flags, Rate: "fast"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := screen(func(o Out) error { return c.command.Run(t.Context(), o) })
@@ -224,6 +235,9 @@ func TestTrailScreens(t *testing.T) {
 }
 
 func TestTopics(t *testing.T) {
+	got, err := screen(func(o Out) error { return (&Topic{}).Run(o) })
+	require.NoError(t, err)
+	require.Contains(t, got, "docket help replay")
 	for _, name := range []string{"replay", "trail"} {
 		got, err := screen(func(o Out) error { return (&Topic{Name: name}).Run(o) })
 		require.NoError(t, err)

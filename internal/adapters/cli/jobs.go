@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -33,6 +32,7 @@ type job struct {
 	Done       int64      `json:"done"`
 	Stored     int64      `json:"stored"`
 	Failed     int64      `json:"failed"`
+	Reparsed   int64      `json:"reparsed"`
 	Skipped    int64      `json:"skipped"`
 	OnTheWay   int64      `json:"on_the_way"`
 	CreatedAt  *time.Time `json:"created_at"`
@@ -51,6 +51,7 @@ func (j job) rests() bool {
 }
 
 type report struct {
+	Verdict   string `json:"verdict"`
 	Histogram []struct {
 		Reason  string `json:"reason"`
 		Path    string `json:"path"`
@@ -82,8 +83,10 @@ type JobFlags struct {
 	Console    `embed:""`
 	DeadFilter `embed:""`
 	Output     string   `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
+	DecisionID []string `name:"decision-id" help:"The decision_id." sep:"none"`
+	All        bool     `help:"Everything in the state; with --yes, wanted where no filter and no ID says what."`
 	Max        int64    `help:"The most dead letters to deal with; 0 for all." default:"0"`
-	Reason     string   `help:"Why; it is kept in the audit. Wanted with --yes."`
+	Reason     string   `help:"Why you do this, for the audit; required with --yes. To choose by reason, use --died-of."`
 	DryRun     bool     `help:"Only tell what would happen: the default."`
 	Yes        bool     `help:"Do it."`
 	Detach     bool     `help:"Do not wait for the end."`
@@ -94,7 +97,7 @@ type JobFlags struct {
 type DLQReplay struct {
 	JobFlags   `embed:""`
 	Rate       string  `help:"Dead letters a second; without it, as fast as it goes."`
-	MaxReplays int     `help:"Leave alone what was replayed as often." default:"3"`
+	MaxReplays int     `help:"Leave alone dead letters that were already replayed this many times." default:"3"`
 	StopRatio  float64 `help:"Stop when more than this share fails again." default:"0.1"`
 }
 
@@ -146,11 +149,18 @@ func (f *JobFlags) run(ctx context.Context, out Out, what string, wanted map[str
 		return fail(ExitUsage, "--yes wants a --reason: whoever reads the audit will ask")
 	}
 	filter := f.values()
+	if len(f.DecisionID) > 0 {
+		filter["decision_id"] = f.DecisionID
+	}
+	chosen := f.chosen() || len(f.DecisionID) > 0
+	switch {
+	case len(f.IDs) > 0 && chosen:
+		return fail(ExitUsage, "IDs or a filter: one or the other")
+	case f.Yes && !f.All && !chosen && len(f.IDs) == 0:
+		return fail(ExitUsage, "say which: IDs, a filter such as --fingerprint or --died-of, or --all")
+	}
 	if len(f.IDs) > 0 {
-		filter = url.Values{"id": f.IDs}
-		if len(f.State) > 0 && f.State[0] != "*" {
-			filter["state"] = f.State
-		}
+		filter["id"] = f.IDs
 		for _, id := range f.IDs { // one that is gone is told by name
 			if _, err := f.get(ctx, "/api/v1/dead-letters/"+url.PathEscape(id), nil); err != nil {
 				return err
@@ -191,35 +201,27 @@ func create(ctx context.Context, out Out, c Console, what string, wanted map[str
 
 // watch asks for a job until it rests, with a bar on a terminal. Whoever interrupts it leaves the job as it is.
 func (s Console) watch(ctx context.Context, out Out, j job) (answer []byte, err error) {
-	var bar *progressbar.ProgressBar
-	if out.Terminal && !j.rests() {
-		bar = progressbar.NewOptions64(max(j.Matched, 1), progressbar.OptionSetWriter(out.Stderr), progressbar.OptionShowCount(), progressbar.OptionShowIts(),
-			progressbar.OptionSetItsString("letters"), progressbar.OptionClearOnFinish(), progressbar.OptionSetDescription(j.Kind), progressbar.OptionSetPredictTime(true))
-	}
+	bar := newBar(out, j)
 	told := ""
 	for {
-		if answer, err = s.get(ctx, "/api/v1/dead-letters/replays/"+url.PathEscape(j.ID), nil); err != nil {
-			if ctx.Err() != nil || ExitCode(err) == ExitUnavailable {
+		if answer, err = s.get(ctx, "/api/v1/dead-letters/replays/"+url.PathEscape(j.ID), nil); err == nil {
+			j, err = read[job](answer)
+		}
+		if err != nil {
+			if code := ExitCode(err); ctx.Err() != nil || code == ExitUnavailable || code == ExitMisconfigured {
 				fmt.Fprintf(out.Stderr, "\nThe job goes on without being watched: docket dlq job %s\n", j.ID)
 			}
 			return nil, err
 		}
-		if j, err = read[job](answer); err != nil {
-			return nil, err
-		}
 		if bar != nil {
-			bar.ChangeMax64(max(j.Matched, 1))
-			_ = bar.Set64(min(j.Done+j.Skipped, j.Matched)) // it only draws
-			if j.Message != "" && j.Message != told {
-				bar.Describe(j.Kind + ": " + printable(j.Message))
-			}
-		} else if j.Message != told && !j.rests() {
-			fmt.Fprintf(out.Stderr, "%s: %s\n", j.ID, printable(cmp.Or(j.Message, j.State)))
+			bar.show(j)
+		} else if j.Message != told && j.Message != "" && !j.rests() {
+			fmt.Fprintf(out.Stderr, "%s: %s\n", j.ID, printable(j.Message))
 		}
 		told = j.Message
 		if j.rests() {
 			if bar != nil {
-				_ = bar.Finish()
+				_ = bar.Finish() // it only draws
 			}
 			return answer, nil
 		}
@@ -230,6 +232,47 @@ func (s Console) watch(ctx context.Context, out Out, j job) (answer []byte, err 
 		case <-time.After(askAgain):
 		}
 	}
+}
+
+// bar shows how far a job is. A dry run moves nothing, and spins.
+type bar struct {
+	*progressbar.ProgressBar
+	spins bool
+}
+
+func newBar(out Out, j job) *bar {
+	if !out.Terminal || j.rests() {
+		return nil
+	}
+	most := j.most()
+	if j.DryRun {
+		most = -1
+	}
+	return &bar{progressbar.NewOptions64(most, progressbar.OptionSetWriter(out.Stderr), progressbar.OptionShowCount(), progressbar.OptionShowIts(),
+		progressbar.OptionSetItsString("letters"), progressbar.OptionClearOnFinish(), progressbar.OptionSetDescription(j.Kind), progressbar.OptionSetPredictTime(true)), j.DryRun}
+}
+
+// most is how many dead letters the job deals with at the most.
+func (j job) most() int64 {
+	most := j.Matched
+	if j.Max != nil {
+		most = min(most, *j.Max)
+	}
+	return max(most, 1)
+}
+
+func (b *bar) show(j job) {
+	text := j.Kind
+	if j.Message != "" {
+		text += ": " + printable(j.Message)
+	}
+	b.Describe(text)
+	if b.spins {
+		_ = b.Add(1) // it only draws
+		return
+	}
+	b.ChangeMax64(j.most())
+	_ = b.Set64(min(j.Done+j.Skipped, j.most())) // as above
 }
 
 // concludeJob prints a job, and fails where it did not do what was wanted.
@@ -246,6 +289,8 @@ func concludeJob(out Out, answer []byte, output string) error {
 	switch {
 	case err != nil:
 		return err
+	case j.State == "paused":
+		return fail(ExitFailed, "job %s is paused: docket dlq resume %s", j.ID, j.ID)
 	case j.State == "failed" || j.State == "stopped" || j.State == "canceled":
 		return fail(ExitFailed, "job %s was not done: it is %s", j.ID, j.State)
 	case j.State == "done" && j.Failed > 0:
@@ -270,6 +315,12 @@ func printJob(w io.Writer, j job) error {
 	if j.Kind == "replay" && !j.DryRun {
 		t.row("stored", count(j.Stored))
 		t.row("failed", count(j.Failed))
+		if j.Reparsed > 0 {
+			t.row("parsed anew", count(j.Reparsed))
+		}
+		if j.Skipped > 0 {
+			t.row("not in the log", count(j.Skipped))
+		}
 		t.row("on the way", count(j.OnTheWay))
 	}
 	if j.Reason != "" {
@@ -337,11 +388,15 @@ func printReport(w io.Writer, j job) error {
 			return err
 		}
 	}
-	_, err := fmt.Fprintln(w, "\nTo replay them: repeat with --yes --reason WHY (and --rate, --max to begin gently)")
+	hint := "To replay them: repeat with --yes --reason WHY (and --rate, --max to begin gently)"
+	if r.Verdict != "safe" {
+		hint = "Mend the cause first: docket dlq groups has a link to what the runbook says of it"
+	}
+	_, err := fmt.Fprintln(w, "\n"+hint)
 	return err
 }
 
-// DLQJobs is `docket dlq jobs`.
+// DLQJobs is `docket dlq jobs`: the newest 100.
 type DLQJobs struct {
 	Console `embed:""`
 	Output  string `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
@@ -406,6 +461,7 @@ func (s *DLQJob) Run(ctx context.Context, out Out) error {
 // jobMove is what the next three have in common.
 type jobMove struct {
 	Console `embed:""`
+	Output  string `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
 	ID      string `arg:"" name:"JOB" help:"As docket dlq jobs prints it."`
 }
 
@@ -413,6 +469,9 @@ func (m *jobMove) move(ctx context.Context, out Out, what string) error {
 	answer, err := m.post(ctx, "/api/v1/dead-letters/replays/"+url.PathEscape(m.ID)+"/"+what, nil)
 	if err != nil {
 		return err
+	}
+	if m.Output != "table" {
+		return printJSON(out.Stdout, json.RawMessage(answer), m.Output)
 	}
 	j, err := read[job](answer)
 	if err != nil {

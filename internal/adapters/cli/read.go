@@ -233,6 +233,10 @@ type pipeline struct {
 	Breaker         string `json:"breaker"`
 	FloodStop       bool   `json:"flood_stop"`
 	DeadLettersOpen int64  `json:"dead_letters_open"`
+	DeadLetters     []struct {
+		Topic   string `json:"topic"`
+		Waiting int64  `json:"waiting"`
+	} `json:"dead_letters"`
 }
 
 type opas struct {
@@ -295,6 +299,11 @@ func printStatus(w io.Writer, p pipeline, o *opas, now time.Time) error {
 	}
 	if p.FloodStop {
 		fmt.Fprintln(w, "\nFlood stop: the store refuses so many rows that they are parked instead of dead-lettered. `docket flood` tells which.")
+	}
+	for _, d := range p.DeadLetters {
+		if d.Waiting > 0 {
+			fmt.Fprintf(w, "\n%d records of %s wait to be indexed: until then docket dlq does not know them. A parking role does that.\n", d.Waiting, d.Topic)
+		}
 	}
 	if p.DeadLettersOpen > 0 {
 		fmt.Fprintf(w, "\n%d dead letters are open: docket dlq groups tells why they died.\n", p.DeadLettersOpen)

@@ -95,8 +95,10 @@ func (t *Trail) Run(ctx context.Context, out Out) error {
 		return err
 	case answer.State == "not_found":
 		return fail(ExitNotFound, "decision %s was not found", t.ID)
-	case answer.State == "unknown":
+	case answer.State == "unknown" && answer.NextCursor != nil && !t.Scan:
 		return fail(ExitUnavailable, "where decision %s is cannot be told for now; --scan looks on", t.ID)
+	case answer.State == "unknown":
+		return fail(ExitUnavailable, "where decision %s is cannot be told for now: try again once docket status shows nothing wrong", t.ID)
 	}
 	return nil
 }
@@ -152,29 +154,49 @@ type Audit struct {
 	Limit   int    `help:"The most entries to print." default:"100"`
 }
 
-// Run prints what operators did.
+// Run prints what operators did, page by page.
 func (a *Audit) Run(ctx context.Context, out Out) error {
-	query := url.Values{"limit": {strconv.Itoa(a.Limit)}}
+	if a.Limit < 1 {
+		return fail(ExitUsage, "--limit %d: at least 1", a.Limit)
+	}
+	const page = 1000
+	var items []json.RawMessage
+	query := url.Values{}
 	if a.Until != "" {
 		query.Set("until", a.Until)
 	}
-	answer, err := a.get(ctx, "/api/v1/audit", query)
-	if err != nil {
-		return err
+	for more := true; more && len(items) < a.Limit; {
+		want := min(page, a.Limit-len(items))
+		query.Set("limit", strconv.Itoa(want))
+		answer, err := a.get(ctx, "/api/v1/audit", query)
+		if err != nil {
+			return err
+		}
+		got, err := read[struct{ Items []json.RawMessage }](answer)
+		if err != nil {
+			return err
+		}
+		items = append(items, got.Items...)
+		if more = len(got.Items) == want; more {
+			last, err := read[struct{ At string }](got.Items[want-1])
+			if err != nil {
+				return err
+			}
+			query.Set("until", last.At)
+		}
 	}
-	items, err := read[struct{ Items []json.RawMessage }](answer)
-	if err != nil {
-		return err
+	if len(items) == a.Limit {
+		defer fmt.Fprintf(out.Stderr, "There may be more: raise --limit above %d.\n", a.Limit)
 	}
 	if a.Output != "table" {
-		return printItems(out.Stdout, items.Items, a.Output)
+		return printItems(out.Stdout, items, a.Output)
 	}
-	if len(items.Items) == 0 {
+	if len(items) == 0 {
 		fmt.Fprintln(out.Stderr, "No operator has changed anything yet.")
 		return nil
 	}
 	t := newTable(out.Stdout, "AT", "WHO", "ACTION", "TARGET", "MATCHED", "DONE", "FAILED", "REASON", "FILTER", "OUTCOME")
-	for _, i := range items.Items {
+	for _, i := range items {
 		e, err := read[struct {
 			At                          *time.Time
 			Who, Action, Target, Filter string

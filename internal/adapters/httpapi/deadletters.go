@@ -1,9 +1,11 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -153,7 +155,9 @@ func (q *query) deadLetterOf(c echo.Context) (domain.DeadLetter, error) {
 
 // bytesOf reads a dead letter's newest copy from the log.
 func (q *query) bytesOf(c echo.Context, l *domain.DeadLetter) (r domain.Record, found bool, err error) {
-	_, err = q.log.Read(c.Request().Context(), l.Topic, l.Partition, l.Offset, func(at domain.Record) bool {
+	ctx, cancel := context.WithTimeout(c.Request().Context(), readTimeout)
+	defer cancel()
+	_, err = q.log.Read(ctx, l.Topic, l.Partition, l.Offset, func(at domain.Record) bool {
 		if found = at.Offset == l.Offset; found {
 			r = at
 		}
@@ -161,6 +165,9 @@ func (q *query) bytesOf(c echo.Context, l *domain.DeadLetter) (r domain.Record, 
 	})
 	return r, found, err
 }
+
+// readTimeout is how long the log may take to hand out one record.
+const readTimeout = 5 * time.Second
 
 // maxPreview is how much of bytes that are no JSON is shown, in bytes.
 const maxPreview = 512
@@ -175,13 +182,15 @@ func (q *query) deadLetter(c echo.Context) error {
 	answer := struct {
 		deadView
 		Available bool              `json:"available"`
+		ReadError *string           `json:"read_error"`
 		Headers   map[string]string `json:"headers"`
 		Preview   *string           `json:"preview"`
 		Event     json.RawMessage   `json:"event"`
 	}{deadView: deadViewOf(&l), Headers: map[string]string{}}
 	r, found, err := q.bytesOf(c, &l)
-	if err != nil {
-		return err
+	if err != nil { // what the index knows is an answer
+		answer.ReadError = text(err.Error())
+		return c.JSON(http.StatusOK, answer)
 	}
 	answer.Available = found
 	for _, h := range r.Headers.Encode() {
@@ -196,9 +205,25 @@ func (q *query) deadLetter(c echo.Context) error {
 		return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, append(body, '}'))
 	}
 	if found {
-		answer.Preview = text(strings.Trim(strconv.QuoteToGraphic(string(r.Value[:min(len(r.Value), maxPreview)])), `"`))
+		answer.Preview = text(preview(&l, r.Value))
 	}
 	return c.JSON(http.StatusOK, answer)
+}
+
+// preview is how bytes begin, inflated where they are gzip, with escapes for what is no text.
+func preview(l *domain.DeadLetter, value []byte) string {
+	if l.Whole {
+		inflated := make([]byte, maxPreview)
+		if n, _ := io.ReadFull(Inflate(value), inflated); n > 0 { // as far as it goes
+			value = inflated[:n]
+		}
+	}
+	value = value[:min(len(value), maxPreview)]
+	if utf8.Valid(value) {
+		return string(value)
+	}
+	quoted := strconv.QuoteToGraphic(string(value))
+	return quoted[1 : len(quoted)-1]
 }
 
 // deadLetterRaw answers GET /api/v1/dead-letters/{id}/raw.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -63,7 +64,7 @@ func (w jobWanted) job(kind domain.JobKind, who string, now time.Time) (j domain
 	if values.Has("limit") || values.Has("cursor") {
 		return j, problem(http.StatusBadRequest, "a filter has no limit and no cursor: max bounds a job")
 	}
-	if !values.Has("state") {
+	if !values.Has("state") && kind != domain.Reindex {
 		values.Set("state", string(domain.DeadOpen))
 	}
 	if j.Filter, err = domain.ParseDeadQuery(values, now); err != nil {
@@ -122,54 +123,72 @@ func (q *query) createJob(kind domain.JobKind) echo.HandlerFunc {
 				return err
 			}
 			if j.Matched == 0 {
-				all, err := q.store.CountDeadLetters(ctx, anyState(j.Filter))
-				if err != nil {
+				if j.Message, err = q.nothingMatches(c, j); err != nil {
 					return err
 				}
-				j.State, j.FinishedAt, j.Message = domain.JobDone, j.CreatedAt, nothingMatches(all)
+				j.State, j.FinishedAt = domain.JobDone, j.CreatedAt
 			}
 		}
-		created, err := q.store.CreateJob(ctx, j)
+		others, err := q.store.Jobs(ctx)
+		if err != nil {
+			return err
+		}
+		for _, o := range others { // the newest first: the last one is in front
+			if o.DryRun == j.DryRun && slices.Contains(domain.Active, o.State) && j.State == domain.JobPending {
+				j.Message = "it waits for job " + o.ID + " to end"
+			}
+		}
+		var entry domain.AuditEntry
+		if !j.DryRun {
+			entry = j.Audit("create", who.Name, j.CreatedAt)
+		}
+		created, err := q.store.CreateJob(ctx, j, entry)
 		if err != nil {
 			return err
 		}
 		if !created {
-			return problem(http.StatusConflict, fmt.Sprintf("another job does the same and is not over: docket dlq jobs tells which. Cancel it, resume it, or wait (%s %s)",
-				kind, j.Filter.Filter().Encode()))
-		}
-		if !j.DryRun {
-			if err := q.store.Audit(ctx, j.Audit("create", who.Name, j.CreatedAt)); err != nil {
-				return err
-			}
+			return conflict(j, others)
 		}
 		c.Response().Header().Set(echo.HeaderLocation, "/api/v1/dead-letters/replays/"+j.ID)
 		return c.JSON(http.StatusAccepted, jobViewOf(j, q.now()))
 	}
 }
 
-// anyState is a filter without its states.
-func anyState(f domain.Query) domain.Query {
-	var terms []domain.Term
-	for _, t := range f.Terms {
-		if t.Field != domain.FieldState {
-			terms = append(terms, t)
+// conflict names the job that does the same.
+func conflict(j domain.Job, others []domain.Job) error {
+	for _, o := range others {
+		if o.Kind == j.Kind && !o.DryRun && !o.State.Over() && o.Filter.Filter().Encode() == j.Filter.Filter().Encode() {
+			return problem(http.StatusConflict, fmt.Sprintf("job %s does the same and is %s: wait for it, or docket dlq resume %s, or docket dlq cancel %s", o.ID, o.State, o.ID, o.ID))
 		}
 	}
-	f.Terms = terms
+	return problem(http.StatusConflict, "another job does the same and is not over: docket dlq jobs lists them")
+}
+
+// anyState is a filter without its states.
+func anyState(f domain.Query) domain.Query {
+	f.Terms = slices.DeleteFunc(slices.Clone(f.Terms), func(t domain.Term) bool { return t.Field == domain.FieldState })
 	return f
 }
 
-// nothingMatches says why.
-func nothingMatches(all map[domain.DeadState]int64) string {
-	switch {
-	case all[domain.DeadOpen] > 0:
-		return fmt.Sprintf("nothing is left to do: %d open dead letters fit the filter, and were replayed as often as max_replays allows; look why they come back", all[domain.DeadOpen])
-	case all[domain.DeadStored] > 0 || all[domain.DeadReplayed] > 0 || all[domain.DeadDiscarded] > 0:
-		return fmt.Sprintf("nothing is left to do: of what fits the filter, %d are stored already, %d replayed and %d discarded",
-			all[domain.DeadStored], all[domain.DeadReplayed], all[domain.DeadDiscarded])
-	default:
-		return "nothing fits the filter"
+// nothingMatches says why a job has nothing to do.
+func (q *query) nothingMatches(c echo.Context, j domain.Job) (string, error) {
+	fits, err := q.store.CountDeadLetters(c.Request().Context(), j.Filter)
+	if err != nil {
+		return "", err
 	}
+	if n := fits[domain.DeadOpen] + fits[domain.DeadReplayed] + fits[domain.DeadDiscarded]; n > 0 && j.Kind == domain.Replay {
+		return fmt.Sprintf("nothing is left to do: %d dead letters fit the filter, and were replayed %d times already. Look why they come back; --max-replays %d lets them go once more",
+			n, j.MaxReplays, j.MaxReplays+1), nil
+	}
+	all, err := q.store.CountDeadLetters(c.Request().Context(), anyState(j.Filter))
+	if err != nil {
+		return "", err
+	}
+	if all[domain.DeadStored]+all[domain.DeadReplayed]+all[domain.DeadDiscarded]+all[domain.DeadOpen] == 0 {
+		return "nothing fits the filter", nil
+	}
+	return fmt.Sprintf("nothing is left to do: of what fits the filter in any state, %d are stored already, %d replayed, %d discarded and %d open",
+		all[domain.DeadStored], all[domain.DeadReplayed], all[domain.DeadDiscarded], all[domain.DeadOpen]), nil
 }
 
 // jobView is a job as the API shows it.
@@ -282,7 +301,12 @@ func (q *query) moveJob(name string) echo.HandlerFunc {
 		}
 		m := moves[name]
 		ctx, now := c.Request().Context(), q.now().UTC()
-		moved, err := q.store.MoveJob(ctx, j.ID, m.from, m.to, m.past+" by "+who.Name, now)
+		var entry domain.AuditEntry
+		if !j.DryRun {
+			entry = j.Audit(name, who.Name, now)
+			entry.Outcome = m.past
+		}
+		moved, err := q.store.MoveJob(ctx, j.ID, m.from, m.to, m.past+" by "+who.Name, now, entry)
 		if err != nil {
 			return err
 		}
@@ -291,11 +315,6 @@ func (q *query) moveJob(name string) echo.HandlerFunc {
 		}
 		if j, err = q.jobOf(c); err != nil {
 			return err
-		}
-		if !j.DryRun {
-			if err := q.store.Audit(ctx, j.Audit(name, who.Name, now)); err != nil {
-				return err
-			}
 		}
 		return c.JSON(http.StatusOK, jobViewOf(j, now))
 	}

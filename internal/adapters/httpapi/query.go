@@ -60,10 +60,12 @@ type Stage struct {
 	OldestSeconds float64    `json:"oldest_seconds"`
 }
 
-// DeadLetterTopic is a topic that nothing consumes.
+// DeadLetterTopic is a topic that only the index consumes.
 type DeadLetterTopic struct {
 	Topic   string `json:"topic"`
 	Records int64  `json:"records"`
+	// Waiting counts those that are not indexed yet.
+	Waiting int64 `json:"waiting"`
 }
 
 // query serves people and consoles.

@@ -303,13 +303,29 @@ func onlyCountable(q domain.Query) bool {
 	return q.Since.IsZero() && q.Until.IsZero() && !slices.ContainsFunc(q.Terms, func(t domain.Term) bool { return !slices.Contains(countable, t.Field) })
 }
 
+// groupTerms parts the terms that groups know: a state chooses groups that have such dead letters, and does not hide their others.
+func groupTerms(all []domain.Term) (states, others []domain.Term) {
+	for _, t := range all {
+		switch {
+		case t.Field == domain.FieldState:
+			states = append(states, t)
+		case slices.Contains(countable, t.Field):
+			others = append(others, t)
+		}
+	}
+	return states, others
+}
+
 // DeadGroups returns the groups; see ports.DeadLetterIndex.
 func (s *Store) DeadGroups(ctx context.Context, q domain.Query) ([]domain.DeadGroup, error) {
 	c := &condition{}
-	terms := slices.DeleteFunc(slices.Clone(q.Terms), func(t domain.Term) bool { return !slices.Contains(countable, t.Field) })
+	states, terms := groupTerms(q.Terms)
 	c.terms(deadColumn, terms)
 	having := &condition{args: c.args}
-	having.add("sum(letters) > 0")
+	inState := &condition{args: c.args}
+	inState.terms(deadColumn, states)
+	having.args = inState.args
+	having.add("sum(letters) FILTER (WHERE " + inState.String() + ") > 0")
 	if !q.Since.IsZero() {
 		having.add("max(last_at) >= " + having.arg(q.Since) + "::timestamptz")
 	}

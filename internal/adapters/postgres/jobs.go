@@ -3,7 +3,9 @@ package postgres
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,6 +17,9 @@ import (
 const (
 	jobColumns = `id, kind, dry_run, filter, rate, max, max_replays, stop_ratio, reason, who, state, message, matched, done, stored, failed, reparsed, skipped,
 		base_done, base_failed, after_topic, after_partition, after_offset, report, created_at, started_at, finished_at, owner, lease_until`
+	// audited writes an entry down for every row of a change, which is one or none.
+	audited = `audit AS (INSERT INTO audit (at, who, action, target, filter, matched, done, failed, reason, outcome)
+		SELECT E::timestamptz, E::text, E::text, E::text, E::text, E::bigint, E::bigint, E::bigint, E::text, E::text FROM changed WHERE E::text <> '')`
 	createJob = `INSERT INTO replays (` + jobColumns + `) VALUES ($1::text, $2::text, $3::boolean, $4::text, $5::double precision, $6::bigint, $7::int,
 		$8::double precision, $9::text, $10::text, $11::text, $12::text, $13::bigint, 0, 0, 0, 0, 0, 0, 0, '', 0, 0, NULL, $14::timestamptz, NULL, $15::timestamptz, NULL, NULL)
 		ON CONFLICT DO NOTHING RETURNING true`
@@ -40,16 +45,27 @@ const (
 		after_offset = CASE WHEN $4::text = '' THEN after_offset ELSE $6::bigint END,
 		lease_until = $7::timestamptz, report = coalesce($8::text, report), state = CASE WHEN $9::text = '' THEN state ELSE $9::text END, message = $10::text,
 		finished_at = CASE WHEN $9::text IN ('canceled', 'failed', 'done') THEN $11::timestamptz ELSE finished_at END
-		WHERE id = $1::text AND owner = $12::text AND state = 'running'`
+		WHERE id = $1::text AND owner = $12::text AND state = 'running' RETURNING true`
 )
 
 // CreateJob writes a job down; see ports.JobStore.
-func (s *Store) CreateJob(ctx context.Context, j domain.Job) (created bool, err error) {
+func (s *Store) CreateJob(ctx context.Context, j domain.Job, e domain.AuditEntry) (created bool, err error) {
 	err = s.change(ctx, "create a job", func(b *pgx.Batch) {
-		b.Queue(createJob, j.ID, string(j.Kind), j.DryRun, j.Filter.Filter().Encode(), j.Rate, j.Max, j.MaxReplays, j.StopRatio, j.Reason, j.Who, string(j.State),
-			j.Message, j.Matched, j.CreatedAt, timestamptz(j.FinishedAt)).Query(one(&created))
+		sql, args := withAudit(createJob, e, j.ID, string(j.Kind), j.DryRun, j.Filter.Filter().Encode(), j.Rate, j.Max, j.MaxReplays, j.StopRatio, j.Reason, j.Who, string(j.State),
+			j.Message, j.Matched, j.CreatedAt, timestamptz(j.FinishedAt))
+		b.Queue(sql, args...).Query(one(&created))
 	})
 	return created, err
+}
+
+// withAudit makes a change of a job, which returns something where it changed, and writes an entry of the audit with it.
+func withAudit(change string, e domain.AuditEntry, args ...any) (string, []any) {
+	sql := audited
+	for _, v := range []any{timestamptz(e.At), e.Who, e.Action, e.Target, e.Filter, e.Matched, e.Done, e.Failed, e.Reason, e.Outcome, e.Action} {
+		args = append(args, v)
+		sql = strings.Replace(sql, "E::", fmt.Sprintf("$%d::", len(args)), 1)
+	}
+	return `WITH changed AS (` + change + `), ` + sql + ` SELECT true FROM changed`, args
 }
 
 // one reads a truth from a row, if there is one.
@@ -84,12 +100,13 @@ func (s *Store) Jobs(ctx context.Context) ([]domain.Job, error) {
 }
 
 // MoveJob changes a job's state; see ports.JobStore.
-func (s *Store) MoveJob(ctx context.Context, id string, from []domain.JobState, to domain.JobState, message string, at time.Time) (moved bool, err error) {
+func (s *Store) MoveJob(ctx context.Context, id string, from []domain.JobState, to domain.JobState, message string, at time.Time, e domain.AuditEntry) (moved bool, err error) {
 	states := make([]string, len(from))
 	for i, f := range from {
 		states[i] = string(f)
 	}
-	err = s.change(ctx, "change a job", func(b *pgx.Batch) { b.Queue(moveJob, id, string(to), message, at, states).Query(one(&moved)) })
+	sql, args := withAudit(moveJob, e, id, string(to), message, at, states)
+	err = s.change(ctx, "change a job", func(b *pgx.Batch) { b.Queue(sql, args...).Query(one(&moved)) })
 	return moved, err
 }
 
@@ -191,8 +208,9 @@ func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (domain.Job
 			topics, partitions, offsets := columnsOf(step.Failed)
 			b.Queue(failLetters, step.Job, topics, partitions, offsets, step.At, deadStates())
 		}
-		b.Queue(advanceJob, step.Job, step.Reparsed, step.Skipped, step.After.Topic, step.After.Partition, step.After.Offset, step.LeaseUntil, report,
+		sql, args := withAudit(advanceJob, step.Audit, step.Job, step.Reparsed, step.Skipped, step.After.Topic, step.After.Partition, step.After.Offset, step.LeaseUntil, report,
 			string(step.State), step.Message, step.At, step.Owner, step.Indexed, step.Matched)
+		b.Queue(sql, args...)
 		b.Queue(`SELECT `+jobColumns+` FROM replays WHERE id = $1::text`, step.Job).Query(func(rows pgx.Rows) (err error) {
 			job, err = pgx.CollectExactlyOneRow(rows, scanJob)
 			return err

@@ -167,13 +167,38 @@ func (s *Store) ForgetDeadLetters(ctx context.Context, topic string, partition i
 	return gone, nil
 }
 
-// ofDeadLetters is what a query wants of the index.
-func ofDeadLetters(q domain.Query) condition {
-	var c condition
+// rare is how many dead letters are worth finding by their fingerprints: of more, the newest are soon met.
+const rare = 50_000
+
+// ofDeadLetters is what a query wants of the index. What a fingerprint stands for is looked up in the counts first: a path that
+// is rare among a million dead letters is found by its fingerprints.
+func (s *Store) ofDeadLetters(ctx context.Context, q domain.Query) (c condition, err error) {
 	c.within("died_at", q)
 	c.terms(deadColumn, q.Terms)
-	return c
+	byFingerprint := slices.DeleteFunc(slices.Clone(q.Terms), func(t domain.Term) bool { return !slices.Contains(fingerprinted, t.Field) })
+	if len(byFingerprint) == 0 {
+		return c, nil
+	}
+	var counts condition
+	counts.terms(deadColumn, byFingerprint)
+	var fingerprints []any
+	total := int64(0)
+	err = s.each(ctx, `SELECT fingerprint, sum(letters) FROM dead_letter_counts WHERE `+counts.String()+` GROUP BY fingerprint HAVING sum(letters) > 0 LIMIT 201`, counts.args,
+		func(rows *sql.Rows) error {
+			var fingerprint string
+			var n int64
+			err := rows.Scan(&fingerprint, &n)
+			fingerprints, total = append(fingerprints, fingerprint), total+n
+			return err
+		})
+	if err == nil && len(fingerprints) <= 200 && total <= rare {
+		c.add("fingerprint IN ("+strings.TrimSuffix(strings.Repeat("?, ", len(fingerprints)), ", ")+")", fingerprints...)
+	}
+	return c, s.slow(err)
 }
+
+// fingerprinted are the fields that are the same for all dead letters of a fingerprint, but for the reason, which hardly differs.
+var fingerprinted = []domain.Field{domain.FieldClass, domain.FieldCode, domain.FieldReason, domain.FieldPath}
 
 // deadLetters reads rows of the index.
 func (s *Store) deadLetters(ctx context.Context, tail string, args ...any) (out []domain.DeadLetter, err error) {
@@ -189,7 +214,10 @@ func (s *Store) deadLetters(ctx context.Context, tail string, args ...any) (out 
 
 // DeadLetters returns one page; see ports.DeadLetterIndex.
 func (s *Store) DeadLetters(ctx context.Context, q domain.Query) (page domain.DeadPage, err error) {
-	c := ofDeadLetters(q)
+	c, err := s.ofDeadLetters(ctx, q)
+	if err != nil {
+		return page, err
+	}
 	if a := q.After; a != nil {
 		c.add("(died_at, id) < (?, ?)", a.Time.UnixMicro(), a.ID)
 	}
@@ -230,13 +258,16 @@ func notCountable(t domain.Term) bool { return !slices.Contains(countable, t.Fie
 func (s *Store) CountDeadLetters(ctx context.Context, q domain.Query) (map[domain.DeadState]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	c := ofDeadLetters(q)
+	c, err := s.ofDeadLetters(ctx, q)
+	if err != nil {
+		return nil, err
+	}
 	query := `SELECT state, count(*) FROM dead_letters WHERE ` + c.String() + ` GROUP BY state`
 	if q.Since.IsZero() && q.Until.IsZero() && !slices.ContainsFunc(q.Terms, notCountable) {
 		query = `SELECT state, sum(letters) FROM dead_letter_counts WHERE ` + c.String() + ` GROUP BY state HAVING sum(letters) > 0`
 	}
 	out := map[domain.DeadState]int64{}
-	err := s.each(ctx, query, c.args, func(rows *sql.Rows) error {
+	err = s.each(ctx, query, c.args, func(rows *sql.Rows) error {
 		var state domain.DeadState
 		var n int64
 		err := rows.Scan(&state, &n)
@@ -250,9 +281,16 @@ func (s *Store) CountDeadLetters(ctx context.Context, q domain.Query) (map[domai
 func (s *Store) DeadGroups(ctx context.Context, q domain.Query) ([]domain.DeadGroup, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	var c, having condition
-	c.terms(deadColumn, slices.DeleteFunc(slices.Clone(q.Terms), notCountable))
-	having.add("sum(letters) > 0")
+	var c, inState, having condition
+	for _, t := range q.Terms {
+		switch {
+		case t.Field == domain.FieldState: // which chooses groups that have such dead letters, and does not hide their others
+			inState.terms(deadColumn, []domain.Term{t})
+		case !notCountable(t):
+			c.terms(deadColumn, []domain.Term{t})
+		}
+	}
+	having.add("sum(iif("+inState.String()+", letters, 0)) > 0", inState.args...)
 	if !q.Since.IsZero() {
 		having.add("max(last_at) >= ?", q.Since.UnixMicro())
 	}

@@ -16,7 +16,7 @@ const jobColumns = `id, kind, dry_run, filter, rate, max, max_replays, stop_rati
 	base_done, base_failed, after_topic, after_partition, after_offset, report, created_at, started_at, finished_at, owner, lease_until`
 
 // CreateJob writes a job down; see ports.JobStore.
-func (s *Store) CreateJob(ctx context.Context, j domain.Job) (created bool, err error) {
+func (s *Store) CreateJob(ctx context.Context, j domain.Job, e domain.AuditEntry) (created bool, err error) {
 	err = s.inTx(ctx, func(tx *sql.Tx) error {
 		res, err := tx.Exec(`INSERT INTO replays (`+jobColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0, '', 0, 0, NULL, ?, NULL, ?, NULL, NULL)
 			ON CONFLICT DO NOTHING`, j.ID, string(j.Kind), j.DryRun, j.Filter.Filter().Encode(), j.Rate, j.Max, j.MaxReplays, j.StopRatio, j.Reason, j.Who,
@@ -25,7 +25,9 @@ func (s *Store) CreateJob(ctx context.Context, j domain.Job) (created bool, err 
 			return err
 		}
 		n, err := res.RowsAffected()
-		created = n > 0
+		if created = n > 0; err == nil && created {
+			err = audit(tx, e)
+		}
 		return err
 	})
 	return created, s.checked("create a job in "+storeFile, err)
@@ -69,7 +71,7 @@ func (s *Store) Jobs(ctx context.Context) ([]domain.Job, error) {
 }
 
 // MoveJob changes a job's state; see ports.JobStore.
-func (s *Store) MoveJob(ctx context.Context, id string, from []domain.JobState, to domain.JobState, message string, at time.Time) (moved bool, err error) {
+func (s *Store) MoveJob(ctx context.Context, id string, from []domain.JobState, to domain.JobState, message string, at time.Time, e domain.AuditEntry) (moved bool, err error) {
 	err = s.inTx(ctx, func(tx *sql.Tx) error {
 		j, err := jobs(ctx, tx, "WHERE id = ?", id)
 		if err != nil || len(j) == 0 || !slices.Contains(from, j[0].State) {
@@ -86,6 +88,9 @@ func (s *Store) MoveJob(ctx context.Context, id string, from []domain.JobState, 
 		}
 		_, err = tx.Exec(`UPDATE replays SET state = ?, message = ?, owner = NULL, lease_until = NULL, finished_at = ?, base_done = ?, base_failed = ? WHERE id = ?`,
 			string(to), message, finished, base.BaseDone, base.BaseFailed, id)
+		if err == nil {
+			err = audit(tx, e)
+		}
 		return err
 	})
 	return moved, s.checked("change a job in "+storeFile, err)
@@ -118,18 +123,24 @@ func (s *Store) ClaimJob(ctx context.Context, dryRun bool, owner string, at, unt
 
 // chosen is what a job's filter chooses: never what is stored, what the job has dealt with, or what died after it was made; and
 // for a replay, nothing that was replayed too often.
-func chosen(j domain.Job) condition {
-	c := ofDeadLetters(j.Filter)
+func (s *Store) chosen(ctx context.Context, j domain.Job) (condition, error) {
+	c, err := s.ofDeadLetters(ctx, j.Filter)
+	if err != nil {
+		return c, err
+	}
 	c.add("state <> 'stored' AND replay IS NOT ? AND died_at <= ?", j.ID, j.CreatedAt.UnixMicro())
 	if j.Kind == domain.Replay {
 		c.add("replays < ?", j.MaxReplays)
 	}
-	return c
+	return c, nil
 }
 
 // JobLetters returns what a job is to deal with next; see ports.JobStore.
 func (s *Store) JobLetters(ctx context.Context, j domain.Job, limit int) ([]domain.DeadLetter, error) {
-	c := chosen(j)
+	c, err := s.chosen(ctx, j)
+	if err != nil {
+		return nil, err
+	}
 	c.add(`(topic, partition, "offset") > (?, ?, ?)`, j.After.Topic, j.After.Partition, j.After.Offset)
 	return s.deadLetters(ctx, `WHERE `+c.String()+` ORDER BY topic, partition, "offset" LIMIT ?`, append(c.args, limit)...)
 }
@@ -138,7 +149,10 @@ func (s *Store) JobLetters(ctx context.Context, j domain.Job, limit int) ([]doma
 func (s *Store) Tallies(ctx context.Context, j domain.Job) (out []domain.Tally, err error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	c := chosen(j)
+	c, err := s.chosen(ctx, j)
+	if err != nil {
+		return nil, err
+	}
 	err = s.each(ctx, `SELECT reason, coalesce(path, ''), class, coalesce(code, ''), coalesce(error_text, ''), count(*) FROM dead_letters
 		WHERE `+c.String()+` GROUP BY 1, 2, 3, 4, 5 ORDER BY 6 DESC, 1, 2 LIMIT 100`, c.args, func(rows *sql.Rows) error {
 		var t domain.Tally
@@ -153,7 +167,10 @@ func (s *Store) Tallies(ctx context.Context, j domain.Job) (out []domain.Tally, 
 func (s *Store) CountJob(ctx context.Context, j domain.Job) (n int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	c := chosen(j)
+	c, err := s.chosen(ctx, j)
+	if err != nil {
+		return 0, err
+	}
 	err = s.read.QueryRowContext(ctx, `SELECT count(*) FROM dead_letters WHERE `+c.String(), c.args...).Scan(&n)
 	return n, s.slow(err)
 }
@@ -190,8 +207,16 @@ func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (j domain.J
 		if step.State.Over() {
 			set, args = append(set, "finished_at = ?"), append(args, at)
 		}
-		if _, err := tx.Exec(`UPDATE replays SET `+strings.Join(set, ", ")+` WHERE id = ? AND owner = ? AND state = 'running'`, append(args, step.Job, step.Owner)...); err != nil {
+		res, err := tx.Exec(`UPDATE replays SET `+strings.Join(set, ", ")+` WHERE id = ? AND owner = ? AND state = 'running'`, append(args, step.Job, step.Owner)...)
+		if err != nil {
 			return err
+		}
+		if n, err := res.RowsAffected(); err != nil {
+			return err
+		} else if n > 0 {
+			if err := audit(tx, step.Audit); err != nil {
+				return err
+			}
 		}
 		found, err := jobs(ctx, tx, "WHERE id = ?", step.Job)
 		if err == nil && len(found) == 0 {
@@ -263,12 +288,17 @@ func scanJob(rows *sql.Rows) (j domain.Job, err error) {
 
 // Audit adds an entry; see ports.AuditLog.
 func (s *Store) Audit(ctx context.Context, e domain.AuditEntry) error {
-	err := s.inTx(ctx, func(tx *sql.Tx) error {
-		_, err := tx.Exec(`INSERT INTO audit (at, who, action, target, filter, matched, done, failed, reason, outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			e.At.UnixMicro(), e.Who, e.Action, e.Target, e.Filter, e.Matched, e.Done, e.Failed, e.Reason, e.Outcome)
-		return err
-	})
-	return s.checked("write to the audit in "+storeFile, err)
+	return s.checked("write to the audit in "+storeFile, s.inTx(ctx, func(tx *sql.Tx) error { return audit(tx, e) }))
+}
+
+// audit adds an entry, unless it has no action.
+func audit(tx *sql.Tx, e domain.AuditEntry) error {
+	if e.Action == "" {
+		return nil
+	}
+	_, err := tx.Exec(`INSERT INTO audit (at, who, action, target, filter, matched, done, failed, reason, outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		e.At.UnixMicro(), e.Who, e.Action, e.Target, e.Filter, e.Matched, e.Done, e.Failed, e.Reason, e.Outcome)
+	return err
 }
 
 // Audits lists entries; see ports.AuditLog.

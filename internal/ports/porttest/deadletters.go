@@ -248,6 +248,9 @@ func storeDeadGroups(t *testing.T, h *StoreHarness) {
 		groups, err := h.Store.DeadGroups(t.Context(), deadQuery(t, query))
 		require.NoError(t, err)
 		require.Len(t, groups, want, query)
+		if query == "state=stored" {
+			require.EqualValues(t, 3, groups[0].Letters[domain.DeadOpen], "its other states are told as well")
+		}
 	}
 	gone, err := h.Store.ForgetDeadLetters(t.Context(), "docket.dlq", 1, 4)
 	require.NoError(t, err)
@@ -265,7 +268,7 @@ func (h *StoreHarness) job(t *testing.T, id, query string, edit ...func(*domain.
 	for _, e := range edit {
 		e(&j)
 	}
-	created, err := h.Store.CreateJob(t.Context(), j)
+	created, err := h.Store.CreateJob(t.Context(), j, domain.AuditEntry{At: j.CreatedAt, Who: j.Who, Action: "replay.create", Target: j.ID})
 	require.NoError(t, err)
 	require.True(t, created)
 	return j
@@ -294,7 +297,7 @@ func storeJobs(t *testing.T, h *StoreHarness) {
 
 	twin := want
 	twin.ID = "r-2"
-	created, err := h.Store.CreateJob(ctx, twin)
+	created, err := h.Store.CreateJob(ctx, twin, domain.AuditEntry{At: now, Action: "replay.create", Target: "r-2"})
 	require.NoError(t, err)
 	require.False(t, created, "the same is being done already")
 	dry := h.job(t, "r-3", "class=invalid", func(j *domain.Job) { j.DryRun = true })
@@ -331,29 +334,38 @@ func storeJobs(t *testing.T, h *StoreHarness) {
 	require.Equal(t, []int64{1, 2, 9, 99}, []int64{after.Reparsed, after.Skipped, after.Done, after.Matched})
 	require.Equal(t, "half-way", after.Message)
 
-	moved, err := h.Store.MoveJob(ctx, "r-1", domain.Active, domain.JobPaused, "by ann", now)
+	moved, err := h.Store.MoveJob(ctx, "r-1", domain.Active, domain.JobPaused, "by ann", now, domain.AuditEntry{At: now, Who: "ann", Action: "replay.pause", Target: "r-1"})
 	require.NoError(t, err)
 	require.True(t, moved)
-	moved, err = h.Store.MoveJob(ctx, "r-1", domain.Active, domain.JobPaused, "by ann", now)
+	moved, err = h.Store.MoveJob(ctx, "r-1", domain.Active, domain.JobPaused, "by ann", now, domain.AuditEntry{At: now, Who: "ann", Action: "replay.pause", Target: "r-1"})
 	require.NoError(t, err)
 	require.False(t, moved, "it is paused already")
 	after, err = h.Store.AdvanceJob(ctx, domain.JobStep{Job: "r-1", Owner: "two", At: now, LeaseUntil: now, State: domain.JobDone})
 	require.NoError(t, err)
 	require.Equal(t, domain.JobPaused, after.State, "who was working on it sees that")
 	require.Equal(t, place, after.After)
-	moved, err = h.Store.MoveJob(ctx, "r-1", domain.Resumable, domain.JobPending, "", now)
+	moved, err = h.Store.MoveJob(ctx, "r-1", domain.Resumable, domain.JobPending, "", now, domain.AuditEntry{})
 	require.NoError(t, err)
 	require.True(t, moved)
 	after, _, err = h.Store.Job(ctx, "r-1")
 	require.NoError(t, err)
 	require.EqualValues(t, 9, after.BaseDone, "failures are judged from here on")
-	moved, err = h.Store.MoveJob(ctx, "r-1", domain.Active, domain.JobCanceled, "by ann", now)
+	moved, err = h.Store.MoveJob(ctx, "r-1", domain.Active, domain.JobCanceled, "by ann", now, domain.AuditEntry{At: now, Who: "ann", Action: "replay.cancel", Target: "r-1"})
 	require.NoError(t, err)
 	require.True(t, moved)
 	after, _, err = h.Store.Job(ctx, "r-1")
 	require.NoError(t, err)
 	require.Equal(t, now, after.FinishedAt)
 	h.job(t, "r-5", want.Filter.Filter().Encode()) // which the one that is over does not keep from being made
+	entries, err := h.Store.Audits(ctx, time.Time{}, 100)
+	require.NoError(t, err)
+	actions := map[string]int{}
+	for _, e := range entries {
+		actions[e.Action+" "+e.Target]++
+	}
+	require.Equal(t, map[string]int{
+		"replay.create r-1": 1, "replay.create r-3": 1, "replay.create r-4": 1, "replay.create r-5": 1, "replay.pause r-1": 1, "replay.cancel r-1": 1,
+	}, actions, "what was done, and nothing that was not")
 	list, err := h.Store.Jobs(ctx)
 	require.NoError(t, err)
 	require.Len(t, list, 4)
@@ -424,6 +436,19 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	require.NoError(t, err)
 	require.Equal(t, []int64{4, 2, 2, 0}, []int64{j.Done, j.Stored, j.Failed, j.OnTheWay()}, "what comes again is not counted again")
 	require.Equal(t, map[domain.DeadState]int64{domain.DeadOpen: 6, domain.DeadStored: 2}, h.counts(t, ""))
+
+	end := domain.JobStep{Job: "r-1", Owner: "one", At: now, LeaseUntil: now, State: domain.JobDone, Audit: domain.AuditEntry{At: now, Who: "docket", Action: "replay.done", Target: "r-1"}}
+	for range 2 { // the second time it is over
+		j, err = h.Store.AdvanceJob(ctx, end)
+		require.NoError(t, err)
+		require.Equal(t, domain.JobDone, j.State)
+	}
+	entries, err := h.Store.Audits(ctx, time.Time{}, 1)
+	require.NoError(t, err)
+	require.Equal(t, end.Audit, entries[0])
+	entries, err = h.Store.Audits(ctx, time.Time{}, 10)
+	require.NoError(t, err)
+	require.Len(t, entries, 2)
 
 	discard := h.job(t, "d-1", "state=open&decision_id=id-8", func(j *domain.Job) { j.Kind, j.CreatedAt = domain.Discard, now.Add(time.Second) })
 	next, err := h.Store.JobLetters(ctx, discard, 10)

@@ -36,6 +36,7 @@ CREATE TABLE dead_letters (
 CREATE UNIQUE INDEX dead_letters_bytes ON dead_letters (sha256, tenant, class);
 CREATE INDEX dead_letters_place ON dead_letters (state, topic, partition, "offset");
 CREATE INDEX dead_letters_newest ON dead_letters (died_at, id);
+CREATE INDEX dead_letters_state ON dead_letters (state, died_at, id);
 CREATE INDEX dead_letters_fingerprint ON dead_letters (fingerprint, died_at);
 CREATE INDEX dead_letters_decision ON dead_letters (decision_id) WHERE decision_id IS NOT NULL;
 
