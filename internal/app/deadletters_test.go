@@ -367,6 +367,7 @@ func TestOperatorsMistakes(t *testing.T) {
 		{"no token", "dead-letters/discards", "", `{}`, 401, "bearer token"},
 		{"an unknown filter", "dead-letters/replays", "o", `{"filter":{"colour":"red"}}`, 400, `unknown parameter "colour"`},
 		{"a filter that is a number", "dead-letters/replays", "o", `{"filter":{"class":7}}`, 400, "strings or arrays of strings"},
+		{"a filter that came out empty", "dead-letters/discards", "o", `{"filter":{"fingerprint":[]},"dry_run":false,"reason":"x"}`, 400, "would choose everything"},
 		{"a class that is none", "dead-letters/replays", "o", `{"filter":{"class":"bad"}}`, 400, "is no class"},
 		{"a state that is none", "dead-letters/replays", "o", `{"filter":{"state":["open","shut"]}}`, 400, "is no state"},
 		{"a limit in a filter", "dead-letters/replays", "o", `{"filter":{"limit":"7"}}`, 400, "max bounds a job"},

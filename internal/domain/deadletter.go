@@ -120,7 +120,7 @@ func (p *Projector) DeadLetter(r Record, topics Topics) DeadLetter {
 	l.Whole = !l.Decision && hex.EncodeToString(l.SHA256[:]) == h.Upload
 	if !l.Whole {
 		d := p.Project(r)
-		l.Path, l.DecisionID = d.Path, d.ID
+		l.Path, l.DecisionID = d.Path, clean(d.ID)
 		switch {
 		case l.Decision:
 			l.Timestamp = d.Timestamp
@@ -135,6 +135,9 @@ func (p *Projector) DeadLetter(r Record, topics Topics) DeadLetter {
 	}
 	b := BlameOf(&Error{Class: l.Class, Code: l.Code, Text: cmp.Or(l.Error, string(l.Reason))}, l.Path)
 	l.Text, l.Fingerprint = b.Text, b.Fingerprint
+	if l.Error == "" {
+		l.Text = string(l.Reason) // with its digits
+	}
 	return l
 }
 
@@ -156,6 +159,7 @@ func FoldDeadLetters(letters []DeadLetter) []DeadLetter {
 			continue
 		}
 		l.ID, l.Copies = out[i].ID, out[i].Copies+l.Copies
+		l.Replay, l.Replays = cmp.Or(l.Replay, out[i].Replay), max(l.Replays, out[i].Replays)
 		out[i] = l
 	}
 	return out

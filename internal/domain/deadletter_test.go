@@ -67,6 +67,8 @@ func TestDeadLetterOf(t *testing.T) {
 			DeadLetter{Class: Invalid, Reason: Expired, Text: "expired", Tenant: "default", DecisionID: HashID([]byte(`{"a":1}`)), Decision: true}},
 		{"an element with an id", Record{Topic: "docket.dlq", Value: []byte(decision), Headers: Headers{ErrorClass: Invalid, Reason: TooDeep, Upload: upload("more")}},
 			DeadLetter{Class: Invalid, Reason: TooDeep, Text: "too_deep", Tenant: "default", DecisionID: "d-1", Path: "http/authz/allow"}},
+		{"an element with an id that is no text", Record{Topic: "docket.dlq", Value: []byte("{\"decision_id\":\"caf\xe9\"}"), Headers: Headers{ErrorClass: Invalid, Reason: InvalidUTF8, Upload: upload("more")}},
+			DeadLetter{Class: Invalid, Reason: InvalidUTF8, Text: "invalid_utf8", Tenant: "default", DecisionID: "caf\uFFFD"}},
 		{"an element that is none", Record{Topic: "docket.dlq", Value: []byte(`7`), Headers: Headers{ErrorClass: Invalid, Reason: NotObject, Upload: upload("[7]")}},
 			DeadLetter{Class: Invalid, Reason: NotObject, Text: "not_object", Tenant: "default"}},
 		{"a whole upload", Record{Topic: "docket.dlq", Value: []byte("rubbish"), Headers: Headers{ErrorClass: Invalid, Reason: BadGzip, Upload: upload("rubbish")}},
@@ -104,6 +106,11 @@ func TestFoldDeadLetters(t *testing.T) {
 	first := l(4, Invalid, "d")
 	first.ID, first.Copies = "docket.dlq:0:1", 3
 	require.Equal(t, []DeadLetter{first, l(2, Unknown, "b")}, got)
+
+	back := l(5, Invalid, "e")
+	back.Replay, back.Replays = "r-1", 2
+	got = FoldDeadLetters([]DeadLetter{back, l(6, Invalid, "f")})
+	require.Equal(t, []any{"r-1", 2, "f"}, []any{got[0].Replay, got[0].Replays, got[0].Error}, "one of them came from a replay")
 }
 
 func TestParseDeadQuery(t *testing.T) {
@@ -112,6 +119,8 @@ func TestParseDeadQuery(t *testing.T) {
 		{"", ""},
 		{"state=open&state=replayed&class=!invalid&path=http*&since=1h&until=2026-11-20T11:30:00Z&limit=7", ""},
 		{"state=*", ""},
+		{"path=/!x&path=*&path=!a", ""},
+		{"until=9999-12-31T23:59:59-05:00", "until:"},
 		{"state=shut", "is no state"},
 		{"class=bad", "is no class"},
 		{"colour=red", "unknown parameter"},
@@ -163,6 +172,7 @@ func TestTooManyFail(t *testing.T) {
 func FuzzDeadLetter(f *testing.F) {
 	f.Add([]byte(`{"decision_id":"a"}`), "docket-reason", "too_deep")
 	f.Add([]byte("\x1f\x8b"), "docket-error", "\xff\x00")
+	f.Add([]byte("{\"decision_id\":\"caf\xe9\"}"), "docket-reason", "invalid_utf8")
 	f.Add([]byte(strings.Repeat("[", 20_000)), "docket-error-class", "invalid")
 	p := newProjector(f)
 	f.Fuzz(func(t *testing.T, value []byte, name, text string) {

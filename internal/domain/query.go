@@ -158,6 +158,9 @@ func (q Query) Filter() url.Values {
 	for _, t := range q.Terms {
 		for _, m := range t.Matches {
 			text := m.Text
+			if t.Field == FieldPath {
+				text = "/" + text // so that a ! in it is none of ours
+			}
 			if m.Not {
 				text = "!" + text
 			}
@@ -237,7 +240,7 @@ func parseTerm(field Field, values []string) (Term, error) {
 
 // ParseInstant reads an RFC 3339 time, or a duration back from now such as 15m, 24h or 7d.
 func ParseInstant(s string, now time.Time) (time.Time, error) {
-	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
+	if t, err := time.Parse(time.RFC3339Nano, s); err == nil && readableYear(t) {
 		return t.UTC(), nil
 	}
 	text, days := s, 1

@@ -13,12 +13,15 @@ import (
 const IndexGroup = "docket-dead-letters"
 
 const (
-	// indexWait is how long dead letters wait for a store that is away, and indexAgain how often one that has no row is looked at:
-	// replayed ones by the second, because somebody watches, and open ones round and round, a step a second.
-	indexWait  = 2 * time.Second
+	// indexWait is how long dead letters wait for a store that is away.
+	indexWait = 2 * time.Second
+	// Dead letters without a row are looked at round and round: replayed ones in several steps a turn, and open ones in a small one.
+	// Turns follow faster while there is something to close.
 	tendEvery  = 500 * time.Millisecond
 	tendIdle   = 2 * time.Second
 	tendStep   = 2000
+	tendSteps  = 5
+	tendOpen   = 1000
 	forgetEach = 10 * time.Minute
 )
 
@@ -39,78 +42,76 @@ type IndexStore interface {
 
 // Handle indexes a batch of the dead-letter topics; see ports.Handler.
 func (x *Index) Handle(ctx context.Context, batch []domain.Record) ([]ports.Hold, error) {
-	err := x.index(ctx, batch)
-	switch domain.ClassOf(err) {
-	case domain.Canceled:
+	err := x.take(ctx, batch)
+	if err == nil || domain.ClassOf(err) == domain.Canceled {
 		return nil, err
-	case domain.Unavailable, domain.Misconfigured:
-		x.Logger.Debug("dead letters wait to be indexed", "records", len(batch), "error", err)
-		return ports.HoldAll(batch, time.Now().Add(indexWait)), nil
-	case domain.Invalid, domain.Unknown:
 	}
-	if err == nil {
-		return nil, nil
-	}
-	// One of them cannot be indexed. Alone it is left out: its bytes stay in the log, and the others must not wait for it.
-	for i, r := range batch {
-		err := x.index(ctx, batch[i:i+1])
-		switch domain.ClassOf(err) {
-		case domain.Canceled, domain.Unavailable, domain.Misconfigured:
-			return ports.HoldAll(batch, time.Now().Add(indexWait)), nil
-		case domain.Invalid, domain.Unknown:
-		}
-		if err != nil {
-			x.Logger.Error("a dead letter cannot be indexed: it is in the log, and in no list. Mend the cause and run docket dlq reindex",
-				"dead_letter", r.Place().String(), "error", err)
-		}
-	}
-	return nil, nil
+	x.Logger.Debug("dead letters wait to be indexed", "records", len(batch), "error", err)
+	return ports.HoldAll(batch, time.Now().Add(indexWait)), nil
 }
 
-func (x *Index) index(ctx context.Context, records []domain.Record) error {
+// take indexes records. One that cannot be indexed is found by halves and left out: its bytes stay in the log, and the others must
+// not wait for it. Errors: those that are no record's fault.
+func (x *Index) take(ctx context.Context, records []domain.Record) error {
 	letters := make([]domain.DeadLetter, len(records))
 	for i, r := range records {
 		letters[i] = x.Projector.DeadLetter(r, x.Topics)
 	}
-	return x.Store.IndexDeadLetters(ctx, letters)
+	err := x.Store.IndexDeadLetters(ctx, letters)
+	switch domain.ClassOf(err) {
+	case domain.Canceled, domain.Unavailable, domain.Misconfigured:
+		return err
+	case domain.Invalid, domain.Unknown:
+	}
+	switch half := len(records) / 2; {
+	case err == nil:
+		return nil
+	case half == 0:
+		x.Logger.Error("a dead letter cannot be indexed: it is in the log, and in no list. Mend the cause and run docket dlq reindex",
+			"dead_letter", records[0].Place().String(), "error", err)
+		return nil
+	default:
+		if err := x.take(ctx, records[:half]); err != nil {
+			return err
+		}
+		return x.take(ctx, records[half:])
+	}
 }
 
 // Tend closes dead letters that are stored and forgets those that have fallen off the log, until ctx is done.
 func (x *Index) Tend(ctx context.Context) {
-	var open domain.Place
+	var open, replayed domain.Place
 	var forgot time.Time
 	for {
 		wait := tendIdle
-		if x.closeReplayed(ctx) {
-			wait = tendEvery
+		var closed int
+		if closed, replayed = x.closeReplayed(ctx, replayed); closed > 0 {
+			wait = tendEvery // somebody watches
 		}
 		var err error
-		if _, open, err = x.Store.CloseStored(ctx, domain.DeadOpen, open, tendStep); err != nil && ctx.Err() == nil {
+		if _, open, err = x.Store.CloseStored(ctx, domain.DeadOpen, open, tendOpen); err != nil && ctx.Err() == nil {
 			x.Logger.Debug("dead letters were not looked at", "error", err) // the breaker has told
 		}
 		if time.Since(forgot) > forgetEach && x.forget(ctx) == nil {
 			forgot = time.Now()
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !sleep(ctx, wait) {
 			return
-		case <-timer.C:
 		}
 	}
 }
 
-// closeReplayed looks once at everything that was replayed, and reports whether there is any.
-func (x *Index) closeReplayed(ctx context.Context) (some bool) {
-	for after := (domain.Place{}); ; {
-		closed, next, err := x.Store.CloseStored(ctx, domain.DeadReplayed, after, tendStep)
-		some = some || closed > 0 || next.Topic != ""
-		if err != nil || next.Topic == "" {
-			return some
+// closeReplayed looks at the next few of what was replayed behind a place, and closes what is stored. next is where to go on, zero at
+// the end.
+func (x *Index) closeReplayed(ctx context.Context, after domain.Place) (closed int, next domain.Place) {
+	for range tendSteps {
+		n, next, err := x.Store.CloseStored(ctx, domain.DeadReplayed, after, tendStep)
+		closed += n
+		if after = next; err != nil || next.Topic == "" {
+			break
 		}
-		after = next
 	}
+	return closed, after
 }
 
 // forget removes from the index what the log does not hold any more. What was still open then is lost for good, and written down.

@@ -19,6 +19,8 @@ const (
 	// askForJobs is how often a process looks for work, and lease how long another one waits after it was killed.
 	askForJobs = 500 * time.Millisecond
 	lease      = 15 * time.Second
+	// retryJob is how long a job rests that cannot go on for now.
+	retryJob = 5 * time.Second
 	// heartbeat is the longest that a job goes without a word: its owner says that it lives, and hears what an operator wants.
 	heartbeat = 2 * time.Second
 	// jobStep and jobBytes bound what is replayed, or indexed, at once.
@@ -71,23 +73,25 @@ func (j *Jobs) Run(ctx context.Context) {
 	var lanes sync.WaitGroup
 	for _, dry := range []bool{true, false} {
 		lanes.Go(func() {
-			for sleep(ctx, askForJobs) {
-				j.next(ctx, dry)
+			for pause := askForJobs; sleep(ctx, pause); {
+				if pause = askForJobs; !j.next(ctx, dry) {
+					pause = retryJob
+				}
 			}
 		})
 	}
 	lanes.Wait()
 }
 
-// next works on a job, if there is one, until it is over or cannot go on for now.
-func (j *Jobs) next(ctx context.Context, dry bool) {
+// next works on a job, if there is one, until it is over, and reports whether it came to that or cannot go on for now.
+func (j *Jobs) next(ctx context.Context, dry bool) (well bool) {
 	now := j.now().UTC()
 	job, found, err := j.Store.ClaimJob(ctx, dry, j.Owner, now, now.Add(lease))
 	if err != nil || !found {
-		return // a store that is away is the breaker's news
+		return true // a store that is away is the breaker's news
 	}
 	j.Logger.Info("a job is taken up", "job", job.ID, "kind", job.Kind, "dry_run", job.DryRun, "matched", job.Matched, "done", job.Done)
-	w := &work{Jobs: j, ctx: ctx, job: job}
+	w, well := &work{Jobs: j, ctx: ctx, job: job}, true
 	switch {
 	case job.Kind == domain.Reindex:
 		err = w.reindex()
@@ -98,9 +102,10 @@ func (j *Jobs) next(ctx context.Context, dry bool) {
 	default:
 		err = w.replay()
 	}
-	switch {
+	switch class := domain.ClassOf(err); {
 	case err == nil || ctx.Err() != nil:
-	case domain.ClassOf(err) == domain.Unavailable || domain.ClassOf(err) == domain.Canceled:
+	case class == domain.Unavailable || class == domain.Misconfigured || class == domain.Canceled: // it passes, or is mended
+		well = false
 		j.Logger.Warn("a job cannot go on for now; it is taken up again", "job", job.ID, "error", err)
 		_, _ = w.advance(domain.JobStep{Message: "it cannot go on for now, and is taken up again: " + err.Error()}) // if the store is there
 	default:
@@ -109,6 +114,7 @@ func (j *Jobs) next(ctx context.Context, dry bool) {
 	if w.over {
 		j.Logger.Info("a job has ended", "job", job.ID, "state", w.job.State, "done", w.job.Done, "failed", w.job.Failed, "message", w.job.Message)
 	}
+	return well
 }
 
 // work is one process's turn at a job.
@@ -120,6 +126,8 @@ type work struct {
 	// sent are steps that are done and not written down yet, since sentAt.
 	sent   []domain.JobStep
 	sentAt []time.Time
+	// closing is where to look on for replayed dead letters that are stored.
+	closing domain.Place
 }
 
 // advance writes down what was done and hears whether to go on.
@@ -152,7 +160,7 @@ func (w *work) wait(d time.Duration, message string, enough func() bool) (goOn b
 			return true, nil
 		}
 		if enough != nil {
-			w.Index.closeReplayed(w.ctx)
+			_, w.closing = w.Index.closeReplayed(w.ctx, w.closing)
 		}
 		if goOn, err := w.advance(domain.JobStep{Message: message}); !goOn || err != nil {
 			return false, err
@@ -179,11 +187,11 @@ func (w *work) finish(step domain.JobStep) {
 }
 
 // letters are what the job is to deal with next: at most n, and not more bytes than may be in memory.
-func (w *work) letters(job domain.Job, n int64) ([]domain.DeadLetter, error) {
+func (w *work) letters(ctx context.Context, job domain.Job, n int64) ([]domain.DeadLetter, error) {
 	if n = min(n, job.Left()); n <= 0 {
 		return nil, nil
 	}
-	letters, err := w.Store.JobLetters(w.ctx, job, int(n))
+	letters, err := w.Store.JobLetters(ctx, job, int(n))
 	bytes := 0
 	for i, l := range letters {
 		if bytes += l.Bytes; bytes > jobBytes && i > 0 {
@@ -196,7 +204,7 @@ func (w *work) letters(job domain.Job, n int64) ([]domain.DeadLetter, error) {
 // discard gives dead letters up.
 func (w *work) discard() error {
 	for {
-		letters, err := w.letters(w.job, jobStep)
+		letters, err := w.letters(w.ctx, w.job, jobStep)
 		if err != nil {
 			return err
 		}
@@ -221,10 +229,11 @@ func (w *work) replay() error {
 	}
 	r := w.reader(chunk)
 	defer r.end()
-	for {
-		b := r.next()
-		if b.err != nil {
-			return b.err
+	defer func() { _, _ = w.flush(0, 0) }() // however the turn ends, what was sent is written down if it can be
+	for tested := false; ; {
+		b, goOn, err := r.next()
+		if err != nil || !goOn {
+			return err
 		}
 		if len(b.letters) == 0 {
 			if goOn, err := w.flush(0, 0); err != nil || !goOn {
@@ -238,19 +247,21 @@ func (w *work) replay() error {
 				return err
 			}
 		}
-		step, err := w.send(b)
-		if err != nil {
+		step, goOn, err := w.send(b)
+		if err != nil || !goOn {
 			return err
 		}
 		w.sent, w.sentAt = append(w.sent, step), append(w.sentAt, w.now())
 		age, most := comeHome, onTheWay/jobStep
-		if limiter != nil || r.sent <= canary {
+		if limiter != nil || !tested {
 			age, most = 0, 0
 		}
 		if goOn, err := w.flush(age, most); err != nil || !goOn {
 			return err
 		}
-		if stopped, err := w.watch(); err != nil || stopped {
+		test := !tested && r.sent >= canary
+		tested = tested || test
+		if stopped, err := w.watch(test); err != nil || stopped {
 			return err
 		}
 	}
@@ -285,63 +296,84 @@ type fetched struct {
 // is asked for, and while others are sent.
 type reader struct {
 	work    *work
+	ctx     context.Context //nolint:containedctx // it ends with the turn
+	stop    context.CancelFunc
 	chunk   int64
 	ahead   domain.Job // as it will be once everything that was asked for is dealt with
-	sent    int64      // of the job, once what was handed out is
+	asked   int64      // for in this turn
+	sent    int64      // of it, handed out
 	buffer  fetched
-	pending func() fetched
+	pending chan fetched
 }
 
 func (w *work) reader(chunk int64) *reader {
-	r := &reader{work: w, chunk: chunk, ahead: w.job, sent: w.job.Done}
+	r := &reader{work: w, chunk: chunk, ahead: w.job}
+	r.ctx, r.stop = context.WithCancel(w.ctx)
 	r.ask()
 	return r
 }
 
-// ask begins to read what comes behind what was asked for.
+// ask begins to read what comes behind what was asked for: at first no more than the canary.
 func (r *reader) ask() {
 	n, job := r.chunk, r.ahead
 	switch {
-	case job.Done < canary:
-		n = min(n, canary-job.Done)
+	case r.asked < canary:
+		n = min(n, canary-r.asked)
 	case n == jobStep:
 		n = readAhead
 	}
-	done := make(chan fetched, 1)
+	pending := make(chan fetched, 1)
+	r.pending = pending
 	go func() {
 		var f fetched
-		if f.letters, f.err = r.work.letters(job, n); f.err == nil {
-			f.records, f.err = r.work.records(f.letters)
+		if f.letters, f.err = r.work.letters(r.ctx, job, n); f.err == nil {
+			f.records, f.err = r.work.records(r.ctx, f.letters)
 		}
-		done <- f
+		pending <- f
 	}()
-	r.pending = sync.OnceValue(func() fetched { return <-done })
 }
 
-// end waits for what is being read: nothing reads on behind the end of a turn.
-func (r *reader) end() { r.pending() }
-
-// next returns a chunk, or nothing at the end.
-func (r *reader) next() fetched {
-	if len(r.buffer.letters) == 0 {
-		r.buffer = r.pending()
-		if n := len(r.buffer.letters); n > 0 && r.buffer.err == nil {
-			r.ahead.After, r.ahead.Done = r.buffer.letters[n-1].Place, r.ahead.Done+int64(n)
-			r.ask()
-		}
+// end stops what is being read, and waits for it.
+func (r *reader) end() {
+	r.stop()
+	if r.pending != nil {
+		<-r.pending
 	}
-	out := r.buffer
+}
+
+// next returns a chunk, or nothing at the end. While it waits, the job's owner says that it lives.
+func (r *reader) next() (out fetched, goOn bool, err error) {
+	for alive := time.NewTicker(heartbeat); len(r.buffer.letters) == 0; {
+		select {
+		case r.buffer = <-r.pending:
+			alive.Stop()
+			r.pending = nil
+		case <-alive.C:
+			if goOn, err := r.work.advance(domain.JobStep{Message: r.work.job.Message}); err != nil || !goOn {
+				alive.Stop()
+				return out, false, err
+			}
+			continue
+		}
+		n := len(r.buffer.letters)
+		if n == 0 || r.buffer.err != nil {
+			return out, true, r.buffer.err
+		}
+		r.ahead.After, r.ahead.Done, r.asked = r.buffer.letters[n-1].Place, r.ahead.Done+int64(n), r.asked+int64(n)
+		r.ask()
+	}
+	out = r.buffer
 	out.letters = out.letters[:min(int64(len(out.letters)), r.chunk)]
 	r.buffer.letters = r.buffer.letters[len(out.letters):]
 	r.sent += int64(len(out.letters))
-	return out
+	return out, true, nil
 }
 
 // watch stops a replay of which too much fails, lets the first ones come home before the others go, and keeps it from running
 // away from what it has sent.
-func (w *work) watch() (stopped bool, err error) {
+func (w *work) watch(test bool) (stopped bool, err error) {
 	home := func() bool { return w.job.OnTheWay() == 0 || w.job.TooManyFail() }
-	if w.job.Done == canary {
+	if test {
 		if goOn, err := w.wait(canaryWait, fmt.Sprintf("the first %d were sent; waiting to see what becomes of them", canary), home); err != nil || !goOn {
 			return true, err
 		}
@@ -354,6 +386,9 @@ func (w *work) watch() (stopped bool, err error) {
 	}
 	if !w.job.TooManyFail() {
 		return false, nil
+	}
+	if goOn, err := w.flush(0, 0); err != nil || !goOn {
+		return true, err
 	}
 	w.end(domain.JobStopped, fmt.Sprintf("%d of %d replayed dead letters failed again, more than %.0f %%. Look why with docket dlq groups, and mend it; then "+
 		"docket dlq cancel %s, and replay anew (docket dlq resume goes on with the rest only)", w.job.Failed, w.job.Done, 100*w.job.StopRatio, w.job.ID))
@@ -428,7 +463,7 @@ func (w *work) reindexPartition(at domain.Place, end int64) (goOn bool, err erro
 	for goOn = true; at.Offset < end && goOn; {
 		var records []domain.Record
 		bytes := 0
-		next, err := w.read(at, func(r domain.Record) bool {
+		next, err := w.read(w.ctx, at, func(r domain.Record) bool {
 			records = append(records, r)
 			bytes += len(r.Value)
 			return len(records) < jobStep && bytes < jobBytes
@@ -439,7 +474,7 @@ func (w *work) reindexPartition(at domain.Place, end int64) (goOn bool, err erro
 		if next <= at.Offset || len(records) == 0 {
 			return true, nil
 		}
-		if err := w.Index.index(w.ctx, records); err != nil {
+		if err := w.Index.take(w.ctx, records); err != nil {
 			return false, err
 		}
 		at.Offset = next

@@ -45,7 +45,7 @@ func (w *work) tryOut(report *domain.Rehearsal) (goOn bool, err error) {
 	defer func() { w.job.After = at }()
 	seen, failed := int64(0), 0
 	for block := int64(0); seen < report.Of; block++ {
-		letters, err := w.letters(w.job, min(rehearsalBlock, report.Of-seen))
+		letters, err := w.letters(w.ctx, w.job, min(rehearsalBlock, report.Of-seen))
 		if err != nil {
 			return false, err
 		}
@@ -76,7 +76,7 @@ func (w *work) tryOut(report *domain.Rehearsal) (goOn bool, err error) {
 
 // tryBlock rehearses dead letters and counts those that would fail.
 func (w *work) tryBlock(letters []domain.DeadLetter, report *domain.Rehearsal) (failed int, err error) {
-	records, err := w.records(letters)
+	records, err := w.records(w.ctx, letters)
 	if err != nil {
 		return 0, err
 	}

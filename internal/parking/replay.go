@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"io"
 	"slices"
 	"time"
@@ -12,34 +13,43 @@ import (
 )
 
 const (
-	// readTimeout bounds one look into the log, and readGap is how many records are read over rather than looked for anew.
+	// readTimeout bounds one look into the log, which reads over at most readGap records between two dead letters and spans at most
+	// readSpan.
 	readTimeout = 20 * time.Second
 	readGap     = 2000
+	readSpan    = 50_000
+	// publishTimeout is shorter than the lease. outboxBytes are published at once, or jobStep records.
+	publishTimeout = 10 * time.Second
+	outboxBytes    = 8 << 20
 )
 
 // read visits records of a partition from a place on.
-func (w *work) read(from domain.Place, visit func(domain.Record) bool) (int64, error) {
-	ctx, cancel := context.WithTimeout(w.ctx, readTimeout)
+func (w *work) read(ctx context.Context, from domain.Place, visit func(domain.Record) bool) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	return w.Log.Read(ctx, from.Topic, from.Partition, from.Offset, visit)
 }
 
-// records reads the bytes of dead letters, which are in the log's order. Those that have fallen off it are missing.
-func (w *work) records(letters []domain.DeadLetter) (map[domain.Place]domain.Record, error) {
+// records reads the bytes of dead letters, which are in the log's order. Those that have fallen off it, or whose place holds other
+// bytes by now, are missing.
+func (w *work) records(ctx context.Context, letters []domain.DeadLetter) (map[domain.Place]domain.Record, error) {
 	found := make(map[domain.Place]domain.Record, len(letters))
 	for i := 0; i < len(letters); {
 		last := i
 		for last+1 < len(letters) && letters[last+1].Topic == letters[i].Topic && letters[last+1].Partition == letters[i].Partition &&
-			letters[last+1].Offset-letters[last].Offset <= readGap {
+			letters[last+1].Offset-letters[last].Offset <= readGap && letters[last+1].Offset-letters[i].Offset <= readSpan {
 			last++
 		}
 		next := i
-		if _, err := w.read(letters[i].Place, func(r domain.Record) bool {
+		if _, err := w.read(ctx, letters[i].Place, func(r domain.Record) bool {
 			for next <= last && letters[next].Offset < r.Offset {
 				next++ // it is gone
 			}
 			if next <= last && letters[next].Offset == r.Offset {
-				found[r.Place()] = r
+				if sha256.Sum256(r.Value) == letters[next].SHA256 {
+					r.Value = bytes.Clone(r.Value) // the log's keeps everything that came with it in memory
+					found[r.Place()] = r
+				}
 				next++
 			}
 			return next <= last
@@ -53,36 +63,76 @@ func (w *work) records(letters []domain.DeadLetter) (map[domain.Place]domain.Rec
 
 // send publishes dead letters to the parking topic, where they yield to fresh decisions and wait for a store that is away. A row
 // has one attempt: one that is refused again comes straight back.
-func (w *work) send(b fetched) (domain.JobStep, error) {
-	step := domain.JobStep{To: domain.DeadReplayed, After: b.letters[len(b.letters)-1].Place}
-	var out []domain.Record
+func (w *work) send(b fetched) (step domain.JobStep, goOn bool, err error) {
+	step = domain.JobStep{To: domain.DeadReplayed, After: b.letters[len(b.letters)-1].Place}
+	out := outbox{work: w, alive: w.now()}
 	for _, l := range b.letters {
 		r, ok := b.records[l.Place]
 		switch {
 		case !ok:
 			step.Skipped++
+			continue
 		case l.Decision:
-			out, step.Moved = append(out, w.again(r)), append(step.Moved, l)
+			step.Moved = append(step.Moved, l)
+			goOn, err = out.add(w.again(r))
 		default:
-			again, readable, err := w.reparse(l, r)
-			if err != nil {
-				return step, err
+			again, readable, parseErr := w.reparse(l, r)
+			if parseErr != nil {
+				return step, false, parseErr
 			}
-			out = append(out, again...)
 			if readable {
 				step.Moved = append(step.Moved, l)
 				step.Reparsed++
 			} else {
 				step.Failed = append(step.Failed, l.Place)
 			}
+			goOn, err = out.add(again...)
+		}
+		if err != nil || !goOn {
+			return step, false, err
 		}
 	}
-	if len(out) == 0 {
-		return step, nil
+	return step, true, out.publish()
+}
+
+// outbox publishes what a step sends in portions: a put-aside upload may hold as much as the log takes at once.
+type outbox struct {
+	work    *work
+	records []domain.Record
+	bytes   int
+	alive   time.Time
+}
+
+// add takes records, and publishes when there are enough.
+func (o *outbox) add(records ...domain.Record) (goOn bool, err error) {
+	for _, r := range records {
+		o.records, o.bytes = append(o.records, r), o.bytes+len(r.Value)
+		if len(o.records) < jobStep && o.bytes < outboxBytes {
+			continue
+		}
+		if err := o.publish(); err != nil {
+			return false, err
+		}
+		if o.work.now().Sub(o.alive) < heartbeat {
+			continue
+		}
+		o.alive = o.work.now()
+		if goOn, err := o.work.advance(domain.JobStep{Message: o.work.job.Message}); err != nil || !goOn {
+			return false, err
+		}
 	}
-	ctx, cancel := context.WithTimeout(w.ctx, readTimeout)
+	return true, nil
+}
+
+func (o *outbox) publish() error {
+	if len(o.records) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(o.work.ctx, publishTimeout)
 	defer cancel()
-	return step, w.Log.Publish(ctx, out)
+	err := o.work.Log.Publish(ctx, o.records)
+	o.records, o.bytes = nil, 0
+	return err
 }
 
 // again addresses a dead decision to the parking topic. Its history stays, so that it is not counted as a new failure of the

@@ -132,7 +132,10 @@ func (t *Trail) Follow(caller context.Context, id, opa string, from map[string]i
 		r.Search = nil
 	}
 	if len(r.Rows) == 0 && len(r.Waiting) == 0 && r.StoreErr == nil {
-		t.ask(ctx, &r) // it may have passed from the log to the store meanwhile
+		again := Report{ID: id} // it may have passed from the log to the store meanwhile
+		if t.ask(ctx, &again); again.StoreErr == nil {
+			r.Rows, r.Dead = again.Rows, again.Dead
+		}
 	}
 	if err := caller.Err(); err != nil {
 		return r, domain.Errorf(domain.ClassOf(err), "follow a decision: %w", err)

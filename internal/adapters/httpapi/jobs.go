@@ -25,8 +25,8 @@ func (t *texts) UnmarshalJSON(b []byte) error {
 		return nil
 	}
 	var many []string
-	if err := json.Unmarshal(b, &many); err != nil {
-		return fmt.Errorf("a filter's values are strings or arrays of strings, not %.40s", b)
+	if err := json.Unmarshal(b, &many); err != nil || len(many) == 0 {
+		return fmt.Errorf("a filter's values are strings or arrays of strings, at least one, and not %.40s: an empty one would choose everything", b)
 	}
 	*t = many
 	return nil

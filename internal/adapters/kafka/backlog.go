@@ -39,8 +39,15 @@ func (l *Log) Backlog(ctx context.Context, group string, topics ...string) ([]po
 	return out, l.age(ctx, topics, out)
 }
 
-// offsets asks for the first and last offsets of topics, and for a group's. A group that is not there has none.
+// offsets asks for a group's offsets, and for the first and last ones of topics. A group that is not there has none. The ends are
+// asked for last, so that a record which moves from one topic to the other meanwhile is met in one of them.
 func (l *Log) offsets(ctx context.Context, group string, topics []string) (starts, ends kadm.ListedOffsets, committed kadm.OffsetResponses, err error) {
+	if group != "" {
+		committed, err = l.admin.FetchOffsets(ctx, group)
+	}
+	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+		return nil, nil, nil, classify("ask Kafka for the offsets of "+group, err)
+	}
 	if starts, err = l.admin.ListStartOffsets(ctx, topics...); err == nil {
 		err = starts.Error()
 	}
@@ -50,16 +57,7 @@ func (l *Log) offsets(ctx context.Context, group string, topics []string) (start
 	if ends, err = l.admin.ListEndOffsets(ctx, topics...); err == nil {
 		err = ends.Error()
 	}
-	if err != nil {
-		return nil, nil, nil, classify("ask Kafka for the last offsets", err)
-	}
-	if group == "" {
-		return starts, ends, nil, nil
-	}
-	if committed, err = l.admin.FetchOffsets(ctx, group); errors.Is(err, kerr.GroupIDNotFound) {
-		return starts, ends, nil, nil
-	}
-	return starts, ends, committed, classify("ask Kafka for the offsets of "+group, err)
+	return starts, ends, committed, classify("ask Kafka for the last offsets", err)
 }
 
 // age fills in when the oldest record that waits in each partition was written.

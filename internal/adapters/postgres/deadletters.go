@@ -49,10 +49,14 @@ const (
 			copies = CASE WHEN ` + isCopy + ` THEN d.copies + excluded.copies ELSE greatest(d.copies, excluded.copies) END,
 			replay = coalesce(excluded.replay, d.replay), replays = greatest(d.replays, excluded.replays)
 			WHERE ` + isCopy + ` OR (excluded.topic, excluded.partition, excluded."offset") = (d.topic, d.partition, d."offset")
-		RETURNING replay, indexed_at)
+		RETURNING replay, changed_at)
 		UPDATE replays r SET failed = r.failed + c.n
-			FROM (SELECT replay, count(*) AS n FROM came WHERE replay IS NOT NULL AND indexed_at = $1::timestamptz GROUP BY replay) c WHERE r.id = c.replay`
+			FROM (SELECT replay, count(*) AS n FROM came WHERE replay IS NOT NULL AND changed_at = $1::timestamptz GROUP BY replay) c WHERE r.id = c.replay`
 )
+
+// forgetOthers removes rows whose place holds other bytes by now: the topic was made anew.
+const forgetOthers = `DELETE FROM dead_letters d USING unnest($1::text[], $2::bytea[], $3::text[], $4::text[]) AS u(id, sha256, tenant, class)
+	WHERE d.id = u.id AND (d.sha256, d.tenant, d.class) <> (u.sha256, u.tenant, u.class)`
 
 // IndexDeadLetters takes in dead letters; see ports.DeadLetterIndex.
 func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLetter) error {
@@ -64,12 +68,13 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 	}
 	err := s.change(ctx, "index dead letters", func(b *pgx.Batch) {
 		b.Queue(inIndexOrder)
+		b.Queue(forgetOthers, u.id, u.sum, u.tenant, u.class)
 		b.Queue(indexDeadLetters, append([]any{s.opts.Now().UTC()}, u.args()...)...)
 	})
 	if err != nil {
 		return err
 	}
-	_, err = s.closeStored(ctx, folded, false)
+	_, err = s.closeStored(ctx, folded)
 	return err
 }
 
@@ -104,9 +109,11 @@ func (u *deadColumnsOf) args() []any {
 }
 
 // The count of a job's stored dead letters follows only what it has replayed.
-const closeDeadLetters = `WITH closed AS (UPDATE dead_letters SET state = 'stored', changed_at = $1::timestamptz
-	WHERE id = ANY($2::text[]) AND state IN ('open', 'replayed') RETURNING replay)
-	UPDATE replays r SET stored = r.stored + c.n FROM (SELECT replay, count(*) AS n FROM closed WHERE $3 AND replay IS NOT NULL GROUP BY replay) c WHERE r.id = c.replay`
+const closeDeadLetters = `WITH was AS (SELECT d.id, d.state, d.replay FROM dead_letters d JOIN unnest($2::bytea[], $3::text[], $4::text[]) AS u(sha256, tenant, class)
+		ON (d.sha256, d.tenant, d.class) = (u.sha256, u.tenant, u.class) WHERE d.state IN ('open', 'replayed')),
+	closed AS (UPDATE dead_letters d SET state = 'stored', changed_at = $1::timestamptz FROM was WHERE d.id = was.id RETURNING was.state, was.replay)
+	UPDATE replays r SET stored = r.stored + c.n
+		FROM (SELECT replay, count(*) AS n FROM closed WHERE state = 'replayed' AND replay IS NOT NULL GROUP BY replay) c WHERE r.id = c.replay`
 
 // visitStored tells of those of the dead letters whose row exists with the same bytes.
 func (s *Store) visitStored(ctx context.Context, letters []domain.DeadLetter, visit func(at int)) error {
@@ -131,26 +138,26 @@ func (s *Store) visitStored(ctx context.Context, letters []domain.DeadLetter, vi
 }
 
 // closeStored closes those of the dead letters that are stored.
-func (s *Store) closeStored(ctx context.Context, letters []domain.DeadLetter, replayed bool) (int, error) {
-	var ids []string
-	err := s.visitStored(ctx, letters, func(i int) { ids = append(ids, letters[i].ID) })
-	if err != nil || len(ids) == 0 {
+func (s *Store) closeStored(ctx context.Context, letters []domain.DeadLetter) (int, error) {
+	var u deadColumnsOf
+	err := s.visitStored(ctx, letters, func(i int) { u.add(letters[i]) })
+	if err != nil || len(u.id) == 0 {
 		return 0, err
 	}
-	return len(ids), s.change(ctx, "close dead letters", func(b *pgx.Batch) {
+	return len(u.id), s.change(ctx, "close dead letters", func(b *pgx.Batch) {
 		b.Queue(inIndexOrder)
-		b.Queue(closeDeadLetters, s.opts.Now().UTC(), ids, replayed)
+		b.Queue(closeDeadLetters, s.opts.Now().UTC(), u.sum, u.tenant, u.class)
 	})
 }
 
 // CloseStored closes the next dead letters in a state that have a row; see ports.DeadLetterIndex.
 func (s *Store) CloseStored(ctx context.Context, state domain.DeadState, after domain.Place, limit int) (int, domain.Place, error) {
-	letters, err := s.deadLetters(ctx, "look for dead letters that are stored", `WHERE state = $1::text AND (topic, partition, "offset") > ($2::text, $3::int, $4::bigint)
+	letters, err := s.deadLetters(ctx, "look for dead letters that are stored", `WHERE state = $1::text AND decision AND (topic, partition, "offset") > ($2::text, $3::int, $4::bigint)
 		ORDER BY topic, partition, "offset" LIMIT $5::int`, string(state), after.Topic, after.Partition, after.Offset, limit)
 	if err != nil || len(letters) == 0 {
 		return 0, domain.Place{}, err
 	}
-	closed, err := s.closeStored(ctx, letters, state == domain.DeadReplayed)
+	closed, err := s.closeStored(ctx, letters)
 	next := letters[len(letters)-1].Place
 	if len(letters) < limit {
 		next = domain.Place{}
@@ -335,13 +342,15 @@ func (s *Store) DeadGroups(ctx context.Context, q domain.Query) ([]domain.DeadGr
 	sum := func(state domain.DeadState) string {
 		return fmt.Sprintf("coalesce(sum(letters) FILTER (WHERE state = '%s'), 0)::bigint", state)
 	}
-	sql := `SELECT g.*, coalesce((SELECT id FROM dead_letters d WHERE d.fingerprint = g.fingerprint ORDER BY died_at DESC LIMIT 1), '') FROM (
+	sample := &condition{args: having.args}
+	sample.terms(deadColumn, slices.DeleteFunc(terms, func(t domain.Term) bool { return t.Field != domain.FieldTenant && t.Field != domain.FieldTopic }))
+	sql := `SELECT g.*, coalesce((SELECT id FROM dead_letters d WHERE d.fingerprint = g.fingerprint AND ` + sample.String() + ` ORDER BY died_at DESC LIMIT 1), '') FROM (
 		SELECT fingerprint, min(class) AS class, coalesce(min(code), ''), min(reason) AS reason, coalesce(min(error_text), ''), coalesce(min(path), ''), ` +
 		sum(domain.DeadOpen) + ` AS open, ` + sum(domain.DeadReplayed) + `, ` + sum(domain.DeadDiscarded) + `, ` + sum(domain.DeadStored) + `,
 		min(first_at), max(last_at) FROM dead_letter_counts WHERE ` + c.String() + ` GROUP BY fingerprint HAVING ` + having.String() + `
 		ORDER BY sum(letters) FILTER (WHERE state = 'open') DESC NULLS LAST, sum(letters) DESC, fingerprint LIMIT ` + fmt.Sprint(domain.MaxGroups) + `) g`
 	var out []domain.DeadGroup
-	err := s.query(ctx, "group dead letters", sql, having.args, func(rows pgx.Rows) (err error) {
+	err := s.query(ctx, "group dead letters", sql, sample.args, func(rows pgx.Rows) (err error) {
 		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (g domain.DeadGroup, err error) {
 			var open, replayed, discarded, stored int64
 			err = row.Scan(&g.Fingerprint, &g.Class, &g.Code, &g.Reason, &g.Text, &g.Path, &open, &replayed, &discarded, &stored, &g.First, &g.Last, &g.Sample)

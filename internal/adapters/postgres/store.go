@@ -295,7 +295,12 @@ func (s *Store) change(ctx context.Context, op string, queries func(*pgx.Batch))
 		return s.settle(op, nil, err)
 	}
 	defer conn.Release()
-	return s.settle(op, conn.Conn(), s.inTx(ctx, conn.Conn(), "BEGIN", queries))
+	err = s.settle(op, conn.Conn(), s.inTx(ctx, conn.Conn(), "BEGIN", queries))
+	var e *domain.Error
+	if errors.As(err, &e) && e.Code == "57014" { // of a few rows of our own, none of which is to blame
+		e.Class = domain.Unavailable
+	}
+	return err
 }
 
 // probeEvent is what a probe row holds.

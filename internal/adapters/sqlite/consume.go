@@ -216,6 +216,21 @@ const placeholder = -1
 // scan reads records from offset on until visit returns false, and returns the offset behind the last one it looked at.
 // It reports damage, at the offset it returns: a checksum that does not fit, or a record that is not where it has to be.
 func (l *Log) scan(ctx context.Context, t *topic, offset int64, limit int, visit func(domain.Record) bool) (int64, error) {
+	reached, err := l.look(ctx, t, offset, limit, visit)
+	var gap *gapError
+	if errors.As(err, &gap) {
+		err = l.loss(t, reached, gap.records, "is missing")
+	}
+	return reached, err
+}
+
+// gapError is a record that is not where it has to be: lost or, for who holds nothing of the topic, trimmed meanwhile.
+type gapError struct{ records int64 }
+
+func (*gapError) Error() string { return "records are missing" }
+
+// look is scan, but for a gap, which is the caller's to judge.
+func (l *Log) look(ctx context.Context, t *topic, offset int64, limit int, visit func(domain.Record) bool) (int64, error) {
 	l.mu.Lock()
 	end := t.next
 	l.mu.Unlock()
@@ -234,7 +249,7 @@ func (l *Log) scan(ctx context.Context, t *topic, offset int64, limit int, visit
 			return offset, l.readError(t, offset, err)
 		}
 		if id != t.id(offset) {
-			return offset, l.loss(t, offset, id-t.id(offset), "is missing")
+			return offset, &gapError{id - t.id(offset)}
 		}
 		if sum == placeholder {
 			offset++

@@ -38,7 +38,7 @@ var (
 		copies = CASE WHEN ` + isCopy + ` THEN d.copies + excluded.copies ELSE max(d.copies, excluded.copies) END,
 		replay = coalesce(excluded.replay, d.replay), replays = max(d.replays, excluded.replays)
 		WHERE ` + isCopy + ` OR (excluded.topic = d.topic AND excluded.partition = d.partition AND excluded."offset" = d."offset")
-		RETURNING replay, indexed_at`
+		RETURNING replay, changed_at`
 )
 
 // The row of a dead letter, wherever it is.
@@ -59,25 +59,28 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 			if err := ctx.Err(); err != nil {
 				return err
 			}
+			// What stands there with other bytes is of a topic that was made anew.
+			if _, err := tx.Exec(`DELETE FROM dead_letters WHERE id = ? AND (sha256, tenant, class) <> (?, ?, ?)`, l.ID, l.SHA256[:], l.Tenant, string(l.Class)); err != nil {
+				return err
+			}
 			rows, err := insert.Query(deadValues(l, now)...)
 			if err != nil {
 				return err
 			}
 			for rows.Next() {
 				var replay sql.NullString
-				var indexed int64
-				if err := rows.Scan(&replay, &indexed); err != nil {
+				var changed int64
+				if err := rows.Scan(&replay, &changed); err != nil {
 					return err
 				}
-				if replay.Valid && indexed == now {
+				if replay.Valid && changed == now {
 					failed[replay.String]++
 				}
 			}
 			if err := rows.Err(); err != nil {
 				return err
 			}
-			if _, err := tx.Exec(`UPDATE dead_letters AS d SET state = 'stored', changed_at = ? WHERE sha256 = ? AND tenant = ? AND class = ?
-				AND state IN ('open', 'replayed') AND decision AND `+hasRow, now, l.SHA256[:], l.Tenant, l.Class); err != nil {
+			if err := closeOne(tx, now, `sha256 = ? AND tenant = ? AND class = ?`, l.SHA256[:], l.Tenant, string(l.Class)); err != nil && err != sql.ErrNoRows { //nolint:errorlint // database/sql returns it bare
 				return err
 			}
 		}
@@ -100,32 +103,38 @@ func deadValues(l domain.DeadLetter, now int64) []any {
 	}
 }
 
+// closeOne closes a dead letter whose row exists with the same bytes, or returns sql.ErrNoRows. The count of a job's stored dead
+// letters follows only what it has replayed.
+func closeOne(tx *sql.Tx, now int64, which string, args ...any) error {
+	var id, state string
+	var replay sql.NullString
+	if err := tx.QueryRow(`SELECT id, state, replay FROM dead_letters AS d WHERE `+which+` AND state IN ('open', 'replayed') AND decision AND `+hasRow, args...).
+		Scan(&id, &state, &replay); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(`UPDATE dead_letters SET state = 'stored', changed_at = ? WHERE id = ?`, now, id); err != nil {
+		return err
+	}
+	if state != string(domain.DeadReplayed) || !replay.Valid {
+		return nil
+	}
+	_, err := tx.Exec(`UPDATE replays SET stored = stored + 1 WHERE id = ?`, replay.String)
+	return err
+}
+
 // CloseStored closes the next dead letters in a state that have a row; see ports.DeadLetterIndex.
 func (s *Store) CloseStored(ctx context.Context, state domain.DeadState, after domain.Place, limit int) (closed int, next domain.Place, err error) {
-	candidates, err := s.deadLetters(ctx, `WHERE state = ? AND (topic, partition, "offset") > (?, ?, ?) ORDER BY topic, partition, "offset" LIMIT ?`,
+	candidates, err := s.deadLetters(ctx, `WHERE state = ? AND decision AND (topic, partition, "offset") > (?, ?, ?) ORDER BY topic, partition, "offset" LIMIT ?`,
 		string(state), after.Topic, after.Partition, after.Offset, limit)
 	if err != nil || len(candidates) == 0 {
 		return 0, domain.Place{}, err
 	}
-	stored := map[string]int64{}
 	err = s.inTx(ctx, func(tx *sql.Tx) error {
 		for _, l := range candidates {
-			res, err := tx.Exec(`UPDATE dead_letters AS d SET state = 'stored', changed_at = ? WHERE id = ? AND state = ? AND decision AND `+hasRow,
-				s.opts.Now().UnixMicro(), l.ID, string(state))
-			if err != nil {
-				return err
-			}
-			if n, err := res.RowsAffected(); err != nil || n == 0 {
-				continue
-			}
-			closed++
-			stored[l.Replay]++
-		}
-		if state != domain.DeadReplayed {
-			return nil
-		}
-		for job, n := range stored {
-			if _, err := tx.Exec(`UPDATE replays SET stored = stored + ? WHERE id = ?`, n, job); err != nil {
+			switch err := closeOne(tx, s.opts.Now().UnixMicro(), `id = ?`, l.ID); {
+			case err == nil:
+				closed++
+			case err != sql.ErrNoRows: //nolint:errorlint // database/sql returns it bare
 				return err
 			}
 		}
@@ -298,13 +307,19 @@ func (s *Store) DeadGroups(ctx context.Context, q domain.Query) ([]domain.DeadGr
 		having.add("min(first_at) < ?", q.Until.UnixMicro())
 	}
 	sum := func(state domain.DeadState) string { return fmt.Sprintf("sum(iif(state = '%s', letters, 0))", state) }
-	query := `SELECT g.*, coalesce((SELECT id FROM dead_letters d WHERE d.fingerprint = g.fingerprint ORDER BY died_at DESC LIMIT 1), '') FROM (
+	var sample condition
+	for _, t := range q.Terms {
+		if t.Field == domain.FieldTenant || t.Field == domain.FieldTopic {
+			sample.terms(deadColumn, []domain.Term{t})
+		}
+	}
+	query := `SELECT g.*, coalesce((SELECT id FROM dead_letters d WHERE d.fingerprint = g.fingerprint AND ` + sample.String() + ` ORDER BY died_at DESC LIMIT 1), '') FROM (
 		SELECT fingerprint, min(class), coalesce(min(code), ''), min(reason), coalesce(min(error_text), ''), coalesce(min(path), ''), ` +
 		sum(domain.DeadOpen) + ` AS open, ` + sum(domain.DeadReplayed) + `, ` + sum(domain.DeadDiscarded) + `, ` + sum(domain.DeadStored) + `,
 		min(first_at), max(last_at) FROM dead_letter_counts WHERE ` + c.String() + ` GROUP BY fingerprint HAVING ` + having.String() + `
 		ORDER BY open DESC, sum(letters) DESC, fingerprint LIMIT ` + fmt.Sprint(domain.MaxGroups) + `) g`
 	var out []domain.DeadGroup
-	err := s.each(ctx, query, append(c.args, having.args...), func(rows *sql.Rows) error {
+	err := s.each(ctx, query, slices.Concat(sample.args, c.args, having.args), func(rows *sql.Rows) error {
 		var g domain.DeadGroup
 		var open, replayed, discarded, stored, first, last int64
 		err := rows.Scan(&g.Fingerprint, &g.Class, &g.Code, &g.Reason, &g.Text, &g.Path, &open, &replayed, &discarded, &stored, &first, &last, &g.Sample)

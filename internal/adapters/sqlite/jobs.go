@@ -191,8 +191,8 @@ func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (j domain.J
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`UPDATE replays SET done = done + ?, stored = stored + ?, failed = failed + ? WHERE id = ?`,
-			len(step.Moved)+len(step.Failed), stored, len(step.Failed), step.Job); err != nil {
+		if _, err := tx.Exec(`UPDATE replays SET done = done + ?, stored = stored + ?, failed = failed + ? WHERE id = ? AND (owner IS NULL OR owner = ?)`,
+			len(step.Moved)+len(step.Failed), stored, len(step.Failed), step.Job, step.Owner); err != nil {
 			return err
 		}
 		set, args := []string{"reparsed = reparsed + ?", "skipped = skipped + ?", "done = done + ?", "matched = iif(? = 0, matched, ?)", "lease_until = ?", "report = coalesce(?, report)", "message = ?"},

@@ -129,6 +129,11 @@ func storeDeadCopies(t *testing.T, h *StoreHarness) {
 	tenant := h.dead(1, func(l *domain.DeadLetter) { l.Tenant, l.Offset = "acme", 201 })
 	h.index(t, other, tenant)
 	require.Equal(t, map[domain.DeadState]int64{domain.DeadOpen: 3}, h.counts(t, ""), "classes and tenants are apart")
+
+	anew := h.dead(9, func(l *domain.DeadLetter) { l.Place = first.Place })
+	h.index(t, anew)
+	require.Equal(t, anew.DecisionID, h.deadLetter(t, first.ID).DecisionID, "the topic was made anew: its place holds other bytes")
+	require.Equal(t, map[domain.DeadState]int64{domain.DeadOpen: 3}, h.counts(t, ""))
 }
 
 func storeDeadStored(t *testing.T, h *StoreHarness) {
@@ -154,6 +159,19 @@ func storeDeadStored(t *testing.T, h *StoreHarness) {
 	require.Zero(t, next, "the end")
 	require.Equal(t, domain.DeadStored, h.deadLetter(t, late.ID).State)
 	require.Equal(t, map[domain.DeadState]int64{domain.DeadOpen: 1, domain.DeadStored: 3}, h.counts(t, ""))
+
+	// A copy of one that is known closes it as well, and bytes that are no decision are not looked at.
+	again := h.dead(5)
+	h.index(t, again)
+	h.save(t, domain.Saved, h.row(5))
+	h.index(t, copyOf(again, 500, ""))
+	require.Equal(t, domain.DeadStored, h.deadLetter(t, again.ID).State)
+	whole := h.dead(6, func(l *domain.DeadLetter) { l.Decision, l.Whole = false, true })
+	h.index(t, whole)
+	h.save(t, domain.Saved, h.row(6))
+	_, _, err = h.Store.CloseStored(t.Context(), domain.DeadOpen, domain.Place{}, 100)
+	require.NoError(t, err)
+	require.Equal(t, domain.DeadOpen, h.deadLetter(t, whole.ID).State)
 }
 
 func storeDeadSearch(t *testing.T, h *StoreHarness) {
@@ -436,6 +454,11 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	require.NoError(t, err)
 	require.Equal(t, []int64{4, 2, 2, 0}, []int64{j.Done, j.Stored, j.Failed, j.OnTheWay()}, "what comes again is not counted again")
 	require.Equal(t, map[domain.DeadState]int64{domain.DeadOpen: 6, domain.DeadStored: 2}, h.counts(t, ""))
+	h.Now = h.Now.Add(time.Millisecond)
+	h.index(t, copyOf(second, 301, ""))
+	j, _, err = h.Store.Job(ctx, "r-1")
+	require.NoError(t, err)
+	require.EqualValues(t, 2, j.Failed, "a copy that nobody has replayed is no failure of the last job")
 
 	end := domain.JobStep{Job: "r-1", Owner: "one", At: now, LeaseUntil: now, State: domain.JobDone, Audit: domain.AuditEntry{At: now, Who: "docket", Action: "replay.done", Target: "r-1"}}
 	for range 2 { // the second time it is over

@@ -125,7 +125,7 @@ CREATE TABLE replays (
 );
 CREATE INDEX replays_newest ON replays (created_at);
 -- Two jobs that do the same at once would only be in each other's way.
-CREATE UNIQUE INDEX replays_once ON replays (kind, filter) WHERE NOT dry_run AND state IN ('pending', 'running', 'paused', 'stopped');
+CREATE UNIQUE INDEX replays_once ON replays (kind, md5(filter)) WHERE NOT dry_run AND state IN ('pending', 'running', 'paused', 'stopped');
 
 CREATE TABLE audit (
   at      timestamptz NOT NULL,
