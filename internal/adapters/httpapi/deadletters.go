@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -201,8 +202,9 @@ func (q *query) deadLetter(c echo.Context) error {
 		if err != nil {
 			return err
 		}
-		body := append(head[:len(head)-len(`null}`)], r.Value...) // the event's bytes as they are: encoding/json would rewrite them
-		return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, append(body, '}'))
+		// The event's bytes as they are: encoding/json would rewrite them.
+		body := slices.Concat(head[:len(head)-len(`null}`)], r.Value, []byte("}"))
+		return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, body)
 	}
 	if found {
 		answer.Preview = text(preview(&l, r.Value))

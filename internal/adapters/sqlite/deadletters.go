@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -63,24 +64,16 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 			if _, err := tx.Exec(`DELETE FROM dead_letters WHERE id = ? AND (sha256, tenant, class) <> (?, ?, ?)`, l.ID, l.SHA256[:], l.Tenant, string(l.Class)); err != nil {
 				return err
 			}
-			rows, err := insert.Query(deadValues(l, now)...)
-			if err != nil {
+			var replay sql.NullString
+			var changed int64
+			err := insert.QueryRow(deadValues(l, now)...).Scan(&replay, &changed)
+			if err != nil && !errors.Is(err, sql.ErrNoRows) {
 				return err
 			}
-			for rows.Next() {
-				var replay sql.NullString
-				var changed int64
-				if err := rows.Scan(&replay, &changed); err != nil {
-					return err
-				}
-				if replay.Valid && changed == now {
-					failed[replay.String]++
-				}
+			if replay.Valid && changed == now {
+				failed[replay.String]++
 			}
-			if err := rows.Err(); err != nil {
-				return err
-			}
-			if err := closeOne(tx, now, `sha256 = ? AND tenant = ? AND class = ?`, l.SHA256[:], l.Tenant, string(l.Class)); err != nil && err != sql.ErrNoRows { //nolint:errorlint // database/sql returns it bare
+			if err := closeOne(tx, now, `sha256 = ? AND tenant = ? AND class = ?`, l.SHA256[:], l.Tenant, string(l.Class)); err != nil && !errors.Is(err, sql.ErrNoRows) {
 				return err
 			}
 		}
@@ -134,7 +127,7 @@ func (s *Store) CloseStored(ctx context.Context, state domain.DeadState, after d
 			switch err := closeOne(tx, s.opts.Now().UnixMicro(), `id = ?`, l.ID); {
 			case err == nil:
 				closed++
-			case err != sql.ErrNoRows: //nolint:errorlint // database/sql returns it bare
+			case !errors.Is(err, sql.ErrNoRows):
 				return err
 			}
 		}

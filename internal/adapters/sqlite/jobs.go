@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"net/url"
 	"slices"
 	"strings"
@@ -246,7 +247,7 @@ func moveLetters(tx *sql.Tx, step domain.JobStep, at int64) (stored int64, err e
 	for _, p := range step.Moved {
 		var already bool
 		err := move.QueryRow(step.To == domain.DeadReplayed, string(step.To), step.Job, replays, at, p.Topic, p.Partition, p.Offset).Scan(&already)
-		if err != nil && err != sql.ErrNoRows { //nolint:errorlint // database/sql returns it bare
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return 0, err
 		}
 		if already {

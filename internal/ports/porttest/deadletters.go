@@ -27,14 +27,14 @@ func (h *StoreHarness) dead(n int, edit ...func(*domain.DeadLetter)) domain.Dead
 	for _, e := range edit {
 		e(&l)
 	}
-	l.ID = l.Place.String()
+	l.ID = l.String()
 	return l
 }
 
 // copyOf is the same bytes again, further on in the topic.
 func copyOf(l domain.DeadLetter, offset int64, replay string) domain.DeadLetter {
 	l.Offset, l.Replay = offset, replay
-	l.ID, l.DiedAt = l.Place.String(), l.DiedAt.Add(time.Duration(offset)*time.Microsecond)
+	l.ID, l.DiedAt = l.String(), l.DiedAt.Add(time.Duration(offset)*time.Microsecond)
 	if replay != "" {
 		l.Replays++
 	}
