@@ -47,13 +47,14 @@ fuzz: ## Fuzz every decoder for FUZZTIME each.
 	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
 	    echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p; done; done
 
-bench: build kafka ## Measure (about an hour): parts, docket embedded, its roles on real servers, the store, a baseline; results go to bench/out.
+bench: build kafka ## Measure (about an hour): parts, docket embedded, its roles on real servers, the store, dead letters, a baseline; results go to bench/out.
 	go test -run '^$$' -bench . -benchtime 1s ./internal/domain ./internal/adapters/sqlite
 	go build -C bench -o $(CURDIR)/bin/docket-bench .
 	bin/docket-bench -docket bin/docket -out bench/out embedded
 	bin/docket-bench -docket bin/docket -out bench/out -seconds 60 -times 3 roles
 	bin/docket-bench -docket bin/docket -out bench/out slow
 	bin/docket-bench -docket bin/docket -out bench/out -rows 5000000 store
+	bin/docket-bench -docket bin/docket -out bench/out -rows 1000000 dead
 	bin/docket-bench -docket bin/docket -out bench/out -seconds 60 baseline
 
 e2e: build kafka $(OPA_BINS) ## Run docket as its users do, with real OPAs, Kafka and PostgreSQL, and break them.

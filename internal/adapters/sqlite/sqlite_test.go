@@ -205,3 +205,41 @@ func spread(n uint64) string {
 	sum := sha256.Sum256(b[:])
 	return hex.EncodeToString(sum[:16])
 }
+
+// TestReadWhileTrimmed has a reader that holds nothing look where a consumer is at work: what is trimmed under its eyes is no loss.
+func TestReadWhileTrimmed(t *testing.T) {
+	dir := openDir(t, t.TempDir())
+	defer dir.Close()
+	options := logOptions(t)
+	options.Lost = func(topic string, n int64) { t.Errorf("%d records of %s are reported lost", n, topic) }
+	l, err := OpenLog(t.Context(), dir, options)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, l.Close()) }()
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		require.NoError(t, l.Consume(ctx, ports.Subscription{Group: "g", Topics: []string{testTopics.Decisions}, MaxRecords: 50, MaxBytes: 1 << 20, MaxWait: time.Millisecond},
+			func(context.Context, []domain.Record) ([]ports.Hold, error) { return nil, nil }))
+	})
+	reads := 0
+	for range 40 {
+		records := make([]domain.Record, 500)
+		for i := range records {
+			records[i] = domain.Record{Topic: testTopics.Decisions, Key: "k", Value: []byte("{}")}
+		}
+		require.NoError(t, l.Publish(t.Context(), records))
+		for range 5 {
+			last := int64(-1)
+			_, err := l.Read(t.Context(), testTopics.Decisions, 0, 0, func(r domain.Record) bool {
+				require.Greater(t, r.Offset, last)
+				last = r.Offset
+				return true
+			})
+			require.NoError(t, err)
+			reads++
+		}
+	}
+	cancel()
+	wg.Wait()
+	require.Equal(t, 200, reads)
+}
