@@ -105,6 +105,8 @@ func TestDrillDeadLetters(t *testing.T) {
 		}
 		return nil
 	})
+	out = c.operate(t, 1, "dlq", "replay", "--fingerprint", g.Fingerprint, "--yes", "--reason", "somebody else's")
+	require.Contains(t, out, "job "+job.ID+" does the same")
 	c.kill9("parking")
 	log.note("the replay at 15/s, at %d of %d: kill -9 of the parking role", job.Done, job.Matched)
 	out = c.operate(t, 0, "dlq", "job", job.ID)
@@ -123,6 +125,13 @@ func TestDrillDeadLetters(t *testing.T) {
 	log.note("docket audit and docket trail agree")
 	d.verify(time.Minute, 0)
 	log.note("every acknowledged decision is a row; %d were late by the replay", open)
+
+	c.without(t, func() {
+		for _, args := range [][]string{{"dlq", "replay", "--all", "--yes", "--reason", "x"}, {"dlq", "groups"}, {"audit"}, {"trail", "never-sent"}} {
+			out, code := c.command(t, args...)
+			require.Equal(t, 3, code, "docket %s while PostgreSQL is away: %s", strings.Join(args, " "), out)
+		}
+	})
 }
 
 func idOfDead(t *testing.T, c *cluster, sample string) string {

@@ -4,61 +4,141 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
+	"fmt"
 	"io"
 	"slices"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/docket-project/docket/internal/domain"
 )
 
 const (
-	// readTimeout bounds one look into the log, which reads over at most readGap records between two dead letters and spans at most
-	// readSpan.
-	readTimeout = 20 * time.Second
-	readGap     = 2000
-	readSpan    = 50_000
+	// canary is how many dead letters a replay sends first, and canaryWait how long it waits to see what becomes of them.
+	canary     = 100
+	canaryWait = 30 * time.Second
+	// onTheWay is how many may be replayed and not seen again before the replay waits for them, and settleWait how long it waits
+	// for the last ones.
+	onTheWay   = 50_000
+	settleWait = time.Minute
+	// comeHome is how long most replayed dead letters take to become rows.
+	comeHome = time.Second
 	// publishTimeout is shorter than the lease. outboxBytes are published at once, or jobStep records.
 	publishTimeout = 10 * time.Second
 	outboxBytes    = 8 << 20
 )
 
-// read visits records of a partition from a place on.
-func (w *work) read(ctx context.Context, from domain.Place, visit func(domain.Record) bool) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	return w.Log.Read(ctx, from.Topic, from.Partition, from.Offset, visit)
+// replay sends dead letters on their way again, and watches what becomes of them.
+func (w *work) replay() error {
+	chunk, limiter := int64(jobStep), (*rate.Limiter)(nil)
+	if w.job.Rate > 0 {
+		chunk = int64(min(max(w.job.Rate/4, 1), jobStep))
+		limiter = rate.NewLimiter(rate.Limit(w.job.Rate), int(chunk))
+		limiter.AllowN(w.now(), int(chunk)) // it begins empty
+	}
+	r := w.reader(chunk)
+	defer r.end()
+	defer func() { _, _ = w.flush(0, 0) }() // however the turn ends, what was sent is written down if it can be
+	for tested := false; ; {
+		b, goOn, err := r.next()
+		if err != nil || !goOn {
+			return err
+		}
+		if len(b.letters) == 0 {
+			if goOn, err := w.flush(0, 0); err != nil || !goOn {
+				return err
+			}
+			return w.settle()
+		}
+		if limiter != nil {
+			delay := limiter.ReserveN(w.now(), len(b.letters)).DelayFrom(w.now())
+			if goOn, err := w.wait(delay, "", nil); err != nil || !goOn {
+				return err
+			}
+		}
+		step, goOn, err := w.send(b)
+		if err != nil || !goOn {
+			return err
+		}
+		w.sent, w.sentAt = append(w.sent, step), append(w.sentAt, w.now())
+		age, most := comeHome, onTheWay/jobStep
+		if limiter != nil || !tested {
+			age, most = 0, 0
+		}
+		if goOn, err := w.flush(age, most); err != nil || !goOn {
+			return err
+		}
+		test := !tested && r.sent >= canary
+		tested = tested || test
+		if stopped, err := w.watch(test); err != nil || stopped {
+			return err
+		}
+	}
 }
 
-// records reads the bytes of dead letters, which are in the log's order. Those that have fallen off it, or whose place holds other
-// bytes by now, are missing.
-func (w *work) records(ctx context.Context, letters []domain.DeadLetter) (map[domain.Place]domain.Record, error) {
-	found := make(map[domain.Place]domain.Record, len(letters))
-	for i := 0; i < len(letters); {
-		last := i
-		for last+1 < len(letters) && letters[last+1].Topic == letters[i].Topic && letters[last+1].Partition == letters[i].Partition &&
-			letters[last+1].Offset-letters[last].Offset <= readGap && letters[last+1].Offset-letters[i].Offset <= readSpan {
-			last++
+// flush writes down what was sent, but for the last few steps that are younger than age: most of their dead letters are stored
+// within that time, and then change once instead of twice. A job that is killed meanwhile sends them again, which stores nothing
+// twice.
+func (w *work) flush(age time.Duration, most int) (goOn bool, err error) {
+	for goOn = true; len(w.sent) > most || len(w.sent) > 0 && w.now().Sub(w.sentAt[0]) >= age; {
+		step := w.sent[0]
+		w.sent, w.sentAt = w.sent[1:], w.sentAt[1:]
+		on, err := w.advance(step)
+		if err != nil {
+			return false, err
 		}
-		next := i
-		if _, err := w.read(ctx, letters[i].Place, func(r domain.Record) bool {
-			for next <= last && letters[next].Offset < r.Offset {
-				next++ // it is gone
-			}
-			if next <= last && letters[next].Offset == r.Offset {
-				if sha256.Sum256(r.Value) == letters[next].SHA256 {
-					r.Value = bytes.Clone(r.Value) // the log's keeps everything that came with it in memory
-					found[r.Place()] = r
-				}
-				next++
-			}
-			return next <= last
-		}); err != nil {
-			return nil, err
+		if goOn = goOn && on; !goOn {
+			age, most = 0, 0 // the rest as well: it was sent
 		}
-		i = last + 1
 	}
-	return found, nil
+	return goOn, nil
+}
+
+// watch stops a replay of which too much fails, lets the first ones come home before the others go, and keeps it from running
+// away from what it has sent.
+func (w *work) watch(test bool) (stopped bool, err error) {
+	home := func() bool { return w.job.OnTheWay() == 0 || w.job.TooManyFail() }
+	if test {
+		if goOn, err := w.wait(canaryWait, fmt.Sprintf("the first %d were sent; waiting to see what becomes of them", canary), home); err != nil || !goOn {
+			return true, err
+		}
+	}
+	for w.job.OnTheWay() > onTheWay && !w.job.TooManyFail() {
+		near := func() bool { return w.job.OnTheWay() <= onTheWay/2 || w.job.TooManyFail() }
+		if goOn, err := w.wait(settleWait, fmt.Sprintf("%d are on their way; waiting for them before more are sent", w.job.OnTheWay()), near); err != nil || !goOn {
+			return true, err
+		}
+	}
+	if !w.job.TooManyFail() {
+		return false, nil
+	}
+	if goOn, err := w.flush(0, 0); err != nil || !goOn {
+		return true, err
+	}
+	w.end(domain.JobStopped, fmt.Sprintf("%d of %d replayed dead letters failed again, more than %.0f %%. Look why with docket dlq groups, and mend it; then "+
+		"docket dlq cancel %s, and replay anew (docket dlq resume goes on with the rest only)", w.job.Failed, w.job.Done, 100*w.job.StopRatio, w.job.ID))
+	return true, nil
+}
+
+// settle waits for the last ones, and ends the job.
+func (w *work) settle() error {
+	home := func() bool { return w.job.OnTheWay() == 0 }
+	if goOn, err := w.wait(settleWait, fmt.Sprintf("everything was sent; waiting for the last %d", w.job.OnTheWay()), home); err != nil || !goOn {
+		return err
+	}
+	message := fmt.Sprintf("%d replayed: %d are stored, %d failed again", w.job.Done, w.job.Stored, w.job.Failed)
+	if n := w.job.Reparsed; n > 0 {
+		message += fmt.Sprintf(", %d were put-aside bytes that could be read now", n)
+	}
+	if n := w.job.OnTheWay(); n > 0 {
+		message += fmt.Sprintf(", %d are still on their way (docket status tells what waits)", n)
+	}
+	if n := w.job.Skipped; n > 0 {
+		message += fmt.Sprintf(", %d were left alone because their bytes are not in the log any more", n)
+	}
+	w.end(domain.JobDone, message)
+	return nil
 }
 
 // send publishes dead letters to the parking topic, where they yield to fresh decisions and wait for a store that is away. A row
