@@ -53,6 +53,19 @@ var DeadFields = []Field{
 	FieldState, FieldClass, FieldCode, FieldFingerprint, FieldReason, FieldTenant, FieldPath, FieldTopic, FieldDecisionID, FieldReplay, FieldID,
 }
 
+// CountedFields are those of dead letters by which they are counted, besides their state.
+var CountedFields = []Field{FieldClass, FieldCode, FieldFingerprint, FieldReason, FieldTenant, FieldPath, FieldTopic}
+
+// TermsOf returns the terms about some fields.
+func TermsOf(terms []Term, fields ...Field) []Term {
+	return slices.DeleteFunc(slices.Clone(terms), func(t Term) bool { return !slices.Contains(fields, t.Field) })
+}
+
+// Countable reports that what is counted can answer how many dead letters fit.
+func (q Query) Countable() bool {
+	return q.Since.IsZero() && q.Until.IsZero() && len(TermsOf(q.Terms, append(slices.Clip(CountedFields), FieldState)...)) == len(q.Terms)
+}
+
 // Match is one wanted text of a field.
 type Match struct {
 	// Text is compared exactly, or as a prefix.

@@ -215,7 +215,7 @@ func (s *Store) ofDeadLetters(ctx context.Context, q domain.Query) (*condition, 
 	c := &condition{}
 	c.within("died_at", q)
 	c.terms(deadColumn, q.Terms)
-	byFingerprint := slices.DeleteFunc(slices.Clone(q.Terms), func(t domain.Term) bool { return !slices.Contains(fingerprinted, t.Field) })
+	byFingerprint := domain.TermsOf(q.Terms, domain.CountedFields...)
 	if len(byFingerprint) == 0 {
 		return c, nil
 	}
@@ -232,9 +232,6 @@ func (s *Store) ofDeadLetters(ctx context.Context, q domain.Query) (*condition, 
 	}
 	return c, err
 }
-
-// fingerprinted are the fields that are the same for all dead letters of a fingerprint, but for the reason, which hardly differs.
-var fingerprinted = []domain.Field{domain.FieldClass, domain.FieldCode, domain.FieldReason, domain.FieldPath}
 
 // deadLetters reads rows of the index.
 func (s *Store) deadLetters(ctx context.Context, op, tail string, args ...any) (out []domain.DeadLetter, err error) {
@@ -283,11 +280,6 @@ func (s *Store) DeadLettersOf(ctx context.Context, decisionID string) ([]domain.
 	return s.deadLetters(ctx, "find dead letters", "WHERE decision_id = $1::text ORDER BY died_at DESC, id DESC LIMIT 1000", decisionID)
 }
 
-// countable are the fields that the counts know.
-var countable = []domain.Field{
-	domain.FieldState, domain.FieldClass, domain.FieldCode, domain.FieldFingerprint, domain.FieldReason, domain.FieldTenant, domain.FieldPath, domain.FieldTopic,
-}
-
 // CountDeadLetters counts by state; see ports.DeadLetterIndex.
 func (s *Store) CountDeadLetters(ctx context.Context, q domain.Query) (map[domain.DeadState]int64, error) {
 	c, err := s.ofDeadLetters(ctx, q)
@@ -295,7 +287,7 @@ func (s *Store) CountDeadLetters(ctx context.Context, q domain.Query) (map[domai
 		return nil, err
 	}
 	sql := `SELECT state, count(*) FROM dead_letters WHERE ` + c.String() + ` GROUP BY state`
-	if onlyCountable(q) {
+	if q.Countable() {
 		sql = `SELECT state, sum(letters)::bigint FROM dead_letter_counts WHERE ` + c.String() + ` GROUP BY state HAVING sum(letters) > 0`
 	}
 	out := map[domain.DeadState]int64{}
@@ -305,32 +297,13 @@ func (s *Store) CountDeadLetters(ctx context.Context, q domain.Query) (map[domai
 	return out, err
 }
 
-// onlyCountable reports that the counts can answer.
-func onlyCountable(q domain.Query) bool {
-	return q.Since.IsZero() && q.Until.IsZero() && !slices.ContainsFunc(q.Terms, func(t domain.Term) bool { return !slices.Contains(countable, t.Field) })
-}
-
-// groupTerms parts the terms that groups know: a state chooses groups that have such dead letters, and does not hide their others.
-func groupTerms(all []domain.Term) (states, others []domain.Term) {
-	for _, t := range all {
-		switch {
-		case t.Field == domain.FieldState:
-			states = append(states, t)
-		case slices.Contains(countable, t.Field):
-			others = append(others, t)
-		}
-	}
-	return states, others
-}
-
 // DeadGroups returns the groups; see ports.DeadLetterIndex.
 func (s *Store) DeadGroups(ctx context.Context, q domain.Query) ([]domain.DeadGroup, error) {
 	c := &condition{}
-	states, terms := groupTerms(q.Terms)
-	c.terms(deadColumn, terms)
+	c.terms(deadColumn, domain.TermsOf(q.Terms, domain.CountedFields...))
 	having := &condition{args: c.args}
 	inState := &condition{args: c.args}
-	inState.terms(deadColumn, states)
+	inState.terms(deadColumn, domain.TermsOf(q.Terms, domain.FieldState))
 	having.args = inState.args
 	having.add("sum(letters) FILTER (WHERE " + inState.String() + ") > 0")
 	if !q.Since.IsZero() {
@@ -343,7 +316,7 @@ func (s *Store) DeadGroups(ctx context.Context, q domain.Query) ([]domain.DeadGr
 		return fmt.Sprintf("coalesce(sum(letters) FILTER (WHERE state = '%s'), 0)::bigint", state)
 	}
 	sample := &condition{args: having.args}
-	sample.terms(deadColumn, slices.DeleteFunc(terms, func(t domain.Term) bool { return t.Field != domain.FieldTenant && t.Field != domain.FieldTopic }))
+	sample.terms(deadColumn, domain.TermsOf(q.Terms, domain.FieldTenant, domain.FieldTopic))
 	sql := `SELECT g.*, coalesce((SELECT id FROM dead_letters d WHERE d.fingerprint = g.fingerprint AND ` + sample.String() + ` ORDER BY died_at DESC LIMIT 1), '') FROM (
 		SELECT fingerprint, min(class) AS class, coalesce(min(code), ''), min(reason) AS reason, coalesce(min(error_text), ''), coalesce(min(path), ''), ` +
 		sum(domain.DeadOpen) + ` AS open, ` + sum(domain.DeadReplayed) + `, ` + sum(domain.DeadDiscarded) + `, ` + sum(domain.DeadStored) + `,

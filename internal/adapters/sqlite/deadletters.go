@@ -177,7 +177,7 @@ const rare = 50_000
 func (s *Store) ofDeadLetters(ctx context.Context, q domain.Query) (c condition, err error) {
 	c.within("died_at", q)
 	c.terms(deadColumn, q.Terms)
-	byFingerprint := slices.DeleteFunc(slices.Clone(q.Terms), func(t domain.Term) bool { return !slices.Contains(fingerprinted, t.Field) })
+	byFingerprint := domain.TermsOf(q.Terms, domain.CountedFields...)
 	if len(byFingerprint) == 0 {
 		return c, nil
 	}
@@ -198,9 +198,6 @@ func (s *Store) ofDeadLetters(ctx context.Context, q domain.Query) (c condition,
 	}
 	return c, s.slow(err)
 }
-
-// fingerprinted are the fields that are the same for all dead letters of a fingerprint, but for the reason, which hardly differs.
-var fingerprinted = []domain.Field{domain.FieldClass, domain.FieldCode, domain.FieldReason, domain.FieldPath}
 
 // deadLetters reads rows of the index.
 func (s *Store) deadLetters(ctx context.Context, tail string, args ...any) (out []domain.DeadLetter, err error) {
@@ -249,13 +246,6 @@ func (s *Store) DeadLettersOf(ctx context.Context, decisionID string) ([]domain.
 	return s.deadLetters(ctx, "WHERE decision_id = ? ORDER BY died_at DESC, id DESC LIMIT 1000", decisionID)
 }
 
-// countable are the fields that the counts know.
-var countable = []domain.Field{
-	domain.FieldState, domain.FieldClass, domain.FieldCode, domain.FieldFingerprint, domain.FieldReason, domain.FieldTenant, domain.FieldPath, domain.FieldTopic,
-}
-
-func notCountable(t domain.Term) bool { return !slices.Contains(countable, t.Field) }
-
 // CountDeadLetters counts by state; see ports.DeadLetterIndex.
 func (s *Store) CountDeadLetters(ctx context.Context, q domain.Query) (map[domain.DeadState]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
@@ -265,7 +255,7 @@ func (s *Store) CountDeadLetters(ctx context.Context, q domain.Query) (map[domai
 		return nil, err
 	}
 	query := `SELECT state, count(*) FROM dead_letters WHERE ` + c.String() + ` GROUP BY state`
-	if q.Since.IsZero() && q.Until.IsZero() && !slices.ContainsFunc(q.Terms, notCountable) {
+	if q.Countable() {
 		query = `SELECT state, sum(letters) FROM dead_letter_counts WHERE ` + c.String() + ` GROUP BY state HAVING sum(letters) > 0`
 	}
 	out := map[domain.DeadState]int64{}
@@ -283,15 +273,10 @@ func (s *Store) CountDeadLetters(ctx context.Context, q domain.Query) (map[domai
 func (s *Store) DeadGroups(ctx context.Context, q domain.Query) ([]domain.DeadGroup, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	var c, inState, having condition
-	for _, t := range q.Terms {
-		switch {
-		case t.Field == domain.FieldState: // which chooses groups that have such dead letters, and does not hide their others
-			inState.terms(deadColumn, []domain.Term{t})
-		case !notCountable(t):
-			c.terms(deadColumn, []domain.Term{t})
-		}
-	}
+	var c, inState, having, sample condition
+	c.terms(deadColumn, domain.TermsOf(q.Terms, domain.CountedFields...))
+	inState.terms(deadColumn, domain.TermsOf(q.Terms, domain.FieldState)) // which chooses groups, and does not hide their others
+	sample.terms(deadColumn, domain.TermsOf(q.Terms, domain.FieldTenant, domain.FieldTopic))
 	having.add("sum(iif("+inState.String()+", letters, 0)) > 0", inState.args...)
 	if !q.Since.IsZero() {
 		having.add("max(last_at) >= ?", q.Since.UnixMicro())
@@ -300,12 +285,6 @@ func (s *Store) DeadGroups(ctx context.Context, q domain.Query) ([]domain.DeadGr
 		having.add("min(first_at) < ?", q.Until.UnixMicro())
 	}
 	sum := func(state domain.DeadState) string { return fmt.Sprintf("sum(iif(state = '%s', letters, 0))", state) }
-	var sample condition
-	for _, t := range q.Terms {
-		if t.Field == domain.FieldTenant || t.Field == domain.FieldTopic {
-			sample.terms(deadColumn, []domain.Term{t})
-		}
-	}
 	query := `SELECT g.*, coalesce((SELECT id FROM dead_letters d WHERE d.fingerprint = g.fingerprint AND ` + sample.String() + ` ORDER BY died_at DESC LIMIT 1), '') FROM (
 		SELECT fingerprint, min(class), coalesce(min(code), ''), min(reason), coalesce(min(error_text), ''), coalesce(min(path), ''), ` +
 		sum(domain.DeadOpen) + ` AS open, ` + sum(domain.DeadReplayed) + `, ` + sum(domain.DeadDiscarded) + `, ` + sum(domain.DeadStored) + `,
