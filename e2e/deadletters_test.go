@@ -127,7 +127,7 @@ func TestDrillDeadLetters(t *testing.T) {
 	log.note("every acknowledged decision is a row; %d were late by the replay", open)
 
 	c.without(t, func() {
-		for _, args := range [][]string{{"dlq", "replay", "--all", "--yes", "--reason", "x"}, {"dlq", "groups"}, {"audit"}, {"trail", "never-sent"}} {
+		for _, args := range [][]string{{"dlq", "replay", "--yes", "--reason", "x"}, {"dlq", "groups"}, {"audit"}, {"trail", "never-sent"}} {
 			out, code := c.command(t, args...)
 			require.Equal(t, 3, code, "docket %s while PostgreSQL is away: %s", strings.Join(args, " "), out)
 		}

@@ -35,12 +35,18 @@ type DeadFilter struct {
 	Class       []string `help:"Class of the failure: invalid or unknown." sep:"none"`
 	Code        []string `help:"SQLSTATE or Kafka's code." sep:"none"`
 	Fingerprint []string `help:"As docket dlq groups prints it." sep:"none"`
-	DiedOf      []string `help:"Reason: refused, gave_up, conflict, expired, bad_gzip, too_deep, …" sep:"none"`
 	Path        []string `help:"Policy path, such as 'http/authz/*'." sep:"none"`
 	Tenant      []string `help:"Tenant." sep:"none"`
 	Topic       []string `help:"Dead-letter topic." sep:"none"`
 	Since       string   `help:"Died since: RFC 3339, or a duration back such as 15m or 7d. Of groups, those that were seen since."`
 	Until       string   `help:"Died before: as --since. Of groups, those that were seen before."`
+}
+
+// set adds a filter, if it says something.
+func set(values url.Values, name string, texts []string) {
+	if len(texts) > 0 {
+		values[name] = texts
+	}
 }
 
 // chosen reports that the filter says more than a state.
@@ -53,12 +59,9 @@ func (f DeadFilter) chosen() bool {
 func (f DeadFilter) values() url.Values {
 	values := url.Values{}
 	for name, v := range map[string][]string{
-		"state": f.State, "class": f.Class, "code": f.Code, "fingerprint": f.Fingerprint, "reason": f.DiedOf, "path": f.Path, "tenant": f.Tenant,
-		"topic": f.Topic,
+		"state": f.State, "class": f.Class, "code": f.Code, "fingerprint": f.Fingerprint, "path": f.Path, "tenant": f.Tenant, "topic": f.Topic,
 	} {
-		for _, text := range v {
-			values.Add(name, text)
-		}
+		set(values, name, v)
 	}
 	for name, v := range map[string]string{"since": f.Since, "until": f.Until} {
 		if v != "" {
@@ -104,6 +107,7 @@ type dead struct {
 type DLQList struct {
 	Console    `embed:""`
 	DeadFilter `embed:""`
+	DiedOf     []string `aliases:"reason" help:"Reason: refused, gave_up, conflict, expired, bad_gzip, too_deep, …; also as --reason." sep:"none"`
 	DecisionID []string `name:"decision-id" help:"The decision_id." sep:"none"`
 	Replay     []string `help:"The last job that took it up." sep:"none"`
 	Output     string   `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
@@ -113,11 +117,9 @@ type DLQList struct {
 // Run lists, page by page.
 func (l *DLQList) Run(ctx context.Context, out Out) error {
 	query := l.values()
-	for name, v := range map[string][]string{"decision_id": l.DecisionID, "replay": l.Replay} {
-		if len(v) > 0 {
-			query[name] = v
-		}
-	}
+	set(query, "reason", l.DiedOf)
+	set(query, "decision_id", l.DecisionID)
+	set(query, "replay", l.Replay)
 	items, more, err := l.pages(ctx, "/api/v1/dead-letters", query, l.Limit)
 	if err != nil {
 		return err
@@ -147,7 +149,8 @@ func (l *DLQList) Run(ctx context.Context, out Out) error {
 type DLQGroups struct {
 	Console    `embed:""`
 	DeadFilter `embed:""`
-	Output     string `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
+	DiedOf     []string `aliases:"reason" help:"Reason: refused, gave_up, conflict, expired, bad_gzip, too_deep, …; also as --reason." sep:"none"`
+	Output     string   `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
 }
 
 type deadGroup struct {
@@ -169,7 +172,9 @@ type deadGroup struct {
 
 // Run prints the groups, and what to read about them.
 func (g *DLQGroups) Run(ctx context.Context, out Out) error {
-	answer, err := g.get(ctx, "/api/v1/dead-letters/groups", g.values())
+	query := g.values()
+	set(query, "reason", g.DiedOf)
+	answer, err := g.get(ctx, "/api/v1/dead-letters/groups", query)
 	if err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ func TestDLQScreens(t *testing.T) {
 	})
 	c := Console{Server: s.URL}
 	for _, output := range []string{"table", "json", "ndjson"} {
-		run(t, "dlq-list-"+output, ExitDone, &DLQList{Console: c, Output: output, Limit: 2, DeadFilter: DeadFilter{State: []string{"open"}, DiedOf: []string{"refused", "!expired"}, Since: "1h"}})
+		run(t, "dlq-list-"+output, ExitDone, &DLQList{Console: c, Output: output, Limit: 2, DiedOf: []string{"refused", "!expired"}, DeadFilter: DeadFilter{State: []string{"open"}, Since: "1h"}})
 		run(t, "dlq-groups-"+output, ExitDone, &DLQGroups{Console: c, Output: output, DeadFilter: DeadFilter{State: []string{"*"}}})
 		run(t, "dlq-jobs-"+output, ExitDone, &DLQJobs{Console: c, Output: output})
 		run(t, "dlq-job-dry-"+output, ExitDone, &DLQJob{Console: c, Output: output, ID: "r-2"})
@@ -147,7 +147,7 @@ func TestReplayIsWatched(t *testing.T) {
 	require.NotContains(t, s.wanted, "rate")
 
 	s = serveJobs(t, discardDry)
-	run(t, "dlq-discard-dry", ExitDone, &DLQDiscard{JobFlags{Console: Console{Server: s.URL}, Output: "table"}})
+	run(t, "dlq-discard-dry", ExitDone, &DLQDiscard{JobFlags: JobFlags{Console: Console{Server: s.URL}, Output: "table"}})
 	require.Equal(t, true, s.wanted["dry_run"])
 	s = serveJobs(t, strings.ReplaceAll(jobRow, `"kind":"replay"`, `"kind":"reindex"`))
 	run(t, "dlq-reindex", ExitDone, &DLQReindex{Console: Console{Server: s.URL}, Output: "table"})
@@ -156,7 +156,7 @@ func TestReplayIsWatched(t *testing.T) {
 func TestReplayOnATerminal(t *testing.T) {
 	s := serveJobs(t, jobRow)
 	var out, errs strings.Builder
-	r := &DLQReplay{JobFlags: JobFlags{Console: Console{Server: s.URL}, Output: "json", Yes: true, All: true, Reason: "x"}, MaxReplays: 3, StopRatio: 0.1}
+	r := &DLQReplay{JobFlags: JobFlags{Console: Console{Server: s.URL}, Output: "json", Yes: true, Reason: "x"}, MaxReplays: 3, StopRatio: 0.1}
 	require.NoError(t, r.Run(t.Context(), Out{Stdout: &out, Stderr: &errs, Terminal: true}))
 	require.True(t, json.Valid([]byte(out.String())), "the bar is drawn elsewhere: %s", &out)
 	require.Contains(t, errs.String(), "replay")
@@ -172,9 +172,9 @@ func TestReplayMistakes(t *testing.T) {
 		}
 	}{
 		"no reason":                     {ExitUsage, &DLQReplay{JobFlags: JobFlags{Yes: true}}},
-		"everything, without saying so": {ExitUsage, &DLQDiscard{JobFlags{Yes: true, Reason: "x", DeadFilter: DeadFilter{State: []string{"open"}}}}},
-		"IDs and a filter":              {ExitUsage, &DLQDiscard{JobFlags{IDs: []string{"docket.dlq:0:1"}, DeadFilter: DeadFilter{DiedOf: []string{"expired"}}}}},
-		"both":                          {ExitUsage, &DLQDiscard{JobFlags{Yes: true, DryRun: true, Reason: "x"}}},
+		"everything, without saying so": {ExitUsage, &DLQDiscard{JobFlags: JobFlags{Yes: true, Reason: "x", DeadFilter: DeadFilter{State: []string{"open"}}}}},
+		"IDs and a filter":              {ExitUsage, &DLQDiscard{JobFlags: JobFlags{IDs: []string{"docket.dlq:0:1"}, DiedOf: []string{"expired"}}}},
+		"both":                          {ExitUsage, &DLQDiscard{All: true, JobFlags: JobFlags{Yes: true, DryRun: true, Reason: "x"}}},
 		"a rate":                        {ExitUsage, &DLQReplay{JobFlags: flags, Rate: "fast"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -83,8 +83,8 @@ type JobFlags struct {
 	Console    `embed:""`
 	DeadFilter `embed:""`
 	Output     string   `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
+	DiedOf     []string `help:"Reason: refused, gave_up, conflict, expired, bad_gzip, too_deep, …" sep:"none"`
 	DecisionID []string `name:"decision-id" help:"The decision_id." sep:"none"`
-	All        bool     `help:"Everything in the state; with --yes, wanted where no filter and no ID says what."`
 	Max        int64    `help:"The most dead letters to deal with; 0 for all." default:"0"`
 	Reason     string   `help:"Why you do this, for the audit; required with --yes. To choose by reason, use --died-of."`
 	DryRun     bool     `help:"Only tell what would happen: the default."`
@@ -122,10 +122,14 @@ func (r *DLQReplay) Run(ctx context.Context, out Out) error {
 // DLQDiscard is `docket dlq discard`.
 type DLQDiscard struct {
 	JobFlags `embed:""`
+	All      bool `help:"Everything in the state: wanted with --yes where no filter and no ID says what."`
 }
 
-// Run makes a job and watches it.
+// Run makes a job and watches it. A variable that came out empty must not give up everything.
 func (d *DLQDiscard) Run(ctx context.Context, out Out) error {
+	if d.Yes && !d.All && !d.selects() && len(d.IDs) == 0 {
+		return fail(ExitUsage, "say which: IDs, a filter such as --fingerprint or --died-of, or --all")
+	}
 	return d.run(ctx, out, "discards", map[string]any{})
 }
 
@@ -141,6 +145,9 @@ func (r *DLQReindex) Run(ctx context.Context, out Out) error {
 	return create(ctx, out, r.Console, "reindexes", map[string]any{}, r.Output, r.Detach)
 }
 
+// selects reports that a filter says more than a state.
+func (f *JobFlags) selects() bool { return f.chosen() || len(f.DiedOf)+len(f.DecisionID) > 0 }
+
 func (f *JobFlags) run(ctx context.Context, out Out, what string, wanted map[string]any) error {
 	if f.Yes && f.DryRun {
 		return fail(ExitUsage, "--yes and --dry-run: one or the other")
@@ -149,15 +156,10 @@ func (f *JobFlags) run(ctx context.Context, out Out, what string, wanted map[str
 		return fail(ExitUsage, "--yes wants a --reason: whoever reads the audit will ask")
 	}
 	filter := f.values()
-	if len(f.DecisionID) > 0 {
-		filter["decision_id"] = f.DecisionID
-	}
-	chosen := f.chosen() || len(f.DecisionID) > 0
-	switch {
-	case len(f.IDs) > 0 && chosen:
+	set(filter, "reason", f.DiedOf)
+	set(filter, "decision_id", f.DecisionID)
+	if len(f.IDs) > 0 && f.selects() {
 		return fail(ExitUsage, "IDs or a filter: one or the other")
-	case f.Yes && !f.All && !chosen && len(f.IDs) == 0:
-		return fail(ExitUsage, "say which: IDs, a filter such as --fingerprint or --died-of, or --all")
 	}
 	if len(f.IDs) > 0 {
 		filter["id"] = f.IDs
