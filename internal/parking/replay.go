@@ -86,6 +86,8 @@ func (w *work) flush(age time.Duration, most int) (goOn bool, err error) {
 		w.sent, w.sentAt = w.sent[1:], w.sentAt[1:]
 		on, err := w.advance(step)
 		if err != nil {
+			// Nothing behind it either: the job would be past what is not written down. It is sent again from there.
+			w.sent, w.sentAt = nil, nil
 			return false, err
 		}
 		if goOn = goOn && on; !goOn {
@@ -115,6 +117,9 @@ func (w *work) watch(test bool) (stopped bool, err error) {
 	}
 	if goOn, err := w.flush(0, 0); err != nil || !goOn {
 		return true, err
+	}
+	if !w.job.TooManyFail() { // of all that was sent
+		return false, nil
 	}
 	w.end(domain.JobStopped, fmt.Sprintf("%d of %d replayed dead letters failed again, more than %.0f %%. Look why with docket dlq groups, and mend it; then "+
 		"docket dlq cancel %s, and replay anew (docket dlq resume goes on with the rest only)", w.job.Failed, w.job.Done, 100*w.job.StopRatio, w.job.ID))

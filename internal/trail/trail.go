@@ -135,6 +135,8 @@ func (t *Trail) Follow(caller context.Context, id, opa string, from map[string]i
 		again := Report{ID: id} // it may have passed from the log to the store meanwhile
 		if t.ask(ctx, &again); again.StoreErr == nil {
 			r.Rows, r.Dead = again.Rows, again.Dead
+		} else if len(r.Dead) == 0 {
+			r.StoreErr = again.StoreErr
 		}
 	}
 	if err := caller.Err(); err != nil {

@@ -130,11 +130,11 @@ func (s *Store) visitStored(ctx context.Context, letters []domain.DeadLetter, vi
 	if len(rows) == 0 {
 		return nil
 	}
-	return s.visitHolders(ctx, rows, func(r row, same bool) {
+	return blameless(s.visitHolders(ctx, rows, func(r row, same bool) {
 		if same {
 			visit(r.at)
 		}
-	})
+	}))
 }
 
 // closeStored closes those of the dead letters that are stored.

@@ -28,19 +28,22 @@ const (
 		base_done = CASE $2::text WHEN 'pending' THEN done ELSE base_done END, base_failed = CASE $2::text WHEN 'pending' THEN failed ELSE base_failed END WHERE id = $1::text AND state = ANY($5::text[]) RETURNING true`
 	claimJob = `UPDATE replays SET state = 'running', owner = $2::text, lease_until = $3::timestamptz, started_at = coalesce(started_at, $4::timestamptz)
 		WHERE id = (SELECT id FROM replays WHERE state IN ('pending', 'running') AND dry_run = $1::boolean ORDER BY created_at, id LIMIT 1 FOR UPDATE)
-		AND (owner IS NULL OR owner = $2::text OR lease_until < $4::timestamptz) RETURNING ` + jobColumns
+		AND (owner IS NULL OR owner = $2::text OR lease_until < $4::timestamptz)
+		AND NOT EXISTS (SELECT 1 FROM replays o WHERE o.dry_run = $1::boolean AND o.state = 'running' AND o.owner <> $2::text AND o.lease_until >= $4::timestamptz)
+		RETURNING ` + jobColumns
 	// A dead letter that is stored by now stays so, and the job knows it. One that has come back meanwhile has another place.
 	moveLetters = `WITH moved AS (UPDATE dead_letters d SET state = CASE WHEN d.state = 'stored' OR p.stored THEN 'stored' ELSE $5::text END, replay = $1::text,
 			replays = d.replays + CASE WHEN $5::text = 'replayed' THEN 1 ELSE 0 END, changed_at = $6::timestamptz
 		FROM unnest($2::text[], $3::int[], $4::bigint[], $8::boolean[]) AS p(topic, partition, "offset", stored)
 		WHERE d.state = ANY($7::text[]) AND (d.topic, d.partition, d."offset") = (p.topic, p.partition, p."offset") RETURNING d.state)
-		UPDATE replays SET done = done + cardinality($2::text[]), stored = stored + (SELECT count(*) FROM moved WHERE state = 'stored') WHERE id = $1::text AND (owner IS NULL OR owner = $9::text)`
+		UPDATE replays SET done = done + cardinality($2::text[]), stored = stored + (SELECT count(*) FROM moved WHERE state = 'stored'), reparsed = reparsed + $10::bigint
+			WHERE id = $1::text AND (owner IS NULL OR owner = $9::text)`
 	failLetters = `WITH failed AS (UPDATE dead_letters d SET replay = $1::text, replays = d.replays + 1, changed_at = $5::timestamptz
 		FROM unnest($2::text[], $3::int[], $4::bigint[]) AS p(topic, partition, "offset")
 		WHERE d.state = ANY($6::text[]) AND (d.topic, d.partition, d."offset") = (p.topic, p.partition, p."offset"))
 		UPDATE replays SET done = done + cardinality($2::text[]), failed = failed + cardinality($2::text[]) WHERE id = $1::text AND (owner IS NULL OR owner = $7::text)`
-	advanceJob = `UPDATE replays SET reparsed = reparsed + $2::bigint, skipped = skipped + $3::bigint, done = done + $13::bigint,
-		matched = CASE $14::bigint WHEN 0 THEN matched ELSE $14::bigint END,
+	advanceJob = `UPDATE replays SET skipped = skipped + $3::bigint, done = done + $2::bigint,
+		matched = CASE $13::bigint WHEN 0 THEN matched ELSE $13::bigint END,
 		after_topic = CASE WHEN $4::text = '' THEN after_topic ELSE $4::text END, after_partition = CASE WHEN $4::text = '' THEN after_partition ELSE $5::int END,
 		after_offset = CASE WHEN $4::text = '' THEN after_offset ELSE $6::bigint END,
 		lease_until = $7::timestamptz, report = coalesce($8::text, report), state = CASE WHEN $9::text = '' THEN state ELSE $9::text END, message = $10::text,
@@ -202,14 +205,14 @@ func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (domain.Job
 		b.Queue(inIndexOrder)
 		if len(step.Moved) > 0 {
 			topics, partitions, offsets := columnsOf(places)
-			b.Queue(moveLetters, step.Job, topics, partitions, offsets, string(step.To), step.At, deadStates(), stored, step.Owner)
+			b.Queue(moveLetters, step.Job, topics, partitions, offsets, string(step.To), step.At, deadStates(), stored, step.Owner, step.Reparsed)
 		}
 		if len(step.Failed) > 0 {
 			topics, partitions, offsets := columnsOf(step.Failed)
 			b.Queue(failLetters, step.Job, topics, partitions, offsets, step.At, deadStates(), step.Owner)
 		}
-		sql, args := withAudit(advanceJob, step.Audit, step.Job, step.Reparsed, step.Skipped, step.After.Topic, step.After.Partition, step.After.Offset, step.LeaseUntil, report,
-			string(step.State), step.Message, step.At, step.Owner, step.Indexed, step.Matched)
+		sql, args := withAudit(advanceJob, step.Audit, step.Job, step.Indexed, step.Skipped, step.After.Topic, step.After.Partition, step.After.Offset, step.LeaseUntil, report,
+			string(step.State), step.Message, step.At, step.Owner, step.Matched)
 		b.Queue(sql, args...)
 		b.Queue(`SELECT `+jobColumns+` FROM replays WHERE id = $1::text`, step.Job).Query(func(rows pgx.Rows) (err error) {
 			job, err = pgx.CollectExactlyOneRow(rows, scanJob)

@@ -295,9 +295,13 @@ func (s *Store) change(ctx context.Context, op string, queries func(*pgx.Batch))
 		return s.settle(op, nil, err)
 	}
 	defer conn.Release()
-	err = s.settle(op, conn.Conn(), s.inTx(ctx, conn.Conn(), "BEGIN", queries))
+	return blameless(s.settle(op, conn.Conn(), s.inTx(ctx, conn.Conn(), "BEGIN", queries)))
+}
+
+// blameless is an error of a statement about rows of our own, none of which is to blame for being canceled: 57014.
+func blameless(err error) error {
 	var e *domain.Error
-	if errors.As(err, &e) && e.Code == "57014" { // of a few rows of our own, none of which is to blame
+	if errors.As(err, &e) && e.Code == "57014" {
 		e.Class = domain.Unavailable
 	}
 	return err

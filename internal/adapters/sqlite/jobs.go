@@ -108,10 +108,11 @@ func (s *Store) ClaimJob(ctx context.Context, dryRun bool, owner string, at, unt
 		if err != nil || len(waiting) == 0 {
 			return err
 		}
-		if j = waiting[0]; j.Owner != "" && j.Owner != owner && !j.LeaseUntil.Before(at) {
-			return nil
+		busy, err := jobs(ctx, tx, `WHERE dry_run = ? AND state = 'running' AND owner <> ? AND lease_until >= ?`, dryRun, owner, at.UnixMicro())
+		if err != nil || len(busy) > 0 {
+			return err
 		}
-		found = true
+		j, found = waiting[0], true
 		j.State, j.Owner, j.LeaseUntil = domain.JobRunning, owner, until
 		if j.StartedAt.IsZero() {
 			j.StartedAt = at
@@ -192,12 +193,12 @@ func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (j domain.J
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`UPDATE replays SET done = done + ?, stored = stored + ?, failed = failed + ? WHERE id = ? AND (owner IS NULL OR owner = ?)`,
-			len(step.Moved)+len(step.Failed), stored, len(step.Failed), step.Job, step.Owner); err != nil {
+		if _, err := tx.Exec(`UPDATE replays SET done = done + ?, stored = stored + ?, failed = failed + ?, reparsed = reparsed + ?
+			WHERE id = ? AND (owner IS NULL OR owner = ?)`, len(step.Moved)+len(step.Failed), stored, len(step.Failed), step.Reparsed, step.Job, step.Owner); err != nil {
 			return err
 		}
-		set, args := []string{"reparsed = reparsed + ?", "skipped = skipped + ?", "done = done + ?", "matched = iif(? = 0, matched, ?)", "lease_until = ?", "report = coalesce(?, report)", "message = ?"},
-			[]any{step.Reparsed, step.Skipped, step.Indexed, step.Matched, step.Matched, step.LeaseUntil.UnixMicro(), report, step.Message}
+		set, args := []string{"skipped = skipped + ?", "done = done + ?", "matched = iif(? = 0, matched, ?)", "lease_until = ?", "report = coalesce(?, report)", "message = ?"},
+			[]any{step.Skipped, step.Indexed, step.Matched, step.Matched, step.LeaseUntil.UnixMicro(), report, step.Message}
 		if step.After.Topic != "" {
 			set = append(set, "after_topic = ?", "after_partition = ?", "after_offset = ?")
 			args = append(args, step.After.Topic, step.After.Partition, step.After.Offset)

@@ -343,13 +343,13 @@ func storeJobs(t *testing.T, h *StoreHarness) {
 	require.Equal(t, domain.JobRunning, after.State, "it is not the owner any more")
 	place := domain.Place{Topic: "docket.dlq", Partition: 1, Offset: 7}
 	after, err = h.Store.AdvanceJob(ctx, domain.JobStep{
-		Job: "r-1", Owner: "two", At: now, LeaseUntil: now.Add(time.Minute), After: place, Reparsed: 1, Skipped: 2, Indexed: 9, Matched: 99,
+		Job: "r-1", Owner: "two", At: now, LeaseUntil: now.Add(time.Minute), After: place, Skipped: 2, Indexed: 9, Matched: 99,
 		Report: report, Message: "half-way",
 	})
 	require.NoError(t, err)
 	require.Equal(t, place, after.After)
 	require.Equal(t, report, after.Report)
-	require.Equal(t, []int64{1, 2, 9, 99}, []int64{after.Reparsed, after.Skipped, after.Done, after.Matched})
+	require.Equal(t, []int64{2, 9, 99}, []int64{after.Skipped, after.Done, after.Matched})
 	require.Equal(t, "half-way", after.Message)
 
 	moved, err := h.Store.MoveJob(ctx, "r-1", domain.Active, domain.JobPaused, "by ann", now, domain.AuditEntry{At: now, Who: "ann", Action: "replay.pause", Target: "r-1"})
@@ -362,12 +362,33 @@ func storeJobs(t *testing.T, h *StoreHarness) {
 	require.NoError(t, err)
 	require.Equal(t, domain.JobPaused, after.State, "who was working on it sees that")
 	require.Equal(t, place, after.After)
+	late, err := h.Store.AdvanceJob(ctx, domain.JobStep{
+		Job: "r-1", Owner: "two", At: now, LeaseUntil: now, Moved: []domain.DeadLetter{h.dead(77)}, To: domain.DeadReplayed, Reparsed: 1, After: domain.Place{Topic: "z"},
+	})
+	require.NoError(t, err)
+	require.Equal(t, []int64{10, 1}, []int64{late.Done, late.Reparsed}, "what was dealt with counts also after that")
+	require.Equal(t, place, late.After)
 	moved, err = h.Store.MoveJob(ctx, "r-1", domain.Resumable, domain.JobPending, "", now, domain.AuditEntry{})
+	require.NoError(t, err)
+	require.True(t, moved)
+	_, found = h.claim(t, false, "three", now)
+	require.True(t, found, "the oldest is taken up again")
+	moved, err = h.Store.MoveJob(ctx, "r-1", domain.Active, domain.JobPaused, "", now, domain.AuditEntry{})
+	require.NoError(t, err)
+	require.True(t, moved)
+	_, found = h.claim(t, false, "four", now)
+	require.True(t, found, "the next one meanwhile")
+	moved, err = h.Store.MoveJob(ctx, "r-1", domain.Resumable, domain.JobPending, "", now, domain.AuditEntry{})
+	require.NoError(t, err)
+	require.True(t, moved)
+	_, found = h.claim(t, false, "five", now)
+	require.False(t, found, "and one at a time then as well")
+	moved, err = h.Store.MoveJob(ctx, "r-4", domain.Active, domain.JobCanceled, "", now, domain.AuditEntry{})
 	require.NoError(t, err)
 	require.True(t, moved)
 	after, _, err = h.Store.Job(ctx, "r-1")
 	require.NoError(t, err)
-	require.EqualValues(t, 9, after.BaseDone, "failures are judged from here on")
+	require.EqualValues(t, 10, after.BaseDone, "failures are judged from here on")
 	moved, err = h.Store.MoveJob(ctx, "r-1", domain.Active, domain.JobCanceled, "by ann", now, domain.AuditEntry{At: now, Who: "ann", Action: "replay.cancel", Target: "r-1"})
 	require.NoError(t, err)
 	require.True(t, moved)
