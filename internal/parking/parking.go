@@ -297,16 +297,16 @@ func (d departures) count(p *Parking) {
 // they do not keep the others waiting.
 func (p *Parking) next(batch, tried []domain.Record, verdicts []saver.Verdict, holds []ports.Hold, now time.Time) ([]domain.Record, departures) {
 	left := departures{fates: map[domain.Fate]int{}, reparked: map[domain.Class]int{}}
-	verdict := make(map[place]saver.Verdict, len(tried))
+	verdict := make(map[domain.Place]saver.Verdict, len(tried))
 	for i, r := range tried {
-		verdict[placeOf(r)] = verdicts[i]
+		verdict[r.Place()] = verdicts[i]
 	}
 	var out []domain.Record
 	for _, r := range batch {
 		if h := find(holds, r); h != nil && r.Offset >= h.Offset {
 			continue // delivered again
 		}
-		v, isTried := verdict[placeOf(r)]
+		v, isTried := verdict[r.Place()]
 		switch {
 		case !isTried:
 			r.Headers.NotBefore = p.later(r, now)
@@ -345,15 +345,6 @@ func (p *Parking) later(r domain.Record, now time.Time) time.Time {
 	}
 	return p.Retry.PostponedUntil(now)
 }
-
-// place is where a record stands.
-type place struct {
-	topic     string
-	partition int32
-	offset    int64
-}
-
-func placeOf(r domain.Record) place { return place{r.Topic, r.Partition, r.Offset} }
 
 func find(holds []ports.Hold, r domain.Record) *ports.Hold {
 	for i := range holds {

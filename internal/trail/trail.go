@@ -58,12 +58,11 @@ type Trail struct {
 		Backlog(ctx context.Context, group string, topics ...string) ([]ports.Backlog, error)
 	}
 	stages []Stage
-	now    func() time.Time
 }
 
 // New makes a Trail over the stages in which a record may wait.
 func New(store ports.Store, log ports.Log, stages []Stage) *Trail {
-	return &Trail{store: store, log: log, stages: stages, now: time.Now}
+	return &Trail{store: store, log: log, stages: stages}
 }
 
 // Found is a record that waits.

@@ -169,3 +169,29 @@ func refusal(resp *http.Response, answer []byte) error {
 	}
 	return fail(code, "%s", cmp.Or(p.Detail, p.Title))
 }
+
+// read decodes an answer.
+func read[T any](body []byte) (v T, err error) {
+	if err := json.Unmarshal(body, &v); err != nil {
+		return v, fail(ExitFailed, "the answer is not docket's: %w", err)
+	}
+	return v, nil
+}
+
+// show asks for one thing and prints it, unless it is to be a table: that is the caller's to make of the body. Raw are the exact
+// bytes, so that their hash can be compared.
+func (s Console) show(ctx context.Context, out Out, path, output string) (body []byte, err error) {
+	if output == "raw" {
+		path += "/raw"
+	}
+	body, err = s.get(ctx, path, nil)
+	switch {
+	case err != nil || output == "table":
+		return body, err
+	case output == "raw":
+		_, err = out.Stdout.Write(body)
+	default:
+		err = printJSON(out.Stdout, json.RawMessage(body), output)
+	}
+	return nil, err
+}

@@ -220,19 +220,9 @@ type DLQShow struct {
 
 // Run prints one dead letter.
 func (s *DLQShow) Run(ctx context.Context, out Out) error {
-	path := "/api/v1/dead-letters/" + url.PathEscape(s.ID)
-	if s.Output == "raw" {
-		path += "/raw"
-	}
-	body, err := s.get(ctx, path, nil)
-	switch {
-	case err != nil:
+	body, err := s.show(ctx, out, "/api/v1/dead-letters/"+url.PathEscape(s.ID), s.Output)
+	if err != nil || body == nil {
 		return err
-	case s.Output == "raw":
-		_, err := out.Stdout.Write(body)
-		return err
-	case s.Output != "table":
-		return printJSON(out.Stdout, json.RawMessage(body), s.Output)
 	}
 	d, err := read[dead](body)
 	if err != nil {
@@ -244,32 +234,27 @@ func (s *DLQShow) Run(ctx context.Context, out Out) error {
 func printDead(w io.Writer, d dead) error {
 	fmt.Fprintf(w, "%s: %s\n\n", strings.ToUpper(printable(d.State)), printable(cmp.Or(d.Error, d.Reason)))
 	t := newTable(w)
-	pair := func(name, value string) {
-		if value != "" {
-			t.row(name, value)
-		}
-	}
-	pair("dead letter", d.ID)
-	pair("reason", d.Reason)
-	pair("class", strings.TrimSpace(d.Class+" "+d.Code))
-	pair("fingerprint", d.Fingerprint)
-	pair("decision", d.DecisionID)
-	pair("path", d.Path)
-	pair("tenant", d.Tenant)
-	pair("time", stamp(d.Timestamp))
-	pair("received", stamp(d.ReceivedAt))
-	pair("first failed", stamp(d.FirstFailedAt))
-	pair("died", stamp(d.DiedAt))
-	pair("attempts", strconv.Itoa(d.Attempts))
-	pair("copies", strconv.Itoa(d.Copies))
+	t.pair("dead letter", d.ID)
+	t.pair("reason", d.Reason)
+	t.pair("class", strings.TrimSpace(d.Class+" "+d.Code))
+	t.pair("fingerprint", d.Fingerprint)
+	t.pair("decision", d.DecisionID)
+	t.pair("path", d.Path)
+	t.pair("tenant", d.Tenant)
+	t.pair("time", stamp(d.Timestamp))
+	t.pair("received", stamp(d.ReceivedAt))
+	t.pair("first failed", stamp(d.FirstFailedAt))
+	t.pair("died", stamp(d.DiedAt))
+	t.pair("attempts", strconv.Itoa(d.Attempts))
+	t.pair("copies", strconv.Itoa(d.Copies))
 	if d.Replays > 0 {
-		pair("replays", fmt.Sprintf("%d, the last by %s", d.Replays, d.Replay))
+		t.pair("replays", fmt.Sprintf("%d, the last by %s", d.Replays, d.Replay))
 	}
-	pair("first home", d.Origin)
-	pair("upload", d.Upload)
-	pair("uploaded to", d.Headers["docket-opa-partition"])
-	pair("bytes", fmt.Sprintf("%d, SHA-256 %s", d.Bytes, d.SHA256))
-	pair("runbook", d.Runbook)
+	t.pair("first home", d.Origin)
+	t.pair("upload", d.Upload)
+	t.pair("uploaded to", d.Headers["docket-opa-partition"])
+	t.pair("bytes", fmt.Sprintf("%d, SHA-256 %s", d.Bytes, d.SHA256))
+	t.pair("runbook", d.Runbook)
 	if err := t.flush(); err != nil {
 		return err
 	}
@@ -286,14 +271,6 @@ func printDead(w io.Writer, d dead) error {
 		_, err := fmt.Fprintf(w, "\nIt begins with: %s\n", printable(d.Preview))
 		return err
 	}
-}
-
-// read decodes an answer.
-func read[T any](body []byte) (v T, err error) {
-	if err := json.Unmarshal(body, &v); err != nil {
-		return v, fail(ExitFailed, "the answer is not docket's: %w", err)
-	}
-	return v, nil
 }
 
 // printItems prints a list as one array, or as a line each.

@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -64,7 +62,7 @@ func (f *FloodAccept) Run(ctx context.Context, out Out) error {
 	if err != nil {
 		return err
 	}
-	answer, err := do(ctx, http.MethodPost, strings.TrimRight(f.Server, "/")+"/api/v1/flood/acceptances", f.TokenFile, body, "")
+	answer, err := f.post(ctx, "/api/v1/flood/acceptances", body)
 	if err != nil {
 		return err
 	}
@@ -75,9 +73,9 @@ func printFlood(w io.Writer, answer []byte, output string) error {
 	if output != "table" {
 		return printJSON(w, json.RawMessage(answer), output)
 	}
-	var f flood
-	if err := json.Unmarshal(answer, &f); err != nil {
-		return fail(ExitFailed, "the answer is not docket's: %w", err)
+	f, err := read[flood](answer)
+	if err != nil {
+		return err
 	}
 	state := "There is no flood: blamed rows are dead-lettered."
 	if f.Stopping {

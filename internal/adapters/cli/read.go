@@ -114,12 +114,12 @@ func (s Console) pages(ctx context.Context, path string, query url.Values, limit
 		if err != nil {
 			return nil, false, err
 		}
-		var answer struct {
+		answer, err := read[struct {
 			Items      []json.RawMessage `json:"items"`
 			NextCursor *string           `json:"next_cursor"`
-		}
-		if err := json.Unmarshal(body, &answer); err != nil {
-			return nil, false, fail(ExitFailed, "the answer is not docket's: %w", err)
+		}](body)
+		if err != nil {
+			return nil, false, err
 		}
 		items = append(items, answer.Items...)
 		if answer.NextCursor == nil || len(items) >= limit {
@@ -132,9 +132,9 @@ func (s Console) pages(ctx context.Context, path string, query url.Values, limit
 func printDecisions(w io.Writer, items []json.RawMessage) error {
 	t := newTable(w, "OUTCOME", "REASON", "TIME", "PATH", "PRINCIPAL", "ACTION", "RESOURCE", "DECISION ID")
 	for _, i := range items {
-		var d decision
-		if err := json.Unmarshal(i, &d); err != nil {
-			return fail(ExitFailed, "the answer is not docket's: %w", err)
+		d, err := read[decision](i)
+		if err != nil {
+			return err
 		}
 		t.row(d.Outcome, short(d.why(), 60), d.Time.UTC().Format("2006-01-02T15:04:05.000Z"), d.Path, d.Principal, d.Action, short(d.Resource, 40), d.DecisionID)
 	}
@@ -150,24 +150,13 @@ type Show struct {
 
 // Run prints one decision, outcome and reason first.
 func (s *Show) Run(ctx context.Context, out Out) error {
-	path := "/api/v1/decisions/" + url.PathEscape(s.ID)
-	if s.Output == "raw" {
-		path += "/raw"
+	body, err := s.show(ctx, out, "/api/v1/decisions/"+url.PathEscape(s.ID), s.Output)
+	if err != nil || body == nil {
+		return err
 	}
-	body, err := s.get(ctx, path, nil)
+	d, err := read[decision](body)
 	if err != nil {
 		return err
-	}
-	switch s.Output {
-	case "raw": // the bytes, so that their hash can be compared
-		_, err := out.Stdout.Write(body)
-		return err
-	case "json", "ndjson":
-		return printJSON(out.Stdout, json.RawMessage(body), s.Output)
-	}
-	var d decision
-	if err := json.Unmarshal(body, &d); err != nil {
-		return fail(ExitFailed, "the answer is not docket's: %w", err)
 	}
 	return printDecision(out.Stdout, d)
 }
@@ -175,29 +164,24 @@ func (s *Show) Run(ctx context.Context, out Out) error {
 func printDecision(w io.Writer, d decision) error {
 	fmt.Fprintf(w, "%s: %s\n\n", strings.ToUpper(printable(d.Outcome)), printable(cmp.Or(d.Error, d.Reason, "no reason given")))
 	t := newTable(w)
-	pair := func(name, value string) {
-		if value != "" {
-			t.row(name, value)
-		}
-	}
-	pair("decision", d.DecisionID)
-	pair("path", d.Path)
-	pair("principal", d.Principal)
-	pair("action", d.Action)
-	pair("resource", d.Resource)
-	pair("time", stamp(&d.Time))
-	pair("received", stamp(d.ReceivedAt))
-	pair("saved", stamp(d.SavedAt))
-	pair("tenant", d.Tenant)
-	pair("app", d.App)
-	pair("opa", d.OPA)
+	t.pair("decision", d.DecisionID)
+	t.pair("path", d.Path)
+	t.pair("principal", d.Principal)
+	t.pair("action", d.Action)
+	t.pair("resource", d.Resource)
+	t.pair("time", stamp(&d.Time))
+	t.pair("received", stamp(d.ReceivedAt))
+	t.pair("saved", stamp(d.SavedAt))
+	t.pair("tenant", d.Tenant)
+	t.pair("app", d.App)
+	t.pair("opa", d.OPA)
 	for _, name := range slices.Sorted(maps.Keys(d.Bundles)) {
-		pair("bundle", strings.TrimSpace(name+" "+d.Bundles[name]["revision"]))
+		t.pair("bundle", strings.TrimSpace(name+" "+d.Bundles[name]["revision"]))
 	}
-	pair("trace", d.TraceID)
-	pair("requested by", d.RequestedBy)
+	t.pair("trace", d.TraceID)
+	t.pair("requested by", d.RequestedBy)
 	for _, a := range d.Also {
-		pair("also", "tenant "+a.Tenant+" at "+stamp(&a.Time))
+		t.pair("also", "tenant "+a.Tenant+" at "+stamp(&a.Time))
 	}
 	if err := t.flush(); err != nil {
 		return err
@@ -270,13 +254,13 @@ func (s *Status) Run(ctx context.Context, out Out) error {
 	if s.Output != "table" {
 		return printJSON(out.Stdout, map[string]json.RawMessage{"pipeline": pipe, "opas": seen}, s.Output)
 	}
-	var p pipeline
-	var o *opas
-	if err := json.Unmarshal(pipe, &p); err != nil {
-		return fail(ExitFailed, "the answer is not docket's: %w", err)
+	p, err := read[pipeline](pipe)
+	if err != nil {
+		return err
 	}
-	if err := json.Unmarshal(seen, &o); err != nil {
-		return fail(ExitFailed, "the answer is not docket's: %w", err)
+	o, err := read[*opas](seen)
+	if err != nil {
+		return err
 	}
 	return printStatus(out.Stdout, p, o, time.Now())
 }
@@ -369,6 +353,13 @@ func (t table) row(cells ...string) {
 		cells[i] = cmp.Or(printable(c), "-")
 	}
 	fmt.Fprintln(t.w, strings.Join(cells, "\t"))
+}
+
+// pair prints what has a value, by its name.
+func (t table) pair(name, value string) {
+	if value != "" {
+		t.row(name, value)
+	}
 }
 
 func (t table) flush() error { return t.w.Flush() }

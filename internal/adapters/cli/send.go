@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -131,9 +130,9 @@ func (s *Send) post(ctx context.Context, body []byte, total *sent) error {
 	if err != nil {
 		return err
 	}
-	var got sent
-	if err := json.Unmarshal(answer, &got); err != nil {
-		return fail(ExitFailed, "the answer is not docket's: %w", err)
+	got, err := read[sent](answer)
+	if err != nil {
+		return err
 	}
 	total.Accepted += got.Accepted
 	total.Quarantined += got.Quarantined

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -186,30 +185,22 @@ func (q *query) deadLetter(c echo.Context) error {
 		ReadError *string           `json:"read_error"`
 		Headers   map[string]string `json:"headers"`
 		Preview   *string           `json:"preview"`
-		Event     json.RawMessage   `json:"event"`
 	}{deadView: deadViewOf(&l), Headers: map[string]string{}}
+	event := []byte("null")
 	r, found, err := q.bytesOf(c, &l)
-	if err != nil { // what the index knows is an answer
-		answer.ReadError = text(err.Error())
-		return c.JSON(http.StatusOK, answer)
-	}
 	answer.Available = found
 	for _, h := range r.Headers.Encode() {
 		answer.Headers[h.Name] = strings.ToValidUTF8(h.Value, "\uFFFD")
 	}
-	if found && l.Decision && utf8.Valid(r.Value) && json.Valid(r.Value) {
-		head, err := json.Marshal(answer)
-		if err != nil {
-			return err
-		}
-		// The event's bytes as they are: encoding/json would rewrite them.
-		body := slices.Concat(head[:len(head)-len(`null}`)], r.Value, []byte("}"))
-		return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, body)
-	}
-	if found {
+	switch {
+	case err != nil: // what the index knows is an answer
+		answer.ReadError = text(err.Error())
+	case found && l.Decision && utf8.Valid(r.Value) && json.Valid(r.Value):
+		event = r.Value
+	case found:
 		answer.Preview = text(preview(&l, r.Value))
 	}
-	return c.JSON(http.StatusOK, answer)
+	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, with(marshal(answer), "event", event))
 }
 
 // preview is how bytes begin, inflated where they are gzip, with escapes for what is no text.

@@ -1,13 +1,13 @@
 package httpapi
 
 import (
-	"bytes"
 	"context"
 	_ "embed"
 	"encoding/json"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -239,26 +239,27 @@ func (q *query) decision(c echo.Context) error {
 	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, withEvent(viewOf(newest), newest.Event, also))
 }
 
-// withEvent spells a decision with its event's bytes put in as they are: encoding/json would rewrite them.
+// withEvent spells a decision with its event's bytes.
 func withEvent(v decisionView, event []byte, also []decisionView) []byte {
-	head, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // texts and times
-	}
-	var b bytes.Buffer
-	b.Write(head[:len(head)-1])
-	b.WriteString(`,"event":`)
-	b.Write(event)
+	answer := with(marshal(v), "event", event)
 	if len(also) > 0 {
-		tail, err := json.Marshal(also)
-		if err != nil {
-			panic(err) // as above
-		}
-		b.WriteString(`,"also":`)
-		b.Write(tail)
+		answer = with(answer, "also", marshal(also))
 	}
-	b.WriteByte('}')
-	return b.Bytes()
+	return answer
+}
+
+// with adds a member to a JSON object, its bytes as they are: encoding/json would rewrite them.
+func with(object []byte, name string, raw []byte) []byte {
+	return slices.Concat(object[:len(object)-1], []byte(`,"`+name+`":`), raw, []byte("}"))
+}
+
+// marshal spells a view: texts, times and numbers, which cannot fail.
+func marshal(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return b
 }
 
 // opaView is an OPA as the API shows it.

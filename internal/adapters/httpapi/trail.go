@@ -134,11 +134,7 @@ func trailViewOf(r trail.Report) trailView {
 		next[s.Topic] = s.Next
 	}
 	if r.State == trail.Unknown && r.StoreErr == nil {
-		b, err := json.Marshal(next)
-		if err != nil {
-			panic(err) // texts and numbers
-		}
-		v.NextCursor = text(base64.RawURLEncoding.EncodeToString(b))
+		v.NextCursor = text(base64.RawURLEncoding.EncodeToString(marshal(next)))
 	}
 	if o := r.LastUpload; o != nil {
 		v.LastUpload = &lastUploadView{Tenant: o.Tenant, OPA: o.OPA, At: instant(o.Last)}
