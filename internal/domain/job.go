@@ -1,6 +1,8 @@
 package domain
 
 import (
+	"encoding/json"
+	"net/url"
 	"slices"
 	"time"
 )
@@ -140,6 +142,31 @@ type Rehearsal struct {
 	Broken int `json:"broken"`
 	// Gone are those whose bytes are not in the log any more.
 	Gone int `json:"gone"`
+}
+
+// String spells the rehearsal as it is kept, or "" where there is none.
+func (r *Rehearsal) String() string {
+	if r == nil {
+		return ""
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		panic(err) // texts and numbers
+	}
+	return string(b)
+}
+
+// Restore reads the filter and the report as they are kept: what Query.Filter and Rehearsal.String spell.
+func (j *Job) Restore(filter, report string) error {
+	values, err := url.ParseQuery(filter)
+	if err == nil {
+		j.Filter, err = ParseDeadQuery(values, j.CreatedAt)
+	}
+	if err != nil || report == "" {
+		return err
+	}
+	j.Report = new(Rehearsal)
+	return json.Unmarshal([]byte(report), j.Report)
 }
 
 // Tally counts dead letters of one kind.

@@ -2,9 +2,7 @@ package postgres
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/url"
 	"strings"
 	"time"
 
@@ -46,7 +44,7 @@ const (
 		matched = CASE $13::bigint WHEN 0 THEN matched ELSE $13::bigint END,
 		after_topic = CASE WHEN $4::text = '' THEN after_topic ELSE $4::text END, after_partition = CASE WHEN $4::text = '' THEN after_partition ELSE $5::int END,
 		after_offset = CASE WHEN $4::text = '' THEN after_offset ELSE $6::bigint END,
-		lease_until = $7::timestamptz, report = coalesce($8::text, report), state = CASE WHEN $9::text = '' THEN state ELSE $9::text END, message = $10::text,
+		lease_until = $7::timestamptz, report = coalesce(nullif($8::text, ''), report), state = CASE WHEN $9::text = '' THEN state ELSE $9::text END, message = $10::text,
 		finished_at = CASE WHEN $9::text IN ('canceled', 'failed', 'done') THEN $11::timestamptz ELSE finished_at END
 		WHERE id = $1::text AND owner = $12::text AND state = 'running' RETURNING true`
 )
@@ -182,15 +180,6 @@ func (s *Store) CountJob(ctx context.Context, j domain.Job) (n int64, err error)
 
 // AdvanceJob writes down what was done of a job; see ports.JobStore.
 func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (domain.Job, error) {
-	var report *string
-	if step.Report != nil {
-		text, err := json.Marshal(step.Report)
-		if err != nil {
-			return domain.Job{}, err
-		}
-		report = new(string)
-		*report = string(text)
-	}
 	places, stored := make([]domain.Place, len(step.Moved)), make([]bool, len(step.Moved))
 	for i, l := range step.Moved {
 		places[i] = l.Place
@@ -211,7 +200,7 @@ func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (domain.Job
 			topics, partitions, offsets := columnsOf(step.Failed)
 			b.Queue(failLetters, step.Job, topics, partitions, offsets, step.At, deadStates(), step.Owner)
 		}
-		sql, args := withAudit(advanceJob, step.Audit, step.Job, step.Indexed, step.Skipped, step.After.Topic, step.After.Partition, step.After.Offset, step.LeaseUntil, report,
+		sql, args := withAudit(advanceJob, step.Audit, step.Job, step.Indexed, step.Skipped, step.After.Topic, step.After.Partition, step.After.Offset, step.LeaseUntil, step.Report.String(),
 			string(step.State), step.Message, step.At, step.Owner, step.Matched)
 		b.Queue(sql, args...)
 		b.Queue(`SELECT `+jobColumns+` FROM replays WHERE id = $1::text`, step.Job).Query(func(rows pgx.Rows) (err error) {
@@ -241,16 +230,7 @@ func scanJob(row pgx.CollectableRow) (j domain.Job, err error) {
 		return j, err
 	}
 	j.Owner, j.CreatedAt, j.StartedAt, j.FinishedAt, j.LeaseUntil = owner.String, created.UTC(), instant(started), instant(finished), instant(lease)
-	if report.Valid {
-		j.Report = new(domain.Rehearsal)
-		if err := json.Unmarshal([]byte(report.String), j.Report); err != nil {
-			return j, err
-		}
-	}
-	values, err := url.ParseQuery(filter)
-	if err == nil {
-		j.Filter, err = domain.ParseDeadQuery(values, created)
-	}
+	err = j.Restore(filter, report.String)
 	return j, err
 }
 

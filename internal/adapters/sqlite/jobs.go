@@ -3,9 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -179,14 +177,6 @@ func (s *Store) CountJob(ctx context.Context, j domain.Job) (n int64, err error)
 
 // AdvanceJob writes down what was done of a job; see ports.JobStore.
 func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (j domain.Job, err error) {
-	var report any
-	if step.Report != nil {
-		text, err := json.Marshal(step.Report)
-		if err != nil {
-			return j, err
-		}
-		report = string(text)
-	}
 	err = s.inTx(ctx, func(tx *sql.Tx) error {
 		at := step.At.UnixMicro()
 		stored, err := moveLetters(tx, step, at)
@@ -198,7 +188,7 @@ func (s *Store) AdvanceJob(ctx context.Context, step domain.JobStep) (j domain.J
 			return err
 		}
 		set, args := []string{"skipped = skipped + ?", "done = done + ?", "matched = iif(? = 0, matched, ?)", "lease_until = ?", "report = coalesce(?, report)", "message = ?"},
-			[]any{step.Skipped, step.Indexed, step.Matched, step.Matched, step.LeaseUntil.UnixMicro(), report, step.Message}
+			[]any{step.Skipped, step.Indexed, step.Matched, step.Matched, step.LeaseUntil.UnixMicro(), text(step.Report.String()), step.Message}
 		if step.After.Topic != "" {
 			set = append(set, "after_topic = ?", "after_partition = ?", "after_offset = ?")
 			args = append(args, step.After.Topic, step.After.Partition, step.After.Offset)
@@ -275,16 +265,7 @@ func scanJob(rows *sql.Rows) (j domain.Job, err error) {
 		return j, err
 	}
 	j.Owner, j.CreatedAt, j.StartedAt, j.FinishedAt, j.LeaseUntil = owner.String, time.UnixMicro(created).UTC(), instant(started), instant(finished), instant(lease)
-	if report.Valid {
-		j.Report = new(domain.Rehearsal)
-		if err := json.Unmarshal([]byte(report.String), j.Report); err != nil {
-			return j, err
-		}
-	}
-	values, err := url.ParseQuery(filter)
-	if err == nil {
-		j.Filter, err = domain.ParseDeadQuery(values, j.CreatedAt)
-	}
+	err = j.Restore(filter, report.String)
 	return j, err
 }
 
