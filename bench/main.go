@@ -12,6 +12,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/docket-project/docket/bench/events"
 )
 
 // result is one scenario's figures. Durations are milliseconds.
@@ -71,6 +73,8 @@ func main() {
 		err = slowSuite(*docket, *out, *connections)
 	case "baseline":
 		err = baselineSuite(*docket, *out, *rate, *seconds)
+	case "k6-events":
+		err = events.WriteParts(os.Stdout)
 	case "baseline-serve":
 		err = serveBaseline(*listen, *database)
 	default:

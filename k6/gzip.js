@@ -1,0 +1,86 @@
+// The body of an upload: one gzip member, put together from parts that are compressed already (events.json; bench/events says why
+// and makes it). Times and ids stand between them in blocks that are not compressed (RFC 1951, 3.2.4).
+import encoding from 'k6/encoding';
+
+const events = JSON.parse(open('./events.json'));
+const parts = events.parts.map((p) => ({ crc: p.crc, first: bytes(p.first), again: bytes(p.again) }));
+
+function bytes(base64) {
+  return new Uint8Array(encoding.b64decode(base64));
+}
+
+const header = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255]; // RFC 1952, 2.3
+const trailer = 8;
+const blockHeader = 5;
+
+// CRC-32 of every byte.
+const table = new Uint32Array(256);
+for (let i = 0; i < 256; i++) {
+  let c = i;
+  for (let k = 0; k < 8; k++) c = c & 1 ? (c >>> 1) ^ 0xedb88320 : c >>> 1;
+  table[i] = c;
+}
+
+// put writes text, which is ASCII, and returns the CRC-32 that crc becomes.
+function put(out, at, text, crc) {
+  let c = ~crc;
+  for (let i = 0; i < text.length; i++) {
+    const b = text.charCodeAt(i);
+    out[at + i] = b;
+    c = (c >>> 8) ^ table[(c ^ b) & 255];
+  }
+  return ~c >>> 0;
+}
+
+// over is the CRC-32 of what has the CRC-32 crc, followed by what has the CRC-32 next and the shift of its length.
+function over(crc, next, shift) {
+  for (let i = 0; crc !== 0; i++, crc >>>= 1) {
+    if (crc & 1) next ^= shift[i];
+  }
+  return next >>> 0;
+}
+
+// block writes the header of a block that is not compressed.
+function block(out, at, length, last) {
+  out[at] = last ? 1 : 0;
+  out[at + 1] = length & 255;
+  out[at + 2] = length >> 8;
+  out[at + 3] = ~length & 255;
+  out[at + 4] = (~length >> 8) & 255;
+}
+
+// gzipped is an array of decisions with these ids, all of one time (toISOString's) and one variant.
+export function gzipped(ids, time, variant) {
+  const part = parts[variant % parts.length];
+  const own = events.opening_bytes + events.id_bytes;
+  const out = new Uint8Array(header.length + ids.length * (blockHeader + own) + part.first.length + (ids.length - 1) * part.again.length + blockHeader + 1 + trailer);
+  out.set(header);
+  let at = header.length;
+  let crc = 0;
+  const opening = new Uint8Array(events.opening_bytes);
+  const openingCRC = put(opening, 0, `,{"timestamp":"${time}","decision_id":"`, 0);
+  for (let i = 0; i < ids.length; i++) {
+    block(out, at, own, false);
+    at += blockHeader;
+    if (i === 0) {
+      crc = put(out, at, `[{"timestamp":"${time}","decision_id":"`, 0);
+    } else {
+      out.set(opening, at);
+      crc = over(crc, openingCRC, events.opening_shift);
+    }
+    at += opening.length;
+    crc = put(out, at, ids[i], crc);
+    at += events.id_bytes;
+    const deflated = i === 0 ? part.first : part.again;
+    out.set(deflated, at);
+    at += deflated.length;
+    crc = over(crc, part.crc, events.part_shift);
+  }
+  block(out, at, 1, true);
+  at += blockHeader;
+  crc = put(out, at, ']', crc);
+  const ends = new DataView(out.buffer, at + 1);
+  ends.setUint32(0, crc, true);
+  ends.setUint32(4, ids.length * (own + events.part_bytes) + 1, true);
+  return out.buffer;
+}

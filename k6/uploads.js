@@ -1,0 +1,79 @@
+// Uploads as OPA makes them: a gzip body with one to five decisions of about 1.3 KB. Whoever imports this gets one upload an
+// iteration; a scenario only says when. Ids are numbered over the whole run, so that a checker can tell from the number of
+// iterations, and from the lines of those that were refused, which decisions have to be stored (bench/ids.go does).
+import exec from 'k6/execution';
+import http from 'k6/http';
+import { SharedArray } from 'k6/data';
+import { Counter } from 'k6/metrics';
+import { gzipped } from './gzip.js';
+
+export const url = __ENV.UPLOAD_URL || 'http://127.0.0.1:8080/logs';
+export const rate = Number(__ENV.RATE || 1000);
+export const duration = __ENV.DURATION || '60s';
+
+// Most decisions of an upload. The decisions of iteration i have the numbers from i * perUpload on.
+const perUpload = 5;
+
+// Seven hex digits that tell this run's ids from every other run's. Every virtual user evaluates this file, hence the array
+// that all of them share.
+const run = new SharedArray('run', () => [__ENV.RUN || Math.floor(Math.random() * 2 ** 28).toString(16).padStart(7, '0')])[0];
+
+const params = {
+  headers: {
+    'Content-Type': 'application/json',
+    'Content-Encoding': 'gzip',
+    'User-Agent': 'Open-Policy-Agent/1.22.2 (linux, amd64)',
+    ...(__ENV.TOKEN ? { Authorization: `Bearer ${__ENV.TOKEN}` } : {}),
+  },
+  timeout: '10s', // OPA's
+  responseType: 'none',
+};
+
+// Refused are answers that docket may give when it is asked for too much: an OPA keeps its decisions and comes again.
+export const refused = new Counter('uploads_refused');
+// Failed are all others: an error, an answer that never came, a status that loses OPA's decisions.
+export const failed = new Counter('uploads_failed');
+export const accepted = new Counter('uploads_accepted');
+
+// id is as scattered as a UUID, and carries its number in the last twelve digits.
+export function id(n) {
+  const scatter = (Math.imul(n, 2654435761) >>> 0).toString(16).padStart(8, '0');
+  return `${scatter}-${run.slice(0, 4)}-4${run.slice(4)}-8000-${n.toString(16).padStart(12, '0')}`;
+}
+
+// size is how many decisions the upload of an iteration has: one to five, three on average.
+function size(iteration) {
+  return (iteration % perUpload) + 1;
+}
+
+// send makes the upload of an iteration, once. Tags go to its metrics.
+export function send(iteration, tags) {
+  const ids = [];
+  for (let k = 0; k < size(iteration); k++) {
+    ids.push(id(iteration * perUpload + k));
+  }
+  const answer = http.post(url, gzipped(ids, new Date().toISOString(), iteration), tags ? { ...params, tags } : params);
+  if (answer.status === 200) {
+    accepted.add(1, tags);
+    return answer;
+  }
+  const clean = (answer.status === 503 || answer.status === 429) && answer.headers['Retry-After'] !== undefined;
+  (clean ? refused : failed).add(1, tags);
+  // The checker reads this line: what was not acknowledged need not be stored.
+  console.log(`refused ${iteration} ${answer.status} ${answer.error_code}`);
+  return answer;
+}
+
+// upload is the default function of scenarios with one executor.
+export function upload() {
+  send(exec.scenario.iterationInTest);
+}
+
+// Trends are told as the published figures of such services are.
+export const summaryTrendStats = ['avg', 'min', 'med', 'p(90)', 'p(95)', 'p(99)', 'max'];
+
+// steady is a constant rate of arrivals, whatever the answers do. All virtual users are made beforehand: a user that has to
+// be made first would count as an upload that was dropped.
+export function steady(more) {
+  return { executor: 'constant-arrival-rate', rate, timeUnit: '1s', duration, preAllocatedVUs: 256, maxVUs: 256, gracefulStop: '15s', ...more };
+}
