@@ -13,7 +13,7 @@ FUZZTIME ?= 200000x
 OPAS     := 1.22:e2e 1.0:e2e/opa/v1.0 0.70:e2e/opa/v0.70 0.45:e2e/opa/v0.45
 OPA_BINS := $(foreach o,$(OPAS),e2e/.bin/opa-$(firstword $(subst :, ,$(o))))
 
-.PHONY: help build run test race lint fuzz bench e2e drills golden kafka verify generate clean
+.PHONY: help build run test race lint fuzz bench load e2e drills golden kafka k6 verify generate clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,7 @@ run: build ## Build and start docket with nothing else installed; data goes to .
 
 test: ## Run every test; those of servers that are not installed are skipped, unless CI is set.
 	go test -timeout 10m ./...
+	cd bench && go test -timeout 5m ./...
 
 kafka: .servers/kafka/.complete ## Fetch the Apache Kafka that tests and benchmarks start, with Maven.
 
@@ -36,6 +37,7 @@ kafka: .servers/kafka/.complete ## Fetch the Apache Kafka that tests and benchma
 
 race: ## Run the same tests under the race detector.
 	CGO_ENABLED=1 go test -race -timeout 10m ./...
+	cd bench && CGO_ENABLED=1 go test -race -timeout 5m ./...
 
 lint: ## Run golangci-lint, pinned in a module of its own.
 	go build -C tools/golangci-lint -o $(CURDIR)/bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
@@ -58,7 +60,21 @@ bench: build kafka ## Measure (about an hour): parts, docket embedded, its roles
 	bin/docket-bench -docket bin/docket -out bench/out -rows 1000000 dead
 	bin/docket-bench -docket bin/docket -out bench/out -seconds 60 baseline
 
-e2e: build kafka $(OPA_BINS) ## Run docket as its users do, with real OPAs, Kafka and PostgreSQL, and break them.
+# smoke, reference, outage, spike, stress, soak; burst and savers, which need no k6
+SCENARIO ?= reference
+SOAK     ?= 30m
+USERS    ?= 7000
+
+load: build kafka k6 ## Run SCENARIO (smoke, reference, outage, spike, stress, soak, burst, savers) and write bench/out/load/SCENARIO/report.html.
+	go build -C bench -o $(CURDIR)/bin/docket-bench .
+	bin/docket-bench -docket bin/docket -k6 e2e/.bin/k6 -out bench/out/load/$(SCENARIO) $(if $(filter burst savers,$(SCENARIO)),$(SCENARIO),-only $(SCENARIO) -soak $(SOAK) -users $(USERS) k6)
+
+k6: e2e/.bin/k6 ## Build the k6 that runs the scripts in k6/.
+
+e2e/.bin/k6: e2e/go.sum
+	CGO_ENABLED=0 go build -C e2e -o $(CURDIR)/$@ go.k6.io/k6
+
+e2e: build kafka k6 $(OPA_BINS) ## Run docket as its users do, with real OPAs, Kafka and PostgreSQL, and break them.
 	cd e2e && go test -count=1 -timeout 25m -v -skip '^TestLongDrill' .
 
 drills: build kafka ## Make every fault under load (half an hour) and write what came of it into docs/drills.md.
@@ -74,7 +90,8 @@ golden: e2e/.bin/opa-1.22 ## Record anew what a real OPA uploads, for the tests 
 	go run -C e2e ./golden $(CURDIR)/e2e/.bin/opa-1.22 testdata ../internal/domain/testdata/opa
 	go test ./internal/domain -run Golden -update
 
-generate: ## Rewrite generated documents.
+generate: ## Rewrite generated documents, and the parts of k6's uploads.
+	go run -C bench . k6-events > k6/events.json.new && mv k6/events.json.new k6/events.json
 	go test ./internal/app -run 'Document' -update
 
 verify: ## Check that modules are tidy, code is formatted and generated documents are current.

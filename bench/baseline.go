@@ -13,6 +13,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
@@ -87,7 +88,7 @@ func baselineSuite(docket, out string, rate, seconds int) error {
 		delay  time.Duration
 		outage bool
 	}{{name: "as it is"}, {name: "2 ms away", delay: 2 * time.Millisecond}, {name: fmt.Sprintf("stopped for %d of %d s", seconds/3, seconds), outage: true}} {
-		for _, service := range []string{"synchronous", "docket"} {
+		for _, service := range []string{synchronous, "docket"} {
 			fmt.Fprintf(os.Stderr, "%s, database %s …\n", service, condition.name)
 			r, err := compare(docket, service, condition.delay, condition.outage, rate, seconds)
 			if err != nil {
@@ -106,64 +107,89 @@ func baselineSuite(docket, out string, rate, seconds int) error {
 	return writeJSON(out, "baseline.json", results)
 }
 
+// service is what is measured: docket with all its roles, or the synchronous service on the same database.
+type service struct {
+	*stack
+	docket bool
+	table  string
+	far    *toxiproxy.Proxy // nil where the database is as near as it is
+}
+
+// synchronous is the name of the service that is not docket.
+const synchronous = "synchronous"
+
+// startService starts servers and the service. The database answers later by the delay.
+func startService(docket, name string, delay time.Duration) (_ *service, err error) {
+	s := &service{docket: name != synchronous, table: "decisions"}
+	if s.stack, err = startStack(docket, 1); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	database := s.postgres.Addr()
+	if delay > 0 {
+		if s.far, err = newDistance(database, delay); err != nil {
+			return nil, err
+		}
+		database = s.far.Listen
+	}
+	url := "postgres://postgres@" + database + "/postgres?sslmode=disable"
+	if s.docket {
+		s.vars = append(s.vars, "DOCKET_DATABASE_URL="+url)
+		return s, s.startAll("ingest", "saver", "parking", "console")
+	}
+	s.table = "baseline"
+	if err := s.postgres.Exec("postgres", `CREATE TABLE baseline (decision_id text PRIMARY KEY, timestamp timestamptz, path text, event jsonb)`); err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	p := &roleProcess{}
+	p.cmd = exec.CommandContext(context.Background(), self, "-listen", s.upload, "-database", url, "baseline-serve")
+	p.cmd.Stderr = os.Stderr
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	p.pid = p.cmd.Process.Pid
+	s.roles[synchronous] = p
+	return s, waitListening(s.upload)
+}
+
+func (s *service) close() {
+	s.stack.close()
+	if s.far != nil {
+		s.far.Stop()
+	}
+}
+
+// settled returns when nothing is on its way any more.
+func (s *service) settled() error {
+	if s.docket {
+		return s.api().drained()
+	}
+	return nil
+}
+
 // compare runs one service under one condition. docket's CPU is that of all its roles.
-func compare(docket, service string, delay time.Duration, outage bool, rate, seconds int) (r baselineResult, err error) {
-	s, err := startStack(docket, 1)
+func compare(docket, name string, delay time.Duration, outage bool, rate, seconds int) (r baselineResult, err error) {
+	s, err := startService(docket, name, delay)
 	if err != nil {
 		return r, err
 	}
 	defer s.close()
-	database := s.postgres.Addr()
-	if delay > 0 {
-		proxy, err := newDistance(database, delay)
-		if err != nil {
-			return r, err
-		}
-		defer proxy.Stop()
-		database = proxy.Listen
-	}
-	url := "postgres://postgres@" + database + "/postgres?sslmode=disable"
-	table := "decisions"
-	if service == "docket" {
-		s.vars = append(s.vars, "DOCKET_DATABASE_URL="+url)
-		if err := s.startAll("ingest", "saver", "parking", "console"); err != nil {
-			return r, err
-		}
-	} else {
-		table = "baseline"
-		if err := s.postgres.Exec("postgres", `CREATE TABLE baseline (decision_id text PRIMARY KEY, timestamp timestamptz, path text, event jsonb)`); err != nil {
-			return r, err
-		}
-		p := &roleProcess{}
-		self, err := os.Executable()
-		if err != nil {
-			return r, err
-		}
-		p.cmd = exec.CommandContext(context.Background(), self, "-listen", s.upload, "-database", url, "baseline-serve")
-		p.cmd.Stderr = os.Stderr
-		p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		if err := p.cmd.Start(); err != nil {
-			return r, err
-		}
-		p.pid = p.cmd.Process.Pid
-		s.roles["baseline"] = p
-		if err := waitListening(s.upload); err != nil {
-			return r, err
-		}
-	}
 	c := newCorpus()
 	warm, requests := c.requests(s.upload, rate*10), c.requests(s.upload, rate*seconds)
 	once(s.upload, warm, rate)
-	settled := func() error {
-		if service == "docket" {
-			return s.api().drained()
-		}
-		return nil
-	}
-	if err := settled(); err != nil {
+	if err := s.settled(); err != nil {
 		return r, err
 	}
-	already, err := s.count(table)
+	already, err := s.count(s.table)
 	if err != nil {
 		return r, err
 	}
@@ -180,13 +206,13 @@ func compare(docket, service string, delay time.Duration, outage bool, rate, sec
 		outageOver <- nil
 	}
 	l := once(s.upload, requests, rate)
-	if err := errors.Join(<-outageOver, settled()); err != nil {
+	if err := errors.Join(<-outageOver, s.settled()); err != nil {
 		return r, err
 	}
 	figures := l.result("", requests)
 	r.Sent, r.Dropped, r.Refused, r.P95 = figures.Events, l.dropped.Load(), l.refused.Load(), figures.P95
 	r.CPU = (s.cpu() - before) / float64(r.Sent) * 1e6
-	stored, err := s.count(table)
+	stored, err := s.count(s.table)
 	r.Stored = stored - already
 	return r, err
 }

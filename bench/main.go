@@ -52,10 +52,13 @@ func main() {
 	times := flag.Int("times", 1, "how often the roles' scenarios are repeated")
 	rows := flag.Int("rows", 1_000_000, "rows of the store's day, or dead letters")
 	indexes := flag.Bool("indexes", false, "compare the store's choices of key and index")
+	k6 := flag.String("k6", "e2e/.bin/k6", "the k6 that runs a scenario, which -only names")
+	users := flag.Int("users", 7000, "users of the spike")
+	uploads := flag.Int64("uploads", 2_000_000, "of the burst, or of each backlog of savers")
 	listen := flag.String("listen", "", "of baseline-serve")
 	database := flag.String("database", "", "of baseline-serve")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "docket-bench [flags] embedded|store|roles|dead|slow|baseline")
+		fmt.Fprintln(flag.CommandLine.Output(), "docket-bench [flags] embedded|store|roles|dead|slow|baseline|k6|burst|savers")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -73,12 +76,18 @@ func main() {
 		err = slowSuite(*docket, *out, *connections)
 	case "baseline":
 		err = baselineSuite(*docket, *out, *rate, *seconds)
+	case "k6":
+		err = k6Suite(*docket, *k6, scriptsOf(*docket), *out, *only, *rate, *soak, *users)
+	case "burst":
+		err = burstSuite(*docket, *k6, *out, *uploads, *connections)
+	case "savers":
+		err = saversSuite(*docket, *k6, *out, *uploads)
 	case "k6-events":
 		err = events.WriteParts(os.Stdout)
 	case "baseline-serve":
 		err = serveBaseline(*listen, *database)
 	default:
-		err = fmt.Errorf("%s is no suite: embedded, store, roles, dead, slow or baseline", suite)
+		err = fmt.Errorf("%s is no suite: embedded, store, roles, dead, slow, baseline, k6, burst or savers", suite)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "docket-bench:", err)

@@ -66,7 +66,10 @@ func startStack(docket string, brokers int) (_ *stack, err error) {
 }
 
 // start starts a role and waits until it is ready.
-func (s *stack) start(name string) (*roleProcess, error) {
+func (s *stack) start(name string) (*roleProcess, error) { return s.startAs(name, name) }
+
+// startAs starts one of several processes of a role under a name of its own, with settings of its own.
+func (s *stack) startAs(key, name string, vars ...string) (*roleProcess, error) {
 	admin, err := testserver.FreeAddr()
 	if err != nil {
 		return nil, err
@@ -77,15 +80,22 @@ func (s *stack) start(name string) (*roleProcess, error) {
 	}
 	r := &roleProcess{admin: admin}
 	r.cmd = exec.Command(args[0], args[1:]...)
-	r.cmd.Env = append(slices.Clone(s.vars), "DOCKET_ADMIN_LISTEN="+admin)
+	r.cmd.Env = append(append(slices.Clone(s.vars), "DOCKET_ADMIN_LISTEN="+admin), vars...)
 	r.cmd.Stderr = os.Stderr
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := r.cmd.Start(); err != nil {
 		return nil, err
 	}
 	r.pid = r.cmd.Process.Pid
-	s.roles[name] = r
+	s.roles[key] = r
 	return r, waitReady(admin)
+}
+
+// stop ends a role in good order.
+func (s *stack) stop(key string) error {
+	r := s.roles[key]
+	delete(s.roles, key)
+	return r.terminate()
 }
 
 // startAll starts several.

@@ -128,15 +128,28 @@ func startDocket(binary, dir string, fsyncDelay time.Duration) (*docketProcess, 
 	}
 	d.pid = d.cmd.Process.Pid
 	if fsyncDelay > 0 { // strace's only child
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", d.pid, d.pid))
-		if err != nil {
-			return nil, err
+		traced := children(d.pid)
+		if len(traced) == 0 {
+			d.kill()
+			return nil, errors.New("strace runs nothing")
 		}
-		if d.pid, err = strconv.Atoi(strings.Fields(string(b))[0]); err != nil {
-			return nil, err
-		}
+		d.pid = traced[0]
 	}
 	return d, nil
+}
+
+// children are the processes that a process has started and that run.
+func children(pid int) (out []int) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return nil // it has ended
+	}
+	for word := range strings.FieldsSeq(string(b)) {
+		if n, err := strconv.Atoi(word); err == nil {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 func (d *process) kill() {
@@ -230,8 +243,9 @@ func (d *client) get(path string, into any) error {
 // pipeline is what waits at each stage.
 type pipeline struct {
 	Stages []struct {
-		Name    string
-		Waiting int64
+		Name          string
+		Waiting       int64
+		OldestSeconds float64 `json:"oldest_seconds"`
 	}
 	SampledAt time.Time `json:"sampled_at"`
 }
@@ -245,14 +259,28 @@ func (p pipeline) waiting(stage string) (n int64) {
 	return n
 }
 
-// drained waits until nothing is on its way.
-func (d *client) drained() error {
-	return d.waitFor(func(p pipeline) bool { return p.waiting("saver") == 0 && p.waiting("parking") == 0 })
+// oldest is how long the oldest of a stage has waited, in seconds.
+func (p pipeline) oldest(stage string) (age float64) {
+	for _, s := range p.Stages {
+		if s.Name == stage {
+			age = s.OldestSeconds
+		}
+	}
+	return age
 }
 
+// drainedPipeline has nothing on its way.
+func drainedPipeline(p pipeline) bool { return p.waiting("saver") == 0 && p.waiting("parking") == 0 }
+
+// drained waits until nothing is on its way.
+func (d *client) drained() error { return d.waitFor(drainedPipeline) }
+
 // waitFor asks until the pipeline is as it should be.
-func (d *client) waitFor(good func(pipeline) bool) error {
-	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(250 * time.Millisecond) {
+func (d *client) waitFor(good func(pipeline) bool) error { return d.within(5*time.Minute, good) }
+
+// within does so for a time.
+func (d *client) within(patience time.Duration, good func(pipeline) bool) error {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(250 * time.Millisecond) {
 		var p pipeline
 		if err := d.get("/api/v1/pipeline", &p); err != nil {
 			return err
@@ -262,7 +290,7 @@ func (d *client) waitFor(good func(pipeline) bool) error {
 			return nil
 		}
 	}
-	return errors.New("what waits did not become what it should be within five minutes")
+	return fmt.Errorf("what waits did not become what it should be within %s", patience)
 }
 
 // stored counts the ids of the corpus that are stored, by reading all of them. Anything else that is stored is an error.

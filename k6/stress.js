@@ -7,7 +7,7 @@ import { send, steady, summaryTrendStats } from './uploads.js';
 
 const first = Number(__ENV.FIRST || 1000);
 const step = Number(__ENV.STEP || 1000);
-const steps = Number(__ENV.STEPS || 8);
+const steps = Number(__ENV.STEPS || 6);
 const length = Number(__ENV.SECONDS || 20); // of each step
 const limit = Number(__ENV.P95 || 50); // ms
 

@@ -1,6 +1,6 @@
 // Uploads as OPA makes them: a gzip body with one to five decisions of about 1.3 KB. Whoever imports this gets one upload an
-// iteration; a scenario only says when. Ids are numbered over the whole run, so that a checker can tell from the number of
-// iterations, and from the lines of those that were refused, which decisions have to be stored (bench/ids.go does).
+// iteration; a scenario only says when. Ids are numbered over the whole run, so that a checker can tell from the
+// numbers of the uploads that were acknowledged which decisions have to be stored (bench/tally.go does).
 import exec from 'k6/execution';
 import http from 'k6/http';
 import { SharedArray } from 'k6/data';
@@ -17,6 +17,10 @@ const perUpload = 5;
 // Seven hex digits that tell this run's ids from every other run's. Every virtual user evaluates this file, hence the array
 // that all of them share.
 const run = new SharedArray('run', () => [__ENV.RUN || Math.floor(Math.random() * 2 ** 28).toString(16).padStart(7, '0')])[0];
+
+// Write a line for each upload: its number, the answer's status (0 is none), when it came, in Unix milliseconds, and the
+// milliseconds it took. A checker reads them from --console-output.
+const ledger = __ENV.LEDGER !== undefined;
 
 const params = {
   headers: {
@@ -55,12 +59,13 @@ export function send(iteration, tags) {
   const answer = http.post(url, gzipped(ids, new Date().toISOString(), iteration), tags ? { ...params, tags } : params);
   if (answer.status === 200) {
     accepted.add(1, tags);
-    return answer;
+  } else {
+    const clean = (answer.status === 503 || answer.status === 429) && answer.headers['Retry-After'] !== undefined;
+    (clean ? refused : failed).add(1, tags);
   }
-  const clean = (answer.status === 503 || answer.status === 429) && answer.headers['Retry-After'] !== undefined;
-  (clean ? refused : failed).add(1, tags);
-  // The checker reads this line: what was not acknowledged need not be stored.
-  console.log(`refused ${iteration} ${answer.status} ${answer.error_code}`);
+  if (ledger) {
+    console.log(`${iteration} ${answer.status} ${Date.now()} ${answer.timings.duration}`);
+  }
   return answer;
 }
 

@@ -32,12 +32,9 @@ type node struct {
 // StartKafka formats and starts a cluster of n nodes. Settings are server.properties', such as "num.partitions=1". The
 // program is found below DOCKET_TEST_KAFKA, or where `make kafka` puts it.
 func StartKafka(n int, settings ...string) (_ *Kafka, err error) {
-	k := &Kafka{libs: os.Getenv("DOCKET_TEST_KAFKA")}
-	if k.libs == "" {
-		k.libs = filepath.Join(root(), ".servers", "kafka")
-	}
-	if found, _ := filepath.Glob(filepath.Join(k.libs, "kafka_2.13-*.jar")); len(found) == 0 {
-		return nil, fmt.Errorf("kafka %w in %s: run make kafka", ErrMissing, k.libs)
+	k := &Kafka{}
+	if k.libs, _, err = kafkaProgram(); err != nil {
+		return nil, err
 	}
 	if _, err := exec.LookPath("java"); err != nil {
 		return nil, fmt.Errorf("java %w (Debian: apt-get install default-jre-headless)", ErrMissing)
@@ -106,6 +103,25 @@ func StartKafka(n int, settings ...string) (_ *Kafka, err error) {
 		}
 	}
 	return k, nil
+}
+
+// kafkaProgram is where Kafka's libraries are, and its version.
+func kafkaProgram() (libs, version string, err error) {
+	if libs = os.Getenv("DOCKET_TEST_KAFKA"); libs == "" {
+		libs = filepath.Join(root(), ".servers", "kafka")
+	}
+	found, _ := filepath.Glob(filepath.Join(libs, "kafka_2.13-*.jar"))
+	if len(found) == 0 {
+		return "", "", fmt.Errorf("kafka %w in %s: run make kafka", ErrMissing, libs)
+	}
+	version = strings.TrimSuffix(strings.TrimPrefix(filepath.Base(found[0]), "kafka_2.13-"), ".jar")
+	return libs, version, nil
+}
+
+// KafkaVersion is the version that StartKafka starts, such as 4.1.0.
+func KafkaVersion() (string, error) {
+	_, version, err := kafkaProgram()
+	return version, err
 }
 
 func (n *node) properties() string { return filepath.Join(n.dir, "server.properties") }

@@ -30,18 +30,11 @@ type Postgres struct {
 // StartPostgres makes a cluster and starts it. Settings are postgresql.conf's, such as "max_connections=20". Where dir is
 // not empty, the cluster is made in it and the caller removes it.
 func StartPostgres(dir string, settings ...string) (_ *Postgres, err error) {
-	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	bin, err := postgresPrograms()
 	if err != nil {
 		return nil, err
 	}
-	if len(found) == 0 {
-		if path, err := exec.LookPath("initdb"); err == nil {
-			found = []string{path}
-		} else {
-			return nil, fmt.Errorf("PostgreSQL %w (Debian: apt-get install postgresql)", ErrMissing)
-		}
-	}
-	p := &Postgres{dir: dir, bin: filepath.Dir(slices.Max(found)), settings: settings}
+	p := &Postgres{dir: dir, bin: bin, settings: settings}
 	if p.port, err = FreePort(); err != nil {
 		return nil, err
 	}
@@ -70,6 +63,36 @@ func StartPostgres(dir string, settings ...string) (_ *Postgres, err error) {
 		return nil, fmt.Errorf("initdb: %w: %s", err, out)
 	}
 	return p, p.Start()
+}
+
+// postgresPrograms is the directory of the newest PostgreSQL there is.
+func postgresPrograms() (string, error) {
+	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if err != nil {
+		return "", err
+	}
+	if len(found) == 0 {
+		path, err := exec.LookPath("initdb")
+		if err != nil {
+			return "", fmt.Errorf("PostgreSQL %w (Debian: apt-get install postgresql)", ErrMissing)
+		}
+		found = []string{path}
+	}
+	return filepath.Dir(slices.Max(found)), nil
+}
+
+// PostgresVersion is the version that StartPostgres starts, such as 15.14.
+func PostgresVersion() (string, error) {
+	bin, err := postgresPrograms()
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.CommandContext(context.Background(), filepath.Join(bin, "postgres"), "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("postgres --version: %w", err)
+	}
+	version, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(string(out)), "postgres (PostgreSQL) "), " ")
+	return version, nil
 }
 
 func (p *Postgres) data() string { return filepath.Join(p.dir, "data") }

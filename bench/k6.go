@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/docket-project/docket/bench/events"
+	"github.com/docket-project/docket/bench/report"
+)
+
+// k6Run is one run of a script.
+type k6Run struct {
+	process
+	dir  string
+	done chan error
+}
+
+// k6Trend are a metric's figures over a run, by k6's names: count, rate, avg, med, p(90), p(95), p(99), max, value.
+type k6Trend map[string]float64
+
+// k6Result is what k6 tells after a run.
+type k6Result struct {
+	Metrics map[string]k6Trend
+	// Sent and Acked are the numbers of all uploads, and of those that were answered with 200.
+	Sent, Acked bits
+	// Latency has a line for each percentile, by the second.
+	Latency []report.Line
+	// Crossed are thresholds that did not hold.
+	Crossed bool
+}
+
+// startK6 runs a script against the listeners of a service. k6 collects its garbage rarely: there is memory, and on two cores its
+// collector would be part of what it measures.
+func startK6(binary, script, dir, upload, console string, run events.Run, env map[string]string) (*k6Run, error) {
+	args := []string{
+		"run", "--quiet", "--no-usage-report", "--log-format", "raw", "--console-output", filepath.Join(dir, "ledger"),
+		"--summary-export", filepath.Join(dir, "summary.json"), "--address", "",
+		"-e", "UPLOAD_URL=http://" + upload + "/logs", "-e", "CONSOLE_URL=http://" + console, "-e", "RUN=" + string(run), "-e", "LEDGER=1",
+	}
+	for name, value := range env {
+		args = append(args, "-e", name+"="+value)
+	}
+	k := &k6Run{dir: dir, done: make(chan error, 1)}
+	out, err := os.Create(filepath.Join(dir, "k6.txt"))
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	k.cmd = exec.CommandContext(context.Background(), binary, append(args, script)...)
+	k.cmd.Stdout, k.cmd.Stderr = out, out
+	k.cmd.Env = append(os.Environ(), "GOGC=400")
+	k.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := k.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("k6: %w; make k6 builds it", err)
+	}
+	k.pid = k.cmd.Process.Pid
+	go func() { k.done <- k.cmd.Wait() }()
+	return k, nil
+}
+
+// crossedThresholds is k6's exit code where all went well but the figures.
+const crossedThresholds = 99
+
+// result reads what the run left, after ended has come from done.
+func (k *k6Run) result(ended error, began time.Time) (*k6Result, error) {
+	r := &k6Result{}
+	if exit := (*exec.ExitError)(nil); errors.As(ended, &exit) && exit.ExitCode() == crossedThresholds {
+		r.Crossed = true
+	} else if ended != nil {
+		text, _ := os.ReadFile(filepath.Join(k.dir, "k6.txt"))
+		return nil, fmt.Errorf("k6: %w: %s", ended, text)
+	}
+	b, err := os.ReadFile(filepath.Join(k.dir, "summary.json"))
+	if err != nil {
+		return nil, err
+	}
+	var summary struct {
+		Metrics map[string]map[string]any
+	}
+	if err := json.Unmarshal(b, &summary); err != nil {
+		return nil, fmt.Errorf("k6's summary: %w", err)
+	}
+	r.Metrics = map[string]k6Trend{}
+	for name, values := range summary.Metrics {
+		r.Metrics[name] = k6Trend{}
+		for what, v := range values {
+			if f, ok := v.(float64); ok { // thresholds are an object
+				r.Metrics[name][what] = f
+			}
+		}
+	}
+	return r, r.readLedger(filepath.Join(k.dir, "ledger"), began)
+}
+
+// readLedger reads the lines that k6/uploads.js writes: number, status, when the answer came, milliseconds it took.
+func (r *k6Result) readLedger(name string, began time.Time) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	percentiles := []struct {
+		name string
+		q    float64
+	}{{"p50", 50}, {"p95", 95}, {"p99", 99}, {"max", 100}}
+	r.Latency = make([]report.Line, len(percentiles))
+	for i, p := range percentiles {
+		r.Latency[i].Name = p.name
+	}
+	seconds := map[int]*hdrhistogram.Histogram{}
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if strings.HasPrefix(lines.Text(), "Request Failed") {
+			continue // k6's own; the line of the upload follows
+		}
+		var upload, at int64
+		var status int
+		var took float64
+		if _, err := fmt.Sscan(lines.Text(), &upload, &status, &at, &took); err != nil {
+			return fmt.Errorf("k6 wrote %q, which tells of no upload: %w", lines.Text(), err)
+		}
+		r.Sent.set(upload)
+		if status == http.StatusOK {
+			r.Acked.set(upload)
+		}
+		second := int(time.UnixMilli(at).Sub(began).Seconds())
+		h := seconds[second]
+		if h == nil {
+			h = hdrhistogram.New(1, 60_000_000, 3)
+			seconds[second] = h
+		}
+		_ = h.RecordValue(max(int64(took*1000), 1)) // a minute is beyond every deadline
+	}
+	for _, second := range slices.Sorted(maps.Keys(seconds)) {
+		for i, p := range percentiles {
+			r.Latency[i].Points = append(r.Latency[i].Points, report.Point{Second: float64(second), Value: float64(seconds[second].ValueAtQuantile(p.q)) / 1000})
+		}
+	}
+	if told, counted := int64(r.Sent.count()), r.count("uploads_accepted")+r.count("uploads_refused")+r.count("uploads_failed"); told != counted {
+		return fmt.Errorf("k6 made %d uploads and wrote of %d", counted, told)
+	}
+	return nil
+}

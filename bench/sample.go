@@ -1,0 +1,309 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/procfs"
+
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/docket-project/docket/bench/report"
+)
+
+// sampler looks at all processes of a run once a second.
+type sampler struct {
+	began time.Time
+	// roles are asked for their metrics; pids, by name, are what the machine spends time and memory on.
+	roles map[string]*roleProcess
+	pids  func() map[string]int
+
+	mu      sync.Mutex
+	samples []sample
+	stop    chan struct{}
+	ended   chan struct{}
+}
+
+// sample is a moment. Counters are sums since the processes' start.
+type sample struct {
+	second  float64
+	metrics map[string]float64
+	cpu     map[string]float64 // seconds
+	memory  map[string]float64 // MiB
+}
+
+// watched are the metrics of interest: what is summed up over all roles under a name.
+var watched = []struct {
+	name, family string
+	labels       map[string]string
+}{
+	{"arrived", "docket_ingest_events_total", nil},
+	{"published", "docket_publish_records_total", map[string]string{"topic": "docket.decisions", "result": "ok"}},
+	{"saved", "docket_save_records_total", map[string]string{"result": "saved"}},
+	{"saved", "docket_parking_replayed_records_total", nil},
+	{"parked", "docket_parked_records_total", nil},
+	{"waiting for the saver", "docket_consumer_lag_records", map[string]string{"topic": "docket.decisions"}},
+	{"parked, waiting", "docket_consumer_lag_records", map[string]string{"topic": "docket.parking"}},
+	{"oldest for the saver", "docket_consumer_oldest_seconds", map[string]string{"topic": "docket.decisions"}},
+	{"oldest parked", "docket_parking_oldest_seconds", nil},
+	{"dead letters", "docket_dead_letters_total", nil},
+}
+
+// gauges that several processes tell of the same thing: the highest counts.
+var shared = map[string]bool{"waiting for the saver": true, "parked, waiting": true, "oldest for the saver": true, "oldest parked": true}
+
+// scraper does not ask for gzip: a role is not to spend time on compressing what it tells about itself.
+var scraper = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableCompression: true}}
+
+// watch begins to sample. Others are processes besides the servers and roles that run now, by name, and 0 is none; they are
+// asked for each time.
+func (s *service) watch(others func() map[string]int) *sampler {
+	fixed := map[string]int{"PostgreSQL": s.postgres.Pid()}
+	if s.docket {
+		fixed["Kafka"] = s.kafka.Pid(0)
+	}
+	for name, r := range s.roles {
+		fixed[name] = r.pid
+	}
+	w := &sampler{began: time.Now(), roles: maps.Clone(s.roles), stop: make(chan struct{}), ended: make(chan struct{})}
+	w.pids = func() map[string]int {
+		all := maps.Clone(fixed)
+		if others != nil {
+			maps.Copy(all, others())
+		}
+		maps.DeleteFunc(all, func(_ string, pid int) bool { return pid == 0 })
+		return all
+	}
+	w.take()
+	go func() {
+		defer close(w.ended)
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				w.take()
+			case <-w.stop:
+				w.take()
+				return
+			}
+		}
+	}()
+	return w
+}
+
+// end takes the last sample.
+func (w *sampler) end() {
+	close(w.stop)
+	<-w.ended
+}
+
+func (w *sampler) take() {
+	s := sample{second: time.Since(w.began).Seconds(), metrics: map[string]float64{}, cpu: map[string]float64{}, memory: map[string]float64{}}
+	for name, r := range w.roles {
+		if r.admin == "" {
+			continue
+		}
+		families, err := r.scrape()
+		if err != nil {
+			continue // it has just been killed, or is being started
+		}
+		for _, m := range watched {
+			v := value(families[m.family], m.labels)
+			if shared[m.name] {
+				s.metrics[m.name] = max(s.metrics[m.name], v)
+			} else {
+				s.metrics[m.name] += v
+			}
+		}
+		s.metrics["goroutines of "+name] = value(families["go_goroutines"], nil)
+	}
+	for name, pid := range w.pids() {
+		s.cpu[name], s.memory[name] = spent(pid)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.samples = append(w.samples, s)
+}
+
+// scrape asks a role for its metrics.
+func (r *roleProcess) scrape() (map[string]*dto.MetricFamily, error) {
+	resp, err := scraper.Get("http://" + r.admin + "/metrics")
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	return parser.TextToMetricFamilies(resp.Body)
+}
+
+// value sums up the metrics of a family that have the labels.
+func value(family *dto.MetricFamily, labels map[string]string) (sum float64) {
+next:
+	for _, m := range family.GetMetric() {
+		has := map[string]string{}
+		for _, l := range m.GetLabel() {
+			has[l.GetName()] = l.GetValue()
+		}
+		for name, v := range labels {
+			if has[name] != v {
+				continue next
+			}
+		}
+		sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+	}
+	return sum
+}
+
+// spent is the CPU time of a process and its children in seconds, those that have ended included, and their memory in MiB:
+// what each has for itself, and once what they share, as PostgreSQL's do.
+func spent(pid int) (cpu, memory float64) {
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		return 0, 0
+	}
+	own, sharedBytes := uint64(0), uint64(0)
+	count := func(p procfs.Proc) {
+		if stat, err := p.Stat(); err == nil {
+			cpu += stat.CPUTime()
+		}
+		if status, err := p.NewStatus(); err == nil {
+			own += status.RssAnon
+			sharedBytes = max(sharedBytes, status.RssShmem+status.RssFile)
+		}
+	}
+	count(p)
+	if stat, err := p.Stat(); err == nil {
+		cpu += float64(stat.CUTime+stat.CSTime) / 100 // USER_HZ
+	}
+	for _, child := range children(pid) {
+		if c, err := procfs.NewProc(child); err == nil {
+			count(c)
+		}
+	}
+	return cpu, float64(own+sharedBytes) / (1 << 20)
+}
+
+// latest is the last sample and how fast counters have moved since a few seconds before.
+func (w *sampler) latest() (s sample, rate func(name string) float64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	last := w.samples[len(w.samples)-1]
+	before := w.samples[max(len(w.samples)-6, 0)]
+	return last, func(name string) float64 {
+		if last.second == before.second {
+			return 0
+		}
+		return max(last.metrics[name]-before.metrics[name], 0) / (last.second - before.second)
+	}
+}
+
+// rates is how fast a counter moved, second by second. One that fell belongs to a process that was started again.
+func (w *sampler) rates(name string, of func(sample) float64) report.Line {
+	line := report.Line{Name: name}
+	for i := 1; i < len(w.samples); i++ {
+		was, is := w.samples[i-1], w.samples[i]
+		if took := is.second - was.second; took > 0.2 {
+			line.Points = append(line.Points, report.Point{Second: is.second, Value: max(of(is)-of(was), 0) / took})
+		}
+	}
+	return line
+}
+
+// values is a gauge as it was.
+func (w *sampler) values(name string, of func(sample) float64) report.Line {
+	line := report.Line{Name: name}
+	for _, s := range w.samples {
+		line.Points = append(line.Points, report.Point{Second: s.second, Value: of(s)})
+	}
+	return line
+}
+
+// cpuSpent is what the named processes have used from one second of the run to another.
+func (w *sampler) cpuSpent(from, to float64, names ...string) (sum float64) {
+	for _, name := range names {
+		for i := 1; i < len(w.samples); i++ {
+			was, is := w.samples[i-1], w.samples[i]
+			if is.second > from && is.second <= to+1 {
+				sum += max(is.cpu[name]-was.cpu[name], 0)
+			}
+		}
+	}
+	return sum
+}
+
+// peak is the most memory that a process had, in MiB.
+func (w *sampler) peak(name string) (most float64) {
+	for _, s := range w.samples {
+		most = max(most, s.memory[name])
+	}
+	return most
+}
+
+// most is the highest that a gauge was.
+func (w *sampler) most(name string) (most float64) {
+	for _, s := range w.samples {
+		most = max(most, s.metrics[name])
+	}
+	return most
+}
+
+// processes are the names of all that were there halfway.
+func (w *sampler) processes() []string {
+	return slices.Sorted(maps.Keys(w.samples[len(w.samples)/2].cpu))
+}
+
+// charts are the plots of a run.
+func (w *sampler) charts(latency []report.Line, names []string, marks []report.Span, docket bool) []report.Chart {
+	metric := func(name string) func(sample) float64 { return func(s sample) float64 { return s.metrics[name] } }
+	out := []report.Chart{}
+	if docket {
+		rates := report.Chart{Title: "Decisions a second", Unit: "decisions/s"}
+		for _, name := range []string{"arrived", "published", "saved", "parked"} {
+			rates.Lines = append(rates.Lines, w.rates(name, metric(name)))
+		}
+		out = append(out, rates)
+	}
+	if latency != nil {
+		out = append(out, report.Chart{Title: "Latency of uploads", Unit: "ms", Log: true, Lines: latency})
+	}
+	if docket {
+		waiting := report.Chart{Title: "Decisions that wait", Unit: "decisions"}
+		oldest := report.Chart{Title: "Age of the oldest that waits", Unit: "s"}
+		for _, name := range []string{"waiting for the saver", "parked, waiting"} {
+			waiting.Lines = append(waiting.Lines, w.values(name, metric(name)))
+		}
+		for _, name := range []string{"oldest for the saver", "oldest parked"} {
+			oldest.Lines = append(oldest.Lines, w.values(name, metric(name)))
+		}
+		out = append(out, waiting, oldest)
+	}
+	cpu := report.Chart{Title: "CPU", Unit: "cores"}
+	memory := report.Chart{Title: "Memory", Unit: "MiB"}
+	for _, name := range names {
+		cpu.Lines = append(cpu.Lines, w.rates(name, func(s sample) float64 { return s.cpu[name] }))
+		memory.Lines = append(memory.Lines, w.values(name, func(s sample) float64 { return s.memory[name] }))
+	}
+	out = append(out, cpu, memory)
+	for i := range out {
+		out[i].Marks = marks
+	}
+	return out
+}
+
+// progress tells in a line how a run goes on.
+func (w *sampler) progress(name string, of time.Duration) string {
+	s, rate := w.latest()
+	line := fmt.Sprintf("  %s  %3.0f of %.0f s", name, s.second, of.Seconds())
+	if _, docket := s.metrics["arrived"]; !docket {
+		return line + fmt.Sprintf("  memory %.0f MiB", s.memory[synchronous])
+	}
+	return line + fmt.Sprintf("  arrived %5.0f/s  saved %5.0f/s  parked %5.0f/s  waiting %.0f + %.0f parked",
+		rate("arrived"), rate("saved"), rate("parked"), s.metrics["waiting for the saver"], s.metrics["parked, waiting"])
+}
