@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/docket-project/docket/bench/report"
@@ -49,7 +50,7 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 			},
 			tables: none,
 		},
-		"quick": {title: "quick", cases: []k6Case{{service: "docket", condition: "x", script: "ingest.js", env: map[string]string{"DURATION": "40s"}, length: 40 * time.Second, warm: 100_000}},
+		"quick": {title: "quick", cases: []k6Case{{service: "docket", condition: "x", script: "ingest.js", env: map[string]string{"DURATION": "40s", "VUS": os.Getenv("VUS")}, length: 40 * time.Second, warm: 200_000}},
 			verdicts: func(f []*k6Figures) []report.Verdict { return nil }, tables: none},
 		"reference": {
 			title: "The reference scenario",

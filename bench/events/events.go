@@ -31,9 +31,10 @@ type Run string
 // NewRun is named after the time.
 func NewRun() Run { return Run(fmt.Sprintf("%07x", time.Now().UnixMilli()&(1<<28-1))) }
 
-// ID is the id of a decision: as scattered as a UUID, the number in its last twelve digits. k6/uploads.js makes the same.
+// ID is the id of a decision: as scattered as a UUID, the number, below 2^32, in its last eight digits. k6/uploads.js makes the
+// same.
 func (r Run) ID(n int64) string {
-	return fmt.Sprintf("%08x-%s-4%s-8000-%012x", uint32(n)*2654435761, r[:4], r[4:], n)
+	return fmt.Sprintf("%08x-%s-4%s-8000-0000%08x", uint32(n)*2654435761, r[:4], r[4:], n)
 }
 
 // Number is the number of an id of this run; false, if it is not one.
@@ -133,12 +134,13 @@ func WriteParts(w io.Writer) error {
 		IDBytes      int        `json:"id_bytes"`
 		PartBytes    int        `json:"part_bytes"`
 		OpeningShift []uint32   `json:"opening_shift"`
+		MiddleShift  []uint32   `json:"middle_shift"`
 		PartShift    []uint32   `json:"part_shift"`
 		Parts        []jsonPart `json:"parts"`
 	}{
 		Comment:      "made by make generate from bench/events",
 		OpeningBytes: len(opening), IDBytes: idBytes, PartBytes: len(parts[0].inflated),
-		OpeningShift: shift(len(opening)), PartShift: shift(len(parts[0].inflated)),
+		OpeningShift: shift(len(opening) - 1), MiddleShift: shift(idBytes - 16), PartShift: shift(len(parts[0].inflated)),
 	}
 	for _, p := range parts {
 		file.Parts = append(file.Parts, jsonPart{crc32.ChecksumIEEE(p.inflated), p.first, p.again})
