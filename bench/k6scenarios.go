@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/docket-project/docket/bench/report"
@@ -50,8 +49,6 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 			},
 			tables: none,
 		},
-		"quick": {title: "quick", cases: []k6Case{{service: "docket", condition: "x", script: "ingest.js", env: map[string]string{"DURATION": "40s", "VUS": os.Getenv("VUS")}, length: 40 * time.Second, warm: 200_000}},
-			verdicts: func(f []*k6Figures) []report.Verdict { return nil }, tables: none},
 		"reference": {
 			title: "The reference scenario",
 			about: fmt.Sprintf("k6 sends %s uploads a second for 60 s at a constant rate of arrivals, gzip, 1 to 5 decisions each, none of them twice; to docket and to a synchronous service that inserts before it answers, with the database on the same machine and 2 ms away.", n(int64(rate))),
@@ -74,7 +71,7 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 			cases: []k6Case{
 				reference("docket", "database as it is", 0),
 				outage("docket", "database away for the middle third", 1.0/3, 2.0/3), outage("docket", "database away for the whole run", 0, 1),
-				outage(synchronous, "database away for the middle third", 1.0/3, 2.0/3), outage(synchronous, "database away for the whole run", 0, 1),
+				outage(synchronous, "database away for the middle third", 1.0/3, 2.0/3),
 			},
 			verdicts: func(f []*k6Figures) (out []report.Verdict) {
 				for _, i := range []int{1, 2} {

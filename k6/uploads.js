@@ -93,5 +93,5 @@ export const summaryTrendStats = ['avg', 'min', 'med', 'p(90)', 'p(95)', 'p(99)'
 // steady is a constant rate of arrivals, whatever the answers do. All virtual users are made beforehand: a user that has to
 // be made first would count as an upload that was dropped.
 export function steady(more) {
-  return { executor: 'constant-arrival-rate', rate, timeUnit: '1s', duration, preAllocatedVUs: Number(__ENV.VUS || 256), maxVUs: Number(__ENV.VUS || 256), gracefulStop: '15s', ...more };
+  return { executor: 'constant-arrival-rate', rate, timeUnit: '1s', duration, preAllocatedVUs: 256, maxVUs: 256, gracefulStop: '15s', ...more };
 }
