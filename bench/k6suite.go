@@ -269,9 +269,7 @@ func k6Tables(figures []*k6Figures) []report.Table {
 		}
 	}
 	slices.Sort(names)
-	for _, name := range names {
-		cost.Columns = append(cost.Columns, name)
-	}
+	cost.Columns = append(cost.Columns, names...)
 	for _, f := range figures {
 		who := f.Service + ", " + f.Condition
 		uploads.Rows = append(uploads.Rows, []string{who, n(f.Uploads), n(f.Dropped), fmt.Sprintf("%.1f", f.DroppedPer), n(f.Refused), n(f.Failed),

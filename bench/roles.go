@@ -68,8 +68,17 @@ func startStack(docket string, brokers int) (_ *stack, err error) {
 // start starts a role and waits until it is ready.
 func (s *stack) start(name string) (*roleProcess, error) { return s.startAs(name, name) }
 
-// startAs starts one of several processes of a role under a name of its own, with settings of its own.
+// startAs starts one of several processes of a role under a name of its own, with settings of its own, and waits.
 func (s *stack) startAs(key, name string, vars ...string) (*roleProcess, error) {
+	r, err := s.launch(key, name, vars...)
+	if err != nil {
+		return nil, err
+	}
+	return r, waitReady(r.admin)
+}
+
+// launch does not wait.
+func (s *stack) launch(key, name string, vars ...string) (*roleProcess, error) {
 	admin, err := testserver.FreeAddr()
 	if err != nil {
 		return nil, err
@@ -88,7 +97,7 @@ func (s *stack) startAs(key, name string, vars ...string) (*roleProcess, error) 
 	}
 	r.pid = r.cmd.Process.Pid
 	s.roles[key] = r
-	return r, waitReady(admin)
+	return r, nil
 }
 
 // stop ends a role in good order.

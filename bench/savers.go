@@ -127,7 +127,7 @@ func (c *saversCluster) drain(savers int, vars ...string) (perSecond float64, sh
 	var roles []*roleProcess
 	start := time.Now()
 	for i := range savers {
-		r, err := c.startAs(fmt.Sprintf("saver %d", i+1), "saver", vars...)
+		r, err := c.launch(fmt.Sprintf("saver %d", i+1), "saver", vars...)
 		if err != nil {
 			return 0, nil, 0, err
 		}
@@ -162,8 +162,8 @@ func jain(shares []float64) float64 {
 func (c *saversCluster) scale(backlog int64) (report.Table, error) {
 	t := report.Table{Title: "One to eight savers drain a backlog", Columns: []string{"savers", "batches at once, each", "rows/s", "of one saver's", "shares", "fairness (Jain)", "memory of a saver"}}
 	first := 0.0
-	for _, m := range []struct{ savers, concurrency int }{{1, 4}, {2, 4}, {4, 4}, {4, 3}, {8, 4}, {8, 1}} {
-		if _, err := c.send(backlog, 0); err != nil {
+	for _, m := range []struct{ savers, concurrency int }{{1, 4}, {2, 4}, {4, 4}, {8, 4}, {8, 1}} {
+		if _, err := c.send(2*backlog, 0); err != nil { // enough for all to have joined long before its end
 			return t, err
 		}
 		perSecond, shares, memory, err := c.drain(m.savers, fmt.Sprintf("DOCKET_SAVER_CONCURRENCY=%d", m.concurrency))
@@ -184,7 +184,7 @@ func (c *saversCluster) scale(backlog int64) (report.Table, error) {
 func (c *saversCluster) settings(backlog int64) (report.Table, error) {
 	t := report.Table{Title: "Settings of one saver", Columns: []string{"batches at once", "records of a batch", "connections", "rows/s", "of the default's", "memory"}}
 	first := 0.0
-	for _, m := range []struct{ concurrency, records, connections int }{{4, 1000, 8}, {1, 1000, 8}, {2, 1000, 8}, {8, 1000, 8}, {4, 100, 8}, {4, 250, 8}, {4, 4000, 8}, {4, 1000, 4}, {4, 1000, 2}, {4, 1000, 8}} {
+	for _, m := range []struct{ concurrency, records, connections int }{{4, 1000, 8}, {1, 1000, 8}, {2, 1000, 8}, {8, 1000, 8}, {4, 250, 8}, {4, 4000, 8}, {4, 1000, 2}, {4, 1000, 8}} {
 		if _, err := c.send(backlog, 0); err != nil {
 			return t, err
 		}
@@ -263,7 +263,7 @@ func (c *saversCluster) rebalances(int64) (report.Table, error) {
 }
 
 // replication compares topics of three replicas with topics of one on the same brokers, in turn.
-func (c *saversCluster) replication(int64) (t report.Table, err error) {
+func (c *saversCluster) replication(uploads int64) (t report.Table, err error) {
 	t = report.Table{Title: "What replication costs: closed loop of 64 connections on two ingests, no savers, in turn", Columns: []string{"round", "RF 1, uploads/s", "RF 3 and min ISR 2, uploads/s", "ratio"}}
 	cl, err := kgo.NewClient(kgo.SeedBrokers(c.kafka.Brokers()...))
 	if err != nil {
@@ -271,8 +271,8 @@ func (c *saversCluster) replication(int64) (t report.Table, err error) {
 	}
 	defer cl.Close()
 	const prefix = "single."
-	single := "1"
-	answers, err := kadm.NewClient(cl).CreateTopics(context.Background(), 12, 1, map[string]*string{"min.insync.replicas": &single}, prefix+"decisions", prefix+"parking", prefix+"parking.dlq", prefix+"dlq")
+	minISR, maxMessage := "1", "16777216"
+	answers, err := kadm.NewClient(cl).CreateTopics(context.Background(), 12, 1, map[string]*string{"min.insync.replicas": &minISR, "max.message.bytes": &maxMessage}, prefix+"decisions", prefix+"parking", prefix+"parking.dlq", prefix+"dlq")
 	if err != nil {
 		return t, err
 	}
@@ -293,7 +293,6 @@ func (c *saversCluster) replication(int64) (t report.Table, err error) {
 		}
 		other.ingests = append(other.ingests, addr)
 	}
-	const uploads = 60_000
 	if _, err := other.send(uploads, 0); err != nil { // the brokers' bytecode is compiled
 		return t, err
 	}

@@ -77,7 +77,7 @@ func (c Chart) svg() ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		area.Color, area.LineStyle.Width = shade, 0
+		area.Color, area.Width = shade, 0
 		p.Add(area)
 		p.Legend.Add(m.Name, area)
 	}
