@@ -41,6 +41,8 @@ type k6Result struct {
 	Latency []report.Line
 	// Crossed are thresholds that did not hold.
 	Crossed bool
+	// seconds are the latencies of what was answered in each second of the run, in microseconds.
+	seconds map[int]*hdrhistogram.Histogram
 }
 
 // startK6 runs a script against the listeners of a service. k6 collects its garbage rarely: there is memory, and on two cores its
@@ -68,7 +70,12 @@ func startK6(binary, script, dir, upload, console string, run events.Run, env ma
 		return nil, fmt.Errorf("k6: %w; make k6 builds it", err)
 	}
 	k.pid = k.cmd.Process.Pid
-	go func() { k.done <- k.cmd.Wait() }()
+	onInterrupt(k, func() { _ = syscall.Kill(-k.pid, syscall.SIGKILL) })
+	go func() {
+		err := k.cmd.Wait()
+		forget(k)
+		k.done <- err
+	}()
 	return k, nil
 }
 
@@ -121,7 +128,7 @@ func (r *k6Result) readLedger(name string, began time.Time) error {
 	for i, p := range percentiles {
 		r.Latency[i].Name = p.name
 	}
-	seconds := map[int]*hdrhistogram.Histogram{}
+	r.seconds = map[int]*hdrhistogram.Histogram{}
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		if strings.HasPrefix(lines.Text(), "Request Failed") {
 			continue // k6's own; the line of the upload follows
@@ -137,20 +144,31 @@ func (r *k6Result) readLedger(name string, began time.Time) error {
 			r.Acked.set(upload)
 		}
 		second := int(time.UnixMilli(at).Sub(began).Seconds())
-		h := seconds[second]
+		h := r.seconds[second]
 		if h == nil {
 			h = hdrhistogram.New(1, 60_000_000, 3)
-			seconds[second] = h
+			r.seconds[second] = h
 		}
 		_ = h.RecordValue(max(int64(took*1000), 1)) // a minute is beyond every deadline
 	}
-	for _, second := range slices.Sorted(maps.Keys(seconds)) {
+	for _, second := range slices.Sorted(maps.Keys(r.seconds)) {
 		for i, p := range percentiles {
-			r.Latency[i].Points = append(r.Latency[i].Points, report.Point{Second: float64(second), Value: float64(seconds[second].ValueAtQuantile(p.q)) / 1000})
+			r.Latency[i].Points = append(r.Latency[i].Points, report.Point{Second: float64(second), Value: float64(r.seconds[second].ValueAtQuantile(p.q)) / 1000})
 		}
 	}
 	if told, counted := int64(r.Sent.count()), r.count("uploads_accepted")+r.count("uploads_refused")+r.count("uploads_failed"); told != counted {
 		return fmt.Errorf("k6 made %d uploads and wrote of %d", counted, told)
 	}
 	return nil
+}
+
+// p95 is that of the uploads that were answered between two seconds of the run, in milliseconds.
+func (r *k6Result) p95(from, to float64) float64 {
+	all := hdrhistogram.New(1, 60_000_000, 3)
+	for second, h := range r.seconds {
+		if float64(second) >= from && float64(second)+1 <= to {
+			all.Merge(h)
+		}
+	}
+	return float64(all.ValueAtQuantile(95)) / 1000
 }

@@ -49,6 +49,8 @@ type k6Figures struct {
 	P95     float64 `json:"p95_ms"`
 	P99     float64 `json:"p99_ms"`
 	Max     float64 `json:"max_ms"`
+	// AwayP95 is that of the uploads that were answered while the database was away.
+	AwayP95 float64 `json:"away_p95_ms,omitempty"`
 	tally
 	// Settled is how long after k6's end everything was stored; it counts the start of a database that was away.
 	Settled     float64            `json:"settled_after_seconds"`
@@ -130,23 +132,12 @@ func (c k6Case) measure(docket, k6, scripts string) (*k6Figures, []report.Chart,
 	defer os.RemoveAll(dir)
 	run := events.NewRun()
 
-	var postgres, generator atomic.Int64
-	postgres.Store(int64(s.postgres.Pid()))
-	w := s.watch(func() map[string]int {
-		return map[string]int{"PostgreSQL": int(postgres.Load()), "k6": int(generator.Load())}
-	})
-	stop := func() error { return s.postgres.Stop(true) }
-	start := func() error {
-		if err := s.postgres.Start(); err != nil {
-			return err
-		}
-		postgres.Store(int64(s.postgres.Pid()))
-		return nil
-	}
+	var generator atomic.Int64
+	w := s.watch(func() map[string]int { return map[string]int{"k6": int(generator.Load())} })
 	whole := c.away != nil && *c.away == [2]float64{0, 1}
 	var marks []report.Span
 	if whole {
-		if err := stop(); err != nil {
+		if err := s.postgres.Stop(true); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -159,12 +150,15 @@ func (c k6Case) measure(docket, k6, scripts string) (*k6Figures, []report.Chart,
 	away := make(chan error, 1)
 	if c.away != nil && !whole {
 		at := func(part float64) time.Duration { return time.Duration(part * float64(c.length)) }
-		marks = []report.Span{{Name: "database away", From: from + at(c.away[0]).Seconds(), To: from + at(c.away[1]).Seconds()}}
 		go func() {
 			time.Sleep(at(c.away[0]))
-			err := stop()
+			mark := report.Span{Name: "database away", From: time.Since(w.began).Seconds()}
+			err := s.postgres.Stop(true)
 			time.Sleep(at(c.away[1] - c.away[0]))
-			away <- errors.Join(err, start())
+			err = errors.Join(err, s.postgres.Start())
+			mark.To = time.Since(w.began).Seconds() // its recovery takes a while
+			marks = []report.Span{mark}
+			away <- err
 		}()
 	} else {
 		away <- nil
@@ -173,7 +167,7 @@ func (c k6Case) measure(docket, k6, scripts string) (*k6Figures, []report.Chart,
 	to := time.Since(w.began).Seconds()
 	if whole {
 		marks = []report.Span{{Name: "database away", From: 0, To: to}}
-		if err := start(); err != nil {
+		if err := s.postgres.Start(); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -188,6 +182,9 @@ func (c k6Case) measure(docket, k6, scripts string) (*k6Figures, []report.Chart,
 	}
 	f := c.figures(result, w, from, to)
 	f.Settled = settled
+	for _, m := range marks {
+		f.AwayP95 = result.p95(m.From, m.To)
+	}
 	if f.tally, err = s.tally(s.table, run, result.Sent, result.Acked, others); err != nil {
 		return nil, nil, err
 	}
@@ -257,7 +254,7 @@ func outageLimit(figures []*k6Figures) float64 {
 
 // k6Tables are those of every scenario.
 func k6Tables(figures []*k6Figures) []report.Table {
-	uploads := report.Table{Title: "Uploads", Columns: []string{"service", "uploads", "dropped", "dropped/s", "refused", "failed", "average ms", "p50", "p90", "p95", "p99", "max"}}
+	uploads := report.Table{Title: "Uploads", Columns: []string{"service", "uploads", "dropped", "dropped/s", "refused", "failed", "average ms", "p50", "p90", "p95", "p99", "max", "p95 while the database was away"}}
 	decisions := report.Table{Title: "Decisions, by set", Columns: []string{"service", "sent", "acknowledged", "stored", "lost", "twice", "dead letters", "all stored after"}}
 	cost := report.Table{Title: "What it took", Columns: []string{"service", "CPU s per 100,000 decisions"}}
 	var names []string
@@ -272,8 +269,12 @@ func k6Tables(figures []*k6Figures) []report.Table {
 	cost.Columns = append(cost.Columns, names...)
 	for _, f := range figures {
 		who := f.Service + ", " + f.Condition
+		away := "–"
+		if f.AwayP95 > 0 {
+			away = millis(f.AwayP95)
+		}
 		uploads.Rows = append(uploads.Rows, []string{who, n(f.Uploads), n(f.Dropped), fmt.Sprintf("%.1f", f.DroppedPer), n(f.Refused), n(f.Failed),
-			millis(f.Avg), millis(f.P50), millis(f.P90), millis(f.P95), millis(f.P99), millis(f.Max)})
+			millis(f.Avg), millis(f.P50), millis(f.P90), millis(f.P95), millis(f.P99), millis(f.Max), away})
 		decisions.Rows = append(decisions.Rows, []string{who, n(int64(f.Sent)), n(int64(f.Acked)), n(int64(f.Stored)), n(int64(f.Lost)), n(int64(f.Twice)), n(int64(f.DeadLetters)), fmt.Sprintf("%.1f s", f.Settled)})
 		row := []string{who, fmt.Sprintf("%.1f", f.CPU)}
 		for _, name := range names {

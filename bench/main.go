@@ -62,6 +62,7 @@ func main() {
 		flag.PrintDefaults()
 	}
 	flag.Parse()
+	endOnInterrupt()
 	var err error
 	switch suite := flag.Arg(0); suite {
 	case "embedded", "":

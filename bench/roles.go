@@ -42,6 +42,7 @@ func startStack(docket string, brokers int) (_ *stack, err error) {
 			s.close()
 		}
 	}()
+	onInterrupt(s, s.end)
 	if s.postgres, err = testserver.StartPostgres("", postgresSettings...); err != nil {
 		return nil, err
 	}
@@ -131,6 +132,11 @@ func waitReady(admin string) error {
 }
 
 func (s *stack) close() {
+	forget(s)
+	s.end()
+}
+
+func (s *stack) end() {
 	for _, r := range s.roles {
 		r.kill()
 	}

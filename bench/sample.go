@@ -64,7 +64,7 @@ var scraper = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 // watch begins to sample. Others are processes besides the servers and roles that run now, by name, and 0 is none; they are
 // asked for each time.
 func (s *service) watch(others func() map[string]int) *sampler {
-	fixed := map[string]int{"PostgreSQL": s.postgres.Pid()}
+	fixed := map[string]int{}
 	if s.docket {
 		fixed["Kafka"] = s.kafka.Pid(0)
 	}
@@ -74,6 +74,7 @@ func (s *service) watch(others func() map[string]int) *sampler {
 	w := &sampler{began: time.Now(), roles: maps.Clone(s.roles), stop: make(chan struct{}), ended: make(chan struct{})}
 	w.pids = func() map[string]int {
 		all := maps.Clone(fixed)
+		all["PostgreSQL"] = s.postgres.Pid() // it may be started anew
 		if others != nil {
 			maps.Copy(all, others())
 		}

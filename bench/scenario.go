@@ -122,6 +122,7 @@ func startDocket(binary, dir string, fsyncDelay time.Duration) (*docketProcess, 
 	if err := d.cmd.Start(); err != nil {
 		return nil, err
 	}
+	onInterrupt(&d.process, d.kill)
 	if err := waitReady(d.admin); err != nil {
 		d.kill()
 		return nil, err
@@ -153,6 +154,7 @@ func children(pid int) (out []int) {
 }
 
 func (d *process) kill() {
+	forget(d)
 	_ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL)
 	_ = d.cmd.Wait()
 }
@@ -223,6 +225,9 @@ func slope(y []float64) float64 {
 	for i, v := range y {
 		x := float64(i)
 		sx, sy, sxy, sxx = sx+x, sy+v, sxy+x*v, sxx+x*x
+	}
+	if sy == 0 {
+		return 0 // a process that was not there
 	}
 	return (n*sxy - sx*sy) / (n*sxx - sx*sx) * (n - 1) / (sy / n) * 100
 }

@@ -1,12 +1,12 @@
 // Steps of a constant rate, each higher than the one before, until uploads are dropped or take too long: the knee. A step is
 // a scenario of its own, so that the summary tells each one's figures. The run ends with the first step that fails.
 //
-//   k6 run -e FIRST=1000 -e STEP=1000 -e STEPS=8 k6/stress.js
+//   k6 run -e FIRST=500 -e STEP=500 -e STEPS=6 k6/stress.js
 import exec from 'k6/execution';
 import { send, steady, summaryTrendStats } from './uploads.js';
 
-const first = Number(__ENV.FIRST || 1000);
-const step = Number(__ENV.STEP || 1000);
+const first = Number(__ENV.FIRST || 500);
+const step = Number(__ENV.STEP || 500);
 const steps = Number(__ENV.STEPS || 6);
 const length = Number(__ENV.SECONDS || 20); // of each step
 const limit = Number(__ENV.P95 || 50); // ms

@@ -81,6 +81,7 @@ func (c Chart) svg() ([]byte, error) {
 		p.Add(area)
 		p.Legend.Add(m.Name, area)
 	}
+	p.Legend.TextStyle.Font.Size, p.Legend.Padding = 8, 2
 	p.Legend.Top, p.Legend.Left, p.Legend.XOffs, p.Legend.YOffs = true, true, 6, -2
 	canvas := vgsvg.New(6*vg.Inch, 2.9*vg.Inch)
 	p.Draw(draw.New(canvas))

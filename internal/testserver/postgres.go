@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,6 +26,7 @@ type Postgres struct {
 	dir, bin string
 	port     int
 	settings []string
+	pid      atomic.Int64
 }
 
 // StartPostgres makes a cluster and starts it. Settings are postgresql.conf's, such as "max_connections=20". Where dir is
@@ -106,6 +108,7 @@ func (p *Postgres) Start() (err error) {
 	if p.server, err = start("PostgreSQL", postgresAccount, p.dir, filepath.Join(p.dir, "log"), filepath.Join(p.bin, "postgres"), args...); err != nil {
 		return err
 	}
+	p.pid.Store(int64(p.server.Pid()))
 	return p.waitFor(30*time.Second, func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
@@ -125,6 +128,9 @@ func (p *Postgres) URL(database, user string, options ...string) string {
 	u := url.URL{Scheme: "postgres", User: url.User(user), Host: p.Addr(), Path: "/" + database, RawQuery: strings.Join(options, "&")}
 	return u.String()
 }
+
+// Pid is the process that was started last. It may be asked for while the server is being started or stopped.
+func (p *Postgres) Pid() int { return int(p.pid.Load()) }
 
 // Addr is where it listens.
 func (p *Postgres) Addr() string { return fmt.Sprintf("127.0.0.1:%d", p.port) }
