@@ -60,14 +60,14 @@ bench: build kafka ## Measure (about an hour): parts, docket embedded, its roles
 	bin/docket-bench -docket bin/docket -out bench/out -rows 1000000 dead
 	bin/docket-bench -docket bin/docket -out bench/out -seconds 60 baseline
 
-# smoke, reference, outage, spike, stress, soak; burst and savers, which need no k6
+# smoke, reference, outage, spike, stress, soak; burst and savers, whose load is not k6's
 SCENARIO ?= reference
 SOAK     ?= 30m
 USERS    ?= 7000
 
 load: build kafka k6 ## Run SCENARIO (smoke, reference, outage, spike, stress, soak, burst, savers) and write bench/out/load/SCENARIO/report.html.
 	go build -C bench -o $(CURDIR)/bin/docket-bench .
-	bin/docket-bench -docket bin/docket -k6 e2e/.bin/k6 -out bench/out/load/$(SCENARIO) $(if $(filter burst,$(SCENARIO)),burst,$(if $(filter savers,$(SCENARIO)),-uploads 30000 savers,-only $(SCENARIO) -soak $(SOAK) -users $(USERS) k6))
+	bin/docket-bench -docket bin/docket -k6 e2e/.bin/k6 -out bench/out/load/$(SCENARIO) $(if $(filter burst savers,$(SCENARIO)),$(SCENARIO),-only $(SCENARIO) -soak $(SOAK) -users $(USERS) k6)
 
 k6: e2e/.bin/k6 ## Build the k6 that runs the scripts in k6/.
 

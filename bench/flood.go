@@ -103,7 +103,7 @@ func (f *flood) sender() error {
 				n.(*atomic.Int64).Add(1)
 			}
 			if try == floodTries {
-				return fmt.Errorf("upload %d was not taken %d times; the last answer: %d %w", upload, try, status, err)
+				return errors.Join(fmt.Errorf("upload %d was not taken %d times; the last answer: %d", upload, try+1, status), err)
 			}
 			time.Sleep(floodPause)
 		}

@@ -7,6 +7,8 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+
+	"github.com/docket-project/docket/internal/testserver"
 )
 
 // running are the ways to end what this program has started. Children lead process groups of their own, so that a terminal's
@@ -42,6 +44,7 @@ func endOnInterrupt() {
 		for _, end := range ends {
 			end()
 		}
+		testserver.KillAll()
 		os.Exit(130)
 	}()
 }

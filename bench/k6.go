@@ -39,8 +39,6 @@ type k6Result struct {
 	Sent, Acked bits
 	// Latency has a line for each percentile, by the second.
 	Latency []report.Line
-	// Crossed are thresholds that did not hold.
-	Crossed bool
 	// seconds are the latencies of what was answered in each second of the run, in microseconds.
 	seconds map[int]*hdrhistogram.Histogram
 }
@@ -79,15 +77,13 @@ func startK6(binary, script, dir, upload, console string, run events.Run, env ma
 	return k, nil
 }
 
-// crossedThresholds is k6's exit code where all went well but the figures.
+// crossedThresholds is k6's exit code where all went well but the figures, which are judged from what it measured.
 const crossedThresholds = 99
 
 // result reads what the run left, after ended has come from done.
 func (k *k6Run) result(ended error, began time.Time) (*k6Result, error) {
 	r := &k6Result{}
-	if exit := (*exec.ExitError)(nil); errors.As(ended, &exit) && exit.ExitCode() == crossedThresholds {
-		r.Crossed = true
-	} else if ended != nil {
+	if exit := (*exec.ExitError)(nil); ended != nil && (!errors.As(ended, &exit) || exit.ExitCode() != crossedThresholds) {
 		text, _ := os.ReadFile(filepath.Join(k.dir, "k6.txt"))
 		return nil, fmt.Errorf("k6: %w: %s", ended, text)
 	}

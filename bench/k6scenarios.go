@@ -90,7 +90,9 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 				after := f[0].metrics["http_req_duration{phase:after}"]
 				return []report.Verdict{
 					zero("acknowledged decisions lost", int64(f[0].Lost)), zero("uploads that failed otherwise than by a clean 503 or 429", f[0].Failed),
-					atMost("p95 from 10 s after the spike's end on", 50, after["p(95)"]), stored(f[0]),
+					atMost("p95 from 10 s after the spike's end on", 50, after["p(95)"]),
+					zero("refused from then on", int64(f[0].metrics["uploads_refused{phase:after}"]["count"])), stored(f[0]),
+					{What: "users that were there at once", Asked: n(int64(users)), Measured: n(int64(f[0].metrics["vus"]["max"])), Met: f[0].metrics["vus"]["max"] >= float64(users)},
 				}
 			},
 			tables: func(f []*k6Figures) []report.Table {
@@ -99,15 +101,14 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 					m := f[0].metrics["http_req_duration{phase:"+phase+"}"]
 					t.Rows = append(t.Rows, []string{phase, millis(m["avg"]), millis(m["med"]), millis(m["p(90)"]), millis(m["p(95)"]), millis(m["p(99)"]), millis(m["max"])})
 				}
-				most := f[0].metrics["vus_max"]["value"]
-				return []report.Table{t, {Title: "Users", Columns: []string{"asked for", "reached"}, Rows: [][]string{{n(int64(users)), n(int64(most))}}}}
+				return []report.Table{t}
 			},
 		},
 		"stress": {
 			title: "Stress",
 			about: fmt.Sprintf("Steps of 20 s, each %s uploads a second faster than the one before, until one drops uploads or has a p95 of 50 ms or more. The last one before that is the knee: of k6, docket and its servers together, which share the machine.", n(int64(rate)/2)),
 			cases: []k6Case{{
-				service: "docket", condition: "database as it is", script: "stress.js", length: stressSteps * (stressSeconds + 2) * time.Second, warm: warmUploads,
+				service: "docket", condition: "database as it is", script: "stress.js", length: stressSteps * (stressSeconds + 11) * time.Second, warm: warmUploads,
 				env: map[string]string{"FIRST": fmt.Sprint(rate / 2), "STEP": fmt.Sprint(rate / 2), "STEPS": fmt.Sprint(stressSteps), "SECONDS": fmt.Sprint(stressSeconds)},
 			}},
 			verdicts: func(f []*k6Figures) []report.Verdict {
@@ -146,6 +147,9 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 				for _, role := range []string{"ingest", "saver", "parking"} {
 					slope := f[0].Slopes[role]
 					out = append(out, report.Verdict{What: "memory of " + role + ", rise over the second half", Asked: "within 2 %", Measured: fmt.Sprintf("%+.1f %%", slope), Met: slope <= 2})
+				}
+				for _, role := range []string{"ingest", "saver", "parking"} {
+					out = append(out, atMostCount("goroutines of "+role, 1000, int64(f[0].Goroutines[role])))
 				}
 				return append(out, atMostCount("decisions that wait, at most (two seconds' worth)", int64(6*rate), int64(f[0].PeakWaiting)))
 			},

@@ -80,7 +80,8 @@ func k6Suite(docket, k6, scripts, out, name string, rate int, soak time.Duration
 	var figures []*k6Figures
 	for _, c := range s.cases {
 		if c.script == "outage.js" {
-			c.env = map[string]string{"P95": fmt.Sprintf("%.1f", outageLimit(figures))}
+			c.env = maps.Clone(c.env)
+			c.env["P95"] = fmt.Sprintf("%.1f", outageLimit(figures))
 		}
 		fmt.Fprintf(os.Stderr, "%s: starting servers and warming up …\n", c.name())
 		f, charts, err := c.measure(docket, k6, scripts)
@@ -175,6 +176,9 @@ func (c k6Case) measure(docket, k6, scripts string) (*k6Figures, []report.Chart,
 		return nil, nil, err
 	}
 	w.end()
+	if err := w.complete(); err != nil {
+		return nil, nil, err
+	}
 	settled := w.samples[len(w.samples)-1].second - to
 	result, err := process.result(ended, w.began)
 	if err != nil {
@@ -212,14 +216,14 @@ func (c k6Case) figures(r *k6Result, w *sampler, from, to float64) *k6Figures {
 	latency := r.Metrics["http_req_duration"]
 	f := &k6Figures{
 		Service: c.service, Condition: c.condition,
-		Uploads: r.count("http_reqs"), Dropped: r.count("dropped_iterations"), Refused: r.count("uploads_refused"), Failed: r.count("uploads_failed"),
-		DroppedPer: float64(r.count("dropped_iterations")) / c.length.Seconds(),
+		Uploads: int64(r.Sent.count()), Dropped: r.count("dropped_iterations"), Refused: r.count("uploads_refused"), Failed: r.count("uploads_failed"),
+		DroppedPer: r.Metrics["dropped_iterations"]["rate"],
 		Avg:        latency["avg"], P50: latency["med"], P90: latency["p(90)"], P95: latency["p(95)"], P99: latency["p(99)"], Max: latency["max"],
 		Cores: map[string]float64{}, Memory: map[string]float64{}, Slopes: map[string]float64{}, Goroutines: map[string]float64{},
 		metrics: r.Metrics, latency: r.Latency,
 	}
 	last := w.samples[len(w.samples)-1]
-	f.DeadLetters = last.metrics["dead letters"]
+	f.DeadLetters = w.most("dead letters")
 	for name := range last.cpu {
 		f.Cores[name] = w.cpuSpent(from, to, name) / (to - from)
 		f.Memory[name] = w.peak(name)
@@ -255,7 +259,7 @@ func outageLimit(figures []*k6Figures) float64 {
 // k6Tables are those of every scenario.
 func k6Tables(figures []*k6Figures) []report.Table {
 	uploads := report.Table{Title: "Uploads", Columns: []string{"service", "uploads", "dropped", "dropped/s", "refused", "failed", "average ms", "p50", "p90", "p95", "p99", "max", "p95 while the database was away"}}
-	decisions := report.Table{Title: "Decisions, by set", Columns: []string{"service", "sent", "acknowledged", "stored", "lost", "twice", "dead letters", "all stored after"}}
+	decisions := report.Table{Title: "Decisions, by set", Columns: []string{"service", "sent", "acknowledged", "stored", "lost", "twice", "never sent", "dead letters", "all stored after"}}
 	cost := report.Table{Title: "What it took", Columns: []string{"service", "CPU s per 100,000 decisions"}}
 	var names []string
 	for _, f := range figures {
@@ -275,7 +279,7 @@ func k6Tables(figures []*k6Figures) []report.Table {
 		}
 		uploads.Rows = append(uploads.Rows, []string{who, n(f.Uploads), n(f.Dropped), fmt.Sprintf("%.1f", f.DroppedPer), n(f.Refused), n(f.Failed),
 			millis(f.Avg), millis(f.P50), millis(f.P90), millis(f.P95), millis(f.P99), millis(f.Max), away})
-		decisions.Rows = append(decisions.Rows, []string{who, n(int64(f.Sent)), n(int64(f.Acked)), n(int64(f.Stored)), n(int64(f.Lost)), n(int64(f.Twice)), n(int64(f.DeadLetters)), fmt.Sprintf("%.1f s", f.Settled)})
+		decisions.Rows = append(decisions.Rows, []string{who, n(int64(f.Sent)), n(int64(f.Acked)), n(int64(f.Stored)), n(int64(f.Lost)), n(int64(f.Twice)), n(int64(f.Strangers)), n(int64(f.DeadLetters)), fmt.Sprintf("%.1f s", f.Settled)})
 		row := []string{who, fmt.Sprintf("%.1f", f.CPU)}
 		for _, name := range names {
 			cell := "–"

@@ -54,7 +54,8 @@ func main() {
 	indexes := flag.Bool("indexes", false, "compare the store's choices of key and index")
 	k6 := flag.String("k6", "e2e/.bin/k6", "the k6 that runs a scenario, which -only names")
 	users := flag.Int("users", 7000, "users of the spike")
-	uploads := flag.Int64("uploads", 2_000_000, "of the burst, or of each backlog of savers")
+	uploads := flag.Int64("uploads", 2_000_000, "uploads of the burst")
+	backlog := flag.Int64("backlog", 30_000, "uploads of a backlog of savers")
 	listen := flag.String("listen", "", "of baseline-serve")
 	database := flag.String("database", "", "of baseline-serve")
 	flag.Usage = func() {
@@ -82,7 +83,7 @@ func main() {
 	case "burst":
 		err = burstSuite(*docket, *k6, *out, *uploads, *connections)
 	case "savers":
-		err = saversSuite(*docket, *k6, *out, *uploads)
+		err = saversSuite(*docket, *k6, *out, *backlog)
 	case "k6-events":
 		err = events.WriteParts(os.Stdout)
 	case "baseline-serve":

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -25,6 +26,7 @@ type stack struct {
 	binaries        string
 	vars            []string
 	upload, console string
+	mu              sync.Mutex // for whoever ends the roles from another goroutine
 	roles           map[string]*roleProcess
 }
 
@@ -97,15 +99,15 @@ func (s *stack) launch(key, name string, vars ...string) (*roleProcess, error) {
 		return nil, err
 	}
 	r.pid = r.cmd.Process.Pid
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.roles[key] = r
 	return r, nil
 }
 
 // stop ends a role in good order.
 func (s *stack) stop(key string) error {
-	r := s.roles[key]
-	delete(s.roles, key)
-	return r.terminate()
+	return s.forget(key).terminate()
 }
 
 // startAll starts several.
@@ -136,7 +138,18 @@ func (s *stack) close() {
 	s.end()
 }
 
+// forget takes a role out of those that close ends.
+func (s *stack) forget(key string) *roleProcess {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.roles[key]
+	delete(s.roles, key)
+	return r
+}
+
 func (s *stack) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, r := range s.roles {
 		r.kill()
 	}

@@ -247,7 +247,21 @@ func (w *sampler) peak(name string) (most float64) {
 	return most
 }
 
-// most is the highest that a gauge was.
+// complete is an error unless every process was there to the end: what is not there has no dead letters and does not grow.
+func (w *sampler) complete() error {
+	last := w.samples[len(w.samples)-1]
+	for name, r := range w.roles {
+		if last.memory[name] == 0 {
+			return fmt.Errorf("%s ended while it was measured", name)
+		}
+		if _, told := last.metrics["goroutines of "+name]; r.admin != "" && !told {
+			return fmt.Errorf("%s did not tell its metrics in the end", name)
+		}
+	}
+	return nil
+}
+
+// most is the highest that a gauge or counter was.
 func (w *sampler) most(name string) (most float64) {
 	for _, s := range w.samples {
 		most = max(most, s.metrics[name])

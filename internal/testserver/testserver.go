@@ -78,12 +78,34 @@ func start(name, as, dir, logFile, program string, args ...string) (*server, err
 	if err := s.cmd.Start(); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
+	started.Lock()
+	started.servers[s] = true
+	started.Unlock()
 	go func() {
 		_ = s.cmd.Wait()
+		started.Lock()
+		delete(started.servers, s)
+		started.Unlock()
 		_ = log.Close()
 		close(s.done)
 	}()
 	return s, nil
+}
+
+// started are the servers that run.
+var started = struct {
+	sync.Mutex
+	servers map[*server]bool
+}{servers: map[*server]bool{}}
+
+// KillAll ends all servers at once, those too that are just being started: for a program that was interrupted. Their directories
+// stay behind. They lead process groups of their own, which a terminal's interrupt does not reach.
+func KillAll() {
+	started.Lock()
+	defer started.Unlock()
+	for s := range started.servers {
+		s.signalAll(syscall.SIGKILL)
+	}
 }
 
 // account makes a child run under another account, which only root can.
