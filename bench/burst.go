@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -68,5 +69,5 @@ func burstSuite(docket, k6, out string, uploads int64, connections int) error {
 			}}}},
 		Runs: []report.Run{{Name: "The burst", Charts: w.charts(nil, w.processes(), []report.Span{{Name: "uploads are sent", From: 0, To: took.Seconds()}}, true)}},
 	}
-	return finish(r, out, t)
+	return errors.Join(finish(r, out), t.sound())
 }

@@ -63,7 +63,6 @@ type k6Figures struct {
 	PeakWaiting float64            `json:"peak_waiting_decisions"`
 
 	metrics map[string]k6Trend
-	latency []report.Line
 }
 
 // k6Suite runs a scenario and writes its report. An error that is not about the figures comes without one.
@@ -94,7 +93,12 @@ func k6Suite(docket, k6, scripts, out, name string, rate int, soak time.Duration
 	}
 	r.Tables = append(k6Tables(figures), s.tables(figures)...)
 	r.Verdicts = s.verdicts(figures)
-	if err := errors.Join(r.Write(out), writeJSON(out, "figures.json", figures)); err != nil {
+	return errors.Join(writeJSON(out, "figures.json", figures), finish(r, out))
+}
+
+// finish writes a report and prints its verdicts. A figure that is not what was asked for is an error.
+func finish(r *report.Report, out string) error {
+	if err := r.Write(out); err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "%s\n", filepath.Join(out, "report.html"))
@@ -220,7 +224,7 @@ func (c k6Case) figures(r *k6Result, w *sampler, from, to float64) *k6Figures {
 		DroppedPer: r.Metrics["dropped_iterations"]["rate"],
 		Avg:        latency["avg"], P50: latency["med"], P90: latency["p(90)"], P95: latency["p(95)"], P99: latency["p(99)"], Max: latency["max"],
 		Cores: map[string]float64{}, Memory: map[string]float64{}, Slopes: map[string]float64{}, Goroutines: map[string]float64{},
-		metrics: r.Metrics, latency: r.Latency,
+		metrics: r.Metrics,
 	}
 	last := w.samples[len(w.samples)-1]
 	f.DeadLetters = w.most("dead letters")

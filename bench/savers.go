@@ -60,22 +60,7 @@ func saversSuite(docket, k6, out string, backlog int64) error {
 		return err
 	}
 	r.Verdicts = []report.Verdict{{What: "decisions stored, each once, over all of it", Asked: n(int64(t.Sent)), Measured: n(int64(t.Stored)), Met: t.sound() == nil && t.Stored == t.Sent}}
-	return finish(r, out, t)
-}
-
-// finish writes a report; decisions that are not where they should be are an error.
-func finish(r *report.Report, out string, t tally) error {
-	if err := r.Write(out); err != nil {
-		return err
-	}
-	fmt.Fprintf(os.Stderr, "%s/report.html\n", out)
-	if err := t.sound(); err != nil {
-		return err
-	}
-	if missed := r.Missed(); len(missed) > 0 {
-		return fmt.Errorf("%d of %d figures are not what was asked for: %v", len(missed), len(r.Verdicts), missed)
-	}
-	return nil
+	return errors.Join(finish(r, out), t.sound())
 }
 
 // saversCluster has two ingests, whose uploads are numbered through.

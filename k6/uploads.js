@@ -7,9 +7,9 @@ import { SharedArray } from 'k6/data';
 import { Counter } from 'k6/metrics';
 import { constant, gzipped } from './gzip.js';
 
-export const url = __ENV.UPLOAD_URL || 'http://127.0.0.1:8080/logs';
-export const rate = Number(__ENV.RATE || 1000);
-export const duration = __ENV.DURATION || '60s';
+const url = __ENV.UPLOAD_URL || 'http://127.0.0.1:8080/logs';
+const rate = Number(__ENV.RATE || 1000);
+const duration = __ENV.DURATION || '60s';
 
 // Most decisions of an upload. The decisions of iteration i have the numbers from i * perUpload on.
 const perUpload = 5;
@@ -34,10 +34,10 @@ const params = {
 };
 
 // Refused are answers that docket may give when it is asked for too much: an OPA keeps its decisions and comes again.
-export const refused = new Counter('uploads_refused');
+const refused = new Counter('uploads_refused');
 // Failed are all others: an error, an answer that never came, a status that loses OPA's decisions.
-export const failed = new Counter('uploads_failed');
-export const accepted = new Counter('uploads_accepted');
+const failed = new Counter('uploads_failed');
+const accepted = new Counter('uploads_accepted');
 
 // An id is as scattered as a UUID: eight digits that depend on its number, the run, and the number.
 const middle = `-${run.slice(0, 4)}-4${run.slice(4)}-8000-0000`;
