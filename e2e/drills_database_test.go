@@ -116,8 +116,8 @@ var causes = []cause{
 	}}.inCI(),
 	altered("the right to insert is revoked (42501)", "permission denied", false,
 		`REVOKE INSERT ON decisions FROM docket`, `GRANT INSERT ON decisions TO docket`).inPlace().inCI(),
-	{fault: "PostgreSQL hangs (SIGSTOP)", says: "the store", length: 12 * time.Second, begin: func(_ *testing.T, c *cluster) func() {
-		c.servers.postgres.Pause()
+	{fault: "PostgreSQL hangs (SIGSTOP)", says: "the store", length: 12 * time.Second, begin: func(t *testing.T, c *cluster) func() {
+		require.NoError(t, c.servers.postgres.Pause())
 		return c.servers.postgres.Resume
 	}},
 	altered("the database is read only", "read only", true,

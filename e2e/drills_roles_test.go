@@ -166,7 +166,7 @@ func TestDrillHungBroker(t *testing.T) {
 	c := oneBroker(t)
 	d := c.drill(t, "the only broker hangs (SIGSTOP) for 20 s", 100, decisions(shortName(), 0))
 	d.inject(func() func() {
-		c.servers.kafka.Pause(0)
+		require.NoError(t, c.servers.kafka.Pause(0))
 		return func() { c.servers.kafka.Resume(0) }
 	})
 	sleepFor(t, time.Second) // what was acknowledged before arrives

@@ -199,7 +199,7 @@ func (k *Kafka) Stop(i int) error { return k.nodes[i].end(syscall.SIGTERM, time.
 func (k *Kafka) Kill(i int) error { return k.nodes[i].end(syscall.SIGKILL, 10*time.Second) }
 
 // Pause stops node i without ending it, as a machine does that hangs.
-func (k *Kafka) Pause(i int) { k.nodes[i].signalAll(syscall.SIGSTOP) }
+func (k *Kafka) Pause(i int) error { return k.nodes[i].pause() }
 
 // Resume goes on after Pause.
 func (k *Kafka) Resume(i int) { k.nodes[i].signalAll(syscall.SIGCONT) }

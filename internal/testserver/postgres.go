@@ -162,7 +162,7 @@ func (p *Postgres) Stop(immediate bool) error {
 }
 
 // Pause stops every process of the server without ending any, as a machine does that hangs.
-func (p *Postgres) Pause() { p.signalAll(syscall.SIGSTOP) }
+func (p *Postgres) Pause() error { return p.pause() }
 
 // Resume goes on after Pause.
 func (p *Postgres) Resume() { p.signalAll(syscall.SIGCONT) }

@@ -163,16 +163,60 @@ func (s *server) end(sig syscall.Signal, patience time.Duration) error {
 	}
 }
 
-// signalAll signals the process and its children, each of which may lead a session of its own.
-func (s *server) signalAll(sig syscall.Signal) {
+// processes are the process and its children, each of which may lead a session of its own.
+func (s *server) processes() []int {
 	pid := s.cmd.Process.Pid
-	_ = s.cmd.Process.Signal(sig)
+	all := []int{pid}
 	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	for child := range strings.FieldsSeq(string(children)) {
 		if n, err := strconv.Atoi(child); err == nil {
-			_ = syscall.Kill(n, sig)
+			all = append(all, n)
 		}
 	}
+	return all
+}
+
+// signalAll signals the process and its children.
+func (s *server) signalAll(sig syscall.Signal) {
+	_ = s.cmd.Process.Signal(sig)
+	for _, pid := range s.processes()[1:] {
+		_ = syscall.Kill(pid, sig)
+	}
+}
+
+// pause stops every process of the server and waits until each thread of them has stopped: the kernel lets a thread that runs
+// go on for a while after the signal was sent, and a broker still answers then.
+func (s *server) pause() error {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		s.signalAll(syscall.SIGSTOP) // again in each round: what was forked meanwhile
+		running := s.running()
+		if len(running) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s did not stop within 10 s of SIGSTOP: these threads run on: %v", s.name, running)
+		}
+	}
+}
+
+// running are the server's threads that have not been stopped, as "pid/thread".
+func (s *server) running() []string {
+	var running []string
+	for _, pid := range s.processes() {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, thread := range threads {
+			stat, err := os.ReadFile(thread)
+			if err != nil {
+				continue // it has ended
+			}
+			// proc_pid_stat(5): the state follows the name, which is in parentheses and may hold any character.
+			_, state, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')'):]), " ")
+			if !strings.ContainsAny(state[:1], "TtZX") {
+				running = append(running, fmt.Sprintf("%d/%s", pid, filepath.Base(filepath.Dir(thread))))
+			}
+		}
+	}
+	return running
 }
 
 // Pid is the server's process.

@@ -141,7 +141,7 @@ func realDeleted(t *testing.T, r *real) {
 }
 
 func realHang(t *testing.T, r *real) {
-	r.kafka.Pause(0)
+	require.NoError(t, r.kafka.Pause(0))
 	defer r.kafka.Resume(0)
 	err := r.publish(t, 2*time.Second, r.records(r.topics.Decisions, 20, 30)...)
 	require.Equal(t, domain.Unavailable, domain.ClassOf(err), "%v", err)

@@ -340,7 +340,7 @@ func TestServerThatHangs(t *testing.T) {
 	b := newBench(t, p, func(o *Options) { o.StatementTimeout = time.Second })
 	batch := records(100, nil)
 	require.Equal(t, 100, b.save(t, batch).fates[domain.Saved])
-	p.Pause()
+	require.NoError(t, p.Pause())
 	start := time.Now()
 	unavailable(t, b.save(t, records(200, nil)), 200)
 	require.Less(t, time.Since(start), 5*time.Second, "a connection that was there: the statement's time and a second")
