@@ -81,7 +81,7 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 	m.abort = abort
 	var err error
 	m.client, err = kgo.NewClient(append(l.base(), kgo.WithContext(life),
-		kgo.ConsumerGroup(sub.Group), kgo.ConsumeTopics(sub.Topics...), kgo.Balancers(kgo.CooperativeStickyBalancer()),
+		kgo.ClientID(l.process), kgo.ConsumerGroup(sub.Group), kgo.ConsumeTopics(sub.Topics...), kgo.Balancers(newShareByProcess()),
 		kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.RebalanceTimeout(rebalanceTimeout),
 		kgo.SessionTimeout(sessionTimeout), kgo.HeartbeatInterval(sessionTimeout/5),
 		// Both: the first says where a group begins, the second that falling off the log is not an occasion to begin anew.

@@ -82,7 +82,9 @@ type Log struct {
 	opts   Options
 	client *kgo.Client // publishes and asks
 	admin  *kadm.Client
-	closed atomic.Bool
+	// process is the client id of this process's members of consumer groups.
+	process string
+	closed  atomic.Bool
 
 	mu     sync.Mutex
 	minISR map[string]int // by topic, as far as known
@@ -91,7 +93,7 @@ type Log struct {
 
 // Open makes a Log. It does not wait for the brokers: Check and Ready do.
 func Open(opts Options) (*Log, error) {
-	l := &Log{opts: opts, minISR: map[string]int{}, lost: map[string]bool{}}
+	l := &Log{opts: opts, process: newProcessID(), minISR: map[string]int{}, lost: map[string]bool{}}
 	client, err := kgo.NewClient(append(l.base(),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), // of the key, as the Java clients do

@@ -33,6 +33,7 @@ func TestKafka(t *testing.T) {
 			require.NoError(t, k.Start(0))
 		}))
 	})
+	t.Run("processes share evenly", func(t *testing.T) { shareEvenly(t, k.Brokers()) })
 	for _, c := range []struct {
 		name string
 		run  func(t *testing.T, r *real)
