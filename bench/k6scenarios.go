@@ -154,9 +154,9 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 				return append(out, atMostCount("decisions that wait, at most (two seconds' worth)", int64(6*rate), int64(f[0].PeakWaiting)))
 			},
 			tables: func(f []*k6Figures) []report.Table {
-				t := report.Table{Title: "Over the second half", Columns: []string{"role", "memory rose by", "memory at most", "goroutines at most"}}
+				t := report.Table{Title: "Over the second half", Columns: []string{"role", "memory rose by", "heap in use rose by", "memory at most", "goroutines at most"}}
 				for _, role := range []string{"ingest", "saver", "parking", "console"} {
-					t.Rows = append(t.Rows, []string{role, fmt.Sprintf("%+.1f %%", f[0].Slopes[role]), fmt.Sprintf("%.0f MiB", f[0].Memory[role]), n(int64(f[0].Goroutines[role]))})
+					t.Rows = append(t.Rows, []string{role, fmt.Sprintf("%+.1f %%", f[0].Slopes[role]), fmt.Sprintf("%+.1f %%", f[0].HeapSlopes[role]), fmt.Sprintf("%.0f MiB", f[0].Memory[role]), n(int64(f[0].Goroutines[role]))})
 				}
 				return []report.Table{t}
 			},

@@ -59,6 +59,7 @@ type k6Figures struct {
 	Cores       map[string]float64 `json:"cores"`                          // of every process, while k6 ran
 	Memory      map[string]float64 `json:"peak_memory_mib"`
 	Slopes      map[string]float64 `json:"rss_slope_percent"` // over the second half
+	HeapSlopes  map[string]float64 `json:"heap_slope_percent"`
 	Goroutines  map[string]float64 `json:"peak_goroutines"`
 	PeakWaiting float64            `json:"peak_waiting_decisions"`
 
@@ -223,7 +224,7 @@ func (c k6Case) figures(r *k6Result, w *sampler, from, to float64) *k6Figures {
 		Uploads: int64(r.Sent.count()), Dropped: r.count("dropped_iterations"), Refused: r.count("uploads_refused"), Failed: r.count("uploads_failed"),
 		DroppedPer: r.Metrics["dropped_iterations"]["rate"],
 		Avg:        latency["avg"], P50: latency["med"], P90: latency["p(90)"], P95: latency["p(95)"], P99: latency["p(99)"], Max: latency["max"],
-		Cores: map[string]float64{}, Memory: map[string]float64{}, Slopes: map[string]float64{}, Goroutines: map[string]float64{},
+		Cores: map[string]float64{}, Memory: map[string]float64{}, Slopes: map[string]float64{}, HeapSlopes: map[string]float64{}, Goroutines: map[string]float64{},
 		metrics: r.Metrics,
 	}
 	last := w.samples[len(w.samples)-1]
@@ -231,18 +232,13 @@ func (c k6Case) figures(r *k6Result, w *sampler, from, to float64) *k6Figures {
 	for name := range last.cpu {
 		f.Cores[name] = w.cpuSpent(from, to, name) / (to - from)
 		f.Memory[name] = w.peak(name)
-		var memory []float64
-		for _, s := range w.samples {
-			if s.second > from+(to-from)/2 && s.second <= to {
-				memory = append(memory, s.memory[name])
-			}
-		}
-		f.Slopes[name] = slope(memory)
+		f.Slopes[name] = w.slope(from+(to-from)/2, to, func(s sample) float64 { return s.memory[name] })
 	}
 	f.PeakWaiting = w.most("waiting for the saver")
 	own := 0.0
 	for name := range w.roles {
 		f.Goroutines[name] = w.most("goroutines of " + name)
+		f.HeapSlopes[name] = w.slope(from+(to-from)/2, to, func(s sample) float64 { return s.metrics["heap goal of "+name] })
 		own += f.Cores[name] * (to - from)
 	}
 	f.CPU = own / float64(3*max(f.Uploads, 1)) * 100_000

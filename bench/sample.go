@@ -124,6 +124,8 @@ func (w *sampler) take() {
 			}
 		}
 		s.metrics["goroutines of "+name] = value(families["go_goroutines"], nil)
+		// When the collector runs next: twice of what is in use, GOGC being 100. It shows a leak below RSS's noise.
+		s.metrics["heap goal of "+name] = value(families["go_memstats_next_gc_bytes"], nil)
 	}
 	for name, pid := range w.pids() {
 		s.cpu[name], s.memory[name] = spent(pid)
@@ -267,6 +269,18 @@ func (w *sampler) most(name string) (most float64) {
 		most = max(most, s.metrics[name])
 	}
 	return most
+}
+
+// slope is by how much of its mean a value rose from one second to another, as the straight line through it does. Moments at
+// which it is 0 were not told.
+func (w *sampler) slope(from, to float64, value func(sample) float64) float64 {
+	var values []float64
+	for _, s := range w.samples {
+		if v := value(s); s.second > from && s.second <= to && v != 0 {
+			values = append(values, v)
+		}
+	}
+	return slope(values)
 }
 
 // processes are the names of all that were there halfway.

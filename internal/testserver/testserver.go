@@ -185,17 +185,28 @@ func (s *server) signalAll(sig syscall.Signal) {
 }
 
 // pause stops every process of the server and waits until each thread of them has stopped: the kernel lets a thread that runs
-// go on for a while after the signal was sent, and a broker still answers then.
+// go on for a while after the signal was sent, and a broker still answers then. When it cannot, the server runs on.
 func (s *server) pause() error {
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		s.signalAll(syscall.SIGSTOP) // again in each round: what was forked meanwhile
+	deadline := time.Now().Add(10 * time.Second)
+	for stopped := 0; stopped < 2; { // twice: a child that was being forked is not listed the first time
+		s.signalAll(syscall.SIGSTOP)
 		running := s.running()
 		if len(running) == 0 {
-			return nil
+			stopped++
+			continue
 		}
+		stopped = 0
 		if time.Now().After(deadline) {
+			s.signalAll(syscall.SIGCONT)
 			return fmt.Errorf("%s did not stop within 10 s of SIGSTOP: these threads run on: %v", s.name, running)
 		}
+		time.Sleep(time.Millisecond)
+	}
+	select {
+	case <-s.done:
+		return fmt.Errorf("%s has ended, and cannot be paused; see %s", s.name, s.log.Name())
+	default:
+		return nil
 	}
 }
 

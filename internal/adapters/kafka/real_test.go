@@ -92,8 +92,9 @@ func realLostRange(t *testing.T, r *real) {
 	// The group has done the first record of the first partition; then all but the last fall off.
 	var offsets kadm.Offsets
 	offsets.AddOffset(r.topics.Decisions, 0, 1, -1)
-	_, err = r.admin.CommitOffsets(t.Context(), "g", offsets)
+	committed, err := r.admin.CommitOffsets(t.Context(), "g", offsets)
 	require.NoError(t, err)
+	require.NoError(t, committed.Error())
 	var until kadm.Offsets
 	until.AddOffset(r.topics.Decisions, 0, b[0].End-1, -1)
 	_, err = r.admin.DeleteRecords(t.Context(), until)

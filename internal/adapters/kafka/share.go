@@ -3,6 +3,7 @@ package kafka
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -11,12 +12,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// shareByProcess is Kafka's cooperative sticky assignor with one rule more: where a group has more members than partitions, no
-// process gets a second member's worth before every process has one. Kafka knows members only, and each batch that a role has
-// in hand at once is one: of eight savers with four members each, one held a third of twelve partitions and others nothing.
+// shareByProcess is a cooperative assignor that shares a group's partitions among processes as evenly as they go, among the members
+// of each likewise, and moves no more of them than that takes. Kafka's own know members only, and each batch that a role
+// has in hand at once is one: of eight savers with four members each, one held a third of twelve partitions and others none.
 //
-// It speaks the same protocol as the assignor within, so that members with and without the rule can be in one group: whoever
-// leads it decides.
+// It speaks the protocol of the cooperative sticky assignor, so that members with and without it can be in one group, and
+// whoever leads the group decides. (Members of releases before it, all called "docket", count as one process until they are gone.)
 type shareByProcess struct{ kgo.GroupBalancer }
 
 func newShareByProcess() kgo.GroupBalancer { return shareByProcess{kgo.CooperativeStickyBalancer()} }
@@ -27,79 +28,105 @@ func (s shareByProcess) MemberBalancer(members []kmsg.JoinGroupResponseMember) (
 	return b, b.MemberTopics(), err
 }
 
-// Balance implements kgo.ConsumerBalancerBalance: the assignor within shares among the members that are to work, and what others
-// still hold moves one round later, once they have let it go.
+// Balance implements kgo.ConsumerBalancerBalance. Members that want other topics than the rest, as during an update, cannot stand
+// in for each other; then the sticky assignor has to do.
 func (s shareByProcess) Balance(b *kgo.ConsumerBalancer, partitions map[string]int32) kgo.IntoSyncAssignment {
-	within := s.GroupBalancer.(kgo.ConsumerBalancerBalance)
-	working := workers(b, partitions)
-	if len(working) == len(b.Members()) {
-		return within.Balance(b, partitions)
+	holders, alike := holdersOf(b, partitions)
+	if !alike || len(holders) == 0 {
+		return s.GroupBalancer.(kgo.ConsumerBalancerBalance).Balance(b, partitions)
 	}
-	among, err := kgo.NewConsumerBalancer(within, working)
-	if err != nil {
-		b.SetError(err)
-		return nil
-	}
-	shared, err := among.BalanceOrError(partitions)
-	if err != nil {
-		b.SetError(err)
-		return nil
-	}
-	plan, of := b.NewPlan(), shared.(*kgo.BalancePlan).AsMemberIDMap()
-	for i := range working {
-		for topic, numbers := range of[working[i].MemberID] {
-			plan.AddPartitions(&working[i], topic, numbers)
+	var free []place
+	for _, topic := range slices.Sorted(maps.Keys(partitions)) {
+		for p := range partitions[topic] {
+			free = append(free, place{topic, p})
 		}
 	}
-	plan.AdjustCooperative(b)
+	each, more := len(free)/len(holders), len(free)%len(holders)
+	rank(holders, each)
+	plan := b.NewPlan()
+	for i, h := range holders {
+		h.quota = each
+		if i < more {
+			h.quota++
+		}
+		h.holds = h.holds[:min(len(h.holds), h.quota)]
+		for _, p := range h.holds {
+			plan.AddPartition(h.member, p.topic, p.partition)
+		}
+		free = slices.DeleteFunc(free, func(p place) bool { return slices.Contains(h.holds, p) })
+	}
+	for _, h := range holders {
+		for _, p := range free[:h.quota-len(h.holds)] {
+			plan.AddPartition(h.member, p.topic, p.partition)
+		}
+		free = free[h.quota-len(h.holds):]
+	}
+	plan.AdjustCooperative(b) // what another member holds is assigned one round later, when it has let go
 	return plan
 }
 
-// workers picks as many members as there are partitions, one of each process before a second of any. Those that hold partitions
-// come first, so that little moves.
-func workers(b *kgo.ConsumerBalancer, partitions map[string]int32) []kmsg.JoinGroupResponseMember {
-	type member struct {
-		kmsg.JoinGroupResponseMember
-		process                string
-		holds, processHolds, n int // n counts the members of its process that go before it
+// holder is a member of a group and what it holds.
+type holder struct {
+	member  *kmsg.JoinGroupResponseMember
+	process string
+	holds   []place
+	quota   int
+}
+
+// holdersOf are a group's members, and whether all of them want the same topics.
+func holdersOf(b *kgo.ConsumerBalancer, partitions map[string]int32) (holders []*holder, alike bool) {
+	type claim struct {
+		by         *holder
+		generation int32
 	}
-	var members []member
-	holds := map[string]int{}
-	alike := true
-	_, first := b.MemberAt(0)
+	var topics []string
+	claims := map[place]claim{}
+	alike = true
 	b.EachMember(func(m *kmsg.JoinGroupResponseMember, meta *kmsg.ConsumerMemberMetadata) {
-		c := member{JoinGroupResponseMember: *m, process: processOf(m.MemberID)}
+		h := &holder{member: m, process: processOf(m.MemberID)}
+		alike = alike && (holders == nil || slices.Equal(meta.Topics, topics))
+		holders, topics = append(holders, h), meta.Topics
 		for _, t := range meta.OwnedPartitions {
-			c.holds += len(t.Partitions)
+			for _, p := range t.Partitions {
+				// A member that missed a rebalance claims what another has since (KIP-792).
+				if c, ok := claims[place{t.Topic, p}]; p < partitions[t.Topic] && (!ok || meta.Generation > c.generation) {
+					claims[place{t.Topic, p}] = claim{h, meta.Generation}
+				}
+			}
 		}
-		holds[c.process] += c.holds
-		alike = alike && slices.Equal(meta.Topics, first.Topics)
-		members = append(members, c)
 	})
-	all := 0
-	for _, n := range partitions {
-		all += int(n)
+	for p, c := range claims {
+		c.by.holds = append(c.by.holds, p)
 	}
-	if !alike || all == 0 || len(members) <= all { // members of other topics cannot stand in for each other
-		return b.Members()
+	for _, h := range holders {
+		slices.SortFunc(h.holds, func(a, b place) int {
+			return cmp.Or(cmp.Compare(a.topic, b.topic), cmp.Compare(a.partition, b.partition))
+		})
 	}
-	slices.SortFunc(members, func(a, b member) int {
-		return cmp.Or(cmp.Compare(b.holds, a.holds), cmp.Compare(a.MemberID, b.MemberID))
+	return holders, alike
+}
+
+// rank brings members into the order in which they may have more than each partitions: one of each process before a second of
+// any. Those that have more go first, so that what is shared evenly stays where it is.
+func rank(holders []*holder, each int) {
+	have := map[string]int{} // members of a process that have more
+	for _, h := range holders {
+		if len(h.holds) > each {
+			have[h.process]++
+		}
+	}
+	slices.SortFunc(holders, func(a, b *holder) int {
+		return cmp.Or(cmp.Compare(len(b.holds), len(a.holds)), cmp.Compare(a.member.MemberID, b.member.MemberID))
 	})
+	before := map[*holder]int{} // members of its process that come before it
 	seen := map[string]int{}
-	for i := range members {
-		m := &members[i]
-		m.n, m.processHolds = seen[m.process], holds[m.process]
-		seen[m.process]++
+	for _, h := range holders {
+		before[h] = seen[h.process]
+		seen[h.process]++
 	}
-	slices.SortFunc(members, func(a, b member) int {
-		return cmp.Or(cmp.Compare(a.n, b.n), cmp.Compare(b.processHolds, a.processHolds), cmp.Compare(a.process, b.process))
+	slices.SortFunc(holders, func(a, b *holder) int {
+		return cmp.Or(cmp.Compare(before[a], before[b]), cmp.Compare(have[b.process], have[a.process]), cmp.Compare(a.process, b.process))
 	})
-	working := make([]kmsg.JoinGroupResponseMember, all)
-	for i := range working {
-		working[i] = members[i].JoinGroupResponseMember
-	}
-	return working
 }
 
 // processOf is the client id in a member's id, which brokers make of it and a UUID.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -114,6 +115,14 @@ func (g *group) shares() (shares []int) {
 	return slices.Sorted(maps.Values(by))
 }
 
+func (g *group) counts() map[string]int {
+	counts := map[string]int{}
+	for id := range g.holds {
+		counts[id] = g.held(id)
+	}
+	return counts
+}
+
 func (g *group) share(process, members int) (n int) {
 	for i := range members {
 		n += g.held(memberID(process, i))
@@ -142,6 +151,8 @@ func TestShares(t *testing.T) {
 		"a process for every partition":         {12, 4, one, 1, 1},
 		"more processes than partitions":        {15, 4, one, 0, 1},
 		"one member each":                       {8, 1, one, 1, 2},
+		"two processes":                         {2, 4, one, 6, 6},
+		"five processes of two":                 {5, 2, one, 2, 3},
 		"two topics":                            {4, 8, map[string]int32{"a": 6, "b": 6}, 3, 3},
 		"a topic that has no partitions so far": {4, 8, map[string]int32{"d": 0}, 0, 0},
 	} {
@@ -166,12 +177,51 @@ func TestShares(t *testing.T) {
 				held := g.share(p, c.members)
 				g.leave(p, c.members)
 				require.Equal(t, held, g.settle(t), "only what a process held moves when it leaves")
-				if s = g.shares(); len(g.holds) >= 12 {
-					require.LessOrEqual(t, s[len(s)-1]-s[0], 1, "%v", s)
-				}
+				s = g.shares()
+				require.LessOrEqual(t, s[len(s)-1]-s[0], 1, "%v", s)
 			}
 		})
 	}
+}
+
+// TestSharesSettle lets processes of all sizes come and go: each time the group settles, with every partition in one hand.
+func TestSharesSettle(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		g := newGroup(map[string]int32{"a": 1 + random.Int32N(24), "b": random.Int32N(8)})
+		sizes := map[int]int{}
+		for range 20 {
+			switch p := random.IntN(8); {
+			case sizes[p] == 0:
+				sizes[p] = 1 + random.IntN(6)
+				g.come(p, sizes[p])
+			case len(g.holds) > sizes[p]:
+				g.leave(p, sizes[p])
+				delete(sizes, p)
+			}
+			g.settle(t)
+			require.Zero(t, g.settle(t), "what is settled stays")
+			held := slices.Sorted(maps.Values(g.counts()))
+			require.LessOrEqual(t, held[len(held)-1]-held[0], 1, "members: %v", held)
+		}
+	}
+}
+
+// TestStaleClaims has a member that missed the rebalance in which another was given what it claims.
+func TestStaleClaims(t *testing.T) {
+	g := newGroup(map[string]int32{"d": 2})
+	g.come(0, 1)
+	g.come(1, 1)
+	g.settle(t)
+	stale, now := memberID(0, 0), memberID(1, 0)
+	b, _, err := g.balancer.MemberBalancer([]kmsg.JoinGroupResponseMember{
+		{MemberID: stale, ProtocolMetadata: g.balancer.JoinGroupMetadata([]string{"d"}, map[string][]int32{"d": {0, 1}}, 3)},
+		{MemberID: now, ProtocolMetadata: g.balancer.JoinGroupMetadata([]string{"d"}, map[string][]int32{"d": {0}}, 4)},
+	})
+	require.NoError(t, err)
+	plan, err := b.(kgo.GroupMemberBalancerOrError).BalanceOrError(g.partitions)
+	require.NoError(t, err)
+	require.Equal(t, map[string]map[string][]int32{stale: {"d": {1}}, now: {"d": {0}}}, plan.(*kgo.BalancePlan).AsMemberIDMap())
 }
 
 // TestSharesOfOthers has members that want other topics than the rest, as during an update: nobody is left out.
@@ -195,6 +245,7 @@ func TestProcessesShareEvenly(t *testing.T) { shareEvenly(t, newFake(t).ListenAd
 // shareEvenly has four processes of four members each on twelve partitions, and then one less.
 func shareEvenly(t *testing.T, brokers []string) {
 	topics := newTopics(t, brokers, 12)
+	group := topics.Decisions // of its own: members that could not leave stay in a group for 10 s
 	var logs []*Log
 	var stops []func()
 	for range 4 {
@@ -204,7 +255,7 @@ func shareEvenly(t *testing.T, brokers []string) {
 		done := make(chan error, 4)
 		for range cap(done) {
 			go func() {
-				done <- l.Consume(ctx, ports.Subscription{Group: "g", Topics: []string{topics.Decisions}, MaxRecords: 20, MaxBytes: 1 << 20, MaxWait: 10 * time.Millisecond},
+				done <- l.Consume(ctx, ports.Subscription{Group: group, Topics: []string{topics.Decisions}, MaxRecords: 20, MaxBytes: 1 << 20, MaxWait: 10 * time.Millisecond},
 					func(context.Context, []domain.Record) ([]ports.Hold, error) { return nil, nil })
 			}()
 		}
@@ -219,11 +270,11 @@ func shareEvenly(t *testing.T, brokers []string) {
 	}
 	shares := func() map[string]int {
 		by := map[string]int{}
-		groups, err := logs[3].admin.DescribeGroups(t.Context(), "g")
+		groups, err := logs[3].admin.DescribeGroups(t.Context(), group)
 		if err != nil {
 			return nil // the group's coordinator is still being made
 		}
-		for _, m := range groups["g"].Members {
+		for _, m := range groups[group].Members {
 			a, _ := m.Assigned.AsConsumer()
 			for _, topic := range a.Topics {
 				by[m.ClientID] += len(topic.Partitions)
