@@ -94,10 +94,14 @@ type Log struct {
 // Open makes a Log. It does not wait for the brokers: Check and Ready do.
 func Open(opts Options) (*Log, error) {
 	l := &Log{opts: opts, process: newProcessID(), minISR: map[string]int{}, lost: map[string]bool{}}
+	compress, err := newCompressor()
+	if err != nil {
+		return nil, &domain.Error{Class: domain.Misconfigured, Op: "set up compression", Text: err.Error(), Err: err}
+	}
 	client, err := kgo.NewClient(append(l.base(),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), // of the key, as the Java clients do
-		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()),
+		kgo.WithCompressor(compress),
 		kgo.ProducerLinger(producerLinger),
 		kgo.MaxBufferedRecords(maxRecords),
 		kgo.MaxBufferedBytes(opts.MaxBuffered),
