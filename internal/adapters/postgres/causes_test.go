@@ -377,6 +377,22 @@ func TestOutageBehindAPooler(t *testing.T) {
 	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "what its settings do not allow: %v", err)
 }
 
+// TestProbeOfALockedTable has a probe that says why it failed, before whoever asked gives it up after a second.
+func TestProbeOfALockedTable(t *testing.T) {
+	p := postgres(t)
+	database := newDatabase(t, p)
+	s := newStore(t, p.URL(database, ""), nil)
+	require.NoError(t, s.Probe(t.Context()))
+	defer lockTable(t, p, database)()
+	err := s.Probe(t.Context())
+	require.Equal(t, "55P03", domain.CodeOf(err), "%v", err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	err = s.Probe(ctx)
+	require.Equal(t, "55P03", domain.CodeOf(err), "%v", err)
+	require.Equal(t, domain.Unavailable, domain.ClassOf(err))
+}
+
 func TestTooManyConnections(t *testing.T) {
 	p := ownServer(t, "", "max_connections=10", "superuser_reserved_connections=3")
 	b := newBench(t, p, nil)

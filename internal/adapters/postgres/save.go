@@ -149,7 +149,7 @@ func (s *Store) save(ctx context.Context, inside, outside []row, end string, fat
 	if len(outside) > 0 {
 		inserts = append(inserts, insertion{insertOutOfWindow, outside, false})
 	}
-	err = s.insert(ctx, conn.Conn(), end, inserts, fates)
+	err = s.insert(ctx, conn.Conn(), s.settings, end, inserts, fates)
 	if err != nil {
 		for _, r := range slices.Concat(inside, outside) {
 			fates[r.at] = ""
@@ -168,7 +168,7 @@ type insertion struct {
 
 // insert runs insertions in one transaction of one round trip. The types of the parameters are given, so that the server
 // is not asked for them first: that would wait for the table's lock before the settings are in force.
-func (s *Store) insert(ctx context.Context, conn *pgx.Conn, end string, inserts []insertion, fates []domain.Fate) error {
+func (s *Store) insert(ctx context.Context, conn *pgx.Conn, settings, end string, inserts []insertion, fates []domain.Fate) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.StatementTimeout+answerMargin)
 	defer cancel()
 	element, err := s.inputType(ctx, conn)
@@ -178,7 +178,7 @@ func (s *Store) insert(ctx context.Context, conn *pgx.Conn, end string, inserts 
 	now := binary.BigEndian.AppendUint64(nil, uint64(s.opts.Now().UnixMicro()-epoch))
 	var batch pgconn.Batch
 	batch.ExecParams("BEGIN", nil, nil, nil, nil)
-	batch.ExecParams(s.settings, nil, nil, nil, nil)
+	batch.ExecParams(settings, nil, nil, nil, nil)
 	for _, i := range inserts {
 		batch.ExecParams(i.sql, [][]byte{now, encode(element, i.rows)}, []uint32{pgtype.TimestamptzOID, 0}, binaryFormat, binaryFormat)
 	}

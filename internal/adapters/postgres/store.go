@@ -49,11 +49,13 @@ type Options struct {
 }
 
 const (
-	defaultPool           = 8
-	connectTimeout        = 3 * time.Second
-	acquireTimeout        = 3 * time.Second
-	statementTimeout      = 10 * time.Second
-	lockTimeout           = 2 * time.Second
+	defaultPool      = 8
+	connectTimeout   = 3 * time.Second
+	acquireTimeout   = 3 * time.Second
+	statementTimeout = 10 * time.Second
+	lockTimeout      = 2 * time.Second
+	// probeLockTimeout is within the second that a probe is waited for, so that it can still say that it was a lock.
+	probeLockTimeout      = 500 * time.Millisecond
 	maxConnectionLifetime = 30 * time.Minute
 	// answerMargin is how much longer than a statement's timeout its answer is waited for: a server that hangs does not
 	// keep its own limits.
@@ -66,6 +68,7 @@ type Store struct {
 	write    *pgxpool.Pool
 	read     *pgxpool.Pool
 	settings string // set for every transaction
+	probing  string // set for a probe's
 
 	mu     sync.Mutex
 	days   map[day]bool // partitions known to be there
@@ -81,9 +84,12 @@ func Open(opts Options) (*Store, error) {
 	if opts.StatementTimeout == 0 {
 		opts.StatementTimeout = statementTimeout
 	}
-	s := &Store{opts: opts, days: map[day]bool{}, settings: fmt.Sprintf(`SELECT set_config('statement_timeout', '%d', true), set_config('lock_timeout', '%d', true),
+	settings := func(lock time.Duration) string {
+		return fmt.Sprintf(`SELECT set_config('statement_timeout', '%d', true), set_config('lock_timeout', '%d', true),
 		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)`,
-		opts.StatementTimeout.Milliseconds(), lockTimeout.Milliseconds())}
+			opts.StatementTimeout.Milliseconds(), lock.Milliseconds())
+	}
+	s := &Store{opts: opts, days: map[day]bool{}, settings: settings(lockTimeout), probing: settings(probeLockTimeout)}
 	var err error
 	if s.write, err = s.pool(true); err != nil {
 		return nil, err
@@ -330,6 +336,6 @@ func (s *Store) Probe(ctx context.Context) error {
 		Tenant: "docket-probe", ID: fmt.Sprintf("probe-%d", now.UnixNano()), Timestamp: now, ReceivedAt: now, Outcome: domain.OutcomeUnknown,
 		Event: probeEvent, SHA256: sha256.Sum256(probeEvent),
 	}}}
-	err = s.insert(ctx, conn, "ROLLBACK", []insertion{{insertDecisions, rows, true}}, make([]domain.Fate, 1))
+	err = s.insert(ctx, conn, s.probing, "ROLLBACK", []insertion{{insertDecisions, rows, true}}, make([]domain.Fate, 1))
 	return classify("probe the database", err)
 }
