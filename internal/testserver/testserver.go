@@ -37,11 +37,14 @@ func Need(t testing.TB, err error) {
 }
 
 // FreePort finds a port below those that the kernel gives to outgoing connections: a server that is stopped and started
-// again has to find its port free.
+// again has to find its port free. It gives each port once, for whoever asked may not listen there yet.
 func FreePort() (int, error) {
 	var err error
 	for range 1000 {
 		port := 10_000 + rand.IntN(22_000)
+		if _, given := ports.LoadOrStore(port, true); given {
+			continue
+		}
 		var l net.Listener
 		if l, err = new(net.ListenConfig).Listen(context.Background(), "tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			return port, l.Close()
@@ -49,6 +52,9 @@ func FreePort() (int, error) {
 	}
 	return 0, fmt.Errorf("no free port: %w", err)
 }
+
+// ports are those that were given.
+var ports sync.Map
 
 // FreeAddr is such a port's address.
 func FreeAddr() (string, error) {

@@ -26,3 +26,14 @@ func TestPause(t *testing.T) {
 		})
 	}
 }
+
+// TestFreePort asks for more ports than chance would keep apart: a docket's three listeners must not meet.
+func TestFreePort(t *testing.T) {
+	given := map[int]bool{}
+	for range 1000 {
+		port, err := FreePort()
+		require.NoError(t, err)
+		require.False(t, given[port], "port %d was given before", port)
+		given[port] = true
+	}
+}
