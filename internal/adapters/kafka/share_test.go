@@ -210,9 +210,6 @@ func TestSharesSettle(t *testing.T) {
 // TestStaleClaims has a member that missed the rebalance in which another was given what it claims.
 func TestStaleClaims(t *testing.T) {
 	g := newGroup(map[string]int32{"d": 2})
-	g.come(0, 1)
-	g.come(1, 1)
-	g.settle(t)
 	stale, now := memberID(0, 0), memberID(1, 0)
 	b, _, err := g.balancer.MemberBalancer([]kmsg.JoinGroupResponseMember{
 		{MemberID: stale, ProtocolMetadata: g.balancer.JoinGroupMetadata([]string{"d"}, map[string][]int32{"d": {0, 1}}, 3)},
