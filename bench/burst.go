@@ -56,7 +56,7 @@ func burstSuite(docket, k6, out string, uploads int64, connections int) error {
 	}
 	r := &report.Report{
 		Title: fmt.Sprintf("A burst of %s uploads", n(uploads)), At: time.Now(), Environment: environment,
-		About: fmt.Sprintf("%s uploads of 1 to 5 decisions over %d connections, as fast as they are taken; what is refused is sent again after %s. The load generator is docket's own (bench/flood.go): k6 would be the slower part.", n(uploads), connections, floodPause),
+		About: fmt.Sprintf("%s uploads of 1 to 5 decisions over %d connections, as fast as they are taken; what is refused is sent again after %s. The load generator is docket's own (bench/flood.go): k6 would be the slower part.", n(uploads), connections, guardPause),
 		Verdicts: []report.Verdict{
 			{What: "decisions stored, each once", Asked: n(int64(t.Sent)), Measured: n(int64(t.Stored)), Met: t.sound() == nil && t.Stored == t.Sent},
 			zero("answers other than 200, 503 and 429", f.unclean()), zero("connections that broke", f.broken.Load()), zero("dead letters", int64(w.most("dead letters"))),

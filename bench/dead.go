@@ -235,7 +235,7 @@ func (b *deadBench) until(j *deadJob, wanted func() bool) error {
 }
 
 // rehearse times a dry run over everything.
-func (b *deadBench) rehearse() error {
+func (b *deadBench) dryRun() error {
 	start := time.Now()
 	j, err := b.create(`{"filter":{}}`)
 	if err != nil {

@@ -28,10 +28,10 @@ type flood struct {
 	statuses sync.Map     // of every other answer, to *atomic.Int64
 }
 
-// floodPause is how long a sender waits before it sends again what was refused, and floodTries how often it does so.
+// guardPause is how long a sender waits before it sends again what was refused, and guardTries how often it does so.
 const (
-	floodPause = 50 * time.Millisecond
-	floodTries = 2000
+	guardPause = 50 * time.Millisecond
+	guardTries = 2000
 )
 
 // begin makes the number of the first upload another than 0.
@@ -102,10 +102,10 @@ func (f *flood) sender() error {
 				n, _ := f.statuses.LoadOrStore(status, new(atomic.Int64))
 				n.(*atomic.Int64).Add(1)
 			}
-			if try == floodTries {
+			if try == guardTries {
 				return errors.Join(fmt.Errorf("upload %d was not taken %d times; the last answer: %d", upload, try+1, status), err)
 			}
-			time.Sleep(floodPause)
+			time.Sleep(guardPause)
 		}
 	}
 }

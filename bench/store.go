@@ -111,12 +111,12 @@ func storeRun(name string, ddl []string, rows int) (_ []storeResult, err error) 
 			batch := decisions(c, p, at)
 			at = at.Add(150 * time.Millisecond)
 			start := time.Now()
-			fates, err := store.SaveBatch(ctx, batch)
+			statuses, err := store.SaveBatch(ctx, batch)
 			if err != nil {
 				return err
 			}
 			save += time.Since(start)
-			for _, f := range fates {
+			for _, f := range statuses {
 				if f != domain.Saved {
 					return fmt.Errorf("a new row is %s", f)
 				}

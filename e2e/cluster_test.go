@@ -291,7 +291,7 @@ func (c *cluster) rows(t *testing.T) (out []where) {
 	return out
 }
 
-// record is what a topic holds.
+// record is what a topic pauses.
 type record struct {
 	where
 	partition int32

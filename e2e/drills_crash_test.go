@@ -63,7 +63,7 @@ func commit(group string) kfake.Fault {
 	return kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Group: group, Err: kerr.CoordinatorNotAvailable}
 }
 
-// gate lets mallory's rows wait for a lock that a drill holds.
+// gate lets mallory's rows wait for a lock that a drill pauses.
 const gate = 7919
 
 // hold takes the gate.

@@ -364,8 +364,8 @@ func (c *cluster) constrain() (mend func()) {
 // looksOften lets a flood be looked at more often than once a minute.
 var looksOften = with("DOCKET_PARKING_BACKOFF_MAX=4s")
 
-// TestDrillBlamedRows has a constraint that refuses few enough of the rows for it to be their fault: they are dead-lettered.
-func TestDrillBlamedRows(t *testing.T) {
+// TestDrillRejectedRows has a constraint that refuses few enough of the rows for it to be their fault: they are dead-lettered.
+func TestDrillRejectedRows(t *testing.T) {
 	c := oneBroker(t)
 	d := c.drill(t, "0.1 % of the rows refused (23514)", 300, decisions(shortName(), 1))
 	d.inject(c.constrain)
@@ -377,9 +377,9 @@ func TestDrillBlamedRows(t *testing.T) {
 	require.Positive(t, d.dead, "few enough to be their own fault")
 }
 
-// TestDrillFlood has so many refused rows that they are parked, and stored once it is mended.
-func TestDrillFlood(t *testing.T)     { oneBroker(t, looksOften).flood(t, "2 %", 20) }
-func TestLongDrillFlood(t *testing.T) { oneBroker(t, looksOften).flood(t, "50 %", 500) }
+// TestDrillGuard has so many refused rows that they are parked, and stored once it is mended.
+func TestDrillGuard(t *testing.T)     { oneBroker(t, looksOften).flood(t, "2 %", 20) }
+func TestLongDrillGuard(t *testing.T) { oneBroker(t, looksOften).flood(t, "50 %", 500) }
 
 // flood has more blamed rows than can be their own fault.
 func (c *cluster) flood(t *testing.T, share string, permil int) {
@@ -387,7 +387,7 @@ func (c *cluster) flood(t *testing.T, share string, permil int) {
 	d := c.drill(t, share+" of the rows refused (23514)", 300, decisions(shortName(), permil))
 	var judged int64
 	eventually(t, time.Minute, func() error { // a flood is 1 % of ten thousand
-		c.query(t, &judged, `SELECT coalesce(sum(rows), 0)::bigint FROM blames WHERE fingerprint = ''`)
+		c.query(t, &judged, `SELECT coalesce(sum(rows), 0)::bigint FROM rejections WHERE fingerprint = ''`)
 		if judged < 10_000 {
 			return fmt.Errorf("%d rows judged", judged)
 		}
@@ -395,7 +395,7 @@ func (c *cluster) flood(t *testing.T, share string, permil int) {
 	})
 	d.inject(c.constrain)
 	eventually(t, 30*time.Second, func() error {
-		if c.metric(t, "saver", "docket_flood_stop") == 0 {
+		if c.metric(t, "saver", "docket_dead_letter_guard") == 0 {
 			return errors.New("no flood stop")
 		}
 		return nil
@@ -403,8 +403,8 @@ func (c *cluster) flood(t *testing.T, share string, permil int) {
 	// At 1 % the stop may come and go: it begins above and ends below. Clear of that, it has to hold.
 	eventually(t, 30*time.Second, func() error {
 		var permil float64
-		c.query(t, &permil, `SELECT 1000 * (sum(rows) FILTER (WHERE fingerprint <> '') / sum(rows) FILTER (WHERE fingerprint = ''))::float8 FROM blames`)
-		if permil < 11 || c.metric(t, "saver", "docket_flood_stop") == 0 {
+		c.query(t, &permil, `SELECT 1000 * (sum(rows) FILTER (WHERE fingerprint <> '') / sum(rows) FILTER (WHERE fingerprint = ''))::float8 FROM rejections`)
+		if permil < 11 || c.metric(t, "saver", "docket_dead_letter_guard") == 0 {
 			return fmt.Errorf("%.1f of 1,000 rows are blamed", permil)
 		}
 		return nil
@@ -416,7 +416,7 @@ func (c *cluster) flood(t *testing.T, share string, permil int) {
 	require.Less(t, late, 5.0, "good rows keep flowing")
 	require.Equal(t, before, len(c.records(t, "dlq")), "nothing is dead-lettered any more")
 	d.heal()
-	c.exec(t, `DELETE FROM blames`) // ten minutes later
+	c.exec(t, `DELETE FROM rejections`) // ten minutes later
 	d.verify(3*time.Minute, 0)
 	require.Zero(t, d.refused)
 	require.Positive(t, d.parked)

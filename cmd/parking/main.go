@@ -4,7 +4,7 @@ package main
 import (
 	"os"
 
-	"github.com/docket-project/docket/internal/app"
+	"github.com/docket-project/docket/internal/command"
 )
 
-func main() { os.Exit(app.Exec(string(app.Parking))) }
+func main() { os.Exit(command.Exec("parking")) }

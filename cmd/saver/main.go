@@ -4,7 +4,7 @@ package main
 import (
 	"os"
 
-	"github.com/docket-project/docket/internal/app"
+	"github.com/docket-project/docket/internal/command"
 )
 
-func main() { os.Exit(app.Exec(string(app.Saver))) }
+func main() { os.Exit(command.Exec("saver")) }

@@ -1,3 +1,5 @@
+// Package app puts docket together: composition by role, lifecycle and telemetry. It has no rule of its own about decisions;
+// the command line is command's.
 package app
 
 import (
@@ -18,10 +20,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"github.com/docket-project/docket/internal/adapters/httpapi"
+	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ports"
-	"github.com/docket-project/docket/internal/saver"
+	"github.com/docket-project/docket/internal/status"
 )
 
 const (
@@ -33,29 +35,22 @@ const (
 
 // App is a docket process: a role or all of them, the listeners, and what they share. Several can live in one process.
 type App struct {
-	role   Role
+	role   status.Role
 	cfg    Config
 	logger *slog.Logger
 	reg    *prometheus.Registry
 	topics domain.Topics
 
 	steps    []step
-	started  atomic.Bool
-	stopping atomic.Bool
 	stopOnce sync.Once
 	stopErr  error
 
-	pipeline *pipeline
-	writer   *saver.Writer // of the roles that save
-	upload   *listener
-	console  *listener
-	admin    *listener
-	failed   chan error // a listener or a role that ended by itself
-
-	mu      sync.Mutex
-	phase   string         // of starting
-	trouble map[Role]error // of roles that ended
-	lost    string         // what the log turned out to have lost
+	health  *status.Health
+	sampler atomic.Pointer[status.Sampler] // nil until there is a log
+	upload  *listener
+	console *listener
+	admin   *listener
+	failed  chan error // a listener that ended by itself
 }
 
 // step undoes one step of starting.
@@ -92,16 +87,16 @@ func (a *App) onStop(name string, undo func(context.Context) error) {
 
 // New opens the log and the store, wires the role and takes the ports; nothing is served yet. It waits for Kafka until ctx
 // is done. After an error everything is closed again.
-func New(ctx context.Context, role Role, cfg Config, logger *slog.Logger) (_ *App, err error) {
-	if err := cfg.validate(role); err != nil {
+func New(ctx context.Context, role status.Role, cfg Config, logger *slog.Logger) (_ *App, err error) {
+	if err := cfg.Validate(role); err != nil {
 		return nil, err
 	}
 	if cfg.AdminListen == "" {
-		cfg.AdminListen = adminListen[role]
+		cfg.AdminListen = AdminListen[role]
 	}
 	a := &App{
-		role: role, cfg: cfg, logger: logger, reg: prometheus.NewRegistry(), topics: domain.TopicsWithPrefix(cfg.TopicPrefix),
-		failed: make(chan error, 8), trouble: map[Role]error{}, phase: "docket is starting",
+		role: role, cfg: cfg, logger: logger, reg: prometheus.NewRegistry(), topics: cfg.Topics(),
+		failed: make(chan error, 8), health: status.NewHealth(role),
 	}
 	defer func() {
 		if err != nil {
@@ -120,14 +115,17 @@ func (a *App) fatal(err error) {
 	os.Exit(1)
 }
 
-func (a *App) tokens() (upload, console *httpapi.Tokens, err error) {
-	if a.cfg.UploadTokensFile != "" {
-		if upload, err = httpapi.LoadTokens(a.cfg.UploadTokensFile, nil, a.logger); err != nil {
+// authenticators say who asks on the upload and on the console listener: by tokens where there is a file, and otherwise
+// everybody alike, which Config.Validate allows on loopback or when it is told to.
+func (a *App) authenticators() (upload, console auth.Authenticator, err error) {
+	upload, console = auth.AnonymousUploader(), auth.AnonymousOperator()
+	if file := a.cfg.UploadTokensFile; file != "" {
+		if upload, err = auth.LoadTokens(file, auth.Uploader, a.logger); err != nil {
 			return nil, nil, err
 		}
 	}
-	if a.cfg.ConsoleTokensFile != "" {
-		if console, err = httpapi.LoadTokens(a.cfg.ConsoleTokensFile, httpapi.Roles, a.logger); err != nil {
+	if file := a.cfg.ConsoleTokensFile; file != "" {
+		if console, err = auth.LoadTokens(file, auth.ConsoleUser, a.logger); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -196,8 +194,8 @@ func (a *App) run(name string, task func(context.Context)) {
 }
 
 // consume starts a role that handles batches of the log, as so many members of its group.
-func (a *App) consume(role Role, log ports.Log, members int, sub ports.Subscription, handle ports.Handler) {
-	sub.MaxRecords, sub.MaxBytes, sub.MaxWait = a.cfg.SaverBatchRecords, a.cfg.SaverBatchBytes, a.cfg.SaverBatchWait
+func (a *App) consume(role status.Role, log ports.Log, members int, sub ports.Subscription, handle ports.Handler) {
+	sub.MaxRecords, sub.MaxBytes, sub.MaxWait = a.cfg.Saver.BatchRecords, a.cfg.Saver.BatchBytes, a.cfg.Saver.BatchWait
 	a.run(string(role), func(ctx context.Context) {
 		var group sync.WaitGroup
 		for range members {
@@ -207,9 +205,7 @@ func (a *App) consume(role Role, log ports.Log, members int, sub ports.Subscript
 					err = errors.New("it ended by itself")
 				}
 				if err != nil {
-					a.mu.Lock()
-					a.trouble[role] = err
-					a.mu.Unlock()
+					a.health.Ended(role, err)
 					a.logger.Error("this role has stopped; uploads are still taken", "role", role, "error", err)
 				}
 			})
@@ -225,7 +221,7 @@ func (a *App) Start() {
 			a.serve(l)
 		}
 	}
-	a.started.Store(true)
+	a.health.Started()
 }
 
 // serve starts a listener's server. Stopping one answers what is in flight: uploads within their time, anything else
@@ -259,7 +255,7 @@ func (a *App) serve(l *listener) {
 // committed, and files are closed. It may be called more than once, and before Start.
 func (a *App) Stop(ctx context.Context) error {
 	a.stopOnce.Do(func() {
-		a.stopping.Store(true)
+		a.health.Stopping()
 		var errs []error
 		for i := len(a.steps) - 1; i >= 0; i-- {
 			if err := a.steps[i].undo(ctx); err != nil {
@@ -270,6 +266,12 @@ func (a *App) Stop(ctx context.Context) error {
 	})
 	return a.stopErr
 }
+
+// Role is what the process does, and Config what it was started with.
+func (a *App) Role() status.Role { return a.role }
+
+// Config is what the process was started with.
+func (a *App) Config() Config { return a.cfg }
 
 // UploadAddr is the upload listener's address as it was taken, or "" for a role without one.
 func (a *App) UploadAddr() string { return a.upload.addr() }
@@ -292,13 +294,13 @@ func (l *listener) addr() string {
 //
 // What it returns is to be kept, and nobody touches it, so that it takes address space only. The collector runs when the heap is
 // twice what was alive; ingest has 5 MiB alive and allocates ten times that a second. GOGC beats it.
-func boundMemory(role Role, cfg Config) (ballast []byte) {
+func boundMemory(role status.Role, cfg Config) (ballast []byte) {
 	const process = 128 << 20
 	limit := int64(process)
-	if role.is(Ingest) {
-		limit += 2 * cfg.MaxInFlightBytes
+	if role.Is(status.Ingest) {
+		limit += 2 * cfg.Upload.MaxInFlightBytes
 	} else {
-		limit += 4 * int64(cfg.SaverBatchBytes) * int64(cfg.SaverConcurrency+cfg.ParkingConcurrency)
+		limit += 4 * int64(cfg.Saver.BatchBytes) * int64(cfg.Saver.Concurrency+cfg.Parking.Concurrency)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(limit)
@@ -309,8 +311,15 @@ func boundMemory(role Role, cfg Config) (ballast []byte) {
 	return make([]byte, 8<<20)
 }
 
+// Version, Commit and Date are set by the linker.
+var (
+	Version = "dev"
+	Commit  = ""
+	Date    = ""
+)
+
 // Run serves until ctx is done or a listener fails, and then stops in good order. started is called once it serves.
-func Run(ctx context.Context, role Role, cfg Config, logger *slog.Logger, started func(*App)) error {
+func Run(ctx context.Context, role status.Role, cfg Config, logger *slog.Logger, started func(*App)) error {
 	defer runtime.KeepAlive(boundMemory(role, cfg))
 	a, err := New(ctx, role, cfg, logger)
 	if err != nil && ctx.Err() != nil && domain.ClassOf(err) == domain.Canceled {

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -19,8 +18,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/docket-project/docket/internal/adapters/cli"
+	"github.com/docket-project/docket/internal/config"
 	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/status"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -41,9 +41,7 @@ type running struct {
 // defaults are the settings of `docket serve` on free ports and an empty directory.
 func defaults(t *testing.T) Config {
 	t.Helper()
-	_, grammar, err := parse([]string{"serve"}, io.Discard, io.Discard, nil)
-	require.NoError(t, err)
-	c := grammar.Serve.Config
+	c := DefaultConfig()
 	c.Data = t.TempDir()
 	c.Listen, c.ConsoleListen, c.AdminListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	return c
@@ -60,7 +58,7 @@ func startApp(t *testing.T, edit func(*Config)) *running {
 
 func startConfig(t *testing.T, c Config) *running {
 	t.Helper()
-	a, err := New(t.Context(), Serve, c, slog.New(slog.DiscardHandler))
+	a, err := New(t.Context(), status.Serve, c, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	a.Start()
 	transport := &http.Transport{}
@@ -96,7 +94,7 @@ func (r *running) status(t *testing.T, id string) int {
 func (r *running) drained(t *testing.T) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		view := r.pipeline.view(t.Context())
+		view := r.sampler.Load().Pipeline(t.Context())
 		for _, s := range view.Stages {
 			if s.Waiting > 0 {
 				return false
@@ -274,7 +272,7 @@ func TestStopIsOrderly(t *testing.T) {
 }
 
 func TestStopBeforeStart(t *testing.T) {
-	a, err := New(t.Context(), Serve, defaults(t), slog.New(slog.DiscardHandler))
+	a, err := New(t.Context(), status.Serve, defaults(t), slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	require.NoError(t, a.Stop(t.Context()))
 	require.NoError(t, a.Stop(t.Context()))
@@ -282,13 +280,13 @@ func TestStopBeforeStart(t *testing.T) {
 
 func TestNewCleansUp(t *testing.T) {
 	c := defaults(t)
-	first, err := New(t.Context(), Serve, c, slog.New(slog.DiscardHandler))
+	first, err := New(t.Context(), status.Serve, c, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	_, err = New(t.Context(), Serve, c, slog.New(slog.DiscardHandler))
+	_, err = New(t.Context(), status.Serve, c, slog.New(slog.DiscardHandler))
 	require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
 	require.ErrorContains(t, err, "is in use by process")
 	require.NoError(t, first.Stop(t.Context()))
-	again, err := New(t.Context(), Serve, c, slog.New(slog.DiscardHandler))
+	again, err := New(t.Context(), status.Serve, c, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	require.NoError(t, again.Stop(t.Context()))
 }
@@ -296,12 +294,11 @@ func TestNewCleansUp(t *testing.T) {
 func TestMigrateOff(t *testing.T) {
 	c := defaults(t)
 	c.Migrate = false
-	_, err := New(t.Context(), Serve, c, slog.New(slog.DiscardHandler))
+	_, err := New(t.Context(), status.Serve, c, slog.New(slog.DiscardHandler))
 	require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
 	require.ErrorContains(t, err, "docket migrate")
-	var out bytes.Buffer
-	require.Zero(t, Main(t.Context(), []string{"migrate", "--data", c.Data}, &out, &out), "%s", &out)
-	a, err := New(t.Context(), Serve, c, slog.New(slog.DiscardHandler))
+	require.NoError(t, Migrate(t.Context(), c, slog.New(slog.DiscardHandler), io.Discard))
+	a, err := New(t.Context(), status.Serve, c, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	require.NoError(t, a.Stop(t.Context()))
 }
@@ -309,9 +306,10 @@ func TestMigrateOff(t *testing.T) {
 func TestMappingsFromFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "docket.yaml")
 	require.NoError(t, os.WriteFile(file, []byte("mappings:\n  - path: custom/*\n    allowed: [/result/verdict]\n    principal: [/input/who]\n"), 0o600))
-	f, err := readFile(file)
-	require.NoError(t, err)
-	a := startApp(t, func(c *Config) { c.Mappings = f.mappings })
+	a := startApp(t, func(c *Config) {
+		_, err := config.Read(file, &c.Sections)
+		require.NoError(t, err)
+	})
 	_, status := postLogs(t, a, []byte(`[{"decision_id":"m","path":"custom/x","result":{"verdict":false},"input":{"who":"eve"}}]`), "")
 	require.Equal(t, http.StatusOK, status)
 	a.drained(t)
@@ -322,51 +320,14 @@ func TestMappingsFromFile(t *testing.T) {
 	require.Equal(t, "eve", d.Principal)
 }
 
-// TestMainExitCodes runs the commands as a shell would.
-func TestMainExitCodes(t *testing.T) {
-	a := startApp(t, nil)
-	for _, c := range []struct {
-		name string
-		args []string
-		code int
-		out  string
-	}{
-		{"version", []string{"version"}, cli.ExitDone, "docket dev"},
-		{"no command", nil, cli.ExitUsage, "expected one of"},
-		{"unknown command", []string{"frobnicate"}, cli.ExitUsage, "frobnicate"},
-		{"config", []string{"config", "--listen", "127.0.0.1:99"}, cli.ExitDone, "listen: \"127.0.0.1:99\""},
-		{"config that is wrong", []string{"config", "--listen", ":99"}, cli.ExitMisconfigured, "DOCKET_UPLOAD_TOKENS_FILE"},
-		{"secrets are hidden", []string{"config", "--database-url", "postgres://u:p@h/d"}, cli.ExitDone, "database_url: \"********\""},
-		{"send", []string{"send", "--upload-server", "http://" + a.UploadAddr(), "../../examples/decisions.json"}, cli.ExitDone, "4 accepted, 0 put aside"},
-		{"show what is not there", []string{"show", "--server", "http://" + a.ConsoleAddr(), "nope"}, cli.ExitNotFound, "no decision nope is stored"},
-		{"find with a bad filter", []string{"find", "--server", "http://" + a.ConsoleAddr(), "--outcome", "maybe"}, cli.ExitUsage, "maybe"},
-		{"nobody there", []string{"find", "--server", "http://127.0.0.1:1"}, cli.ExitUnavailable, "docket does not answer"},
-		{"nobody there to send to", []string{"send", "--upload-server", "http://127.0.0.1:1", "../../examples/decisions.json"}, cli.ExitUnavailable, "docket does not answer"},
-		{"no such data", []string{"log", "accept-loss", "--data", "/no/such/dir"}, cli.ExitMisconfigured, "no data directory"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			var out bytes.Buffer
-			code := Main(t.Context(), c.args, &out, &out)
-			require.Equal(t, c.code, code, "%s", &out)
-			require.Contains(t, out.String(), c.out)
-			require.NotContains(t, out.String(), "p@h", "secrets are not printed")
-		})
-	}
-	a.drained(t)
-	var out bytes.Buffer
-	require.Zero(t, Main(t.Context(), []string{"find", "--server", "http://" + a.ConsoleAddr(), "--denied", "--path", "http/authz/*"}, &out, &out))
-	require.Equal(t, 2, strings.Count(out.String(), "\n"), "%s", &out)
-	http.DefaultClient.CloseIdleConnections()
-}
-
-// TestAcceptBlame is what an operator may say of rows that are refused, and who may say it.
-func TestAcceptBlame(t *testing.T) {
+// TestGuardAcceptances is what an operator may say of rejected rows, and who may say it.
+func TestGuardAcceptances(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tokens")
 	hash := func(s string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(s))) }
 	require.NoError(t, os.WriteFile(file, []byte("vera viewer "+hash("v")+"\nolga operator "+hash("o")+"\n"), 0o600))
 	a := startApp(t, func(c *Config) { c.ConsoleTokensFile = file })
 	post := func(token, contentType, body string) (int, string) {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+a.ConsoleAddr()+"/api/v1/flood/acceptances", strings.NewReader(body))
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+a.ConsoleAddr()+"/api/v1/dead-letters/guard/acceptances", strings.NewReader(body))
 		require.NoError(t, err)
 		req.Header.Set("Content-Type", contentType)
 		req.Header.Set("Authorization", "Bearer "+token)
@@ -377,7 +338,7 @@ func TestAcceptBlame(t *testing.T) {
 		require.NoError(t, err)
 		return resp.StatusCode, string(answer)
 	}
-	const good = `{"fingerprint":"0a1b2c3d4e5f","reason":"a test"}`
+	const good = `{"fingerprint":"0a1b2c3d4e5f","comment":"a test"}`
 	for _, c := range []struct {
 		name, token, contentType, body string
 		status                         int
@@ -386,11 +347,11 @@ func TestAcceptBlame(t *testing.T) {
 		{"nobody", "x", "application/json", good, 401, "not known"},
 		{"a viewer", "v", "application/json", good, 403, "role operator"},
 		{"a web page", "o", "text/plain", good, 415, "application/json"},
-		{"no reason", "o", "application/json", `{"fingerprint":"0a1b2c3d4e5f","reason":" "}`, 400, "a reason is wanted"},
-		{"no fingerprint", "o", "application/json", `{"fingerprint":"all","reason":"x"}`, 400, "is no fingerprint"},
-		{"an unknown field", "o", "application/json", `{"fingerprints":["x"],"reason":"x"}`, 400, "unknown field"},
+		{"no comment", "o", "application/json", `{"fingerprint":"0a1b2c3d4e5f","comment":" "}`, 400, "a comment is wanted"},
+		{"no fingerprint", "o", "application/json", `{"fingerprint":"all","comment":"x"}`, 400, "is no fingerprint"},
+		{"an unknown field", "o", "application/json", `{"fingerprints":["x"],"comment":"x"}`, 400, "unknown field"},
 		{"no JSON", "o", "application/json", `x`, 400, "want {"},
-		{"an operator", "o", "application/json; charset=utf-8", good, 200, `"stopping":false`},
+		{"an operator", "o", "application/json; charset=utf-8", good, 200, `"on":false`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			status, answer := post(c.token, c.contentType, c.body)
@@ -398,4 +359,18 @@ func TestAcceptBlame(t *testing.T) {
 			require.Contains(t, answer, c.says)
 		})
 	}
+	revoke := func(token, fingerprint string) int {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, "http://"+a.ConsoleAddr()+"/api/v1/dead-letters/guard/acceptances/"+fingerprint, http.NoBody)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := a.client.Do(req)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		return resp.StatusCode
+	}
+	require.Equal(t, http.StatusForbidden, revoke("v", "0a1b2c3d4e5f"))
+	require.Equal(t, http.StatusNotFound, revoke("o", "000000000000"))
+	require.Equal(t, http.StatusBadRequest, revoke("o", "all"))
+	require.Equal(t, http.StatusOK, revoke("o", "0a1b2c3d4e5f"))
+	require.Equal(t, http.StatusNotFound, revoke("o", "0a1b2c3d4e5f"), "it is over")
 }

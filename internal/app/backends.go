@@ -2,24 +2,19 @@ package app
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/sasl"
-	"github.com/twmb/franz-go/pkg/sasl/plain"
-	"github.com/twmb/franz-go/pkg/sasl/scram"
 
 	"github.com/docket-project/docket/internal/adapters/kafka"
 	"github.com/docket-project/docket/internal/adapters/postgres"
 	"github.com/docket-project/docket/internal/adapters/sqlite"
 	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/job"
 	"github.com/docket-project/docket/internal/ports"
+	"github.com/docket-project/docket/internal/retention"
 	"github.com/docket-project/docket/internal/saver"
+	"github.com/docket-project/docket/internal/status"
 )
 
 const (
@@ -32,61 +27,67 @@ const (
 	weakEvery = time.Minute
 )
 
+// backends are what everything is kept in.
+type backends struct {
+	Decisions ports.Decisions
+	Control   ports.Control
+	Log       ports.Log
+}
+
 // backends opens the store and the log: each is the embedded one unless a setting names a server.
-func (a *App) backends(ctx context.Context) (store ports.Store, log ports.Log, err error) {
+func (a *App) backends(ctx context.Context) (b backends, err error) {
 	dataLoss := newDataLoss(a.reg)
 	lost := func(topic string, n int64) {
 		dataLoss.Add(float64(n))
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.lost = "topic " + topic + " has lost records: docket's log says which"
+		a.health.Lost(domain.Say(status.LogLost, domain.Args{"topic": topic}))
 	}
 	var dir *sqlite.Dir
 	newStore := false
-	if a.cfg.embedded() {
+	if a.cfg.Embedded() {
 		if dir, err = sqlite.OpenDir(a.cfg.Data); err != nil {
-			return nil, nil, err
+			return b, err
 		}
 		a.onStop("data directory", func(context.Context) error { return dir.Close() })
 		newStore = a.cfg.DatabaseURL == "" && dir.StoreIsNew()
 	}
 	if a.cfg.DatabaseURL != "" {
-		store, err = a.openPostgres(ctx)
+		err = a.openPostgres(ctx, &b)
 	} else {
-		store, err = a.openStore(ctx, dir)
+		err = a.openStore(ctx, dir, &b)
 	}
 	if err != nil {
-		return nil, nil, err
+		return b, err
 	}
-	if len(a.cfg.KafkaBrokers) > 0 {
-		log, err = a.openKafka(ctx, lost)
+	if a.cfg.Kafka.On() {
+		b.Log, err = a.openKafka(ctx, lost)
 	} else {
-		log, err = a.openLog(ctx, dir, lost, newStore)
+		b.Log, err = a.openLog(ctx, dir, lost, newStore)
 	}
-	return store, log, err
-}
-
-// setPhase tells /readyz what a process that starts is waiting for.
-func (a *App) setPhase(phase string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.phase = "docket is starting: " + phase
+	return b, err
 }
 
 // openStore opens the embedded store.
-func (a *App) openStore(ctx context.Context, dir *sqlite.Dir) (ports.Store, error) {
-	store, err := sqlite.OpenStore(ctx, dir, sqlite.StoreOptions{Window: a.cfg.window(), Fatal: a.fatal, Log: a.logger, Migrate: a.cfg.Migrate})
+func (a *App) openStore(ctx context.Context, dir *sqlite.Dir, b *backends) error {
+	s, err := sqlite.OpenStore(ctx, dir, sqlite.StoreOptions{
+		Window: a.cfg.Retention.Window(), Fatal: a.fatal, Log: a.logger, Migrate: a.cfg.Migrate,
+	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	a.onStop("store", within(store.Close))
-	registerPool(a.reg, store.Pool)
-	return store, nil
+	a.onStop("store", within(s.Close))
+	registerPool(a.reg, s.Pool)
+	b.Decisions, b.Control = s, s
+	a.run("retention", a.retention(s).Run)
+	return nil
+}
+
+func (a *App) retention(days ports.DecisionDays) *retention.Retention {
+	return retention.New(days, a.cfg.Retention.Window(), a.logger)
 }
 
 // openLog opens the embedded log.
 func (a *App) openLog(ctx context.Context, dir *sqlite.Dir, lost func(string, int64), newStore bool) (ports.Log, error) {
-	a.setPhase("it verifies the log")
+	a.health.Phase(domain.Say(status.StartingLog, nil))
 	options := logOptions(a.topics, a.logger, a.fatal, lost)
 	options.Migrate = a.cfg.Migrate
 	log, err := sqlite.OpenLog(ctx, dir, options)
@@ -112,27 +113,29 @@ func logOptions(topics domain.Topics, logger *slog.Logger, fatal func(error), lo
 	}
 }
 
+// newPostgres makes the store on PostgreSQL; it does not wait for the server.
 func newPostgres(cfg Config, logger *slog.Logger) (*postgres.Store, error) {
-	return postgres.Open(postgres.Options{URL: string(cfg.DatabaseURL), Window: cfg.window(), Log: logger})
+	return postgres.Open(postgres.Options{URL: string(cfg.DatabaseURL), Window: cfg.Retention.Window(), Log: logger})
 }
 
-// openPostgres opens the store on PostgreSQL. The database being away keeps nobody from starting: uploads are taken and
+// openPostgres opens the store on PostgreSQL. The database being away keeps no process from starting: uploads are taken and
 // parked meanwhile. The schema is looked at, or made, as soon as it is back.
-func (a *App) openPostgres(ctx context.Context) (ports.Store, error) {
-	store, err := newPostgres(a.cfg, a.logger)
+func (a *App) openPostgres(ctx context.Context, b *backends) error {
+	s, err := newPostgres(a.cfg, a.logger)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	a.onStop("store", within(func() error {
-		store.Close()
+		s.Close()
 		return nil
 	}))
-	registerPool(a.reg, store.Pool)
-	prepare := store.CheckSchema
-	if a.role == Serve && a.cfg.Migrate {
-		prepare = store.Migrate
+	registerPool(a.reg, s.Pool)
+	b.Decisions, b.Control = s, s
+	prepare := s.CheckSchema
+	if a.role == status.Serve && a.cfg.Migrate {
+		prepare = s.Migrate
 	}
-	a.setPhase("it looks at the database")
+	a.health.Phase(domain.Say(status.StartingDatabase, nil))
 	try := func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, startTimeout)
 		defer cancel()
@@ -140,12 +143,12 @@ func (a *App) openPostgres(ctx context.Context) (ports.Store, error) {
 	}
 	failure := try(ctx)
 	if failure != nil && domain.ClassOf(failure) != domain.Unavailable {
-		return nil, failure
+		return failure
 	}
 	if failure != nil {
 		a.logger.Warn("the database is away; docket starts without it", "error", failure)
 	}
-	a.run("store upkeep", func(ctx context.Context) {
+	a.run("retention", func(ctx context.Context) {
 		for failure != nil {
 			if sleep(ctx, startRetry) != nil {
 				return
@@ -155,82 +158,54 @@ func (a *App) openPostgres(ctx context.Context) (ports.Store, error) {
 				a.logger.Error("the database is back, but not fit to be used", "error", failure)
 			}
 		}
-		if a.role.is(Saver) {
-			store.Upkeep(ctx)
+		if a.role.Is(status.Saver) {
+			a.retention(s).Run(ctx)
 		}
 	})
-	return store, nil
+	return nil
 }
 
-// newKafka makes the log on Kafka.
+// newKafka makes the log on Kafka. lost and stopped are told what the log turns out to have lost, and which partitions it
+// cannot read on.
 func newKafka(cfg Config, logger *slog.Logger, lost func(string, int64), stopped func(string, int32, error)) (*kafka.Log, error) {
 	options := kafka.Options{
-		Brokers: cfg.KafkaBrokers, Topics: domain.TopicsWithPrefix(cfg.TopicPrefix), MaxEvent: cfg.MaxEventBytes, MaxUpload: cfg.MaxWireBytes,
-		MaxBuffered: int(cfg.MaxInFlightBytes), Lost: lost, Stopped: stopped, Log: logger,
+		Topics: cfg.Topics(), MaxEvent: cfg.Ingest.MaxEventBytes, MaxUpload: cfg.Upload.MaxWireBytes,
+		MaxBuffered: int(cfg.Upload.MaxInFlightBytes), Lost: lost, Stopped: stopped, Log: logger,
 	}
-	if cfg.KafkaTLS {
-		options.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	if cfg.KafkaCAFile != "" {
-		pem, err := os.ReadFile(cfg.KafkaCAFile)
-		if err != nil {
-			return nil, domain.Errorf(domain.Misconfigured, "read kafka_ca_file: %w", err)
-		}
-		options.TLS.RootCAs = x509.NewCertPool()
-		if !options.TLS.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, domain.Errorf(domain.Misconfigured, "kafka_ca_file %s holds no certificate in PEM", cfg.KafkaCAFile)
-		}
-	}
-	if cfg.KafkaSASL != "none" {
-		password, err := os.ReadFile(cfg.KafkaPasswordFile)
-		if err != nil {
-			return nil, domain.Errorf(domain.Misconfigured, "read kafka_password_file: %w", err)
-		}
-		options.SASL = mechanism(cfg.KafkaSASL, cfg.KafkaUser, strings.TrimSpace(string(password)))
+	if err := cfg.Kafka.Connect(&options); err != nil {
+		return nil, err
 	}
 	return kafka.Open(options)
-}
-
-func mechanism(name, user, password string) sasl.Mechanism {
-	login := scram.Auth{User: user, Pass: password}
-	switch name {
-	case "scram-sha-256":
-		return login.AsSha256Mechanism()
-	case "scram-sha-512":
-		return login.AsSha512Mechanism()
-	default:
-		return plain.Auth{User: user, Pass: password}.AsMechanism()
-	}
 }
 
 // openKafka opens the log on Kafka and looks at its topics. Nothing works without it, so it is waited for.
 func (a *App) openKafka(ctx context.Context, lost func(string, int64)) (ports.Log, error) {
 	log, err := newKafka(a.cfg, a.logger, lost, func(topic string, partition int32, err error) {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.lost = fmt.Sprintf("partition %d of %s cannot be read: %v", partition, topic, err)
+		a.health.Lost(domain.Say(status.PartitionEnded, domain.Args{"topic": topic, "partition": int64(partition), "error": err.Error()}))
 	})
 	if err != nil {
 		return nil, err
 	}
 	a.onStop("log", within(log.Close))
-	a.setPhase("it waits for Kafka at " + strings.Join(a.cfg.KafkaBrokers, ", "))
+	brokers := strings.Join(a.cfg.Kafka.Brokers, ", ")
+	a.health.Phase(domain.Say(status.StartingKafka, domain.Args{"brokers": brokers}))
 	weak, err := a.checkKafka(ctx, log)
 	for told := false; err != nil; weak, err = a.checkKafka(ctx, log) {
 		if domain.ClassOf(err) != domain.Unavailable {
 			return nil, err
 		}
 		if !told {
-			a.logger.Warn("Kafka does not answer as it should; docket waits for it", "brokers", strings.Join(a.cfg.KafkaBrokers, ","), "error", err)
+			a.logger.Warn("Kafka does not answer as it should; docket waits for it", "brokers", brokers, "error", err)
 			told = true
 		}
 		if err := sleep(ctx, startRetry); err != nil {
 			return nil, err
 		}
 	}
-	if len(weak) > 0 && a.role != Serve && a.cfg.KafkaUnreplicated != "allow" {
+	if len(weak) > 0 && a.role != status.Serve && a.cfg.Kafka.Unreplicated != kafka.Allow {
 		return nil, domain.Errorf(domain.Misconfigured, "docket %s does not start, because what it acknowledges could be lost with one broker: %s. "+
-			"Give the topics three replicas and min.insync.replicas=2, or say that you accept it with DOCKET_KAFKA_UNREPLICATED=allow", a.role, strings.Join(weak, "; "))
+			"Give the topics three replicas and min.insync.replicas=2, or say that you accept it with DOCKET_KAFKA_UNREPLICATED=allow",
+			a.role, strings.Join(weak, "; "))
 	}
 	for _, why := range weak {
 		a.logger.Warn("what is acknowledged is less safe than docket promises", "why", why)
@@ -243,7 +218,7 @@ func (a *App) openKafka(ctx context.Context, lost func(string, int64)) (ports.Lo
 func (a *App) checkKafka(ctx context.Context, log *kafka.Log) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if a.role == Serve && a.cfg.Migrate {
+	if a.role == status.Serve && a.cfg.Migrate {
 		created, err := log.Migrate(ctx)
 		if err != nil {
 			return nil, err
@@ -287,39 +262,8 @@ func (a *App) watchTopics(ctx context.Context, log *kafka.Log, weak []string) {
 
 // sleep waits; its error says that ctx ended first.
 func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
+	if !job.Sleep(ctx, d) {
 		return domain.Errorf(domain.Canceled, "stopped: %w", ctx.Err())
-	case <-t.C:
-		return nil
 	}
-}
-
-// embedded says whether anything is kept in the data directory.
-func (c *Config) embedded() bool { return len(c.KafkaBrokers) == 0 || c.DatabaseURL == "" }
-
-func (c *Config) window() domain.Window {
-	return domain.Window{Retention: time.Duration(c.Retention), Ahead: domain.DefaultAhead}
-}
-
-// limits are the caps on an upload's content.
-func (c *Config) limits() domain.Limits {
-	return domain.Limits{Inflated: c.MaxInflatedBytes, Events: c.MaxEvents, Depth: c.MaxDepth, Event: c.MaxEventBytes}
-}
-
-// describe says where decisions are kept, for people.
-func (c *Config) describe() string {
-	log, store := "the log is embedded in "+c.Data, "the store is embedded in "+c.Data
-	if len(c.KafkaBrokers) == 0 && c.DatabaseURL == "" {
-		return "embedded: everything is kept in " + c.Data
-	}
-	if len(c.KafkaBrokers) > 0 {
-		log = "the log is Kafka at " + strings.Join(c.KafkaBrokers, ", ")
-	}
-	if c.DatabaseURL != "" {
-		store = "the store is PostgreSQL"
-	}
-	return log + ", " + store
+	return nil
 }

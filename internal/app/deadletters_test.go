@@ -24,13 +24,13 @@ type jobAnswer struct {
 	Report                                           *struct {
 		Tried, Bodies, Events, Broken int
 		Of                            int64
-		Fates                         map[string]int
+		Statuses                      map[string]int
 		Failures                      []struct {
 			Class, Error, Sample string
 			Letters              int
 		}
 		Histogram []struct {
-			Reason  string
+			Cause   string
 			Letters int64
 		}
 	}
@@ -65,7 +65,7 @@ func (r *running) rested(t *testing.T, id string) (j jobAnswer) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		j = jobAnswer{}
-		code, answer := r.get(t, r.ConsoleAddr(), "/api/v1/dead-letters/replays/"+id)
+		code, answer := r.get(t, r.ConsoleAddr(), "/api/v1/jobs/"+id)
 		require.Equal(t, http.StatusOK, code, "%s", answer)
 		require.NoError(t, json.Unmarshal(answer, &j))
 		return j.State != "pending" && j.State != "running"
@@ -74,12 +74,12 @@ func (r *running) rested(t *testing.T, id string) (j jobAnswer) {
 }
 
 type deadAnswer struct {
-	ID, State, Class, Reason, Fingerprint, Error string
-	DecisionID                                   string `json:"decision_id"`
-	Copies, Replays                              int
-	Headers                                      map[string]string
-	Event                                        json.RawMessage
-	Preview                                      string
+	ID, State, Class, Cause, Fingerprint, Error string
+	DecisionID                                  string `json:"decision_id"`
+	Copies, Replays                             int
+	Headers                                     map[string]string
+	Event                                       json.RawMessage
+	Preview                                     string
 }
 
 // dead lists dead letters.
@@ -105,7 +105,7 @@ type trailAnswer struct {
 	Waiting        []struct{ Topic, Stage string }
 	Dead           []deadAnswer
 	LastUpload     *struct{ OPA string } `json:"last_upload"`
-	PutAside       int64                 `json:"put_aside"`
+	Quarantined    int64                 `json:"quarantined_uploads"`
 }
 
 func (r *running) trail(t *testing.T, id string) (a trailAnswer) {
@@ -117,7 +117,7 @@ func (r *running) trail(t *testing.T, id string) (a trailAnswer) {
 }
 
 // poison makes the store refuse rows of a path until the returned func is called.
-func (r *running) poison(t *testing.T, path string) (mend func()) {
+func (r *running) poison(t *testing.T, path string) (restore func()) {
 	t.Helper()
 	name := fmt.Sprintf("poison_%x", path)
 	_, err := r.besides(t).ExecContext(t.Context(), `CREATE TRIGGER `+name+` BEFORE INSERT ON decisions_out_of_window
@@ -130,7 +130,7 @@ func (r *running) poison(t *testing.T, path string) (mend func()) {
 }
 
 func quickToDie(c *Config) {
-	c.ParkingMaxAttempts, c.ParkingBackoffMin, c.ParkingBackoffMax = 2, time.Millisecond, 5*time.Millisecond
+	c.Parking.MaxAttempts, c.Parking.BackoffMin, c.Parking.BackoffMax = 2, time.Millisecond, 5*time.Millisecond
 }
 
 // upload sends n decisions of a path, in as many events as one body.
@@ -146,10 +146,10 @@ func (r *running) upload(t *testing.T, path string, n int) (ids []string) {
 	return ids
 }
 
-// TestDeadLetterJourney reads top to bottom like docket help replay: see, understand, rehearse, replay, check.
+// TestDeadLetterJourney reads top to bottom like docket help replay: see, understand, try, replay, check.
 func TestDeadLetterJourney(t *testing.T) {
 	a := startApp(t, quickToDie)
-	mend := a.poison(t, "pay")
+	restore := a.poison(t, "pay")
 	ids := a.upload(t, "pay", 150)
 	a.upload(t, "fine", 3)
 	letters := a.indexed(t, 150, "state=open&path=pay")
@@ -158,16 +158,16 @@ func TestDeadLetterJourney(t *testing.T) {
 	_, body := a.get(t, a.ConsoleAddr(), "/api/v1/dead-letters/groups?state=open")
 	var groups struct {
 		Items []struct {
-			Fingerprint, Class, Reason, Sample, Runbook string
-			Open                                        int64
+			Fingerprint, Class, Cause, Sample, Runbook string
+			Open                                       int64
 		}
 	}
 	require.NoError(t, json.Unmarshal(body, &groups))
 	require.Len(t, groups.Items, 1)
 	g := groups.Items[0]
 	require.Equal(t, int64(150), g.Open)
-	require.Equal(t, "unknown gave_up", g.Class+" "+g.Reason)
-	require.True(t, strings.HasSuffix(g.Runbook, "runbook.md#gave_up"), g.Runbook)
+	require.Equal(t, "unknown attempts_exhausted", g.Class+" "+g.Cause)
+	require.True(t, strings.HasSuffix(g.Runbook, "runbook.md#attempts_exhausted"), g.Runbook)
 	require.Eventually(t, func() bool { return a.metric(t, "docket_dead_letters_open") == "150" }, testPatience, testTick)
 
 	// understand
@@ -183,32 +183,32 @@ func TestDeadLetterJourney(t *testing.T) {
 	require.Equal(t, "dead", where.State)
 	require.Len(t, where.Dead, 1)
 
-	// rehearse
+	// try
 	filter := `{"filter":{"fingerprint":"` + g.Fingerprint + `"}`
 	dry := a.job(t, "replays", filter+`}`)
 	require.Equal(t, "done", dry.State, dry.Message)
-	require.Contains(t, dry.Message, "do not replay yet")
-	require.Equal(t, map[string]int{"failed": 150}, dry.Report.Fates)
+	require.Contains(t, dry.Message, "do not replay them yet")
+	require.Equal(t, map[string]int{"failed": 150}, dry.Report.Statuses)
 	require.Equal(t, int64(150), dry.Report.Histogram[0].Letters)
 	require.Equal(t, 150, dry.Report.Failures[0].Letters)
 	require.Len(t, a.dead(t, "limit=1000&state=open"), 150, "nothing has moved")
 
 	// a replay in spite of that stops itself after the first hundred
-	stopped := a.job(t, "replays", filter+`,"dry_run":false,"reason":"a try"}`)
+	stopped := a.job(t, "replays", filter+`,"dry_run":false,"comment":"a try"}`)
 	require.Equal(t, "stopped", stopped.State, stopped.Message)
 	require.Equal(t, int64(100), stopped.Done)
 	require.LessOrEqual(t, stopped.Failed, int64(100))
 	require.Greater(t, stopped.Failed, int64(9))
 	a.indexed(t, 150, "state=open")
-	code, answer := a.post(t, "dead-letters/replays", "", filter+`,"dry_run":false,"reason":"again"}`)
+	code, answer := a.post(t, "dead-letters/replays", "", filter+`,"dry_run":false,"comment":"again"}`)
 	require.Equal(t, http.StatusConflict, code, "the same is not over: %s", answer)
 
-	// mended, it goes on
-	mend()
-	code, answer = a.post(t, "dead-letters/replays/"+stopped.ID+"/resume", "", "")
+	// fixed, it goes on
+	restore()
+	code, answer = a.post(t, "jobs/"+stopped.ID+"/resume", "", "")
 	require.Equal(t, http.StatusOK, code, "%s", answer)
 	require.Equal(t, "done", a.rested(t, stopped.ID).State)
-	rest := a.job(t, "replays", filter+`,"dry_run":false,"reason":"constraint fixed"}`)
+	rest := a.job(t, "replays", filter+`,"dry_run":false,"comment":"constraint fixed"}`)
 	require.Equal(t, "done", rest.State, rest.Message)
 	require.Equal(t, int64(100), rest.Matched, "those that had come back")
 	require.Zero(t, rest.Failed)
@@ -221,18 +221,18 @@ func TestDeadLetterJourney(t *testing.T) {
 		require.Equal(t, http.StatusOK, a.status(t, id))
 	}
 	require.Equal(t, "stored", a.trail(t, ids[0]).State)
-	nothing := a.job(t, "replays", filter+`,"dry_run":false,"reason":"once more"}`)
+	nothing := a.job(t, "replays", filter+`,"dry_run":false,"comment":"once more"}`)
 	require.Contains(t, nothing.Message, "150 are stored already")
 	_, body = a.get(t, a.ConsoleAddr(), "/api/v1/audit")
 	require.Equal(t, 1, strings.Count(string(body), `"replay.stopped"`), "%s", body)
 	require.Equal(t, 2, strings.Count(string(body), `"replay.done"`), "%s", body)
-	require.Contains(t, string(body), `"reason":"constraint fixed"`)
+	require.Contains(t, string(body), `"comment":"constraint fixed"`)
 }
 
 // TestReparse replays bytes that could not be read: within other limits they can be.
 func TestReparse(t *testing.T) {
 	data := t.TempDir()
-	a := startApp(t, func(c *Config) { c.Data, c.MaxDepth, c.MaxEvents = data, 3, 2 })
+	a := startApp(t, func(c *Config) { c.Data, c.Ingest.MaxDepth, c.Ingest.MaxEvents = data, 3, 2 })
 	send := func(body []byte, encoding string) {
 		t.Helper()
 		_, status := postLogs(t, a, body, encoding)
@@ -245,16 +245,16 @@ func TestReparse(t *testing.T) {
 	a.indexed(t, 4, "state=open")
 	where := a.trail(t, "deep")
 	require.Equal(t, "dead", where.State)
-	require.Equal(t, "too_deep", where.Dead[0].Reason)
+	require.Equal(t, "too_deep", where.Dead[0].Cause)
 	lost := a.trail(t, "3")
 	require.Equal(t, "not_found", lost.State)
-	require.Equal(t, int64(3), lost.PutAside, "it may have been in one of those")
+	require.Equal(t, int64(3), lost.Quarantined, "it may have been in one of those")
 	a.stop()
 
 	a = startApp(t, func(c *Config) { c.Data = data })
 	dry := a.job(t, "replays", `{"filter":{}}`)
 	require.Equal(t, []int{4, 6, 2}, []int{dry.Report.Bodies, dry.Report.Events, dry.Report.Broken}, dry.Message)
-	done := a.job(t, "replays", `{"dry_run":false,"reason":"larger limits"}`)
+	done := a.job(t, "replays", `{"dry_run":false,"comment":"larger limits"}`)
 	require.Equal(t, "done", done.State, done.Message)
 	require.Equal(t, []int64{4, 3, 1}, []int64{done.Done, done.Reparsed, done.Failed}, "7 is no object now either, and a dead letter of its own")
 	a.drained(t)
@@ -262,7 +262,7 @@ func TestReparse(t *testing.T) {
 		require.Eventually(t, func() bool { return a.status(t, id) == http.StatusOK }, testPatience, testTick, id)
 	}
 	open := a.indexed(t, 2, "state=open")
-	require.ElementsMatch(t, []string{"truncated", "not_object"}, []string{open[0].Reason, open[1].Reason})
+	require.ElementsMatch(t, []string{"truncated", "not_object"}, []string{open[0].Cause, open[1].Cause})
 }
 
 // TestLoopGuard leaves alone what was replayed too often.
@@ -272,18 +272,18 @@ func TestLoopGuard(t *testing.T) {
 	a.upload(t, "loop", 1)
 	a.indexed(t, 1, "state=open")
 	for n := range 3 {
-		j := a.job(t, "replays", fmt.Sprintf(`{"filter":{"path":"loop"},"dry_run":false,"reason":"try %d"}`, n))
+		j := a.job(t, "replays", fmt.Sprintf(`{"filter":{"path":"loop"},"dry_run":false,"comment":"try %d"}`, n))
 		require.Equal(t, int64(1), j.Failed, j.Message)
 		require.Equal(t, n+1, a.indexed(t, 1, "state=open")[0].Replays)
 	}
-	j := a.job(t, "replays", `{"filter":{"path":"loop"},"dry_run":false,"reason":"try 4"}`)
+	j := a.job(t, "replays", `{"filter":{"path":"loop"},"dry_run":false,"comment":"try 4"}`)
 	require.Zero(t, j.Matched)
 	require.Contains(t, j.Message, "were replayed 3 times already")
-	j = a.job(t, "replays", `{"filter":{"path":"loop"},"dry_run":false,"reason":"try 5","max_replays":4}`)
+	j = a.job(t, "replays", `{"filter":{"path":"loop"},"dry_run":false,"comment":"try 5","max_replays":4}`)
 	require.Equal(t, int64(1), j.Failed)
 	require.Equal(t, 5, a.dead(t, "")[0].Copies)
 
-	discarded := a.job(t, "discards", `{"filter":{"path":"loop"},"dry_run":false,"reason":"nobody wants it"}`)
+	discarded := a.job(t, "discards", `{"filter":{"path":"loop"},"dry_run":false,"comment":"nobody wants it"}`)
 	require.Equal(t, int64(1), discarded.Done, discarded.Message)
 	require.Equal(t, "discarded", a.trail(t, "loop-0").State)
 	require.Equal(t, http.StatusOK, func() int {
@@ -298,9 +298,9 @@ func TestReindex(t *testing.T) {
 	_, status := postLogs(t, a, []byte(`[1,2,3,{"decision_id":"old","timestamp":"2020-01-01T00:00:00Z"}]`), "")
 	require.Equal(t, http.StatusOK, status)
 	before := a.indexed(t, 4, "")
-	discarded := a.job(t, "discards", `{"filter":{"reason":"expired"},"dry_run":false,"reason":"too old"}`)
+	discarded := a.job(t, "discards", `{"filter":{"cause":"expired"},"dry_run":false,"comment":"too old"}`)
 	require.Equal(t, int64(1), discarded.Done)
-	_, err := a.besides(t).ExecContext(t.Context(), `DELETE FROM dead_letters WHERE reason = 'not_object'`)
+	_, err := a.besides(t).ExecContext(t.Context(), `DELETE FROM dead_letters WHERE cause = 'not_object'`)
 	require.NoError(t, err)
 	require.Len(t, a.dead(t, ""), 1)
 	j := a.job(t, "reindexes", `{}`)
@@ -317,27 +317,27 @@ func TestReindex(t *testing.T) {
 // TestPausedJob has an operator stop a slow replay, and let it go on.
 func TestPausedJob(t *testing.T) {
 	a := startApp(t, quickToDie)
-	mend := a.poison(t, "slow")
+	restore := a.poison(t, "slow")
 	ids := a.upload(t, "slow", 30)
 	a.indexed(t, 30, "state=open")
-	mend()
-	code, answer := a.post(t, "dead-letters/replays", "", `{"filter":{"path":"slow"},"dry_run":false,"reason":"gently","rate":5,"max":20}`)
+	restore()
+	code, answer := a.post(t, "dead-letters/replays", "", `{"filter":{"path":"slow"},"dry_run":false,"comment":"gently","rate":5,"max":20}`)
 	require.Equal(t, http.StatusAccepted, code, "%s", answer)
 	var j jobAnswer
 	require.NoError(t, json.Unmarshal(answer, &j))
 	require.Eventually(t, func() bool {
-		_, answer := a.get(t, a.ConsoleAddr(), "/api/v1/dead-letters/replays/"+j.ID)
+		_, answer := a.get(t, a.ConsoleAddr(), "/api/v1/jobs/"+j.ID)
 		require.NoError(t, json.Unmarshal(answer, &j))
 		return j.Done >= 3
 	}, testPatience, testTick)
-	code, answer = a.post(t, "dead-letters/replays/"+j.ID+"/pause", "", "")
+	code, answer = a.post(t, "jobs/"+j.ID+"/pause", "", "")
 	require.Equal(t, http.StatusOK, code, "%s", answer)
 	paused := a.rested(t, j.ID)
 	require.Equal(t, "paused", paused.State)
 	require.Less(t, paused.Done, int64(20))
-	code, answer = a.post(t, "dead-letters/replays/"+j.ID+"/pause", "", "")
+	code, answer = a.post(t, "jobs/"+j.ID+"/pause", "", "")
 	require.Equal(t, http.StatusConflict, code, "%s", answer)
-	code, answer = a.post(t, "dead-letters/replays/"+j.ID+"/resume", "", "")
+	code, answer = a.post(t, "jobs/"+j.ID+"/resume", "", "")
 	require.Equal(t, http.StatusOK, code, "%s", answer)
 	done := a.rested(t, j.ID)
 	require.Equal(t, []any{"done", int64(20), int64(20)}, []any{done.State, done.Done, done.Stored}, done.Message)
@@ -367,7 +367,7 @@ func TestOperatorsMistakes(t *testing.T) {
 		{"no token", "dead-letters/discards", "", `{}`, 401, "bearer token"},
 		{"an unknown filter", "dead-letters/replays", "o", `{"filter":{"colour":"red"}}`, 400, `unknown parameter "colour"`},
 		{"a filter that is a number", "dead-letters/replays", "o", `{"filter":{"class":7}}`, 400, "strings or arrays of strings"},
-		{"a filter that came out empty", "dead-letters/discards", "o", `{"filter":{"fingerprint":[]},"dry_run":false,"reason":"x"}`, 400, "would choose everything"},
+		{"a filter that came out empty", "dead-letters/discards", "o", `{"filter":{"fingerprint":[]},"dry_run":false,"comment":"x"}`, 400, "would choose everything"},
 		{"a class that is none", "dead-letters/replays", "o", `{"filter":{"class":"bad"}}`, 400, "is no class"},
 		{"a state that is none", "dead-letters/replays", "o", `{"filter":{"state":["open","shut"]}}`, 400, "is no state"},
 		{"a limit in a filter", "dead-letters/replays", "o", `{"filter":{"limit":"7"}}`, 400, "max bounds a job"},
@@ -376,11 +376,12 @@ func TestOperatorsMistakes(t *testing.T) {
 		{"a max of 0", "dead-letters/replays", "o", `{"max":0}`, 400, "leave it out"},
 		{"a ratio of 2", "dead-letters/replays", "o", `{"stop_ratio":2}`, 400, "stop_ratio"},
 		{"a guard of 0", "dead-letters/replays", "o", `{"max_replays":0}`, 400, "max_replays"},
-		{"no reason", "dead-letters/replays", "o", `{"dry_run":false}`, 400, "a reason is wanted"},
-		{"no reason to discard", "dead-letters/discards", "o", `{"dry_run":false,"reason":" "}`, 400, "a reason is wanted"},
+		{"no comment", "dead-letters/replays", "o", `{"dry_run":false}`, 400, "a comment is wanted"},
+		{"no comment to discard", "dead-letters/discards", "o", `{"dry_run":false,"comment":" "}`, 400, "a comment is wanted"},
 		{"a filter for reindexing", "dead-letters/reindexes", "o", `{"filter":{"class":"invalid"}}`, 400, "takes no filter"},
-		{"a job that is gone", "dead-letters/replays/r-1/cancel", "o", ``, 404, "no job r-1"},
-		{"nothing matches", "dead-letters/replays", "o", `{"dry_run":false,"reason":"x","filter":{"path":"nowhere"}}`, 202, "nothing fits the filter"},
+		{"a job that is gone", "jobs/r-1/cancel", "o", ``, 404, "no job r-1"},
+		{"a job that is gone, by its other name", "dead-letters/replays/r-1/cancel", "o", ``, 404, "no job r-1"},
+		{"nothing matches", "dead-letters/replays", "o", `{"dry_run":false,"comment":"x","filter":{"path":"nowhere"}}`, 202, "nothing fits the filter"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			code, answer := a.post(t, c.path, c.token, c.body)
@@ -401,8 +402,8 @@ func TestOperatorsMistakes(t *testing.T) {
 	}
 	for path, want := range map[string]int{
 		"dead-letters/docket.dlq:0:9": 404, "dead-letters/docket.dlq:0:9/raw": 404, "dead-letters/x": 400, "dead-letters?colour=red": 400, "dead-letters?cursor=x": 400,
-		"dead-letters/groups?decision_id=x": 400, "dead-letters/replays/r-1": 404, "audit?limit=0": 400, "audit?who=x": 400, "audit?until=yesterday": 400,
-		"decisions/x/trail?scan=1": 400, "decisions/x/trail?cursor=x": 400, "dead-letters": 200, "audit": 200, "dead-letters/replays": 200,
+		"dead-letters/groups?decision_id=x": 400, "jobs/r-1": 404, "dead-letters/replays/r-1": 404, "audit?limit=0": 400, "audit?caller=x": 400, "audit?until=yesterday": 400,
+		"decisions/x/trail?scan=1": 400, "decisions/x/trail?cursor=x": 400, "dead-letters": 200, "audit": 200, "jobs": 200, "dead-letters/replays": 200,
 	} {
 		code, answer := get(path)
 		require.Equal(t, want, code, "%s: %s", path, answer)
@@ -423,7 +424,7 @@ func TestTrailOfWhatWaits(t *testing.T) {
 			return where.State == "waiting" && where.Waiting[0].Topic == topic
 		}, testPatience, testTick, topic)
 	}
-	code, answer := a.post(t, "dead-letters/replays", "", `{"dry_run":false,"reason":"x","filter":{"state":"open"}}`)
+	code, answer := a.post(t, "dead-letters/replays", "", `{"dry_run":false,"comment":"x","filter":{"state":"open"}}`)
 	require.Equal(t, http.StatusServiceUnavailable, code, "%s", answer)
 	_, err = conn.ExecContext(t.Context(), "ROLLBACK")
 	require.NoError(t, err)

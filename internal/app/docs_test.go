@@ -3,8 +3,6 @@ package app
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -15,87 +13,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/alecthomas/kong"
 	"github.com/stretchr/testify/require"
 
-	"github.com/docket-project/docket/internal/domain"
 	"gopkg.in/yaml.v3"
+
+	"github.com/docket-project/docket/internal/domain"
 )
-
-var update = flag.Bool("update", false, "rewrite generated documents")
-
-// TestConfigurationDocument keeps docs/configuration.md as the settings are.
-func TestConfigurationDocument(t *testing.T) {
-	p, err := kong.New(&commandLine{}, kong.Name("docket"))
-	require.NoError(t, err)
-	var b bytes.Buffer
-	b.WriteString(`# Configuration
-
-<!-- Generated from internal/app/config.go: go test ./internal/app -run ConfigurationDocument -update -->
-
-Every setting has one name in three spellings. A flag beats its environment variable, which beats the key in the YAML file
-that ` + "`--config`" + ` or ` + "`DOCKET_CONFIG`" + ` names. In the file, nested keys are joined by an underscore: ` + "`parking: {max_attempts: 5}`" + `
-is ` + "`parking_max_attempts`" + `. An unknown key in the file is an error, an unknown ` + "`DOCKET_*`" + ` variable a warning. ` + "`docket config`" + `
-prints what is in force, secrets hidden.
-
-| flag | variable | key | default | |
-|---|---|---|---|---|
-`)
-	for _, f := range settings(p.Model) {
-		def := f.Default
-		if def == "" {
-			def = "-"
-		}
-		fmt.Fprintf(&b, "| `--%s` | `%s` | `%s` | `%s` | %s |\n", f.Name, f.Envs[0], keyOf(f.Name), def, f.Help)
-	}
-	b.WriteString(`
-OpenTelemetry's own variables are followed: traces are off unless ` + "`OTEL_EXPORTER_OTLP_ENDPOINT`" + ` (or
-` + "`OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`" + `) is set, and go out as OTLP over HTTP.
-
-## Mappings
-
-What a decision is about stands in different places for different policies. ` + "`mappings`" + `, in the file only, say where, by
-policy path (exact, or a prefix with ` + "`*`" + ` behind). Every list holds JSON pointers into the event, tried in order before the
-built-in ones:
-
-` + "```yaml" + `
-mappings:
-  - path: shop/checkout/*
-    allowed: [/result/verdict/ok]    # a boolean
-    reason: [/result/verdict/why]    # text, or an array of it
-    principal: [/input/customer/id]
-    action: [/input/step]
-    resource: [/input/cart/id]
-` + "```" + `
-
-## Tokens
-
-` + "`DOCKET_UPLOAD_TOKENS_FILE`" + ` and ` + "`DOCKET_CONSOLE_TOKENS_FILE`" + ` have a line for each token: a name, the tenant (uploads) or role
-(console: ` + "`viewer` or `operator`" + `), and the hex SHA-256 of the token, parted by white space or commas. ` + "`#`" + ` begins a comment. The
-files are read again when they change; no restart is needed.
-
-` + "```" + `
-TOKEN=$(openssl rand -hex 32)
-echo "edge-eu default $(printf %s "$TOKEN" | sha256sum | cut -d' ' -f1)" >> upload-tokens
-` + "```" + `
-`)
-	const file = "../../docs/configuration.md"
-	if *update {
-		require.NoError(t, os.WriteFile(file, b.Bytes(), 0o644))
-	}
-	got, err := os.ReadFile(file)
-	require.NoError(t, err)
-	require.Equal(t, b.String(), string(got), "run with -update")
-}
-
-// TestOPAConfiguration keeps the banner and the shipped file the same.
-func TestOPAConfiguration(t *testing.T) {
-	shipped, err := os.ReadFile("../../deploy/opa/config.yaml")
-	require.NoError(t, err)
-	_, rest, ok := strings.Cut(string(shipped), "\n")
-	require.True(t, ok)
-	require.Equal(t, opaConfig("http://docket.example:8080", "/etc/docket/token"), rest)
-}
 
 // TestOpenAPI compares the document with what is served.
 func TestOpenAPI(t *testing.T) {
@@ -140,8 +63,8 @@ func TestOpenAPI(t *testing.T) {
 	}
 	for schema, got := range map[string][]string{
 		"Decision": keys("/api/v1/decisions", "items"), "Pipeline": keys("/api/v1/pipeline", ""),
-		"Flood": keys("/api/v1/flood", ""), "DeadLetter": keys("/api/v1/dead-letters", "items"), "DeadGroup": keys("/api/v1/dead-letters/groups", "items"),
-		"Job": keys("/api/v1/dead-letters/replays", "items"), "Trail": keys("/api/v1/decisions/one/trail", ""), "AuditEntry": keys("/api/v1/audit", "items"),
+		"Guard": keys("/api/v1/dead-letters/guard", ""), "DeadLetter": keys("/api/v1/dead-letters", "items"), "DeadGroup": keys("/api/v1/dead-letters/groups", "items"),
+		"Job": keys("/api/v1/jobs", "items"), "Trail": keys("/api/v1/decisions/one/trail", ""), "AuditEntry": keys("/api/v1/audit", "items"),
 	} {
 		want := doc.Components.Schemas[schema].Required
 		slices.Sort(want)
@@ -185,7 +108,7 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 	require.Greater(t, named, 30)
 }
 
-// TestRunbook has a part for every reason, class and alert, and a line for every message that asks something of somebody.
+// TestRunbook has a part for every cause, class and alert, and a line for every message that asks something of somebody.
 func TestRunbook(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join("..", "..", "docs", "runbook.md"))
 	require.NoError(t, err)
@@ -194,12 +117,8 @@ func TestRunbook(t *testing.T) {
 	for _, c := range domain.Classes {
 		wanted = append(wanted, string(c))
 	}
-	source, err := os.ReadFile(filepath.Join("..", "domain", "reason.go"))
-	require.NoError(t, err)
-	reasons := regexp.MustCompile(`Reason = "([a-z0-9_]+)"`).FindAllStringSubmatch(string(source), -1)
-	require.Greater(t, len(reasons), 14)
-	for _, r := range reasons {
-		wanted = append(wanted, r[1])
+	for _, c := range domain.Causes {
+		wanted = append(wanted, string(c))
 	}
 	for _, heading := range wanted {
 		require.Equal(t, 1, strings.Count(runbook, "\n### "+heading+"\n"), "### %s", heading)
@@ -222,32 +141,60 @@ func TestDependencies(t *testing.T) {
 	const module = "github.com/docket-project/docket/"
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", module+"...").Output()
 	require.NoError(t, err)
+	values := []string{"internal/domain"}
+	overPorts := []string{"internal/domain", "internal/ports"}
+	and := func(more []string, base []string) []string { return slices.Concat(base, more) }
 	allowed := map[string][]string{ // docket's own packages that a package may import; every other import is checked below
-		"internal/domain":            {},
-		"internal/ports":             {"internal/domain"},
-		"internal/ports/porttest":    {"internal/domain", "internal/ports"},
-		"internal/ingest":            {"internal/domain", "internal/ports"},
-		"internal/saver":             {"internal/domain", "internal/ports"},
-		"internal/parking":           {"internal/domain", "internal/ports", "internal/saver"},
-		"internal/trail":             {"internal/domain", "internal/ports"},
-		"internal/testserver":        {},
-		"internal/adapters/kafka":    {"internal/domain", "internal/ports"},
-		"internal/adapters/postgres": {"internal/domain", "internal/ports"},
-		"internal/adapters/sqlite":   {"internal/domain", "internal/ports"},
-		"internal/adapters/httpapi":  {"internal/domain", "internal/ports", "internal/ingest", "internal/trail"},
-		"internal/adapters/cli":      {"internal/domain"},
-		"internal/app": {
-			"internal/domain", "internal/ports", "internal/ingest", "internal/saver", "internal/parking", "internal/trail",
-			"internal/adapters/sqlite", "internal/adapters/kafka", "internal/adapters/postgres", "internal/adapters/httpapi", "internal/adapters/cli",
-		},
-		"cmd/docket":  {"internal/app"},
-		"cmd/ingest":  {"internal/app"},
-		"cmd/saver":   {"internal/app"},
-		"cmd/parking": {"internal/app"},
+		"internal/domain":         {},
+		"internal/config":         {},
+		"internal/testserver":     {},
+		"internal/ports":          values,
+		"internal/ports/porttest": overPorts,
+
+		"internal/ingest":     and([]string{"internal/config"}, overPorts),
+		"internal/retention":  and([]string{"internal/config"}, overPorts),
+		"internal/sink":       overPorts,
+		"internal/job":        overPorts,
+		"internal/trail":      overPorts,
+		"internal/status":     overPorts,
+		"internal/operate":    overPorts,
+		"internal/saver":      and([]string{"internal/sink", "internal/config"}, overPorts),
+		"internal/parking":    and([]string{"internal/sink", "internal/config"}, overPorts),
+		"internal/deadletter": and([]string{"internal/job", "internal/sink", "internal/ingest"}, overPorts),
+
+		"internal/adapters/sqlstore": values,
+		"internal/adapters/postgres": and([]string{"internal/adapters/sqlstore"}, overPorts),
+		"internal/adapters/sqlite":   and([]string{"internal/adapters/sqlstore"}, overPorts),
+		"internal/adapters/kafka":    and([]string{"internal/config"}, overPorts),
+
+		"internal/adapters/auth": values,
+		// The words of the use cases' codes are the API's.
+		"internal/adapters/api":       and([]string{"internal/trail", "internal/status", "internal/job", "internal/deadletter", "internal/operate"}, values),
+		"internal/adapters/web":       and([]string{"internal/adapters/api", "internal/adapters/auth", "internal/operate", "internal/status"}, values),
+		"internal/adapters/uploadapi": and([]string{"internal/adapters/auth", "internal/adapters/web", "internal/config", "internal/ingest"}, values),
+		"internal/adapters/queryapi": and([]string{
+			"internal/adapters/api", "internal/adapters/auth", "internal/adapters/web", "internal/ingest", "internal/operate",
+			"internal/status", "internal/trail",
+		}, overPorts),
+		"internal/adapters/cli": and([]string{"internal/adapters/api", "internal/trail"}, values),
+
+		"internal/app": and([]string{
+			"internal/config", "internal/ingest", "internal/sink", "internal/saver", "internal/parking", "internal/job", "internal/deadletter",
+			"internal/operate", "internal/trail", "internal/status", "internal/retention", "internal/adapters/auth", "internal/adapters/kafka",
+			"internal/adapters/postgres", "internal/adapters/sqlite", "internal/adapters/uploadapi", "internal/adapters/queryapi", "internal/adapters/web",
+		}, overPorts),
+		"internal/command": {"internal/app", "internal/adapters/cli", "internal/config", "internal/status"},
+		"cmd/docket":       {"internal/command"},
+		"cmd/ingest":       {"internal/command"},
+		"cmd/saver":        {"internal/command"},
+		"cmd/parking":      {"internal/command"},
 	}
-	useCases := []string{"internal/ingest", "internal/saver", "internal/parking", "internal/trail"}
+	useCases := []string{
+		"internal/ingest", "internal/sink", "internal/saver", "internal/parking", "internal/job", "internal/deadletter", "internal/operate",
+		"internal/trail", "internal/status", "internal/retention",
+	}
 	withoutIO := []string{
-		"github.com/cenkalti/backoff/v4", "github.com/failsafe-go/failsafe-go", "golang.org/x/sync", "golang.org/x/time",
+		"github.com/cenkalti/backoff/v4", "github.com/klauspost/compress/gzip", "github.com/failsafe-go/failsafe-go", "golang.org/x/sync", "golang.org/x/time",
 		"github.com/prometheus/client_golang/prometheus", "go.opentelemetry.io/otel",
 	}
 	seen := map[string]bool{}

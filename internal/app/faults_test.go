@@ -112,7 +112,7 @@ func TestMisconfiguredStore(t *testing.T) {
 // ends in the parking DLQ, while its neighbours are stored at once.
 func TestPoisonRow(t *testing.T) {
 	a := startApp(t, func(c *Config) {
-		c.ParkingMaxAttempts, c.ParkingBackoffMin, c.ParkingBackoffMax = 3, 10*time.Millisecond, 50*time.Millisecond
+		c.Parking.MaxAttempts, c.Parking.BackoffMin, c.Parking.BackoffMax = 3, 10*time.Millisecond, 50*time.Millisecond
 	})
 	_, err := a.besides(t).ExecContext(t.Context(), `CREATE TRIGGER poison BEFORE INSERT ON decisions_out_of_window
 		WHEN NEW.decision_id = 'poison' BEGIN SELECT RAISE(ABORT, 'no'); END`)

@@ -8,178 +8,230 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/docket-project/docket/internal/adapters/httpapi"
+	"github.com/docket-project/docket/internal/adapters/queryapi"
+	"github.com/docket-project/docket/internal/adapters/uploadapi"
+	"github.com/docket-project/docket/internal/adapters/web"
+	"github.com/docket-project/docket/internal/deadletter"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ingest"
+	"github.com/docket-project/docket/internal/job"
+	"github.com/docket-project/docket/internal/operate"
 	"github.com/docket-project/docket/internal/parking"
 	"github.com/docket-project/docket/internal/ports"
 	"github.com/docket-project/docket/internal/saver"
+	"github.com/docket-project/docket/internal/sink"
+	"github.com/docket-project/docket/internal/status"
 	"github.com/docket-project/docket/internal/trail"
 )
 
-// Role is what a process does.
-type Role string
-
-// The roles. Serve is all of them.
-const (
-	Serve   Role = "serve"
-	Ingest  Role = "ingest"
-	Saver   Role = "saver"
-	Parking Role = "parking"
-	Console Role = "console"
-)
-
-// adminListen is where each role's admin listener is unless a setting says so.
-var adminListen = map[Role]string{
-	Serve: "127.0.0.1:9180", Ingest: "127.0.0.1:9181", Saver: "127.0.0.1:9182", Parking: "127.0.0.1:9183", Console: "127.0.0.1:9184",
+// AdminListen is where each role's admin listener is unless a setting says so.
+var AdminListen = map[status.Role]string{
+	status.Serve: "127.0.0.1:9180", status.Ingest: "127.0.0.1:9181", status.Saver: "127.0.0.1:9182",
+	status.Parking: "127.0.0.1:9183", status.Console: "127.0.0.1:9184",
 }
-
-// is reports whether the process has a role.
-func (r Role) is(other Role) bool { return r == Serve || r == other }
 
 // setup is one straight line: the order of wiring is the order of scope, and of stopping backwards.
 func (a *App) setup(ctx context.Context) error {
-	cfg := a.cfg
 	registerProcess(a.reg)
-
 	tracing, err := newTracing(ctx)
 	if err != nil {
 		return err
 	}
 	a.onStop("telemetry", tracing.shutdown)
-
-	projector, err := domain.NewProjector(cfg.Mappings)
+	projector, err := domain.NewProjector(a.cfg.Sections.Mappings)
 	if err != nil {
 		return err
 	}
-	uploadTokens, consoleTokens, err := a.tokens()
+	uploaders, users, err := a.authenticators()
 	if err != nil {
 		return err
 	}
-	tlsConfig, err := a.tls()
-	if err != nil {
-		return err
-	}
-
-	// Ports before files: an occupied one is found before anything is touched. Nothing is accepted until Start.
-	if a.role.is(Ingest) {
-		if a.upload, err = a.listen(ctx, "upload", "listen", cfg.Listen, tlsConfig); err != nil {
-			return err
-		}
-	}
-	if a.role.is(Console) {
-		if a.console, err = a.listen(ctx, "console", "console_listen", cfg.ConsoleListen, tlsConfig); err != nil {
-			return err
-		}
-	}
-	if a.admin, err = a.listen(ctx, "admin", "admin_listen", cfg.AdminListen, nil); err != nil {
+	if err := a.listenAll(ctx); err != nil {
 		return err
 	}
 
 	// Opening the log may take a while. Whoever watches this process can already see that it lives and is not ready.
-	a.admin.server.Handler = httpapi.NewAdmin(cfg.AdminListen, a.reg, a.readiness, a.logger)
+	report := func(verbose bool) status.Report { return a.health.Report(a.sampler.Load(), verbose) }
+	a.admin.server.Handler = web.NewAdmin(a.cfg.AdminListen, a.reg, report, a.logger)
 	a.serve(a.admin)
 
-	store, durable, err := a.backends(ctx)
+	back, err := a.backends(ctx)
 	if err != nil {
 		return err
 	}
-	log := instrument(durable, a.topics, tracing.tracer, a.reg)
+	log := instrument(back.Log, a.topics, tracing.tracer, a.reg)
 
-	// Whoever has the store knows whether it is away, and whether a flood is stopped; the roles that save share one writer.
-	var breaker *saver.Breaker
-	var flood *saver.Flood
-	if a.role != Ingest {
-		breaker = saver.NewBreaker(store, a.reg, a.logger)
-		flood = saver.NewFlood(store, breaker, a.reg, a.logger)
+	// Whoever has the store knows whether it is away, and whether the dead-letter guard is on; the roles that save share one
+	// writer.
+	var s *store
+	if a.role != status.Ingest {
+		s = a.newStore(back, projector, tracing.tracer)
 	}
-	a.pipeline = newPipeline(durable, a.role, a.topics, breaker, flood, a.reg, a.logger)
-	a.run("pipeline", a.pipeline.run)
-	if a.role.is(Saver) || a.role.is(Parking) {
-		a.consumers(store, log, breaker, flood, projector, tracing.tracer)
+	sampler := status.NewSampler(back.Log, a.consumed(), s.status(), a.reg, a.logger)
+	a.sampler.Store(sampler)
+	a.run("sampler", sampler.Run)
+	a.consumers(log, s)
+	if a.role.Is(status.Parking) {
+		a.deadLetters(back, log, projector)
 	}
-	if a.role.is(Parking) {
-		a.deadLetters(store, log, projector)
+	if a.role.Is(status.Parking) || a.role.Is(status.Console) {
+		a.run("count of dead letters", func(ctx context.Context) { sampler.CountDead(ctx, back.Control.CountDeadLetters) })
 	}
-	if a.role.is(Parking) || a.role.is(Console) {
-		a.run("count of dead letters", func(ctx context.Context) { a.pipeline.countDead(ctx, store) })
+	if s != nil {
+		a.run("store probe", s.breaker.Watch)
+		a.run("dead-letter guard", s.guard.Run)
 	}
-	if breaker != nil { // behind the writer, which wants to know when the store is back
-		a.run("store probe", breaker.Watch)
-		a.run("flood stop", flood.Run)
+	if a.role.Is(status.Ingest) {
+		inventory := ingest.NewInventory(back.Control, a.logger)
+		a.run("OPA inventory", inventory.Run)
+		a.upload.server.Handler = uploadapi.New(uploadapi.Parts{
+			Config: a.cfg.Upload, Who: uploaders, Inventory: inventory, Traces: tracing.provider,
+			Ingest: ingest.New(a.assembler(), a.cfg.Ingest.PublishTimeout, log, inventory, a.reg),
+			Logger: a.logger.With("role", status.Ingest),
+		}, a.reg)
 	}
-
-	if a.role.is(Ingest) {
-		roster := ingest.NewRoster(store, a.logger)
-		a.run("roster", roster.Run)
-		accept := ingest.New(ingest.Config{
-			Topics:         a.topics,
-			Limits:         cfg.limits(),
-			PublishTimeout: cfg.PublishTimeout,
-		}, log, roster, a.reg)
-		a.upload.server.Handler = httpapi.NewUpload(httpapi.UploadConfig{
-			WireLimit: cfg.MaxWireBytes, InflatedLimit: cfg.MaxInflatedBytes, InFlight: cfg.MaxInFlightBytes, Tokens: uploadTokens,
-		}, accept, roster, tracing.provider, a.reg, a.logger.With("role", Ingest))
-	}
-	if a.role.is(Console) {
-		follow := trail.New(store, durable, []trail.Stage{
-			{Name: "saver", Topic: a.topics.Decisions, Group: saver.Group}, {Name: "parking role", Topic: a.topics.Parking, Group: parking.Group},
-			{Name: "index", Topic: a.topics.DLQ, Group: parking.IndexGroup, Dead: true}, {Name: "index", Topic: a.topics.ParkingDLQ, Group: parking.IndexGroup, Dead: true},
-		})
-		a.console.server.Handler = httpapi.NewQuery(store, durable, follow, consoleTokens, a.pipeline.view, a.logger.With("role", Console))
+	if a.role.Is(status.Console) {
+		look := struct {
+			ports.DecisionReader
+			ports.DeadLetterReader
+			ports.OPAReader
+		}{back.Decisions, back.Control, back.Control}
+		a.console.server.Handler = queryapi.New(queryapi.Parts{
+			Decisions: back.Decisions, Control: back.Control, Log: back.Log, Operate: operate.New(back.Control),
+			Trail: trail.New(look, back.Log, a.stages()), Pipeline: sampler.Pipeline, Who: users,
+		}, a.logger.With("role", status.Console))
 	}
 	return nil
 }
 
-// consumers starts the roles that save. In one process they share a writer, and with it the limiter.
-func (a *App) consumers(store ports.Store, log ports.Log, b *saver.Breaker, flood *saver.Flood, p *domain.Projector, tracer trace.Tracer) {
-	cfg := a.cfg
-	fresh, backlog := 0, 0
-	if a.role.is(Saver) {
-		fresh = a.members(cfg.SaverConcurrency)
+// listenAll takes the ports. Ports before files: an occupied one is found before anything is touched. Nothing is accepted
+// until Start.
+func (a *App) listenAll(ctx context.Context) error {
+	tlsConfig, err := a.tls()
+	if err != nil {
+		return err
 	}
-	if a.role.is(Parking) {
-		backlog = a.members(cfg.ParkingConcurrency)
+	if a.role.Is(status.Ingest) {
+		if a.upload, err = a.listen(ctx, "upload", "listen", a.cfg.Listen, tlsConfig); err != nil {
+			return err
+		}
 	}
-	adaptive := cfg.SaverAdaptive && (fresh > 0 || cfg.ParkingAdaptive)
-	a.writer = saver.NewWriter(store, b, saver.Concurrency{Ceiling: fresh + backlog, Adaptive: adaptive}, p, tracer, a.reg)
-	metrics := saver.NewMetrics(a.reg)
-	retry := saver.Retry{
-		Topics: a.topics, MaxAttempts: cfg.ParkingMaxAttempts, BackoffMin: cfg.ParkingBackoffMin, BackoffMax: cfg.ParkingBackoffMax,
+	if a.role.Is(status.Console) {
+		if a.console, err = a.listen(ctx, "console", "console_listen", a.cfg.ConsoleListen, tlsConfig); err != nil {
+			return err
+		}
 	}
-	if a.role.is(Parking) {
-		park := parking.New(parking.Config{
-			Save: a.writer.Save, Busy: func() bool { return fresh > 0 && a.writer.Busy() }, Log: log, Retry: retry, Flood: flood,
-			Concurrency: saver.Concurrency{Ceiling: backlog, Adaptive: cfg.ParkingAdaptive},
-			Metrics:     metrics, Logger: a.logger.With("role", Parking),
-		}, a.reg)
-		a.consume(Parking, log, backlog, ports.Subscription{Group: parking.Group, Topics: []string{a.topics.Parking}}, park.Handle)
+	a.admin, err = a.listen(ctx, "admin", "admin_listen", a.cfg.AdminListen, nil)
+	return err
+}
+
+// consumed are the topics that concern a role: its own and, for the parking role and the console, the dead letters.
+func (a *App) consumed() (out []status.Consumed) {
+	if a.role.Is(status.Saver) || a.role == status.Console {
+		out = append(out, status.Consumed{Group: saver.Group, Topic: a.topics.Decisions, Role: status.Saver})
 	}
-	if a.role.is(Saver) {
-		save := saver.New(a.writer, log, retry, flood, metrics, a.logger.With("role", Saver))
-		a.consume(Saver, log, fresh, ports.Subscription{Group: saver.Group, Topics: []string{a.topics.Decisions}}, save.Handle)
+	if a.role.Is(status.Parking) || a.role == status.Console {
+		out = append(out, status.Consumed{Group: parking.Group, Topic: a.topics.Parking, Role: status.Parking},
+			status.Consumed{Group: deadletter.IndexGroup, Topic: a.topics.DLQ},
+			status.Consumed{Group: deadletter.IndexGroup, Topic: a.topics.ParkingDLQ})
 	}
+	return out
+}
+
+// stages are where a decision may wait.
+func (a *App) stages() []trail.Stage {
+	return []trail.Stage{
+		{Name: "saver", Topic: a.topics.Decisions, Group: saver.Group},
+		{Name: "parking role", Topic: a.topics.Parking, Group: parking.Group},
+		{Name: "index", Topic: a.topics.DLQ, Group: deadletter.IndexGroup, Dead: true},
+		{Name: "index", Topic: a.topics.ParkingDLQ, Group: deadletter.IndexGroup, Dead: true},
+	}
+}
+
+func (a *App) assembler() ingest.Assembler {
+	return ingest.Assembler{Topics: a.topics, Limits: a.cfg.Ingest.Limits()}
+}
+
+// store is what stands in front of the store in a process that has one.
+type store struct {
+	breaker *sink.Breaker
+	guard   *sink.Guard
+	writer  *sink.Writer // nil in a process that saves nothing
+	// fresh and backlog are how many batches the saver and the parking role have at the store at once.
+	fresh, backlog int
+}
+
+// newStore makes the breaker and the guard and, for the roles that save, one writer, and with it one limiter.
+func (a *App) newStore(back backends, p *domain.Projector, tracer trace.Tracer) *store {
+	s := &store{breaker: sink.NewBreaker(back.Decisions, a.reg, a.logger)}
+	s.guard = sink.NewGuard(back.Control, s.breaker, a.reg, a.logger)
+	if a.role.Is(status.Saver) {
+		s.fresh = a.members(a.cfg.Saver.Concurrency)
+	}
+	if a.role.Is(status.Parking) {
+		s.backlog = a.members(a.cfg.Parking.Concurrency)
+	}
+	if s.fresh+s.backlog > 0 {
+		adaptive := a.cfg.Saver.Adaptive && (s.fresh > 0 || a.cfg.Parking.Adaptive)
+		s.writer = sink.NewWriter(back.Decisions, s.breaker, sink.Concurrency{Ceiling: s.fresh + s.backlog, Adaptive: adaptive}, p, tracer, a.reg)
+	}
+	return s
 }
 
 // members of a consumer group in this process; the embedded log's topics have one partition.
 func (a *App) members(concurrency int) int {
-	if len(a.cfg.KafkaBrokers) == 0 {
+	if !a.cfg.Kafka.On() {
 		return 1
 	}
 	return concurrency
 }
 
+// status is what the health of a process asks of its store; nil without one.
+func (s *store) status() *status.Store {
+	if s == nil {
+		return nil
+	}
+	out := &status.Store{Breaker: s.breaker.State, Trouble: s.breaker.Trouble, Guard: s.guard.On}
+	if s.writer != nil {
+		out.Limit = s.writer.Limit
+	}
+	return out
+}
+
+// consumers starts the roles that save.
+func (a *App) consumers(log ports.Log, s *store) {
+	if s == nil || s.writer == nil {
+		return
+	}
+	router := &sink.Router{Topics: a.topics, Retry: a.cfg.Parking.Retry(), Guard: s.guard, Metrics: sink.NewMetrics(a.reg)}
+	if a.role.Is(status.Parking) {
+		park := parking.New(parking.Parts{
+			Save: s.writer.Save, Busy: func() bool { return s.fresh > 0 && s.writer.Busy() }, Log: log, Router: router,
+			Concurrency: sink.Concurrency{Ceiling: s.backlog, Adaptive: a.cfg.Parking.Adaptive},
+			Logger:      a.logger.With("role", status.Parking),
+		}, a.reg)
+		a.consume(status.Parking, log, s.backlog, ports.Subscription{Group: parking.Group, Topics: []string{a.topics.Parking}}, park.Handle)
+	}
+	if a.role.Is(status.Saver) {
+		save := saver.New(s.writer, router, log, a.logger.With("role", status.Saver))
+		a.consume(status.Saver, log, s.fresh, ports.Subscription{Group: saver.Group, Topics: []string{a.topics.Decisions}}, save.Handle)
+	}
+}
+
 // deadLetters starts what the parking role does about them: the index, and the operators' jobs.
-func (a *App) deadLetters(store ports.Store, log ports.Log, p *domain.Projector) {
-	logger := a.logger.With("role", Parking)
-	index := &parking.Index{Store: store, Log: log, Projector: p, Topics: a.topics, Logger: logger}
-	a.consume(Parking, log, 1, ports.Subscription{Group: parking.IndexGroup, Topics: []string{a.topics.DLQ, a.topics.ParkingDLQ}}, index.Handle)
+func (a *App) deadLetters(back backends, log ports.Log, p *domain.Projector) {
+	logger := a.logger.With("role", status.Parking)
+	index := &deadletter.Index{Store: back.Control, Log: log, Projector: p, Topics: a.topics, Logger: logger}
+	dead := ports.Subscription{Group: deadletter.IndexGroup, Topics: []string{a.topics.DLQ, a.topics.ParkingDLQ}}
+	a.consume(status.Parking, log, 1, dead, index.Handle)
 	a.run("index of dead letters", index.Tend)
-	jobs := parking.NewJobs(parking.JobConfig{
-		Store: store, Log: log, Index: index, Topics: a.topics, Projector: p, Rehearse: saver.NewRehearsal(store, p).Save,
-		Limits: a.cfg.limits(), Inflate: httpapi.Inflate, Owner: processName(), Logger: logger,
-	})
-	a.run("jobs", jobs.Run)
+	jobs := &deadletter.Jobs{
+		Letters: back.Control, Log: log, Index: index, Topics: a.topics, DryRun: sink.NewDryRun(back.Decisions, p).Save,
+		Assembler: a.assembler(), Logger: logger,
+	}
+	runner := job.New(back.Control, processName(), logger)
+	jobs.Register(runner)
+	a.run("jobs", runner.Run)
 }
 
 // processName tells this process from others that share the store, also from one that had its number before.

@@ -10,38 +10,34 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docket-project/docket/internal/adapters/cli"
 	"github.com/docket-project/docket/internal/adapters/kafka"
 	"github.com/docket-project/docket/internal/adapters/sqlite"
+	"github.com/docket-project/docket/internal/deadletter"
 	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/operate"
 	"github.com/docket-project/docket/internal/parking"
 	"github.com/docket-project/docket/internal/saver"
+	"github.com/docket-project/docket/internal/status"
 )
 
-// upkeepTimeout bounds commands that ask servers.
+// upkeepTimeout bounds upkeep that asks servers.
 const upkeepTimeout = 30 * time.Second
 
-// migrateCommand is `docket migrate`.
-type migrateCommand struct {
-	Config `embed:""`
-}
-
-// Run creates or updates what docket keeps, wherever the settings say, and stops.
-func (c *migrateCommand) Run(ctx context.Context, out cli.Out) error {
-	c.Migrate = true
-	if err := c.validate(Serve); err != nil {
+// Migrate creates or updates what docket keeps, wherever the configuration says, and writes what it did to w.
+func Migrate(ctx context.Context, cfg Config, logger *slog.Logger, w io.Writer) error {
+	cfg.Migrate = true
+	if err := cfg.Validate(status.Serve); err != nil {
 		return err
 	}
-	logger := newLogger(out.Stderr, c.Config)
 	var errs []error
-	if len(c.KafkaBrokers) > 0 {
-		errs = append(errs, migrateKafka(ctx, c.Config, logger, out.Stdout))
+	if cfg.Kafka.On() {
+		errs = append(errs, migrateKafka(ctx, cfg, logger, w))
 	}
-	if c.DatabaseURL != "" {
-		errs = append(errs, migratePostgres(ctx, c.Config, logger, out.Stdout))
+	if cfg.DatabaseURL != "" {
+		errs = append(errs, migratePostgres(ctx, cfg, logger, w))
 	}
-	if c.embedded() {
-		errs = append(errs, migrateEmbedded(ctx, c.Config, logger, out.Stdout))
+	if cfg.Embedded() {
+		errs = append(errs, migrateEmbedded(ctx, cfg, logger, w))
 	}
 	return errors.Join(errs...)
 }
@@ -94,7 +90,9 @@ func migrateEmbedded(ctx context.Context, cfg Config, logger *slog.Logger, w io.
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	failed := func(err error) { logger.Error("the disk lost a write", "error", err) }
 	if cfg.DatabaseURL == "" {
-		store, err := sqlite.OpenStore(ctx, dir, sqlite.StoreOptions{Window: cfg.window(), Fatal: failed, Log: logger, Migrate: true})
+		store, err := sqlite.OpenStore(ctx, dir, sqlite.StoreOptions{
+			Window: cfg.Retention.Window(), Fatal: failed, Log: logger, Migrate: true,
+		})
 		if err != nil {
 			return err
 		}
@@ -102,8 +100,8 @@ func migrateEmbedded(ctx context.Context, cfg Config, logger *slog.Logger, w io.
 			return err
 		}
 	}
-	if len(cfg.KafkaBrokers) == 0 {
-		log, err := sqlite.OpenLog(ctx, dir, logOptions(domain.TopicsWithPrefix(cfg.TopicPrefix), logger, failed, func(string, int64) {}))
+	if !cfg.Kafka.On() {
+		log, err := sqlite.OpenLog(ctx, dir, logOptions(cfg.Topics(), logger, failed, func(string, int64) {}))
 		if err != nil {
 			return err
 		}
@@ -115,66 +113,57 @@ func migrateEmbedded(ctx context.Context, cfg Config, logger *slog.Logger, w io.
 	return err
 }
 
-// logCommands are `docket log …`.
-type logCommands struct {
-	AcceptLoss acceptLossCommand `cmd:"" help:"Give up damaged or missing records of the log, note which, and go on behind them."`
-}
-
-type acceptLossCommand struct {
-	Config `embed:""`
-	Yes    bool `help:"Do it. Without this, only say what would be given up."`
-}
-
-// Run mends the log that the settings name.
-func (c *acceptLossCommand) Run(ctx context.Context, out cli.Out) error {
-	if len(c.KafkaBrokers) > 0 {
-		return c.kafka(ctx, out)
+// AcceptLoss finds what the log has lost, or can never deliver, and writes it to w. With yes, the groups go on behind it. No
+// role may run on the log. Its error says that nothing was changed.
+func AcceptLoss(ctx context.Context, cfg Config, logger *slog.Logger, yes bool, w io.Writer) error {
+	if cfg.Kafka.On() {
+		return acceptKafkaLoss(ctx, cfg, logger, yes, w)
 	}
-	return c.embeddedLog(ctx, out)
+	return acceptEmbeddedLoss(ctx, cfg, yes, w)
 }
 
-// embeddedLog mends the embedded log in place; docket must not be running on it.
-func (c *acceptLossCommand) embeddedLog(ctx context.Context, out cli.Out) (err error) {
-	if _, err := os.Stat(c.Data); err != nil {
+// acceptEmbeddedLoss repairs the embedded log in place.
+func acceptEmbeddedLoss(ctx context.Context, cfg Config, yes bool, w io.Writer) (err error) {
+	if _, err := os.Stat(cfg.Data); err != nil {
 		return domain.Errorf(domain.Misconfigured, "there is no data directory: %w", err)
 	}
-	dir, err := sqlite.OpenDir(c.Data)
+	dir, err := sqlite.OpenDir(cfg.Data)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
-	options := logOptions(domain.TopicsWithPrefix(c.TopicPrefix), slog.New(slog.DiscardHandler), func(error) {}, func(string, int64) {})
-	losses, err := sqlite.AcceptLoss(ctx, dir, options, !c.Yes)
+	options := logOptions(cfg.Topics(), slog.New(slog.DiscardHandler), func(error) {}, func(string, int64) {})
+	losses, err := sqlite.AcceptLoss(ctx, dir, options, !yes)
 	if err != nil {
 		return err
 	}
 	if len(losses) == 0 {
-		fmt.Fprintln(out.Stdout, "The log is whole: nothing to give up.")
+		fmt.Fprintln(w, "The log is whole: nothing to give up.")
 		return nil
 	}
 	for _, l := range losses {
-		fmt.Fprintf(out.Stdout, "%s offsets %d to %d: %d records, %s\n", l.Topic, l.First, l.Last, l.Last-l.First+1, l.Reason)
+		fmt.Fprintf(w, "%s offsets %d to %d: %d records, %s\n", l.Topic, l.First, l.Last, l.Last-l.First+1, l.Reason)
 	}
-	if !c.Yes {
-		return fmt.Errorf("nothing was changed: these decisions may be lost for good. Restore %s from a backup, or repeat with --yes", c.Data)
+	if !yes {
+		return fmt.Errorf("nothing was changed: these decisions may be lost for good. Restore %s from a backup, or repeat with --yes", cfg.Data)
 	}
-	fmt.Fprintln(out.Stdout, "Given up, and noted in the log's table of losses. docket can start again.")
+	fmt.Fprintln(w, "Given up, and noted in the log's table of losses. docket can start again.")
 	return nil
 }
 
-// kafka lets the groups go on behind records that fell off their topics; the roles that consume them must not run.
-func (c *acceptLossCommand) kafka(ctx context.Context, out cli.Out) (err error) {
-	log, err := newKafka(c.Config, newLogger(out.Stderr, c.Config), func(string, int64) {}, func(string, int32, error) {})
+// acceptKafkaLoss lets the groups go on behind records that fell off their topics.
+func acceptKafkaLoss(ctx context.Context, cfg Config, logger *slog.Logger, yes bool, w io.Writer) (err error) {
+	log, err := newKafka(cfg, logger, func(string, int64) {}, func(string, int32, error) {})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
 	ctx, cancel := context.WithTimeout(ctx, upkeepTimeout)
 	defer cancel()
-	topics := domain.TopicsWithPrefix(c.TopicPrefix)
+	topics := cfg.Topics()
 	var losses []kafka.Loss
 	for group, consumed := range map[string][]string{
-		saver.Group: {topics.Decisions}, parking.Group: {topics.Parking}, parking.IndexGroup: {topics.DLQ, topics.ParkingDLQ},
+		saver.Group: {topics.Decisions}, parking.Group: {topics.Parking}, deadletter.IndexGroup: {topics.DLQ, topics.ParkingDLQ},
 	} {
 		found, err := log.Losses(ctx, group, consumed...)
 		if err != nil {
@@ -183,47 +172,48 @@ func (c *acceptLossCommand) kafka(ctx context.Context, out cli.Out) (err error) 
 		losses = append(losses, found...)
 	}
 	if len(losses) == 0 {
-		fmt.Fprintln(out.Stdout, "Every group is within its topic: nothing to give up.")
+		fmt.Fprintln(w, "Every group is within its topic: nothing to give up.")
 		return nil
 	}
 	for _, l := range losses {
-		fmt.Fprintf(out.Stdout, "%s/%d offsets %d to %d: %d records that %s had not done\n", l.Topic, l.Partition, l.First, l.Last, l.Records(), l.Group)
+		fmt.Fprintf(w, "%s/%d offsets %d to %d: %d records that %s had not done\n", l.Topic, l.Partition, l.First, l.Last, l.Records(), l.Group)
 	}
-	if !c.Yes {
+	if !yes {
 		return errors.New("nothing was changed: these decisions may be lost for good. Bring them back if you can, or repeat with --yes")
 	}
-	who := os.Getenv("USER")
+	caller := os.Getenv("USER")
 	if host, err := os.Hostname(); err == nil {
-		who = strings.TrimPrefix(who+"@"+host, "@")
+		caller = strings.TrimPrefix(caller+"@"+host, "@")
 	}
-	if err := c.noteLosses(ctx, losses, who); err != nil {
+	if err := noteLosses(ctx, cfg, losses, caller); err != nil {
 		return err
 	}
-	if err := log.AcceptLoss(ctx, losses, time.Now().UTC().Format(time.RFC3339)+" by "+who); err != nil {
+	if err := log.AcceptLoss(ctx, losses, time.Now().UTC().Format(time.RFC3339)+" by "+caller); err != nil {
 		return err
 	}
-	fmt.Fprintln(out.Stdout, "Given up. The roles go on behind these records when they are started.")
+	fmt.Fprintln(w, "Given up. The roles go on behind these records when they are started.")
 	return nil
 }
 
 // noteLosses writes down for good what is given up, before it is.
-func (c *acceptLossCommand) noteLosses(ctx context.Context, losses []kafka.Loss, who string) error {
-	if c.DatabaseURL == "" {
+func noteLosses(ctx context.Context, cfg Config, losses []kafka.Loss, caller string) error {
+	if cfg.DatabaseURL == "" {
 		return nil // the offset's metadata has to do
 	}
-	store, err := newPostgres(c.Config, slog.New(slog.DiscardHandler))
+	store, err := newPostgres(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
 	defer store.Close()
 	for _, l := range losses {
 		if err := store.Audit(ctx, domain.AuditEntry{
-			At: time.Now().UTC(), Who: who, Action: "log.accept-loss", Target: fmt.Sprintf("%s/%d/%d-%d", l.Topic, l.Partition, l.First, l.Last), Done: l.Records(),
-			Outcome: "given up for " + l.Group,
+			At: time.Now().UTC(), Caller: caller, Tenants: domain.AllTenants(), Action: "log.accept-loss",
+			Target: fmt.Sprintf("%s/%d/%d-%d", l.Topic, l.Partition, l.First, l.Last), Done: l.Records(),
+			Outcome: domain.Say(operate.LossAccepted, domain.Args{"group": l.Group}),
 		}); err != nil {
 			return fmt.Errorf("nothing was changed, because it cannot be noted: %w", err)
 		}
-		if err := store.NoteLoss(ctx, l.Group, l.Topic, l.Partition, l.First, l.Last, who); err != nil {
+		if err := store.NoteLoss(ctx, l.Group, l.Topic, l.Partition, l.First, l.Last, caller); err != nil {
 			return fmt.Errorf("nothing was changed, because it cannot be noted: %w", err)
 		}
 	}

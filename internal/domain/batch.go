@@ -29,7 +29,7 @@ type Limits struct {
 // DefaultLimits are the caps docket ships: 64 MiB, 50,000 events, depth 64, 4 MiB an event.
 var DefaultLimits = Limits{Inflated: 64 << 20, Events: 50_000, Depth: 64, Event: 4 << 20}
 
-// MaxQuarantined is the longest element that is put aside with its own bytes; a longer one is put aside with the
+// MaxQuarantined is the longest element that is quarantined with its own bytes; a longer one is quarantined with the
 // upload's wire bytes, so that the record fits the dead-letter topic.
 const MaxQuarantined = 8 << 20
 
@@ -41,10 +41,10 @@ type Event struct {
 	Raw []byte
 }
 
-// Quarantined is one element, or one body, that was put aside.
+// Quarantined is one element, or one body, that was quarantined.
 type Quarantined struct {
-	// Reason says why.
-	Reason Reason
+	// Cause says why.
+	Cause Cause
 	// Raw is the element as sent, or nil where the upload's wire bytes stand for it.
 	Raw []byte
 }
@@ -78,12 +78,12 @@ func ParseBatch(r io.Reader, sizeHint int, lim Limits) (Batch, error) {
 	}
 	body = bytes.TrimPrefix(body, []byte("\xEF\xBB\xBF"))
 	s := splitter{lim: lim, body: body, valid: utf8.Valid(body)}
-	reason := s.split()
-	if cut != "" && (reason == "" || reason == Truncated || reason == TooDeep || cut == BadGzip) {
-		reason = cut // the body broke off there, whatever the JSON in front of it looked like
+	cause := s.split()
+	if cut != "" && (cause == "" || cause == Truncated || cause == TooDeep || cut == BadGzip) {
+		cause = cut // the body broke off there, whatever the JSON in front of it looked like
 	}
-	if reason != "" {
-		s.batch.Quarantined = append(s.batch.Quarantined, Quarantined{Reason: reason})
+	if cause != "" {
+		s.batch.Quarantined = append(s.batch.Quarantined, Quarantined{Cause: cause})
 	}
 	s.detach()
 	return s.batch, nil
@@ -115,7 +115,7 @@ func (s *splitter) detach() {
 }
 
 // readBody reads at most limit bytes into a buffer of its own. cut says why the body is not whole.
-func readBody(r io.Reader, sizeHint, limit int) (body []byte, cut Reason, err error) {
+func readBody(r io.Reader, sizeHint, limit int) (body []byte, cut Cause, err error) {
 	const margin = 512 // so that a right hint meets io.EOF without growing
 	buf := make([]byte, 0, min(max(sizeHint, 0), limit)+margin)
 	for {
@@ -135,7 +135,7 @@ func readBody(r io.Reader, sizeHint, limit int) (body []byte, cut Reason, err er
 		case err == io.EOF:
 			return buf, "", nil
 		case errors.As(err, &be):
-			return buf, be.Reason, nil
+			return buf, be.Cause, nil
 		default:
 			return nil, "", err
 		}
@@ -179,8 +179,8 @@ type splitter struct {
 	labels []byte
 }
 
-// split returns why the body as a whole has to be put aside, or "".
-func (s *splitter) split() Reason {
+// split returns why the body as a whole has to be quarantined, or "".
+func (s *splitter) split() Cause {
 	if len(bytes.TrimLeft(s.body, " \t\r\n")) == 0 {
 		return ""
 	}
@@ -189,12 +189,12 @@ func (s *splitter) split() Reason {
 	defer func() { d.release() }()
 	if d.PeekKind() != '[' {
 		if err := d.SkipValue(); err != nil {
-			return syntaxReason(err)
+			return syntaxCause(err)
 		}
 		return NotArray
 	}
 	if _, err := d.ReadToken(); err != nil {
-		return syntaxReason(err)
+		return syntaxCause(err)
 	}
 	for {
 		kind := d.PeekKind()
@@ -214,25 +214,25 @@ func (s *splitter) split() Reason {
 		// jsontext refuses nesting beyond 10,000 levels and cannot go on. Find the element's end another way, keep
 		// its bytes, and let a new decoder read the rest of the array.
 		rest := trimSeparator(s.body[start:])
-		n, reason := deepLen(rest, s.lim.Depth)
+		n, cause := deepLen(rest, s.lim.Depth)
 		if n == 0 {
-			return cmp.Or(reason, syntaxReason(err))
+			return cmp.Or(cause, syntaxCause(err))
 		}
 		s.seen++
-		s.batch.Quarantined = append(s.batch.Quarantined, Quarantined{Reason: TooDeep, Raw: bytes.Clone(rest[:n])})
+		s.batch.Quarantined = append(s.batch.Quarantined, Quarantined{Cause: TooDeep, Raw: bytes.Clone(rest[:n])})
 		base = len(s.body) - len(rest) + n - len(arrayAgain)
 		copy(s.body[base:], arrayAgain)
 		d.release()
 		d = decode(s.body[base:])
 		if _, err := d.ReadToken(); err != nil {
-			return syntaxReason(err)
+			return syntaxCause(err)
 		}
 		if err := d.SkipValue(); err != nil {
-			return syntaxReason(err)
+			return syntaxCause(err)
 		}
 	}
 	if _, err := d.ReadToken(); err != nil {
-		return syntaxReason(err)
+		return syntaxCause(err)
 	}
 	if len(bytes.TrimLeft(s.body[base+int(d.InputOffset()):], " \t\r\n")) != 0 {
 		return TrailingBytes
@@ -240,7 +240,7 @@ func (s *splitter) split() Reason {
 	return ""
 }
 
-// arrayAgain, written over the end of an element that was put aside, makes the rest of the body an array again.
+// arrayAgain, written over the end of an element that was quarantined, makes the rest of the body an array again.
 const arrayAgain = "[0"
 
 // element reads one element and returns the identity of an object.
@@ -279,19 +279,19 @@ func (s *splitter) element(d *decoder, kind jsontext.Kind) (id string, err error
 	return id, err
 }
 
-// add accepts an element or puts it aside.
+// add accepts an element or quarantines it.
 func (s *splitter) add(id string, kind jsontext.Kind, raw []byte) {
 	s.seen++
-	var reason Reason
+	var cause Cause
 	switch {
 	case kind != '{':
-		reason = NotObject
+		cause = NotObject
 	case len(raw) > s.lim.Event:
-		reason = EventTooLarge
+		cause = EventTooLarge
 	case !s.valid && !utf8.Valid(raw):
-		reason = InvalidUTF8
+		cause = InvalidUTF8
 	case tooDeep(raw, s.lim.Depth):
-		reason = TooDeep
+		cause = TooDeep
 	default:
 		if id == "" {
 			id = spellHash(sha256.Sum256(raw))
@@ -309,7 +309,7 @@ func (s *splitter) add(id string, kind jsontext.Kind, raw []byte) {
 	if len(raw) > MaxQuarantined {
 		raw = nil
 	}
-	s.batch.Quarantined = append(s.batch.Quarantined, Quarantined{Reason: reason, Raw: raw})
+	s.batch.Quarantined = append(s.batch.Quarantined, Quarantined{Cause: cause, Raw: raw})
 }
 
 // trimSeparator drops the comma and white space that stand between the previous element and this one.
@@ -333,9 +333,9 @@ func tooDeep(raw []byte, depth int) bool {
 }
 
 // deepLen returns the length of the JSON value that b begins with if it nests beyond depth. Otherwise it returns 0, and
-// the reason to put the body aside where that is known better here than by the caller. encoding/json's tokens have no
+// the cause to quarantine the body where that is known better here than by the caller. encoding/json's tokens have no
 // limit of depth, at a price that only such values pay.
-func deepLen(b []byte, depth int) (int, Reason) {
+func deepLen(b []byte, depth int) (int, Cause) {
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.UseNumber()
 	level, deepest := 0, 0
@@ -368,8 +368,8 @@ func deepLen(b []byte, depth int) (int, Reason) {
 	}
 }
 
-// syntaxReason tells a body that ends too early from one that is wrong.
-func syntaxReason(err error) Reason {
+// syntaxCause tells a body that ends too early from one that is wrong.
+func syntaxCause(err error) Cause {
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		return Truncated
 	}

@@ -63,7 +63,7 @@ func TestParseBatch(t *testing.T) {
 		{"too large", `[` + long + `,{"a":1}]`, []string{`{"a":1}`}, []string{"event_too_large: " + long}},
 		{"too many", `[{},{},{"c":3},{},{},{},{}]`, []string{"{}", "{}", `{"c":3}`, "{}", "{}"}, []string{"too_many_events"}},
 		{"as many as allowed", `[{},{},{},{},{}]`, []string{"{}", "{}", "{}", "{}", "{}"}, nil},
-		{"elements put aside count as well", `[1,2,3,4,5,{}]`, nil, []string{"not_object: 1", "not_object: 2", "not_object: 3", "not_object: 4", "not_object: 5", "too_many_events"}},
+		{"quarantined elements count as well", `[1,2,3,4,5,{}]`, nil, []string{"not_object: 1", "not_object: 2", "not_object: 3", "not_object: 4", "not_object: 5", "too_many_events"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, r := range []io.Reader{strings.NewReader(c.body), iotest.OneByteReader(strings.NewReader(c.body)), iotest.DataErrReader(strings.NewReader(c.body))} {
@@ -74,7 +74,7 @@ func TestParseBatch(t *testing.T) {
 					events = append(events, string(e.Raw))
 				}
 				for _, q := range b.Quarantined {
-					text := string(q.Reason)
+					text := string(q.Cause)
 					if q.Raw != nil {
 						text += ": " + string(q.Raw)
 					}
@@ -138,9 +138,9 @@ func TestParseBatchBodyErrors(t *testing.T) {
 	})
 	for _, c := range []struct {
 		name, text string
-		reason     Reason
+		cause      Cause
 		accepted   int
-		want       Reason
+		want       Cause
 	}{
 		{"a bad checksum behind a whole array", `[{"a":1},{"b":1}]`, BadGzip, 2, BadGzip},
 		{"bad gzip in mid-event", `[{"a":1},{"b":`, BadGzip, 1, BadGzip},
@@ -150,10 +150,10 @@ func TestParseBatchBodyErrors(t *testing.T) {
 		{"cut off behind broken JSON", `[{"a":1},{]`, Truncated, 1, BrokenJSON},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b, err := ParseBatch(reader(c.text, &BodyError{Reason: c.reason, Err: broken}), 0, DefaultLimits)
+			b, err := ParseBatch(reader(c.text, &BodyError{Cause: c.cause, Err: broken}), 0, DefaultLimits)
 			require.NoError(t, err)
 			require.Len(t, b.Events, c.accepted)
-			require.Equal(t, []Quarantined{{Reason: c.want}}, b.Quarantined)
+			require.Equal(t, []Quarantined{{Cause: c.want}}, b.Quarantined)
 		})
 	}
 	t.Run("too large", func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestParseBatchBodyErrors(t *testing.T) {
 		b, err := ParseBatch(io.MultiReader(strings.NewReader(`[{"a":1},{"b":1},{"c":1}]`), endless{}), 0, lim)
 		require.NoError(t, err)
 		require.Len(t, b.Events, 2)
-		require.Equal(t, []Quarantined{{Reason: BodyTooLarge}}, b.Quarantined)
+		require.Equal(t, []Quarantined{{Cause: BodyTooLarge}}, b.Quarantined)
 	})
 	t.Run("exactly at the cap", func(t *testing.T) {
 		lim := DefaultLimits
@@ -177,7 +177,7 @@ func TestParseBatchBodyErrors(t *testing.T) {
 		b, err := ParseBatch(strings.NewReader(`[{"a":"`+strings.Repeat("x", MaxQuarantined)+`"},{"b":1}]`), 0, DefaultLimits)
 		require.NoError(t, err)
 		require.Len(t, b.Events, 1)
-		require.Equal(t, []Quarantined{{Reason: EventTooLarge}}, b.Quarantined)
+		require.Equal(t, []Quarantined{{Cause: EventTooLarge}}, b.Quarantined)
 	})
 }
 

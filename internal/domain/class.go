@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,4 +91,19 @@ func CodeOf(err error) string {
 		err = e.Err
 	}
 	return ""
+}
+
+// Reclass is err with another class: a copy, because whoever returned err may still look at it. An error without a class
+// is returned with this one. text, unless empty, replaces the message.
+func Reclass(err error, class Class, text string) error {
+	if err == nil {
+		return nil
+	}
+	var e *Error
+	if !errors.As(err, &e) {
+		return &Error{Class: class, Text: cmp.Or(text, err.Error()), Err: err}
+	}
+	changed := *e
+	changed.Class, changed.Text = class, cmp.Or(text, e.Text)
+	return &changed
 }

@@ -11,33 +11,33 @@ import (
 	"time"
 )
 
-// Place is where a record stands in the log.
-type Place struct {
+// Position is where a record stands in the log.
+type Position struct {
 	Topic     string
 	Partition int32
 	Offset    int64
 }
 
-// Place is where the record came from.
-func (r Record) Place() Place { return Place{r.Topic, r.Partition, r.Offset} }
+// Position is where the record came from.
+func (r Record) Position() Position { return Position{r.Topic, r.Partition, r.Offset} }
 
-// String spells the place as dead letters are known by: topic:partition:offset.
-func (p Place) String() string { return fmt.Sprintf("%s:%d:%d", p.Topic, p.Partition, p.Offset) }
+// String spells the position as dead letters are known by: topic:partition:offset.
+func (p Position) String() string { return fmt.Sprintf("%s:%d:%d", p.Topic, p.Partition, p.Offset) }
 
-// ParsePlace reads what String wrote.
-func ParsePlace(s string) (Place, error) {
+// ParsePosition reads what String wrote.
+func ParsePosition(s string) (Position, error) {
 	if fields := strings.Split(s, ":"); len(fields) == 3 && fields[0] != "" {
 		partition, err := strconv.ParseInt(fields[1], 10, 32)
 		offset, offsetErr := strconv.ParseInt(fields[2], 10, 64)
 		if err == nil && offsetErr == nil && partition >= 0 && offset >= 0 {
-			return Place{fields[0], int32(partition), offset}, nil
+			return Position{fields[0], int32(partition), offset}, nil
 		}
 	}
-	return Place{}, fmt.Errorf("%.100q is no id of a dead letter: they look like docket.dlq:3:1207", s)
+	return Position{}, fmt.Errorf("%.100q is no id of a dead letter: they look like docket.dlq:3:1207", s)
 }
 
-// Compare orders places as a log is read: by topic, partition and offset.
-func (p Place) Compare(o Place) int {
+// Compare orders positions as a log is read: by topic, partition and offset.
+func (p Position) Compare(o Position) int {
 	return cmp.Or(cmp.Compare(p.Topic, o.Topic), cmp.Compare(p.Partition, o.Partition), cmp.Compare(p.Offset, o.Offset))
 }
 
@@ -50,7 +50,7 @@ const (
 	DeadOpen DeadState = "open"
 	// DeadReplayed is one that was sent on its way again, and has neither come back nor been seen as a row.
 	DeadReplayed DeadState = "replayed"
-	// DeadDiscarded is one that an operator has given up. Its bytes stay in the log until the topic's retention.
+	// DeadDiscarded is one that an operator has discarded. Its bytes stay in the log until the topic's retention.
 	DeadDiscarded DeadState = "discarded"
 	// DeadStored is one whose bytes stand in a row.
 	DeadStored DeadState = "stored"
@@ -61,17 +61,17 @@ var DeadStates = []DeadState{DeadOpen, DeadReplayed, DeadDiscarded, DeadStored}
 
 // DeadLetter is a dead record as the index knows it. Copies, by tenant, hash of the bytes and class, are one.
 type DeadLetter struct {
-	// ID is the place of the first copy, and Place that of the newest, where the bytes are read.
+	// ID is the position of the first copy, and Position that of the newest, where the bytes are read.
 	ID string
-	Place
+	Position
 	State DeadState
-	// Class, Code and Error tell the failure; Text is the error without what differs from row to row. Reason is why the bytes
-	// were put aside; Refused or GaveUp for a row that the store did not take.
-	Class  Class
-	Code   string
-	Reason Reason
-	Error  string
-	Text   string
+	// Class, Code and Error tell the failure; Text is the error without what differs from row to row. Cause is why the
+	// bytes were quarantined; Rejected or AttemptsExhausted for a row that the store did not take.
+	Class Class
+	Code  string
+	Cause Cause
+	Error string
+	Text  string
 	// Fingerprint is that of class, code, text and path.
 	Fingerprint string
 	// Attempts counts the failures that were the row's own.
@@ -108,15 +108,17 @@ func (p *Projector) DeadLetter(r Record, topics Topics) DeadLetter {
 		return s
 	}
 	l := DeadLetter{
-		ID: r.Place().String(), Place: r.Place(), State: DeadOpen, Class: h.ErrorClass, Code: clean(h.ErrorCode), Reason: Reason(clean(string(h.Reason))),
-		Error: clean(h.Error), Attempts: h.Attempt, Tenant: cmp.Or(clean(h.Tenant), DefaultTenant), SHA256: sha256.Sum256(r.Value), Bytes: len(r.Value),
-		Upload: clean(h.Upload), Origin: clean(h.Origin), ReceivedAt: h.ReceivedAt, FirstFailedAt: h.FirstFailedAt, DiedAt: r.WrittenAt.UTC().Truncate(time.Microsecond),
+		ID: r.Position().String(), Position: r.Position(), State: DeadOpen,
+		Class: h.ErrorClass, Code: clean(h.ErrorCode), Cause: Cause(clean(string(h.Reason))), Error: clean(h.Error),
+		Attempts: h.Attempt, Tenant: cmp.Or(clean(h.Tenant), DefaultTenant), SHA256: sha256.Sum256(r.Value),
+		Bytes: len(r.Value), Upload: clean(h.Upload), Origin: clean(h.Origin), ReceivedAt: h.ReceivedAt,
+		FirstFailedAt: h.FirstFailedAt, DiedAt: r.WrittenAt.UTC().Truncate(time.Microsecond),
 		Copies: 1, Replay: clean(h.Replay), Replays: h.ReplayCount,
 	}
 	if !slices.Contains(Classes, l.Class) {
 		l.Class = Unknown
 	}
-	l.Decision = !l.Reason.Quarantines()
+	l.Decision = l.Cause.OfDecision()
 	l.Whole = !l.Decision && hex.EncodeToString(l.SHA256[:]) == h.Upload
 	if !l.Whole {
 		d := p.Project(r)
@@ -128,15 +130,16 @@ func (p *Projector) DeadLetter(r Record, topics Topics) DeadLetter {
 			l.DecisionID = ""
 		}
 	}
-	if l.Reason == "" {
-		if l.Reason = Refused; r.Topic == topics.ParkingDLQ {
-			l.Reason = GaveUp
+	if l.Cause == "" {
+		if l.Cause = Rejected; r.Topic == topics.ParkingDLQ {
+			l.Cause = AttemptsExhausted
 		}
 	}
-	b := BlameOf(&Error{Class: l.Class, Code: l.Code, Text: cmp.Or(l.Error, string(l.Reason))}, l.Path)
-	l.Text, l.Fingerprint = b.Text, b.Fingerprint
+	failure := &Error{Class: l.Class, Code: l.Code, Text: cmp.Or(l.Error, string(l.Cause))}
+	rejection := RejectionOf(failure, l.Tenant, l.Path)
+	l.Text, l.Fingerprint = rejection.Text, rejection.Fingerprint
 	if l.Error == "" {
-		l.Text = string(l.Reason) // with its digits
+		l.Text = string(l.Cause) // with its digits
 	}
 	return l
 }
@@ -177,7 +180,7 @@ type DeadGroup struct {
 	Fingerprint string
 	Class       Class
 	Code        string
-	Reason      Reason
+	Cause       Cause
 	Text        string
 	Path        string
 	// Letters counts them by state.

@@ -67,24 +67,27 @@ func (d *Decision) Time() time.Time {
 	return d.Timestamp
 }
 
-// Fate is what became of a record at the saver or the parking role. It is also a metric label.
-type Fate string
+// SaveStatus is what became of a record at the saver or the parking role. It is also a metric label.
+type SaveStatus string
 
-// The fates. The store decides the first four; SaveBatch returns no other.
+// The save statuses. The store decides the first four; SaveBatch returns no other.
 const (
 	// Saved is a new row.
-	Saved Fate = "saved"
+	Saved SaveStatus = "saved"
 	// Duplicate is a row that was there already, with the same bytes.
-	Duplicate Fate = "duplicate"
+	Duplicate SaveStatus = "duplicate"
 	// Conflicting is a row whose key is taken by other bytes. Nothing was written.
-	Conflicting Fate = "conflict"
+	Conflicting SaveStatus = "conflict"
 	// TooOld is a row older than the window. Nothing was written.
-	TooOld Fate = "expired"
+	TooOld SaveStatus = "expired"
 	// Parked is a record that went to the parking topic.
-	Parked Fate = "parked"
+	Parked SaveStatus = "parked"
 	// Dead is a record that went to a dead-letter topic.
-	Dead Fate = "dead"
+	Dead SaveStatus = "dead"
 )
+
+// SaveStatuses lists every save status.
+var SaveStatuses = []SaveStatus{Saved, Duplicate, Conflicting, TooOld, Parked, Dead}
 
 // Window is the span of timestamps that the store keeps by day.
 type Window struct {
@@ -107,8 +110,8 @@ const (
 	BeforeWindow
 )
 
-// Place decides where a decision with this timestamp belongs at now.
-func (w Window) Place(timestamp, now time.Time) Placement {
+// Classify says where a decision with this timestamp belongs at now.
+func (w Window) Classify(timestamp, now time.Time) Placement {
 	switch {
 	case timestamp.IsZero() || timestamp.After(now.Add(w.Ahead)):
 		return Outside

@@ -1,29 +1,46 @@
 package domain
 
 import (
-	"encoding/json"
-	"net/url"
 	"slices"
 	"time"
 )
 
-// JobKind is what a job does to dead letters.
+// JobKind is what a job does.
 type JobKind string
 
 // The kinds of jobs.
 const (
 	// Replay sends dead letters on their way again, through the parking topic.
 	Replay JobKind = "replay"
-	// Discard gives them up; nothing is deleted from the log.
+	// Discard closes dead letters for good; nothing is deleted from the log.
 	Discard JobKind = "discard"
 	// Reindex reads the dead-letter topics into the index again.
 	Reindex JobKind = "reindex"
 )
 
+// Lane is what jobs wait in: those of one lane are worked on one at a time, in the order in which they were made.
+type Lane string
+
+// The lanes.
+const (
+	// DryRuns only look, and wait for each other only.
+	DryRuns Lane = "dry_runs"
+	// DeadLetterJobs change dead letters.
+	DeadLetterJobs Lane = "dead_letters"
+)
+
+// Lane is what a job of this kind waits in.
+func (k JobKind) Lane(dryRun bool) Lane {
+	if dryRun {
+		return DryRuns
+	}
+	return DeadLetterJobs
+}
+
 // JobState is how far a job is.
 type JobState string
 
-// The states of a job. Pending and running ones are taken up by whichever parking role has time, also after a crash.
+// The states of a job. A process that has time takes up pending and running ones, also after a crash.
 const (
 	JobPending JobState = "pending"
 	JobRunning JobState = "running"
@@ -36,49 +53,100 @@ const (
 	JobDone     JobState = "done"
 )
 
+// JobStates lists every state.
+var JobStates = []JobState{JobPending, JobRunning, JobPaused, JobStopped, JobCanceled, JobFailed, JobDone}
+
+// Active reports that the job is worked on, or will be without anybody doing anything.
+func (s JobState) Active() bool { return s == JobPending || s == JobRunning }
+
+// Over reports that nothing more will happen to the job.
+func (s JobState) Over() bool { return s == JobCanceled || s == JobFailed || s == JobDone }
+
+// JobStatesThat lists the states that fit, as the stores' statements name them.
+func JobStatesThat(fit func(JobState) bool) []JobState {
+	return slices.DeleteFunc(slices.Clone(JobStates), func(s JobState) bool { return !fit(s) })
+}
+
+// JobMove is what an operator may do to a job.
+type JobMove string
+
+// The moves.
+const (
+	Cancel JobMove = "cancel"
+	Pause  JobMove = "pause"
+	Resume JobMove = "resume"
+)
+
+// JobMoves lists every move.
+var JobMoves = []JobMove{Cancel, Pause, Resume}
+
+// Can reports whether a job in this state may be moved so. This and To are the state machine of jobs; what a runner does
+// to its job goes from JobRunning to wherever its JobStep says.
+func (s JobState) Can(m JobMove) bool {
+	switch m {
+	case Cancel:
+		return !s.Over()
+	case Pause:
+		return s.Active()
+	case Resume:
+		return s == JobPaused || s == JobStopped
+	}
+	return false
+}
+
+// To is the state that a move leads to.
+func (m JobMove) To() JobState {
+	switch m {
+	case Cancel:
+		return JobCanceled
+	case Pause:
+		return JobPaused
+	case Resume:
+		return JobPending
+	}
+	return ""
+}
+
+// From lists the states that a move may begin in.
+func (m JobMove) From() []JobState { return JobStatesThat(func(s JobState) bool { return s.Can(m) }) }
+
 // What an operator need not say.
 const (
 	DefaultMaxReplays = 3
 	DefaultStopRatio  = 0.1
 )
 
-// Active are the states in which a job is worked on, or will be.
-var Active = []JobState{JobPending, JobRunning}
-
-// Resumable are the states in which an operator may let a job go on.
-var Resumable = []JobState{JobPaused, JobStopped}
-
-// Over reports that nothing more will happen to the job.
-func (s JobState) Over() bool { return s == JobCanceled || s == JobFailed || s == JobDone }
-
-// Job is an operator's work on dead letters.
+// Job is an operator's work that a process does in the background.
 type Job struct {
 	ID   string
 	Kind JobKind
 	// DryRun only looks.
 	DryRun bool
 	// Filter chooses dead letters; those that died after CreatedAt do not belong to the job.
-	Filter Query
+	Filter Filter
+	// Tenants are the caller's when the job was made: it touches nothing of others.
+	Tenants Scope
 	// Rate is in records a second, 0 for as fast as it goes. Max is the most dead letters that are dealt with, 0 for all.
 	Rate float64
 	Max  int64
 	// MaxReplays is the guard against loops: what was replayed as often is left alone.
 	MaxReplays int
 	// StopRatio stops the job when more than this share of what it replayed has failed again.
-	StopRatio   float64
-	Reason, Who string
-	State       JobState
-	// Message is for people: why the job is where it is.
-	Message string
+	StopRatio float64
+	// Comment says why, and Caller who.
+	Comment, Caller string
+	State           JobState
+	// Message says why the job is where it is.
+	Message Message
 	// Matched counts what the filter chose when the job was made. Done were dealt with: Stored have a row, Failed came back,
-	// Reparsed were put-aside bytes that are no row themselves. Skipped were left alone.
+	// Reparsed were quarantined bytes that are no row themselves. Skipped were left alone.
 	Matched, Done, Stored, Failed, Reparsed, Skipped int64
 	// BaseDone and BaseFailed are what they were when an operator last let the job go on.
 	BaseDone, BaseFailed int64
-	// After is the last place that was dealt with.
-	After Place
+	// After is the last position that was dealt with.
+	After Position
 	// Report is what a dry run found.
-	Report                                       *Rehearsal
+	Report                                       *DryRunReport
 	CreatedAt, StartedAt, FinishedAt, LeaseUntil time.Time
 	// Owner is the process that works on it until LeaseUntil.
 	Owner string
@@ -107,123 +175,116 @@ type JobStep struct {
 	Job, Owner string
 	At         time.Time
 	LeaseUntil time.Time
-	// Moved are dead letters that have come to the state To or, where they were replayed and a row has their bytes by now, to
-	// DeadStored; those whose newest copy is another by now stay as they are. Failed were tried and stay open.
-	Moved  []DeadLetter
-	Failed []Place
-	To     DeadState
-	// Reparsed, Skipped and Indexed, which were read into the index, add to the job's; Matched, unless it is 0, is what there is.
-	Reparsed, Skipped, Indexed, Matched int64
-	// After is the last place that was dealt with; zero leaves it as it is.
-	After Place
-	// State and Message are the job's next; "" leaves it running.
+	// Done and Skipped add to the job's; Matched, unless it is 0, is what there is.
+	Done, Skipped, Matched int64
+	// After is the last position that was dealt with; zero leaves it as it is.
+	After Position
+	// State is the job's next; "" leaves it running.
 	State   JobState
-	Message string
-	Report  *Rehearsal
+	Message Message
+	Report  *DryRunReport
 	// Audit is written down with the next state, unless it has no action.
 	Audit AuditEntry
 }
 
-// Rehearsal is what a dry run found. It is kept, and shown, as JSON.
-type Rehearsal struct {
+// LetterStep is a JobStep that moves dead letters.
+type LetterStep struct {
+	JobStep
+	// Moved are dead letters that have come to the state To or, where they were replayed and a row has their bytes by now,
+	// to DeadStored; those whose newest copy is another by now stay as they are. Failed were tried and stay open.
+	Moved  []DeadLetter
+	Failed []Position
+	To     DeadState
+	// Reparsed adds to the job's.
+	Reparsed int64
+}
+
+// DryRunReport is what a dry run found.
+type DryRunReport struct {
 	// Verdict is in one word whether to go on: safe, some_fail, all_fail, gone or nothing; "" for a discard.
-	Verdict string `json:"verdict"`
+	Verdict string
 	// Histogram counts the dead letters by why and where, the most frequent first, at most MaxTallies.
-	Histogram []Tally `json:"histogram"`
-	// Tried were saved in transactions that were rolled back, out of Of: what they would be now, by fate, and those that would
-	// fail.
-	Tried    int              `json:"tried"`
-	Of       int64            `json:"of"`
-	Fates    map[string]int   `json:"fates"`
-	Failures []RehearsalFault `json:"failures"`
-	// Bodies are put-aside bytes, Events the decisions that would come of them now, and Broken those that would stay put aside.
-	Bodies int `json:"bodies"`
-	Events int `json:"events"`
-	Broken int `json:"broken"`
+	Histogram []Tally
+	// Tried were saved in transactions that were rolled back, out of Of. Statuses counts them by what they would be now;
+	// those that would fail are counted under DryRunFailed.
+	Tried    int
+	Of       int64
+	Statuses map[SaveStatus]int
+	Failures []DryRunFailure
+	// Bodies are quarantined bytes, Events the decisions that would come of them now, and Broken those that would stay
+	// quarantined.
+	Bodies int
+	Events int
+	Broken int
 	// Gone are those whose bytes are not in the log any more.
-	Gone int `json:"gone"`
+	Gone int
 }
 
-// String spells the rehearsal as it is kept, or "" where there is none.
-func (r *Rehearsal) String() string {
-	if r == nil {
-		return ""
-	}
-	b, err := json.Marshal(r)
-	if err != nil {
-		panic(err) // texts and numbers
-	}
-	return string(b)
-}
-
-// Restore reads the filter and the report as they are kept: what Query.Filter and Rehearsal.String spell.
-func (j *Job) Restore(filter, report string) error {
-	values, err := url.ParseQuery(filter)
-	if err == nil {
-		j.Filter, err = ParseDeadQuery(values, j.CreatedAt)
-	}
-	if err != nil || report == "" {
-		return err
-	}
-	j.Report = new(Rehearsal)
-	return json.Unmarshal([]byte(report), j.Report)
-}
+// DryRunFailed counts in a DryRunReport what the store would reject again.
+const DryRunFailed SaveStatus = "failed"
 
 // Tally counts dead letters of one kind.
 type Tally struct {
-	Reason  Reason `json:"reason"`
-	Path    string `json:"path"`
-	Class   Class  `json:"class"`
-	Code    string `json:"code"`
-	Error   string `json:"error"`
-	Letters int64  `json:"letters"`
+	Cause   Cause
+	Path    string
+	Class   Class
+	Code    string
+	Error   string
+	Letters int64
 }
 
 // MaxTallies bounds a histogram.
 const MaxTallies = 100
 
-// RehearsalFault is one way to fail.
-type RehearsalFault struct {
-	Fingerprint string `json:"fingerprint"`
-	Class       Class  `json:"class"`
-	Code        string `json:"code"`
-	Error       string `json:"error"`
-	Path        string `json:"path"`
-	Letters     int    `json:"letters"`
+// DryRunFailure is one way to fail.
+type DryRunFailure struct {
+	Fingerprint string
+	Class       Class
+	Code        string
+	Error       string
+	Path        string
+	Letters     int
 	// Sample is the id of one of them.
-	Sample string `json:"sample"`
+	Sample string
 }
 
 // Fail counts a dead letter that would fail again.
-func (r *Rehearsal) Fail(b Blame, id string) {
-	i := slices.IndexFunc(r.Failures, func(f RehearsalFault) bool { return f.Fingerprint == b.Fingerprint })
+func (r *DryRunReport) Fail(b Rejection, id string) {
+	i := slices.IndexFunc(r.Failures, func(f DryRunFailure) bool { return f.Fingerprint == b.Fingerprint })
 	if i < 0 {
 		if len(r.Failures) == MaxTallies {
 			return
 		}
 		i = len(r.Failures)
-		r.Failures = append(r.Failures, RehearsalFault{Fingerprint: b.Fingerprint, Class: b.Class, Code: b.Code, Error: b.Text, Path: b.Path, Sample: id})
+		r.Failures = append(r.Failures, DryRunFailure{
+			Fingerprint: b.Fingerprint, Class: b.Class, Code: b.Code, Error: b.Text, Path: b.Path, Sample: id,
+		})
 	}
 	r.Failures[i].Letters++
 }
 
-// AuditEntry is something that a person did. Entries are only ever added.
+// AuditEntry is something that a person did, or docket for a person. Entries are only ever added.
 type AuditEntry struct {
 	At time.Time
-	// Who is the token's name, and Action what was done, such as replay.create.
-	Who, Action string
+	// Caller is the credential's name, and Action what was done, such as replay.create.
+	Caller, Action string
+	// Tenants are the caller's: only who has all of them sees the entry.
+	Tenants Scope
 	// Target is what it was done to: a job, a fingerprint, a range of the log.
 	Target string
-	// Filter spells which dead letters were meant, as a query string.
-	Filter                string
+	// Filter says which dead letters were meant.
+	Filter                Filter
 	Matched, Done, Failed int64
-	Reason, Outcome       string
+	Comment               string
+	// Outcome says what came of it.
+	Outcome Message
 }
 
 // Audit is the entry for something that happens to the job.
-func (j Job) Audit(what, who string, at time.Time) AuditEntry {
+func (j Job) Audit(what, caller string, at time.Time) AuditEntry {
 	return AuditEntry{
-		At: at.UTC().Truncate(time.Microsecond), Who: who, Action: string(j.Kind) + "." + what, Target: j.ID, Filter: j.Filter.Filter().Encode(),
-		Matched: j.Matched, Done: j.Done, Failed: j.Failed, Reason: j.Reason, Outcome: j.Message,
+		At: at.UTC().Truncate(time.Microsecond), Caller: caller, Tenants: j.Tenants, Action: string(j.Kind) + "." + what,
+		Target: j.ID, Filter: j.Filter, Matched: j.Matched, Done: j.Done, Failed: j.Failed, Comment: j.Comment,
+		Outcome: j.Message,
 	}
 }

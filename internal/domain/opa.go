@@ -2,8 +2,8 @@ package domain
 
 import "time"
 
-// Sighting is what ingest has seen of one OPA since it last reported: a change, to be added to what is known.
-type Sighting struct {
+// Observation is what ingest has seen of one OPA since it last reported: a change, to be added to what is known.
+type Observation struct {
 	// Tenant and OPA name it; OPA is its labels.id, or "" where uploads bring none.
 	Tenant string
 	OPA    string
@@ -18,8 +18,8 @@ type Sighting struct {
 	StatusAt time.Time
 }
 
-// Merge adds a later sighting of the same OPA.
-func (s *Sighting) Merge(later Sighting) {
+// Merge adds a later observation of the same OPA.
+func (s *Observation) Merge(later Observation) {
 	if later.Version != "" {
 		s.Version = later.Version
 	}
@@ -38,7 +38,7 @@ func (s *Sighting) Merge(later Sighting) {
 
 // OPA is what is known of one OPA.
 type OPA struct {
-	Sighting
+	Observation
 	// Interval is the usual time between two uploads, recent ones weighing more; zero until there were two.
 	Interval time.Duration
 }

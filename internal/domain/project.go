@@ -43,13 +43,10 @@ func (p *Projector) Project(rec Record) Decision {
 	}()
 	c.read(p.fallback, rec.Value)
 	d := Decision{
-		Tenant:     rec.Headers.Tenant,
+		Tenant:     rec.Headers.Owner(),
 		ReceivedAt: rec.Headers.ReceivedAt.UTC().Truncate(time.Microsecond),
 		Event:      rec.Value,
 		SHA256:     sha256.Sum256(rec.Value),
-	}
-	if d.Tenant == "" {
-		d.Tenant = DefaultTenant
 	}
 	d.Path = strings.TrimLeft(c.scalar(p.fallback.path), "/")
 	for i, m := range p.mappings {

@@ -15,7 +15,7 @@ type Topics struct {
 	Parking string
 	// ParkingDLQ holds what was parked and given up after the last attempt.
 	ParkingDLQ string
-	// DLQ is the data DLQ: what no store would ever take, and what ingest put aside.
+	// DLQ is the data DLQ: what the database would never accept, and what ingest quarantined.
 	DLQ string
 }
 
@@ -36,10 +36,10 @@ func (t Topics) All() []string { return []string{t.Decisions, t.Parking, t.Parki
 type Record struct {
 	// Topic is where the record goes, or came from.
 	Topic string
-	// Partition and Offset are its place there. The log sets them on consuming and ignores them on publishing.
+	// Partition and Offset are its position there. The log sets them on consuming and ignores them on publishing.
 	Partition int32
 	Offset    int64
-	// WrittenAt is when the log took it. It is set and ignored as the place is.
+	// WrittenAt is when the log took it. It is set and ignored as the position is.
 	WrittenAt time.Time
 	// Key is the decision id. Records of one key share a partition.
 	Key string
@@ -49,7 +49,7 @@ type Record struct {
 	Headers Headers
 }
 
-// Origin is the record's place as the docket-origin header spells it.
+// Origin is the record's position as the docket-origin header spells it.
 func (r Record) Origin() string { return fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset) }
 
 // Headers is what a record carries beside the event. Zero fields are not written.
@@ -62,8 +62,8 @@ type Headers struct {
 	ReceivedAt time.Time
 	// Upload is the hex SHA-256 of the body as received; OPA's retry of an upload repeats it.
 	Upload string
-	// Reason stands on quarantined records.
-	Reason Reason
+	// Reason stands on quarantined records, and on those that the store in good health did not keep.
+	Reason Cause
 	// TraceParent is docket's own trace (W3C Trace Context), never the application's.
 	TraceParent string
 	// Attempt counts failures that were the row's own, from 1.
@@ -81,6 +81,14 @@ type Headers struct {
 	// Replay is the operator's replay job, and ReplayCount the guard against loops.
 	Replay      string
 	ReplayCount int
+}
+
+// Owner is the tenant that the record belongs to: DefaultTenant where no header says so.
+func (h Headers) Owner() string {
+	if h.Tenant == "" {
+		return DefaultTenant
+	}
+	return h.Tenant
 }
 
 // maxErrorText bounds the docket-error header, in bytes.
@@ -169,7 +177,7 @@ func DecodeHeaders(headers []Header) Headers {
 		case headerUpload:
 			h.Upload = p.Value
 		case headerReason:
-			h.Reason = Reason(p.Value)
+			h.Reason = Cause(p.Value)
 		case headerTraceParent:
 			h.TraceParent = p.Value
 		case headerAttempt:

@@ -82,7 +82,7 @@ func TestWindow(t *testing.T) {
 		now: Inside, now.Add(-time.Hour): Inside, now.Add(-time.Hour - 1): BeforeWindow,
 		now.Add(time.Minute): Inside, now.Add(time.Minute + 1): Outside, {}: Outside,
 	} {
-		require.Equal(t, want, w.Place(at, now), at)
+		require.Equal(t, want, w.Classify(at, now), at)
 	}
 }
 
@@ -95,7 +95,7 @@ func TestParseQueryRefuses(t *testing.T) {
 		"limit=0":                   "limit: ",
 		"limit=1001":                "limit: ",
 		"limit=many":                "limit: ",
-		"cursor=xyz":                "cursor: cursor \"xyz\" is not one of ours",
+		"cursor=xyz":                "cursor: cursor \"xyz\" is not one of docket's",
 		"outcome=maybe":             "outcome: \"maybe\" is no outcome",
 		"path=":                     "path: is empty",
 		"path=!":                    "path: is empty",
@@ -124,9 +124,9 @@ func FuzzParseCursor(f *testing.F) {
 	})
 }
 
-func TestSightingMerge(t *testing.T) {
+func TestObservationMerge(t *testing.T) {
 	at := func(s int64) time.Time { return time.Unix(s, 0) }
-	s := Sighting{OPA: "a", Version: "1", First: at(10), Last: at(20), Uploads: 2, Events: 5}
-	s.Merge(Sighting{First: at(30), Last: at(30), Uploads: 1, Events: 1, Status: []byte("x"), StatusAt: at(30)})
-	require.Equal(t, Sighting{OPA: "a", Version: "1", First: at(10), Last: at(30), Uploads: 3, Events: 6, Status: []byte("x"), StatusAt: at(30)}, s)
+	s := Observation{OPA: "a", Version: "1", First: at(10), Last: at(20), Uploads: 2, Events: 5}
+	s.Merge(Observation{First: at(30), Last: at(30), Uploads: 1, Events: 1, Status: []byte("x"), StatusAt: at(30)})
+	require.Equal(t, Observation{OPA: "a", Version: "1", First: at(10), Last: at(30), Uploads: 3, Events: 6, Status: []byte("x"), StatusAt: at(30)}, s)
 }

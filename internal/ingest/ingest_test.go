@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"strings"
 	"sync"
@@ -26,14 +25,14 @@ type publisher func(context.Context, []domain.Record) error
 
 func (p publisher) Publish(ctx context.Context, r []domain.Record) error { return p(ctx, r) }
 
-// registry keeps what is reported, or fails.
-type registry struct {
+// recorder keeps what is reported, or fails.
+type recorder struct {
 	mu  sync.Mutex
-	got []domain.Sighting
+	got []domain.Observation
 	err error
 }
 
-func (r *registry) RecordOPAs(_ context.Context, s []domain.Sighting) error {
+func (r *recorder) RecordOPAs(_ context.Context, s []domain.Observation) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err == nil {
@@ -42,18 +41,14 @@ func (r *registry) RecordOPAs(_ context.Context, s []domain.Sighting) error {
 	return r.err
 }
 
-func (r *registry) OPAs(context.Context) ([]domain.OPA, error) {
-	return nil, errors.New("not asked here")
-}
-
-func newService(p publisher) (*Service, *Roster, *registry) {
-	store := &registry{}
-	roster := NewRoster(store, slog.New(slog.DiscardHandler))
-	return New(Config{Topics: topics, Limits: domain.DefaultLimits, PublishTimeout: DefaultPublishTimeout}, p, roster, nil), roster, store
+func newService(p publisher) (*Service, *Inventory, *recorder) {
+	store := &recorder{}
+	inventory := NewInventory(store, slog.New(slog.DiscardHandler))
+	return New(Assembler{Topics: topics, Limits: domain.DefaultLimits}, Default().PublishTimeout, p, inventory, nil), inventory, store
 }
 
 func upload(body string) Upload {
-	return Upload{Tenant: "t", Partition: "p", Wire: []byte("wire of " + body), Body: strings.NewReader(body), Reserve: func(int) error { return nil }, ReceivedAt: time.Unix(5, 0).UTC()}
+	return Upload{Tenant: "t", Partition: "p", Wire: []byte(body), ReceivedAt: time.Unix(5, 0).UTC()}
 }
 
 func TestAcceptPublishesEverythingAtOnce(t *testing.T) {
@@ -61,7 +56,7 @@ func TestAcceptPublishesEverythingAtOnce(t *testing.T) {
 	s, _, _ := newService(func(_ context.Context, r []domain.Record) error { calls = append(calls, r); return nil })
 	receipt, err := s.Accept(t.Context(), upload(`[{"decision_id":"a"},7,{"b":1},{`))
 	require.NoError(t, err)
-	require.Equal(t, Receipt{Accepted: 2, Quarantined: 2, Reasons: map[domain.Reason]int{domain.NotObject: 1, domain.Truncated: 1}}, receipt)
+	require.Equal(t, Receipt{Accepted: 2, Quarantined: 2, Reasons: map[domain.Cause]int{domain.NotObject: 1, domain.Truncated: 1}}, receipt)
 	require.Len(t, calls, 1)
 	got := calls[0]
 	require.Len(t, got, 4)
@@ -72,7 +67,7 @@ func TestAcceptPublishesEverythingAtOnce(t *testing.T) {
 	require.Equal(t, "7", string(got[2].Value))
 	require.Equal(t, domain.NotObject, got[2].Headers.Reason)
 	require.Equal(t, domain.Invalid, got[2].Headers.ErrorClass)
-	require.Equal(t, `wire of [{"decision_id":"a"},7,{"b":1},{`, string(got[3].Value), "the whole body, as it came")
+	require.Equal(t, `[{"decision_id":"a"},7,{"b":1},{`, string(got[3].Value), "the whole body, as it came")
 	require.Equal(t, domain.Truncated, got[3].Headers.Reason)
 	for _, r := range got {
 		require.Equal(t, "t", r.Headers.Tenant)
@@ -82,7 +77,7 @@ func TestAcceptPublishesEverythingAtOnce(t *testing.T) {
 	}
 }
 
-func TestWireBytesArePutAsideOnce(t *testing.T) {
+func TestWireBytesAreQuarantinedOnce(t *testing.T) {
 	var got []domain.Record
 	s, _, _ := newService(func(_ context.Context, r []domain.Record) error { got = r; return nil })
 	huge := `{"x":"` + strings.Repeat("y", domain.MaxQuarantined) + `"}`
@@ -93,61 +88,47 @@ func TestWireBytesArePutAsideOnce(t *testing.T) {
 }
 
 func TestNothingToPublish(t *testing.T) {
-	s, roster, _ := newService(func(context.Context, []domain.Record) error { return errors.New("not called") })
+	s, inventory, _ := newService(func(context.Context, []domain.Record) error { return errors.New("not called") })
 	receipt, err := s.Accept(t.Context(), upload("[]"))
 	require.NoError(t, err)
-	require.Equal(t, Receipt{Reasons: map[domain.Reason]int{}}, receipt)
-	require.Empty(t, roster.seen)
+	require.Equal(t, Receipt{Reasons: map[domain.Cause]int{}}, receipt)
+	require.Empty(t, inventory.seen)
 }
 
 func TestAcceptAnswersInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, roster, _ := newService(func(ctx context.Context, _ []domain.Record) error { <-ctx.Done(); return ctx.Err() })
+		s, inventory, _ := newService(func(ctx context.Context, _ []domain.Record) error { <-ctx.Done(); return ctx.Err() })
 		start := time.Now()
 		_, err := s.Accept(t.Context(), upload(`[{}]`))
 		require.Equal(t, domain.Unavailable, domain.ClassOf(err))
-		require.Equal(t, DefaultPublishTimeout, time.Since(start))
-		require.Empty(t, roster.seen, "what was not acknowledged was not seen")
+		require.Equal(t, Default().PublishTimeout, time.Since(start))
+		require.Empty(t, inventory.seen, "what was not acknowledged was not seen")
 	})
 }
 
-func TestBodyErrorsOfTheTransport(t *testing.T) {
-	s, _, _ := newService(func(context.Context, []domain.Record) error { return errors.New("not called") })
-	u := upload("")
-	u.Body = io.MultiReader(strings.NewReader(`[{"a":1},`), failingReader{})
-	_, err := s.Accept(t.Context(), u)
-	require.ErrorIs(t, err, errReader)
-}
-
-var errReader = errors.New("over budget")
-
-type failingReader struct{}
-
-func (failingReader) Read([]byte) (int, error) { return 0, errReader }
-
-func TestRoster(t *testing.T) {
+func TestInventory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, roster, store := newService(func(context.Context, []domain.Record) error { return nil })
+		s, inventory, store := newService(func(context.Context, []domain.Record) error { return nil })
 		ctx, cancel := context.WithCancel(t.Context())
-		go roster.Run(ctx)
+		go inventory.Run(ctx)
 		synctest.Wait() // it reports once at the start
 		event := `[{"labels":{"id":"opa-1","version":"1.22.2"}},{"labels":{"id":"opa-1","version":"1.22.2"},"x":1}]`
 		for range 3 {
 			_, err := s.Accept(t.Context(), upload(event))
 			require.NoError(t, err)
 		}
-		roster.Status("t", "", []byte(`{"labels":{"id":"opa-1"},"x":1}`), time.Unix(9, 0))
-		roster.Status("t", "", []byte(`no JSON`), time.Unix(9, 0))
-		roster.Status("t", "", []byte(`{"labels":{}}`), time.Unix(9, 0))
+		inventory.Status("t", "", []byte(`{"labels":{"id":"opa-1"},"x":1}`), time.Unix(9, 0))
+		inventory.Status("t", "", []byte(`no JSON`), time.Unix(9, 0))
+		inventory.Status("t", "", []byte(`{"labels":{}}`), time.Unix(9, 0))
 		time.Sleep(reportEvery + time.Millisecond)
 		synctest.Wait()
 		require.Len(t, store.got, 1)
-		require.Equal(t, domain.Sighting{
+		require.Equal(t, domain.Observation{
 			Tenant: "t", OPA: "opa-1", Version: "1.22.2", First: time.Unix(5, 0).UTC(), Last: time.Unix(5, 0).UTC(), Uploads: 3, Events: 6,
 			Status: []byte(`{"labels":{"id":"opa-1"},"x":1}`), StatusAt: time.Unix(9, 0),
 		}, store.got[0])
 
-		// While the store is away sightings add up, and the last report comes when the roster ends.
+		// While the store is away observations add up, and the last report comes when the inventory ends.
 		store.err = errors.New("away")
 		for range 2 {
 			_, err := s.Accept(t.Context(), upload(event))
@@ -165,11 +146,11 @@ func TestRoster(t *testing.T) {
 	})
 }
 
-func TestRosterOfACollector(t *testing.T) {
-	s, roster, store := newService(func(context.Context, []domain.Record) error { return nil })
+func TestInventoryOfACollector(t *testing.T) {
+	s, inventory, store := newService(func(context.Context, []domain.Record) error { return nil })
 	_, err := s.Accept(t.Context(), upload(`[{"labels":{"id":"a"}},{"labels":{"id":"b"}},{"labels":{"id":"a"}},{}]`))
 	require.NoError(t, err)
-	require.NoError(t, roster.report(t.Context()))
+	require.NoError(t, inventory.report(t.Context()))
 	got := map[string][2]int64{}
 	for _, o := range store.got {
 		got[o.OPA] = [2]int64{o.Uploads, o.Events}
@@ -177,27 +158,17 @@ func TestRosterOfACollector(t *testing.T) {
 	require.Equal(t, map[string][2]int64{"a": {1, 2}, "b": {1, 1}, "": {1, 1}}, got)
 }
 
-func TestReserveRefuses(t *testing.T) {
-	s, _, _ := newService(func(context.Context, []domain.Record) error { return errors.New("not called") })
-	u := upload("[{},{},7]")
-	asked := 0
-	u.Reserve = func(n int) error { asked = n; return errReader }
-	_, err := s.Accept(t.Context(), u)
-	require.ErrorIs(t, err, errReader)
-	require.Equal(t, 3*recordOverhead, asked)
-}
-
-func TestRosterIsBounded(t *testing.T) {
-	_, roster, store := newService(nil)
+func TestInventoryIsBounded(t *testing.T) {
+	_, inventory, store := newService(nil)
 	store.err = errors.New("away")
 	for round := range 3 {
-		for i := range maxRoster + 10 {
-			roster.add(domain.Sighting{OPA: fmt.Sprint(round, "-", i), Status: make([]byte, maxStatus), StatusAt: time.Unix(1, 0)})
+		for i := range maxInventory + 10 {
+			inventory.add(domain.Observation{OPA: fmt.Sprint(round, "-", i), Status: make([]byte, maxStatus), StatusAt: time.Unix(1, 0)})
 		}
-		require.Error(t, roster.report(t.Context()))
-		require.LessOrEqual(t, len(roster.seen), maxRoster)
+		require.Error(t, inventory.report(t.Context()))
+		require.LessOrEqual(t, len(inventory.seen), maxInventory)
 		bytes := 0
-		for _, s := range roster.seen {
+		for _, s := range inventory.seen {
 			bytes += len(s.Status)
 		}
 		require.LessOrEqual(t, bytes, maxStatuses)

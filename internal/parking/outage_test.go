@@ -19,6 +19,7 @@ import (
 	"github.com/docket-project/docket/internal/parking"
 	"github.com/docket-project/docket/internal/ports"
 	"github.com/docket-project/docket/internal/saver"
+	"github.com/docket-project/docket/internal/sink"
 )
 
 // absent is a real store that is away for a while: it then takes as long as a pool to say so.
@@ -31,7 +32,7 @@ type absent struct {
 
 var errAway = domain.Errorf(domain.Unavailable, "no connection within 3 s")
 
-func (a *absent) SaveBatch(ctx context.Context, rows []domain.Decision) ([]domain.Fate, error) {
+func (a *absent) SaveBatch(ctx context.Context, rows []domain.Decision) ([]domain.SaveStatus, error) {
 	if a.away.Load() {
 		a.tries.Add(1)
 		time.Sleep(3 * time.Second)
@@ -71,14 +72,16 @@ func TestSixHourOutage(t *testing.T) {
 		projector, err := domain.NewProjector(nil)
 		require.NoError(t, err)
 
-		breaker := saver.NewBreaker(store, nil, logger)
-		writer := saver.NewWriter(store, breaker, saver.Concurrency{Ceiling: 2, Adaptive: true}, projector, noop.NewTracerProvider().Tracer(""), nil)
-		flood, metrics := saver.NewFlood(store, breaker, nil, logger), saver.NewMetrics(nil)
-		retry := saver.Retry{Topics: topics, MaxAttempts: 10, BackoffMin: time.Second, BackoffMax: time.Minute}
-		save := saver.New(writer, log, retry, flood, metrics, logger)
-		park := parking.New(parking.Config{
-			Save: writer.Save, Busy: writer.Busy, Log: log, Retry: retry, Flood: flood, Metrics: metrics, Logger: logger,
-			Concurrency: saver.Concurrency{Ceiling: 1, Adaptive: true},
+		breaker := sink.NewBreaker(store, nil, logger)
+		writer := sink.NewWriter(store, breaker, sink.Concurrency{Ceiling: 2, Adaptive: true}, projector, noop.NewTracerProvider().Tracer(""), nil)
+		router := &sink.Router{
+			Topics: topics, Retry: sink.Retry{MaxAttempts: 10, BackoffMin: time.Second, BackoffMax: time.Minute},
+			Guard: sink.NewGuard(store, breaker, nil, logger), Metrics: sink.NewMetrics(nil),
+		}
+		save := saver.New(writer, router, log, logger)
+		park := parking.New(parking.Parts{
+			Save: writer.Save, Busy: writer.Busy, Log: log, Router: router, Logger: logger,
+			Concurrency: sink.Concurrency{Ceiling: 1, Adaptive: true},
 		}, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		var roles sync.WaitGroup
@@ -136,7 +139,9 @@ func TestSixHourOutage(t *testing.T) {
 		}
 		cancel()
 		roles.Wait()
-		page, err := store.Search(t.Context(), domain.Query{Since: time.Now().Add(-24 * time.Hour), Until: time.Now().Add(time.Hour), Limit: 10_000})
+		page, err := store.Search(t.Context(), domain.AllTenants(), domain.Query{
+			Filter: domain.Filter{Since: time.Now().Add(-24 * time.Hour), Until: time.Now().Add(time.Hour)}, Limit: 10_000,
+		})
 		require.NoError(t, err)
 		require.Len(t, page.Items, sent, "everything is stored, once")
 		for _, item := range page.Items {

@@ -12,7 +12,7 @@ import (
 
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ports"
-	"github.com/docket-project/docket/internal/saver"
+	"github.com/docket-project/docket/internal/sink"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -22,12 +22,12 @@ var topics = domain.TopicsWithPrefix("docket.")
 // bench is a Parking whose store answers as the test says, and that keeps what is published.
 type bench struct {
 	*Parking
-	answer func(domain.Record) saver.Verdict
+	answer func(domain.Record) sink.Verdict
 	tried  []string
 	out    []domain.Record
 	err    error
 	busy   bool
-	ledger ledger
+	stats  stats
 }
 
 func (b *bench) Publish(_ context.Context, records []domain.Record) error {
@@ -38,50 +38,53 @@ func (b *bench) Publish(_ context.Context, records []domain.Record) error {
 }
 
 func newBench() *bench {
-	b := &bench{answer: func(domain.Record) saver.Verdict { return saver.Verdict{Fate: domain.Saved} }}
-	save := func(_ context.Context, records []domain.Record) []saver.Verdict {
-		var out []saver.Verdict
+	b := &bench{answer: func(domain.Record) sink.Verdict { return sink.Verdict{Status: domain.Saved} }}
+	save := func(_ context.Context, records []domain.Record) []sink.Verdict {
+		var out []sink.Verdict
 		for _, r := range records {
 			b.tried = append(b.tried, r.Key)
 			out = append(out, b.answer(r))
 		}
 		return out
 	}
-	retry := saver.Retry{Topics: topics, MaxAttempts: 3, BackoffMin: time.Second, BackoffMax: 4 * time.Second}
+	retry := sink.Retry{MaxAttempts: 3, BackoffMin: time.Second, BackoffMax: 4 * time.Second}
 	logger := slog.New(slog.DiscardHandler)
-	b.Parking = New(Config{
-		Save: save, Busy: func() bool { return b.busy }, Log: b, Retry: retry, Flood: saver.NewFlood(&b.ledger, saver.NewBreaker(nil, nil, logger), nil, logger),
-		Concurrency: saver.Concurrency{Ceiling: 2, Adaptive: true}, Metrics: saver.NewMetrics(nil), Logger: logger,
+	b.Parking = New(Parts{
+		Save: save, Busy: func() bool { return b.busy }, Log: b, Logger: logger,
+		Router: &sink.Router{
+			Topics: topics, Retry: retry, Guard: sink.NewGuard(&b.stats, sink.NewBreaker(nil, nil, logger), nil, logger), Metrics: sink.NewMetrics(nil),
+		},
+		Concurrency: sink.Concurrency{Ceiling: 2, Adaptive: true},
 	}, nil)
 	return b
 }
 
-// ledger tells what the other processes have judged.
-type ledger struct {
-	ports.BlameLedger
-	report domain.BlameReport
+// stats tells what the other processes have judged.
+type stats struct {
+	ports.RejectionStats
+	report domain.RejectionReport
 }
 
-func (l *ledger) ExchangeBlames(context.Context, time.Time, int64, []domain.Blame) (domain.BlameReport, error) {
-	return l.report, nil
+func (s *stats) ExchangeRejections(context.Context, time.Time, domain.RejectionTally) (domain.RejectionReport, error) {
+	return s.report, nil
 }
 
-func (l *ledger) SetFloodStop(context.Context, time.Time, bool) error { return nil }
+func (s *stats) SetGuard(context.Context, time.Time, bool) error { return nil }
 
 func parked(offset int64, key string, h domain.Headers) domain.Record {
 	h.Origin = "docket.decisions/0/1"
 	return domain.Record{Topic: topics.Parking, Offset: offset, Key: key, Value: []byte(key), Headers: h}
 }
 
-func failing(class domain.Class) saver.Verdict {
-	return saver.Verdict{Err: &domain.Error{Class: class, Code: "X", Text: "no"}}
+func failing(class domain.Class) sink.Verdict {
+	return sink.Verdict{Err: &domain.Error{Class: class, Code: "X", Text: "no"}}
 }
 
 func TestSavesWhatIsDue(t *testing.T) {
 	b := newBench()
-	holds, err := b.Handle(t.Context(), []domain.Record{parked(0, "a", domain.Headers{}), parked(1, "b", domain.Headers{Attempt: 1})})
+	pauses, err := b.Handle(t.Context(), []domain.Record{parked(0, "a", domain.Headers{}), parked(1, "b", domain.Headers{Attempt: 1})})
 	require.NoError(t, err)
-	require.Empty(t, holds)
+	require.Empty(t, pauses)
 	require.Equal(t, []string{"a", "b"}, b.tried)
 	require.Empty(t, b.out)
 }
@@ -91,20 +94,20 @@ func TestStoreWait(t *testing.T) {
 		t.Run(string(class), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBench()
-				b.answer = func(r domain.Record) saver.Verdict {
+				b.answer = func(r domain.Record) sink.Verdict {
 					if r.Key == "a" {
-						return saver.Verdict{Fate: domain.Saved}
+						return sink.Verdict{Status: domain.Saved}
 					}
 					return failing(class)
 				}
 				batch := []domain.Record{parked(0, "a", domain.Headers{}), parked(1, "b", domain.Headers{}), parked(2, "c", domain.Headers{})}
 				longest := time.Duration(0)
 				for range 100 { // an outage of minutes
-					holds, err := b.Handle(t.Context(), batch)
+					pauses, err := b.Handle(t.Context(), batch)
 					require.NoError(t, err)
-					require.Len(t, holds, 1)
-					require.EqualValues(t, 1, holds[0].Offset, "what is saved in front is done")
-					wait := time.Until(holds[0].Until)
+					require.Len(t, pauses, 1)
+					require.EqualValues(t, 1, pauses[0].Offset, "what is saved in front is done")
+					wait := time.Until(pauses[0].Until)
 					require.Positive(t, wait)
 					require.LessOrEqual(t, wait, storeWaitMax)
 					longest = max(longest, wait)
@@ -112,10 +115,10 @@ func TestStoreWait(t *testing.T) {
 				}
 				require.Greater(t, longest, 2*time.Second, "it backs off")
 				require.Empty(t, b.out, "nothing is written, and no attempt is spent")
-				b.answer = func(domain.Record) saver.Verdict { return saver.Verdict{Fate: domain.Duplicate} }
-				holds, err := b.Handle(t.Context(), batch[1:])
+				b.answer = func(domain.Record) sink.Verdict { return sink.Verdict{Status: domain.Duplicate} }
+				pauses, err := b.Handle(t.Context(), batch[1:])
 				require.NoError(t, err)
-				require.Empty(t, holds)
+				require.Empty(t, pauses)
 			})
 		})
 	}
@@ -124,13 +127,13 @@ func TestStoreWait(t *testing.T) {
 func TestRecordBackoffAndLastAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench()
-		b.answer = func(domain.Record) saver.Verdict { return failing(domain.Unknown) }
+		b.answer = func(domain.Record) sink.Verdict { return failing(domain.Unknown) }
 		first := time.Now().Add(-time.Hour)
 		r := parked(0, "a", domain.Headers{Attempt: 1, FirstFailedAt: first})
 		for attempt := 2; attempt < 3; attempt++ {
-			holds, err := b.Handle(t.Context(), []domain.Record{r})
+			pauses, err := b.Handle(t.Context(), []domain.Record{r})
 			require.NoError(t, err)
-			require.Empty(t, holds)
+			require.Empty(t, pauses)
 			next := b.out[len(b.out)-1]
 			require.Equal(t, topics.Parking, next.Topic)
 			require.Equal(t, attempt, next.Headers.Attempt)
@@ -152,22 +155,22 @@ func TestRecordBackoffAndLastAttempt(t *testing.T) {
 	})
 }
 
-func TestInvalidConflictAndExpiredAreBuried(t *testing.T) {
+func TestInvalidConflictAndExpiredAreDeadLettered(t *testing.T) {
 	b := newBench()
-	b.answer = func(r domain.Record) saver.Verdict {
+	b.answer = func(r domain.Record) sink.Verdict {
 		switch r.Key {
 		case "invalid":
 			return failing(domain.Invalid)
 		case "conflict":
-			return saver.Verdict{Fate: domain.Conflicting}
+			return sink.Verdict{Status: domain.Conflicting}
 		default:
-			return saver.Verdict{Fate: domain.TooOld}
+			return sink.Verdict{Status: domain.TooOld}
 		}
 	}
 	_, err := b.Handle(t.Context(), []domain.Record{parked(0, "invalid", domain.Headers{}), parked(1, "conflict", domain.Headers{}), parked(2, "expired", domain.Headers{})})
 	require.NoError(t, err)
 	require.Len(t, b.out, 3)
-	for i, reason := range []domain.Reason{"", domain.Conflict, domain.Expired} {
+	for i, reason := range []domain.Cause{"", domain.Conflict, domain.Expired} {
 		require.Equal(t, topics.DLQ, b.out[i].Topic)
 		require.Equal(t, reason, b.out[i].Headers.Reason)
 	}
@@ -179,19 +182,19 @@ func TestNotYetDue(t *testing.T) {
 		soon, later := time.Now().Add(500*time.Millisecond), time.Now().Add(3*time.Second)
 		batch := []domain.Record{parked(5, "later", domain.Headers{Attempt: 1, NotBefore: later}), parked(6, "soon", domain.Headers{Attempt: 2, NotBefore: soon})}
 
-		holds, err := b.Handle(t.Context(), batch)
+		pauses, err := b.Handle(t.Context(), batch)
 		require.NoError(t, err)
-		require.Equal(t, []ports.Hold{{Topic: topics.Parking, Offset: 5, Until: soon}}, holds, "in place until the first is due")
+		require.Equal(t, []ports.Pause{{Topic: topics.Parking, Offset: 5, Until: soon}}, pauses, "in place until the first is due")
 		require.Empty(t, b.tried)
 
-		holds, err = b.Handle(t.Context(), batch[:1])
+		pauses, err = b.Handle(t.Context(), batch[:1])
 		require.NoError(t, err)
-		require.Equal(t, time.Now().Add(recheck), holds[0].Until, "never for long: others may be parked behind it")
+		require.Equal(t, time.Now().Add(recheck), pauses[0].Until, "never for long: others may be parked behind it")
 
 		time.Sleep(500 * time.Millisecond)
-		holds, err = b.Handle(t.Context(), batch)
+		pauses, err = b.Handle(t.Context(), batch)
 		require.NoError(t, err)
-		require.Empty(t, holds)
+		require.Empty(t, pauses)
 		require.Equal(t, []string{"soon"}, b.tried)
 		require.Len(t, b.out, 1, "the other makes way for what is behind it")
 		require.Equal(t, batch[0].Headers, b.out[0].Headers, "unchanged")
@@ -201,25 +204,25 @@ func TestNotYetDue(t *testing.T) {
 func TestAClockThatWasSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench()
-		holds, err := b.Handle(t.Context(), []domain.Record{parked(0, "a", domain.Headers{Attempt: 1, NotBefore: time.Now().Add(24 * time.Hour)})})
+		pauses, err := b.Handle(t.Context(), []domain.Record{parked(0, "a", domain.Headers{Attempt: 1, NotBefore: time.Now().Add(24 * time.Hour)})})
 		require.NoError(t, err)
-		require.Empty(t, holds)
+		require.Empty(t, pauses)
 		require.Equal(t, []string{"a"}, b.tried, "no backoff is a day long")
 	})
 }
 
-func TestHeldRecordsAreNotSettledTwice(t *testing.T) {
+func TestRecordsBehindAPauseAreJudgedOnce(t *testing.T) {
 	b := newBench()
-	b.answer = func(r domain.Record) saver.Verdict {
+	b.answer = func(r domain.Record) sink.Verdict {
 		if r.Key == "away" {
 			return failing(domain.Unavailable)
 		}
 		return failing(domain.Invalid)
 	}
-	holds, err := b.Handle(t.Context(), []domain.Record{parked(0, "x", domain.Headers{}), parked(1, "away", domain.Headers{}), parked(2, "y", domain.Headers{})})
+	pauses, err := b.Handle(t.Context(), []domain.Record{parked(0, "x", domain.Headers{}), parked(1, "away", domain.Headers{}), parked(2, "y", domain.Headers{})})
 	require.NoError(t, err)
-	require.Len(t, holds, 1)
-	require.EqualValues(t, 1, holds[0].Offset)
+	require.Len(t, pauses, 1)
+	require.EqualValues(t, 1, pauses[0].Offset)
 	require.Len(t, b.out, 1, "y is delivered again and judged then")
 	require.Equal(t, "x", b.out[0].Key)
 }
@@ -227,45 +230,45 @@ func TestHeldRecordsAreNotSettledTwice(t *testing.T) {
 func TestPublishFailureIsNotDone(t *testing.T) {
 	b := newBench()
 	b.err = domain.Errorf(domain.Unavailable, "the log is away")
-	b.answer = func(domain.Record) saver.Verdict { return failing(domain.Invalid) }
+	b.answer = func(domain.Record) sink.Verdict { return failing(domain.Invalid) }
 	_, err := b.Handle(t.Context(), []domain.Record{parked(0, "x", domain.Headers{})})
 	require.ErrorIs(t, err, b.err)
 }
 
 func TestShutdown(t *testing.T) {
 	b := newBench()
-	b.answer = func(domain.Record) saver.Verdict { return failing(domain.Canceled) }
+	b.answer = func(domain.Record) sink.Verdict { return failing(domain.Canceled) }
 	_, err := b.Handle(t.Context(), []domain.Record{parked(0, "x", domain.Headers{})})
 	require.Equal(t, domain.Canceled, domain.ClassOf(err))
 	require.Empty(t, b.out)
 }
 
-// flooded makes the processes together see a flood.
-func (b *bench) flooded(t *testing.T, now bool) {
+// guarded has the processes together turn the guard on.
+func (b *bench) guarded(t *testing.T, now bool) {
 	t.Helper()
-	b.ledger.report = domain.BlameReport{Judged: 20_000}
+	b.stats.report = domain.RejectionReport{Judged: 20_000}
 	if now {
-		b.ledger.report.Blames = []domain.Blame{{Fingerprint: "other", Rows: 5_000}}
+		b.stats.report.Rejections = []domain.Rejection{{Fingerprint: "other", Rows: 5_000}}
 	}
-	b.Flood.Judge(t.Context(), []domain.Record{parked(0, "x", domain.Headers{})}, []saver.Verdict{failing(domain.Unknown)})
-	require.Equal(t, now, b.Flood.Stopping())
+	b.Router.Guard.Judge(t.Context(), []domain.Record{parked(0, "x", domain.Headers{})}, []sink.Verdict{failing(domain.Unknown)})
+	require.Equal(t, now, b.Router.Guard.On())
 }
 
-// TestFloodParksAgain has rows that would be buried, and one at its last attempt.
-func TestFloodParksAgain(t *testing.T) {
+// TestGuardParksAgain has rows that would be dead-lettered, some at their last attempt.
+func TestGuardParksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench()
-		b.flooded(t, true)
-		b.answer = func(r domain.Record) saver.Verdict { return failing(r.Headers.ErrorClass) }
+		b.guarded(t, true)
+		b.answer = func(r domain.Record) sink.Verdict { return failing(r.Headers.ErrorClass) }
 		var batch []domain.Record
 		for i := range 50 {
 			class := []domain.Class{domain.Invalid, domain.Unknown}[i%2]
 			batch = append(batch, parked(int64(i), "bad", domain.Headers{ErrorClass: class, Attempt: 2}))
 		}
-		holds, err := b.Handle(t.Context(), batch)
+		pauses, err := b.Handle(t.Context(), batch)
 		require.NoError(t, err)
-		require.Equal(t, []ports.Hold{{Topic: topics.Parking, Offset: 50, Until: time.Now().Add(floodPause)}}, holds, "all of it is done, and not so soon again")
-		require.Len(t, b.tried, 2*sampleSize, "of each reason; the others are spared the search")
+		require.Equal(t, []ports.Pause{{Topic: topics.Parking, Offset: 50, Until: time.Now().Add(guardPause)}}, pauses, "all of it is done, and not so soon again")
+		require.Len(t, b.tried, 2*sampleSize, "of each error; the others are not isolated")
 		require.Len(t, b.out, 50)
 		for _, r := range b.out {
 			require.Equal(t, topics.Parking, r.Topic)
@@ -273,10 +276,10 @@ func TestFloodParksAgain(t *testing.T) {
 			require.GreaterOrEqual(t, time.Until(r.Headers.NotBefore), 2*time.Second)
 			require.LessOrEqual(t, time.Until(r.Headers.NotBefore), 4*time.Second)
 		}
-		// One of two causes is mended: its sample shows it, and its others follow at once.
-		b.answer = func(r domain.Record) saver.Verdict {
+		// One of two causes is fixed: its sample shows it, and its others follow at once.
+		b.answer = func(r domain.Record) sink.Verdict {
 			if r.Headers.ErrorClass == domain.Invalid {
-				return saver.Verdict{Fate: domain.Saved}
+				return sink.Verdict{Status: domain.Saved}
 			}
 			return failing(domain.Unknown)
 		}
@@ -286,15 +289,15 @@ func TestFloodParksAgain(t *testing.T) {
 		require.Len(t, b.tried, 25+sampleSize)
 		require.Len(t, b.out, 25)
 		// And then the other.
-		b.answer, b.tried, b.out = func(domain.Record) saver.Verdict { return saver.Verdict{Fate: domain.Saved} }, nil, nil
+		b.answer, b.tried, b.out = func(domain.Record) sink.Verdict { return sink.Verdict{Status: domain.Saved} }, nil, nil
 		_, err = b.Handle(t.Context(), batch)
 		require.NoError(t, err)
 		require.Len(t, b.tried, 50)
 		require.Empty(t, b.out)
 		// It is over: they are dealt with as ever.
 		time.Sleep(time.Minute)
-		b.flooded(t, false)
-		b.answer = func(r domain.Record) saver.Verdict { return failing(r.Headers.ErrorClass) }
+		b.guarded(t, false)
+		b.answer = func(r domain.Record) sink.Verdict { return failing(r.Headers.ErrorClass) }
 		_, err = b.Handle(t.Context(), batch[:2])
 		require.NoError(t, err)
 		require.Equal(t, topics.DLQ, b.out[0].Topic)
@@ -302,19 +305,19 @@ func TestFloodParksAgain(t *testing.T) {
 	})
 }
 
-// TestFloodAndOutage has the store go away in the middle of a flood: everything that is due waits in place.
-func TestFloodAndOutage(t *testing.T) {
+// TestGuardAndOutage has the store go away while the guard is on: everything that is due waits in place.
+func TestGuardAndOutage(t *testing.T) {
 	b := newBench()
-	b.flooded(t, true)
-	b.answer = func(domain.Record) saver.Verdict { return failing(domain.Unavailable) }
+	b.guarded(t, true)
+	b.answer = func(domain.Record) sink.Verdict { return failing(domain.Unavailable) }
 	var batch []domain.Record
 	for i := range 50 {
 		batch = append(batch, parked(int64(i), "bad", domain.Headers{ErrorClass: domain.Invalid}))
 	}
-	holds, err := b.Handle(t.Context(), batch)
+	pauses, err := b.Handle(t.Context(), batch)
 	require.NoError(t, err)
-	require.Len(t, holds, 1)
-	require.Zero(t, holds[0].Offset)
+	require.Len(t, pauses, 1)
+	require.Zero(t, pauses[0].Offset)
 	require.Empty(t, b.out, "nothing is written")
 }
 
@@ -322,21 +325,21 @@ func TestFloodAndOutage(t *testing.T) {
 func TestAClockThatWasSetForward(t *testing.T) {
 	b := newBench()
 	b.now = func() time.Time { return time.Now().Add(24 * time.Hour) }
-	holds, err := b.Handle(t.Context(), []domain.Record{parked(0, "a", domain.Headers{Attempt: 1, NotBefore: time.Now().Add(4 * time.Second)})})
+	pauses, err := b.Handle(t.Context(), []domain.Record{parked(0, "a", domain.Headers{Attempt: 1, NotBefore: time.Now().Add(4 * time.Second)})})
 	require.NoError(t, err)
-	require.Empty(t, holds)
+	require.Empty(t, pauses)
 	require.Equal(t, []string{"a"}, b.tried)
 }
 
-// TestYieldHoldsInPlace is what the log sees of the yield.
-func TestYieldHoldsInPlace(t *testing.T) {
+// TestThrottledBatchesWaitInPlace is what the log sees of the throttle.
+func TestThrottledBatchesWaitInPlace(t *testing.T) {
 	b := newBench()
 	b.busy = true
-	holds, err := b.Handle(t.Context(), []domain.Record{parked(3, "a", domain.Headers{})})
+	pauses, err := b.Handle(t.Context(), []domain.Record{parked(3, "a", domain.Headers{})})
 	require.NoError(t, err)
-	require.Len(t, holds, 1)
-	require.EqualValues(t, 3, holds[0].Offset)
-	require.LessOrEqual(t, time.Until(holds[0].Until), turnWait)
+	require.Len(t, pauses, 1)
+	require.EqualValues(t, 3, pauses[0].Offset)
+	require.LessOrEqual(t, time.Until(pauses[0].Until), turnWait)
 	require.Empty(t, b.tried)
 	require.Empty(t, b.out)
 }

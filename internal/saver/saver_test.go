@@ -3,7 +3,6 @@ package saver_test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ports"
 	"github.com/docket-project/docket/internal/saver"
+	"github.com/docket-project/docket/internal/sink"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -47,9 +47,9 @@ type rig struct {
 	store   *sqlite.Store
 	raw     *sql.DB // another connection to the same file, for faults
 	out     *outbox
-	breaker *saver.Breaker
-	writer  *saver.Writer
-	flood   *saver.Flood
+	breaker *sink.Breaker
+	writer  *sink.Writer
+	guard   *sink.Guard
 	saver   *saver.Saver
 }
 
@@ -73,11 +73,13 @@ func newRig(t *testing.T) *rig {
 	p, err := domain.NewProjector(nil)
 	require.NoError(t, err)
 	r := &rig{store: store, raw: raw, out: &outbox{}}
-	r.breaker = saver.NewBreaker(store, nil, slog.New(slog.DiscardHandler))
-	r.writer = saver.NewWriter(store, r.breaker, saver.Concurrency{Ceiling: 4, Adaptive: true}, p, noop.NewTracerProvider().Tracer(""), nil)
-	retry := saver.Retry{Topics: topics, MaxAttempts: 10, BackoffMin: time.Minute, BackoffMax: time.Hour}
-	r.flood = saver.NewFlood(store, r.breaker, nil, slog.New(slog.DiscardHandler))
-	r.saver = saver.New(r.writer, r.out, retry, r.flood, saver.NewMetrics(nil), slog.New(slog.DiscardHandler))
+	r.breaker = sink.NewBreaker(store, nil, slog.New(slog.DiscardHandler))
+	r.writer = sink.NewWriter(store, r.breaker, sink.Concurrency{Ceiling: 4, Adaptive: true}, p, noop.NewTracerProvider().Tracer(""), nil)
+	r.guard = sink.NewGuard(store, r.breaker, nil, slog.New(slog.DiscardHandler))
+	router := &sink.Router{
+		Topics: topics, Retry: sink.Retry{MaxAttempts: 10, BackoffMin: time.Minute, BackoffMax: time.Hour}, Guard: r.guard, Metrics: sink.NewMetrics(nil),
+	}
+	r.saver = saver.New(r.writer, router, r.out, slog.New(slog.DiscardHandler))
 	return r
 }
 
@@ -128,7 +130,7 @@ func records(n int) []domain.Record {
 
 func (r *rig) stored(t *testing.T) int {
 	t.Helper()
-	page, err := r.store.Search(t.Context(), domain.Query{Limit: 1000})
+	page, err := r.store.Search(t.Context(), domain.AllTenants(), domain.Query{Limit: 1000})
 	require.NoError(t, err)
 	return len(page.Items)
 }
@@ -137,8 +139,8 @@ func (r *rig) handle(t *testing.T, batch []domain.Record) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	holds, err := r.saver.Handle(ctx, batch)
-	require.Empty(t, holds)
+	pauses, err := r.saver.Handle(ctx, batch)
+	require.Empty(t, pauses)
 	return err
 }
 
@@ -151,17 +153,17 @@ func TestEverythingIsSaved(t *testing.T) {
 	require.Empty(t, r.out.records)
 }
 
-func TestTheGuiltyRowsAndNoOthers(t *testing.T) {
+func TestTheRejectedRowsAndNoOthers(t *testing.T) {
 	r := newRig(t)
-	guilty := map[string]domain.Class{"id-3": domain.Invalid, "id-50": domain.Unknown, "id-51": domain.Invalid, "id-99": domain.Unknown}
-	for id, class := range guilty {
+	rejected := map[string]domain.Class{"id-3": domain.Invalid, "id-50": domain.Unknown, "id-51": domain.Invalid, "id-99": domain.Unknown}
+	for id, class := range rejected {
 		r.refuse(t, id, class)
 	}
 	require.NoError(t, r.handle(t, records(100)))
 	require.Equal(t, 96, r.stored(t))
 	require.Len(t, r.out.records, 4)
 	for _, got := range r.out.records {
-		class := guilty[got.Key]
+		class := rejected[got.Key]
 		sent := record(int(mustOffset(t, got.Headers.Origin)))
 		require.Equal(t, sent.Value, got.Value, "the bytes stay")
 		require.Equal(t, class, got.Headers.ErrorClass)
@@ -264,7 +266,7 @@ func TestShutdownCostsNothing(t *testing.T) {
 	require.Empty(t, r.out.records)
 }
 
-func TestNoTimeToBlameParksInstead(t *testing.T) {
+func TestNoTimeToIsolateParksInstead(t *testing.T) {
 	r := newRig(t)
 	r.refuse(t, "id-1", domain.Unknown)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // less than what is kept for publishing
@@ -276,37 +278,6 @@ func TestNoTimeToBlameParksInstead(t *testing.T) {
 		require.Equal(t, domain.Unavailable, got.Headers.ErrorClass)
 		require.Zero(t, got.Headers.Attempt)
 	}
-}
-
-func TestErrorsStayReachable(t *testing.T) {
-	cause := errors.New("cause")
-	r := saver.Rehome("x", record(5), time.Now(), domain.Errorf(domain.Unknown, "x: %w", cause))
-	require.Equal(t, topics.Decisions+"/0/5", r.Headers.Origin)
-	again := saver.Rehome("y", domain.Record{Topic: "x", Offset: 9, Headers: r.Headers}, time.Now(), cause)
-	require.Equal(t, r.Headers.Origin, again.Headers.Origin, "the first home stays")
-}
-
-func TestBackoff(t *testing.T) {
-	c := saver.Retry{BackoffMin: time.Second, BackoffMax: 60 * time.Second}
-	for attempt, ceiling := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 7: 60 * time.Second, 1000: 60 * time.Second} {
-		low, high := ceiling, time.Duration(0)
-		for range 500 {
-			d := c.Backoff(attempt)
-			require.GreaterOrEqual(t, d, time.Duration(0))
-			require.LessOrEqual(t, d, ceiling+time.Nanosecond)
-			low, high = min(low, d), max(high, d)
-		}
-		require.Less(t, low, ceiling/4, "full jitter reaches down")
-		require.Greater(t, high, ceiling*3/4, "and up")
-	}
-}
-
-func TestOneAttemptOnly(t *testing.T) {
-	retry := saver.Retry{Topics: topics, MaxAttempts: 1, BackoffMin: time.Second, BackoffMax: time.Second}
-	dead, last := retry.Again(record(1), time.Now(), errors.New("x"))
-	require.True(t, last)
-	require.Equal(t, topics.ParkingDLQ, dead.Topic)
-	require.Equal(t, 1, dead.Headers.Attempt)
 }
 
 // TestWatchFindsTheStoreBack has no batch that could notice.
@@ -334,11 +305,11 @@ func TestWatchFindsTheStoreBack(t *testing.T) {
 
 // slowStore takes as long as it is given.
 type slowStore struct {
-	ports.BlameLedger
+	ports.RejectionStats
 	deadline time.Duration
 }
 
-func (s *slowStore) SaveBatch(ctx context.Context, _ []domain.Decision) ([]domain.Fate, error) {
+func (s *slowStore) SaveBatch(ctx context.Context, _ []domain.Decision) ([]domain.SaveStatus, error) {
 	at, _ := ctx.Deadline()
 	s.deadline = time.Until(at)
 	return nil, context.DeadlineExceeded
@@ -351,10 +322,13 @@ func TestAnAttemptLeavesTimeToPark(t *testing.T) {
 	p, err := domain.NewProjector(nil)
 	require.NoError(t, err)
 	store, out := &slowStore{}, &outbox{}
-	breaker := saver.NewBreaker(store, nil, slog.New(slog.DiscardHandler))
-	w := saver.NewWriter(store, breaker, saver.Concurrency{Ceiling: 1}, p, noop.NewTracerProvider().Tracer(""), nil)
-	s := saver.New(w, out, saver.Retry{Topics: topics, MaxAttempts: 10, BackoffMin: time.Second, BackoffMax: time.Minute},
-		saver.NewFlood(store, breaker, nil, slog.New(slog.DiscardHandler)), saver.NewMetrics(nil), slog.New(slog.DiscardHandler))
+	breaker := sink.NewBreaker(store, nil, slog.New(slog.DiscardHandler))
+	w := sink.NewWriter(store, breaker, sink.Concurrency{Ceiling: 1}, p, noop.NewTracerProvider().Tracer(""), nil)
+	router := &sink.Router{
+		Topics: topics, Retry: sink.Retry{MaxAttempts: 10, BackoffMin: time.Second, BackoffMax: time.Minute},
+		Guard: sink.NewGuard(store, breaker, nil, slog.New(slog.DiscardHandler)), Metrics: sink.NewMetrics(nil),
+	}
+	s := saver.New(w, router, out, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	_, err = s.Handle(ctx, records(5))

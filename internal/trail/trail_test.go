@@ -3,7 +3,6 @@ package trail
 import (
 	"context"
 	"errors"
-	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,7 +18,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // store knows some decisions; what it does not implement is not asked of it.
 type store struct {
-	ports.Store
+	Store
 	rows   map[string]domain.Decision
 	dead   map[string][]domain.DeadLetter
 	opas   []domain.OPA
@@ -30,7 +29,7 @@ type store struct {
 	onAsk  func(asked int)
 }
 
-func (s *store) Decisions(ctx context.Context, id string) ([]domain.Decision, error) {
+func (s *store) Decisions(ctx context.Context, _ domain.Scope, id string) ([]domain.Decision, error) {
 	if s.asked++; s.onAsk != nil {
 		s.onAsk(s.asked)
 	}
@@ -47,21 +46,22 @@ func (s *store) Decisions(ctx context.Context, id string) ([]domain.Decision, er
 	return nil, s.err
 }
 
-func (s *store) DeadLettersOf(_ context.Context, id string) ([]domain.DeadLetter, error) {
+func (s *store) DeadLettersOf(_ context.Context, _ domain.Scope, id string) ([]domain.DeadLetter, error) {
 	return s.dead[id], s.err
 }
-func (s *store) OPAs(context.Context) ([]domain.OPA, error) { return s.opas, s.err }
-func (s *store) CountDeadLetters(context.Context, domain.Query) (map[domain.DeadState]int64, error) {
+func (s *store) OPAs(context.Context, domain.Scope) ([]domain.OPA, error) { return s.opas, s.err }
+func (s *store) CountDeadLetters(context.Context, domain.Scope, domain.Filter) (map[domain.DeadState]int64, error) {
 	return map[domain.DeadState]int64{domain.DeadOpen: s.bodies}, s.err
 }
 
 // log has so many records in one partition; hang makes reading wait for the context.
 type log struct {
-	ports.Log
-	n     int64
-	named map[int64]string // keys by offset
-	hang  bool
-	err   error
+	Log
+	n      int64
+	named  map[int64]string // keys by offset
+	tenant string
+	hang   bool
+	err    error
 }
 
 func (l *log) PartitionOf(context.Context, string, string) (int32, error) { return 0, l.err }
@@ -76,7 +76,7 @@ func (l *log) Read(ctx context.Context, topic string, _ int32, from int64, visit
 		return from, ctx.Err()
 	}
 	for at := from; at < l.n; at++ {
-		if !visit(domain.Record{Topic: topic, Offset: at, Key: l.named[at], WrittenAt: time.Unix(at, 0)}) {
+		if !visit(domain.Record{Topic: topic, Offset: at, Key: l.named[at], WrittenAt: time.Unix(at, 0), Headers: domain.Headers{Tenant: l.tenant}}) {
 			return at + 1, nil
 		}
 	}
@@ -85,7 +85,7 @@ func (l *log) Read(ctx context.Context, topic string, _ int32, from int64, visit
 
 func follow(t *testing.T, s *store, l *log, id, opa string, from map[string]int64) Report {
 	t.Helper()
-	r, err := New(s, l, []Stage{{Name: "saver", Topic: "decisions", Group: "g"}}).Follow(t.Context(), id, opa, from)
+	r, err := New(s, l, []Stage{{Name: "saver", Topic: "decisions", Group: "g"}}).Follow(t.Context(), domain.AllTenants(), Question{ID: id, OPA: opa, From: from})
 	require.NoError(t, err)
 	return r
 }
@@ -94,10 +94,10 @@ func TestFollow(t *testing.T) {
 	at := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	row := domain.Decision{ID: "x", ReceivedAt: at, SavedAt: at.Add(1500 * time.Millisecond)}
 	dead := func(state domain.DeadState) map[string][]domain.DeadLetter {
-		return map[string][]domain.DeadLetter{"x": {{ID: "dlq:0:1", State: state, Reason: domain.Refused, Error: "check", Replay: "r-1", ChangedAt: at}}}
+		return map[string][]domain.DeadLetter{"x": {{ID: "dlq:0:1", State: state, Cause: domain.Rejected, Error: "check", Replay: "r-1", ChangedAt: at}}}
 	}
 	opas := []domain.OPA{
-		{Sighting: domain.Sighting{OPA: "one", Last: at}}, {Sighting: domain.Sighting{OPA: "two", Last: at.Add(time.Hour)}}, {Sighting: domain.Sighting{OPA: "status only"}},
+		{Observation: domain.Observation{OPA: "one", Last: at}}, {Observation: domain.Observation{OPA: "two", Last: at.Add(time.Hour)}}, {Observation: domain.Observation{OPA: "status only"}},
 	}
 	for _, c := range []struct {
 		name  string
@@ -105,34 +105,42 @@ func TestFollow(t *testing.T) {
 		log   log
 		opa   string
 		state State
-		says  string
+		last  string // the OPA of the last upload that is named
 	}{
-		{"stored", store{rows: map[string]domain.Decision{"x": row}}, log{}, "", Stored, "saved 1.5s later"},
-		{"stored, whatever else waits", store{rows: map[string]domain.Decision{"x": row}}, log{n: 1000, hang: true}, "", Stored, "saved"},
-		{"waiting", store{}, log{n: 10, named: map[int64]string{7: "x"}}, "", Waiting, "waits in decisions for the saver"},
-		{"waiting, and the store is away", store{err: errors.New("away")}, log{n: 10, named: map[int64]string{7: "x"}}, "", Waiting, "waits"},
-		{"dead", store{dead: dead(domain.DeadOpen)}, log{}, "", Dead, "dlq:0:1: refused (check)"},
-		{"replayed", store{dead: dead(domain.DeadReplayed)}, log{}, "", Replayed, "job r-1 replayed it"},
-		{"discarded", store{dead: dead(domain.DeadDiscarded)}, log{}, "", Discarded, "given up by job r-1"},
-		{"the store is away", store{err: errors.New("away")}, log{n: 10}, "", Unknown, "the store does not answer"},
-		{"the log is away", store{}, log{err: errors.New("gone")}, "", Unknown, "cannot be read: gone"},
-		{"nowhere", store{opas: opas}, log{n: 10}, "", NotFound, `The last upload of OPA "two" came at 2026-11-20T13:00:00Z`},
-		{"nowhere, of a known OPA", store{opas: opas}, log{}, "one", NotFound, `OPA "one" came at 2026-11-20T12:00:00Z`},
-		{"nowhere, of one that is not known", store{opas: opas}, log{}, "three", NotFound, `Nothing has ever come from an OPA with the id "three"`},
-		{"nowhere, and nothing ever came", store{}, log{}, "", NotFound, "Nothing has ever come from any OPA"},
-		{"nowhere, but there are bodies", store{opas: opas, bodies: 3}, log{}, "", NotFound, "3 uploads were put aside"},
+		{"stored", store{rows: map[string]domain.Decision{"x": row}}, log{}, "", Stored, ""},
+		{"stored, whatever else waits", store{rows: map[string]domain.Decision{"x": row}}, log{n: 1000, hang: true}, "", Stored, ""},
+		{"waiting", store{}, log{n: 10, named: map[int64]string{7: "x"}}, "", Waiting, ""},
+		{"waiting, and the store is away", store{err: errors.New("away")}, log{n: 10, named: map[int64]string{7: "x"}}, "", Waiting, ""},
+		{"dead", store{dead: dead(domain.DeadOpen)}, log{}, "", Dead, ""},
+		{"replayed", store{dead: dead(domain.DeadReplayed)}, log{}, "", Replayed, ""},
+		{"discarded", store{dead: dead(domain.DeadDiscarded)}, log{}, "", Discarded, ""},
+		{"the store is away", store{err: errors.New("away")}, log{n: 10}, "", Unknown, ""},
+		{"the log is away", store{}, log{err: errors.New("gone")}, "", Unknown, ""},
+		{"nowhere", store{opas: opas}, log{n: 10}, "", NotFound, "two"},
+		{"nowhere, of a known OPA", store{opas: opas}, log{}, "one", NotFound, "one"},
+		{"nowhere, of one that is not known", store{opas: opas}, log{}, "three", NotFound, ""},
+		{"nowhere, and nothing ever came", store{}, log{}, "", NotFound, ""},
+		{"nowhere, but there are bodies", store{opas: opas, bodies: 3}, log{}, "", NotFound, "two"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := follow(t, &c.store, &c.log, "x", c.opa, nil)
-			require.Equal(t, c.state, r.State, r.Message)
-			require.Contains(t, r.Message, c.says)
+			require.Equal(t, c.state, r.State)
+			if c.state == NotFound {
+				require.True(t, r.Explained)
+			}
+			require.Equal(t, c.store.bodies, r.QuarantinedUploads)
+			if c.last == "" {
+				require.Nil(t, r.LastUpload)
+			} else {
+				require.Equal(t, c.last, r.LastUpload.OPA)
+			}
 		})
 	}
 	t.Run("dead, and not indexed yet", func(t *testing.T) {
-		r, err := New(&store{}, &log{n: 5, named: map[int64]string{3: "x"}}, []Stage{{Name: "index", Topic: "dlq", Group: "i", Dead: true}}).Follow(t.Context(), "x", "", nil)
+		r, err := New(&store{}, &log{n: 5, named: map[int64]string{3: "x"}}, []Stage{{Name: "index", Topic: "dlq", Group: "i", Dead: true}}).Follow(t.Context(), domain.AllTenants(), Question{ID: "x"})
 		require.NoError(t, err)
 		require.Equal(t, Dead, r.State)
-		require.Contains(t, r.Message, "dlq:0:3, that is not indexed yet")
+		require.Equal(t, "dlq:0:3", r.Waiting[0].Position().String())
 	})
 	t.Run("it passes from the log to the store meanwhile", func(t *testing.T) {
 		s := &store{}
@@ -145,6 +153,19 @@ func TestFollow(t *testing.T) {
 	})
 }
 
+// TestScopeHidesWhatWaits has a record of another tenant.
+func TestScopeHidesWhatWaits(t *testing.T) {
+	l := &log{n: 10, named: map[int64]string{7: "x"}, tenant: "initech"}
+	for scope, want := range map[domain.Scope]State{
+		domain.Tenants("acme"): NotFound, domain.Tenants("initech"): Waiting, domain.AllTenants(): Waiting,
+	} {
+		r, err := New(&store{}, l, []Stage{{Name: "saver", Topic: "decisions", Group: "g"}}).Follow(t.Context(), scope, Question{ID: "x"})
+		require.NoError(t, err)
+		require.Equal(t, want, r.State, scope.String())
+		require.Equal(t, want == Waiting, len(r.Waiting) > 0)
+	}
+}
+
 // TestLookIsBounded looks at no more than its share, and goes on where it stopped.
 func TestLookIsBounded(t *testing.T) {
 	l := &log{n: 2*lookAt + 50, named: map[int64]string{2*lookAt + 7: "x"}}
@@ -152,8 +173,10 @@ func TestLookIsBounded(t *testing.T) {
 	for n := range 2 {
 		r := follow(t, &store{}, l, "x", "", from)
 		require.Equal(t, Unknown, r.State)
-		require.Contains(t, r.Message, fmt.Sprintf("among %d records", l.n-int64(n+1)*lookAt))
-		require.Contains(t, r.Message, "the oldest of them of 2026-11-20T00:00:00Z")
+		left, broken := r.Left()
+		require.NoError(t, broken)
+		require.Equal(t, l.n-int64(n+1)*lookAt, left)
+		require.Equal(t, "2026-11-20T00:00:00Z", r.Search[0].Oldest.Format(time.RFC3339))
 		require.EqualValues(t, lookAt, r.Search[0].LookedAt)
 		from["decisions"] = r.Search[0].Next
 	}
@@ -178,7 +201,7 @@ func TestLookTakesThreeSeconds(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				began := time.Now()
 				r := follow(t, &c.store, &c.log, "x", "", nil)
-				require.Equal(t, Unknown, r.State, r.Message)
+				require.Equal(t, Unknown, r.State)
 				require.LessOrEqual(t, time.Since(began), c.most)
 			})
 		})
@@ -188,6 +211,6 @@ func TestLookTakesThreeSeconds(t *testing.T) {
 func TestFollowEndsWithItsCaller(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := New(&store{}, &log{n: 5, hang: true}, []Stage{{Name: "saver", Topic: "decisions", Group: "g"}}).Follow(ctx, "x", "", nil)
+	_, err := New(&store{}, &log{n: 5, hang: true}, []Stage{{Name: "saver", Topic: "decisions", Group: "g"}}).Follow(ctx, domain.AllTenants(), Question{ID: "x"})
 	require.Equal(t, domain.Canceled, domain.ClassOf(err), "%v", err)
 }

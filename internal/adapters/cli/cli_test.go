@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/docket-project/docket/internal/adapters/api"
 	"github.com/docket-project/docket/internal/domain"
 )
 
@@ -80,14 +81,14 @@ func screen(run func(Out) error) (string, error) {
 func TestFindScreens(t *testing.T) {
 	s := serve(t, map[string]string{"/api/v1/decisions": `{"items":[` + denied + `,` + failed + `],"next_cursor":"more"}`})
 	for _, output := range []string{"table", "json", "ndjson"} {
-		f := Find{Console: Console{Server: s.URL + "/"}, Output: output, Since: "1h", Denied: true, Path: []string{"a*", "!b"}, Limit: 2}
+		f := Find{Console: Console{Server: s.URL + "/"}, Form: Form{Output: output}, Since: "1h", Denied: true, Path: []string{"a*", "!b"}, Limit: 2}
 		got, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
 		require.NoError(t, err)
 		golden(t, "find-"+output, got)
 	}
 	require.Equal(t, "limit=2&outcome=denied&path=a%2A&path=%21b&since=1h", s.query)
 	nothing := serve(t, map[string]string{"/api/v1/decisions": `{"items":[],"next_cursor":null}`})
-	f := Find{Console: Console{Server: nothing.URL}, Output: "table", Since: "24h", Limit: 100}
+	f := Find{Console: Console{Server: nothing.URL}, Form: Form{Output: "table"}, Since: "24h", Limit: 100}
 	got, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
 	require.NoError(t, err)
 	golden(t, "find-nothing", got)
@@ -101,12 +102,12 @@ func TestShowScreens(t *testing.T) {
 		"/api/v1/decisions/a/b c":   failed[:len(failed)-1] + `,"event":{}}`,
 	})
 	for _, output := range []string{"table", "json", "raw"} {
-		c := Show{Console: Console{Server: s.URL}, Output: output, ID: "d-1"}
+		c := Show{Console: Console{Server: s.URL}, Form: Form{Output: output}, ID: "d-1"}
 		got, err := screen(func(o Out) error { return c.Run(t.Context(), o) })
 		require.NoError(t, err)
 		golden(t, "show-"+output, got)
 	}
-	c := Show{Console: Console{Server: s.URL}, Output: "table", ID: "a/b c"}
+	c := Show{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, ID: "a/b c"}
 	got, err := screen(func(o Out) error { return c.Run(t.Context(), o) })
 	require.NoError(t, err)
 	require.Equal(t, "/api/v1/decisions/a%2Fb%20c", s.path)
@@ -122,10 +123,10 @@ func TestStatusScreens(t *testing.T) {
 				{"tenant":"default","opa":"opa-2","version":null,"first_upload":"2026-11-20T11:00:00Z","last_upload":"2026-11-20T11:52:00Z","interval_seconds":420,"uploads":8,"events":9000,"hint":"uploads are minutes apart"}]}`,
 		},
 		"status-nothing": {`{"stages":[{"name":"saver"},{"name":"parking"}],"breaker":"closed","dead_letters":[]}`, `{"items":[]}`},
-		"status-outage":  {`{"stages":[{"name":"saver"},{"name":"parking","waiting":90000,"oldest_seconds":60}],"breaker":"open","flood_stop":true,"dead_letters":[]}`, `null`},
+		"status-outage":  {`{"stages":[{"name":"saver"},{"name":"parking","waiting":90000,"oldest_seconds":60}],"breaker":"open","guard":true,"dead_letters":[]}`, `null`},
 	} {
-		var p pipeline
-		var o *opas
+		var p api.Pipeline
+		var o *api.Items[api.OPA]
 		require.NoError(t, json.Unmarshal([]byte(body[0]), &p))
 		require.NoError(t, json.Unmarshal([]byte(body[1]), &o))
 		var b bytes.Buffer
@@ -134,7 +135,7 @@ func TestStatusScreens(t *testing.T) {
 	}
 	s := serve(t, map[string]string{"/api/v1/pipeline": `{"stages":[]}`, "/api/v1/opas": `{"items":[]}`})
 	got, err := screen(func(o Out) error {
-		return (&Status{Console: Console{Server: s.URL}, Output: "json"}).Run(t.Context(), o)
+		return (&Status{Console: Console{Server: s.URL}, Form: Form{Output: "json"}}).Run(t.Context(), o)
 	})
 	require.NoError(t, err)
 	require.JSONEq(t, `{"pipeline":{"stages":[]},"opas":{"items":[]}}`, got)
@@ -153,31 +154,31 @@ func TestStatusInAnOutage(t *testing.T) {
 	t.Cleanup(s.Close)
 	for _, output := range []string{"table", "json"} {
 		got, err := screen(func(o Out) error {
-			return (&Status{Console: Console{Server: s.URL}, Output: output}).Run(t.Context(), o)
+			return (&Status{Console: Console{Server: s.URL}, Form: Form{Output: output}}).Run(t.Context(), o)
 		})
 		require.NoError(t, err)
 		require.Contains(t, got, "open")
 	}
 }
 
-func TestFloodScreens(t *testing.T) {
-	answer := `{"stopping":true,"judged":30000,"blamed":620,"within_seconds":600,"items":[
-		{"fingerprint":"0a1b2c3d4e5f","class":"invalid","code":"23514","error":"save # rows: new row violates check constraint","path":"http/authz/allow","rows":620},
-		{"fingerprint":"ffeeddccbbaa","class":"unknown","code":null,"error":"not today","path":null,"rows":9,"accepted_until":"2026-11-21T00:00:00Z","accepted_by":"ann","accepted_reason":"a test row"}]}`
-	s := serve(t, map[string]string{"/api/v1/flood": answer, "/api/v1/flood/acceptances": `{"stopping":false,"judged":5,"blamed":0,"items":[]}`})
+func TestGuardScreens(t *testing.T) {
+	answer := `{"on":true,"judged":30000,"rejected":620,"within_seconds":600,"items":[
+		{"fingerprint":"0a1b2c3d4e5f","class":"invalid","code":"23514","error":"save # rows: new row violates check constraint","path":"http/authz/allow","tenant":"acme","rows":620},
+		{"fingerprint":"ffeeddccbbaa","class":"unknown","code":null,"error":"not today","path":null,"rows":9,"accepted_until":"2026-11-21T00:00:00Z","accepted_by":"ann","accepted_comment":"a test row"}]}`
+	s := serve(t, map[string]string{"/api/v1/dead-letters/guard": answer, "/api/v1/dead-letters/guard/acceptances": `{"on":false,"judged":5,"rejected":0,"items":[]}`})
 	for _, output := range []string{"table", "json"} {
 		got, err := screen(func(o Out) error {
-			return (&FloodShow{Console: Console{Server: s.URL}, Output: output}).Run(t.Context(), o)
+			return (&GuardShow{Console: Console{Server: s.URL}, Form: Form{Output: output}}).Run(t.Context(), o)
 		})
 		require.NoError(t, err)
-		golden(t, "flood-"+output, got)
+		golden(t, "guard-"+output, got)
 	}
 	got, err := screen(func(o Out) error {
-		return (&FloodAccept{Console: Console{Server: s.URL}, Output: "table", Fingerprint: "0a1b2c3d4e5f", Reason: "seen"}).Run(t.Context(), o)
+		return (&GuardAccept{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Fingerprint: "0a1b2c3d4e5f", Comment: "seen"}).Run(t.Context(), o)
 	})
 	require.NoError(t, err)
-	require.Equal(t, "/api/v1/flood/acceptances", s.path)
-	golden(t, "flood-accepted", got)
+	require.Equal(t, "/api/v1/dead-letters/guard/acceptances", s.path)
+	golden(t, "guard-accepted", got)
 }
 
 func TestExitCodes(t *testing.T) {
@@ -186,7 +187,7 @@ func TestExitCodes(t *testing.T) {
 	} {
 		s := serve(t, map[string]string{"/api/v1/decisions/x": `{"status":1,"title":"T","detail":"the detail"}`})
 		s.status = status
-		c := Show{Console: Console{Server: s.URL}, Output: "table", ID: "x"}
+		c := Show{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, ID: "x"}
 		_, err := screen(func(o Out) error { return c.Run(t.Context(), o) })
 		require.Equal(t, code, ExitCode(err), status)
 		require.EqualError(t, err, "the detail")
@@ -194,12 +195,12 @@ func TestExitCodes(t *testing.T) {
 	s := serve(t, map[string]string{"/api/v1/decisions/x": `{"status":503,"title":"T","detail":"d","class":"misconfigured"}`})
 	s.status = http.StatusServiceUnavailable
 	_, err := screen(func(o Out) error {
-		return (&Show{Console: Console{Server: s.URL}, Output: "table", ID: "x"}).Run(t.Context(), o)
+		return (&Show{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, ID: "x"}).Run(t.Context(), o)
 	})
-	require.Equal(t, ExitMisconfigured, ExitCode(err), "waiting does not mend it")
+	require.Equal(t, ExitMisconfigured, ExitCode(err), "waiting does not help")
 	for _, address := range []string{"127.0.0.1:8081", "localhost:8081", "foo", "ftp://x", "http://"} {
 		_, err := screen(func(o Out) error {
-			return (&Show{Console: Console{Server: address}, Output: "table", ID: "x"}).Run(t.Context(), o)
+			return (&Show{Console: Console{Server: address}, Form: Form{Output: "table"}, ID: "x"}).Run(t.Context(), o)
 		})
 		require.Equal(t, ExitUsage, ExitCode(err), address)
 	}
@@ -216,7 +217,7 @@ func TestToken(t *testing.T) {
 	s := serve(t, map[string]string{"/api/v1/decisions": `{"items":[]}`})
 	file := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(file, []byte("s3cret\n"), 0o600))
-	f := Find{Console: Console{Server: s.URL, TokenFile: file}, Output: "json", Since: "1h", Limit: 1}
+	f := Find{Console: Console{Server: s.URL, TokenFile: file}, Form: Form{Output: "json"}, Since: "1h", Limit: 1}
 	_, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
 	require.NoError(t, err)
 	require.Equal(t, "Bearer s3cret", s.token)
@@ -227,7 +228,7 @@ func TestToken(t *testing.T) {
 
 func TestForeignServer(t *testing.T) {
 	s := serve(t, map[string]string{"/api/v1/decisions/x": "<html>"})
-	c := Show{Console: Console{Server: s.URL}, Output: "table", ID: "x"}
+	c := Show{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, ID: "x"}
 	_, err := screen(func(o Out) error { return c.Run(t.Context(), o) })
 	require.Equal(t, ExitFailed, ExitCode(err))
 	require.ErrorContains(t, err, "not docket's")
@@ -282,11 +283,11 @@ func TestSendReadsEveryForm(t *testing.T) {
 			url, got, _ := receiver(t)
 			file := filepath.Join(t.TempDir(), "f")
 			require.NoError(t, os.WriteFile(file, []byte(c.text), 0o600))
-			s := Send{UploadServer: url, Output: "table", Files: []string{file}}
+			s := Send{UploadServer: url, Form: Form{Output: "table"}, Files: []string{file}}
 			out, err := screen(func(o Out) error { return s.Run(t.Context(), o) })
 			require.NoError(t, err)
 			require.Equal(t, c.want, *got)
-			require.Equal(t, fmt.Sprintf("%d accepted, 0 put aside\n", len(c.want)), out)
+			require.Equal(t, fmt.Sprintf("%d accepted, 0 quarantined\n", len(c.want)), out)
 		})
 	}
 }
@@ -295,7 +296,7 @@ func TestSendSplits(t *testing.T) {
 	url, got, uploads := receiver(t)
 	file := filepath.Join(t.TempDir(), "f")
 	require.NoError(t, os.WriteFile(file, []byte(strings.Repeat(`{"a":1}`+"\n", sendEvents*2+1)), 0o600))
-	s := Send{UploadServer: url, Output: "table", Files: []string{file}}
+	s := Send{UploadServer: url, Form: Form{Output: "table"}, Files: []string{file}}
 	_, err := screen(func(o Out) error { return s.Run(t.Context(), o) })
 	require.NoError(t, err)
 	require.Len(t, *got, sendEvents*2+1)
@@ -308,13 +309,13 @@ func TestSendBadFiles(t *testing.T) {
 	for name, text := range map[string]string{"broken": `[{"a":1},{"b":]`, "cut": `[{"a":1},{"b"`, "gz": "\x1f\x8bnot gzip"} {
 		file := filepath.Join(dir, name)
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-		s := Send{UploadServer: url, Output: "table", Files: []string{file}}
+		s := Send{UploadServer: url, Form: Form{Output: "table"}, Files: []string{file}}
 		_, err := screen(func(o Out) error { return s.Run(t.Context(), o) })
 		require.Equal(t, ExitFailed, ExitCode(err), name)
 		require.ErrorContains(t, err, name)
 	}
 	require.Equal(t, []string{`{"a":1}`, `{"a":1}`}, *got, "what stands in front of the fault is sent")
-	s := Send{UploadServer: url, Output: "table", Files: []string{"/no/such/file"}}
+	s := Send{UploadServer: url, Form: Form{Output: "table"}, Files: []string{"/no/such/file"}}
 	_, err := screen(func(o Out) error { return s.Run(context.Background(), o) })
 	require.Equal(t, ExitFailed, ExitCode(err))
 }

@@ -79,6 +79,11 @@ type Out struct {
 	Terminal bool
 }
 
+// Form is how a command prints.
+type Form struct {
+	Output string `short:"o" help:"How to print: ${forms=table, json or ndjson}." enum:"${enum=table,json,ndjson}" default:"table"`
+}
+
 // Console is how the commands that read reach a docket.
 type Console struct {
 	Server    string `help:"Console listener of the docket to ask." default:"http://127.0.0.1:8081" env:"DOCKET_SERVER" placeholder:"URL"`
@@ -194,4 +199,14 @@ func (s Console) show(ctx context.Context, out Out, path, output string) (body [
 		err = printJSON(out.Stdout, json.RawMessage(body), output)
 	}
 	return nil, err
+}
+
+// post asks the console listener to do something.
+func (s Console) post(ctx context.Context, path string, body []byte) ([]byte, error) {
+	return do(ctx, http.MethodPost, strings.TrimRight(s.Server, "/")+path, s.TokenFile, body, "")
+}
+
+// remove asks the console listener to delete something.
+func (s Console) remove(ctx context.Context, path string) ([]byte, error) {
+	return do(ctx, http.MethodDelete, strings.TrimRight(s.Server, "/")+path, s.TokenFile, nil, "")
 }

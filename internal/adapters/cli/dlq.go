@@ -11,22 +11,20 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
+
+	"github.com/docket-project/docket/internal/adapters/api"
+	"github.com/docket-project/docket/internal/domain"
 )
 
 // DLQ is `docket dlq`.
 type DLQ struct {
 	List    DLQList    `cmd:"" help:"List dead letters, the newest first."`
-	Groups  DLQGroups  `cmd:"" help:"Group dead letters by what they failed with: begin here."`
+	Groups  DLQGroups  `cmd:"" help:"Group dead letters by their failure: begin here."`
 	Show    DLQShow    `cmd:"" help:"Show one dead letter: why it died, its history and its bytes."`
-	Replay  DLQReplay  `cmd:"" help:"Send dead letters on their way again. Without --yes, only tell what would happen."`
-	Discard DLQDiscard `cmd:"" help:"Give dead letters up; their bytes stay in the log. Without --yes, only tell which."`
-	Jobs    DLQJobs    `cmd:"" help:"List the newest 100 replays, discards and reindexings."`
-	Job     DLQJob     `cmd:"" help:"Show a job, and wait until it ends."`
-	Pause   DLQPause   `cmd:"" help:"Let a job rest."`
-	Resume  DLQResume  `cmd:"" help:"Let a job go on that was paused, or that stopped itself."`
-	Cancel  DLQCancel  `cmd:"" help:"End a job. What it has done stays done."`
+	Replay  DLQReplay  `cmd:"" help:"Replay dead letters. Without --yes, only report what would happen."`
+	Discard DLQDiscard `cmd:"" help:"Discard dead letters; their bytes stay in the log. Without --yes, only report which."`
 	Reindex DLQReindex `cmd:"" help:"Read the dead-letter topics into the index again."`
+	Guard   Guard      `cmd:"" help:"Show what the store rejects, and accept that it is dead-lettered."`
 }
 
 // DeadFilter chooses dead letters. Like every filter: repeat for or, ! in front for not, * behind for a prefix.
@@ -38,6 +36,7 @@ type DeadFilter struct {
 	Path        []string `help:"Policy path, such as 'http/authz/*'." sep:"none"`
 	Tenant      []string `help:"Tenant." sep:"none"`
 	Topic       []string `help:"Dead-letter topic." sep:"none"`
+	Cause       []string `help:"Why they are dead letters: rejected, attempts_exhausted, conflict, expired, bad_gzip, too_deep, …" sep:"none"`
 	Since       string   `help:"Died since: RFC 3339, or a duration back such as 15m or 7d. Of groups, those that were seen since."`
 	Until       string   `help:"Died before: as --since. Of groups, those that were seen before."`
 }
@@ -59,7 +58,8 @@ func (f DeadFilter) chosen() bool {
 func (f DeadFilter) values() url.Values {
 	values := url.Values{}
 	for name, v := range map[string][]string{
-		"state": f.State, "class": f.Class, "code": f.Code, "fingerprint": f.Fingerprint, "path": f.Path, "tenant": f.Tenant, "topic": f.Topic,
+		"state": f.State, "class": f.Class, "code": f.Code, "fingerprint": f.Fingerprint, "path": f.Path, "tenant": f.Tenant,
+		"topic": f.Topic, "cause": f.Cause,
 	} {
 		set(values, name, v)
 	}
@@ -71,53 +71,19 @@ func (f DeadFilter) values() url.Values {
 	return values
 }
 
-// dead is what the commands print of the API's dead letter.
-type dead struct {
-	ID            string            `json:"id"`
-	State         string            `json:"state"`
-	Class         string            `json:"class"`
-	Code          string            `json:"code"`
-	Reason        string            `json:"reason"`
-	Error         string            `json:"error"`
-	Fingerprint   string            `json:"fingerprint"`
-	Attempts      int               `json:"attempts"`
-	Tenant        string            `json:"tenant"`
-	DecisionID    string            `json:"decision_id"`
-	Path          string            `json:"path"`
-	Timestamp     *time.Time        `json:"timestamp"`
-	ReceivedAt    *time.Time        `json:"received_at"`
-	FirstFailedAt *time.Time        `json:"first_failed_at"`
-	DiedAt        *time.Time        `json:"died_at"`
-	Copies        int               `json:"copies"`
-	Bytes         int               `json:"bytes"`
-	SHA256        string            `json:"sha256"`
-	Upload        string            `json:"upload"`
-	Origin        string            `json:"origin"`
-	Replay        string            `json:"replay"`
-	Replays       int               `json:"replays"`
-	Runbook       string            `json:"runbook"`
-	Available     bool              `json:"available"`
-	ReadError     string            `json:"read_error"`
-	Headers       map[string]string `json:"headers"`
-	Preview       string            `json:"preview"`
-	Event         json.RawMessage   `json:"event"`
-}
-
 // DLQList is `docket dlq list`.
 type DLQList struct {
 	Console    `embed:""`
 	DeadFilter `embed:""`
-	DiedOf     []string `aliases:"reason" help:"Reason: refused, gave_up, conflict, expired, bad_gzip, too_deep, …; also as --reason." sep:"none"`
 	DecisionID []string `name:"decision-id" help:"The decision_id." sep:"none"`
 	Replay     []string `help:"The last job that took it up." sep:"none"`
-	Output     string   `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
-	Limit      int      `help:"The most dead letters to print." default:"100"`
+	Form       `embed:""`
+	Limit      int `help:"The most dead letters to print." default:"100"`
 }
 
 // Run lists, page by page.
 func (l *DLQList) Run(ctx context.Context, out Out) error {
 	query := l.values()
-	set(query, "reason", l.DiedOf)
 	set(query, "decision_id", l.DecisionID)
 	set(query, "replay", l.Replay)
 	items, more, err := l.pages(ctx, "/api/v1/dead-letters", query, l.Limit)
@@ -134,13 +100,14 @@ func (l *DLQList) Run(ctx context.Context, out Out) error {
 		fmt.Fprintln(out.Stderr, "No dead letter matches. --state '*' also lists those that are replayed, discarded or stored by now.")
 		return nil
 	}
-	t := newTable(out.Stdout, "ID", "STATE", "REASON", "CLASS", "CODE", "FINGERPRINT", "DIED", "PATH", "DECISION ID", "ERROR")
+	t := newTable(out.Stdout, "ID", "STATE", "CAUSE", "CLASS", "CODE", "FINGERPRINT", "DIED", "PATH", "DECISION ID", "ERROR")
 	for _, i := range items {
-		d, err := read[dead](i)
+		d, err := read[api.DeadLetter](i)
 		if err != nil {
 			return err
 		}
-		t.row(d.ID, d.State, d.Reason, d.Class, d.Code, d.Fingerprint, stamp(d.DiedAt), d.Path, d.DecisionID, short(d.Error, 60))
+		t.row(d.ID, string(d.State), string(d.Cause), string(d.Class), string(d.Code), d.Fingerprint, stamp(d.DiedAt),
+			string(d.Path), string(d.DecisionID), short(string(d.Error), 60))
 	}
 	return t.flush()
 }
@@ -149,32 +116,12 @@ func (l *DLQList) Run(ctx context.Context, out Out) error {
 type DLQGroups struct {
 	Console    `embed:""`
 	DeadFilter `embed:""`
-	DiedOf     []string `aliases:"reason" help:"Reason: refused, gave_up, conflict, expired, bad_gzip, too_deep, …; also as --reason." sep:"none"`
-	Output     string   `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
-}
-
-type deadGroup struct {
-	Fingerprint string     `json:"fingerprint"`
-	Open        int64      `json:"open"`
-	Replayed    int64      `json:"replayed"`
-	Discarded   int64      `json:"discarded"`
-	Stored      int64      `json:"stored"`
-	Class       string     `json:"class"`
-	Code        string     `json:"code"`
-	Reason      string     `json:"reason"`
-	Error       string     `json:"error"`
-	Path        string     `json:"path"`
-	FirstSeen   *time.Time `json:"first_seen"`
-	LastSeen    *time.Time `json:"last_seen"`
-	Sample      string     `json:"sample"`
-	Runbook     string     `json:"runbook"`
+	Form       `embed:""`
 }
 
 // Run prints the groups, and what to read about them.
 func (g *DLQGroups) Run(ctx context.Context, out Out) error {
-	query := g.values()
-	set(query, "reason", g.DiedOf)
-	answer, err := g.get(ctx, "/api/v1/dead-letters/groups", query)
+	answer, err := g.get(ctx, "/api/v1/dead-letters/groups", g.values())
 	if err != nil {
 		return err
 	}
@@ -189,32 +136,34 @@ func (g *DLQGroups) Run(ctx context.Context, out Out) error {
 		fmt.Fprintln(out.Stderr, "No dead letter matches. --state '*' also groups those that are replayed, discarded or stored by now.")
 		return nil
 	}
-	t := newTable(out.Stdout, "FINGERPRINT", "OPEN", "REPLAYED", "DISCARDED", "STORED", "REASON", "CLASS", "CODE", "PATH", "FIRST SEEN", "LAST SEEN", "SAMPLE", "ERROR")
-	runbook := map[string]string{}
+	t := newTable(out.Stdout, "FINGERPRINT", "OPEN", "REPLAYED", "DISCARDED", "STORED", "CAUSE", "CLASS", "CODE", "PATH",
+		"FIRST SEEN", "LAST SEEN", "SAMPLE", "ERROR")
+	runbook := map[domain.Cause]string{}
 	for _, i := range items.Items {
-		d, err := read[deadGroup](i)
+		d, err := read[api.DeadGroup](i)
 		if err != nil {
 			return err
 		}
-		runbook[d.Reason] = d.Runbook
-		t.row(d.Fingerprint, count(d.Open), count(d.Replayed), count(d.Discarded), count(d.Stored), d.Reason, d.Class, d.Code, d.Path, stamp(d.FirstSeen), stamp(d.LastSeen),
-			d.Sample, short(d.Error, 100))
+		runbook[d.Cause] = d.Runbook
+		t.row(d.Fingerprint, count(d.Open), count(d.Replayed), count(d.Discarded), count(d.Stored), string(d.Cause),
+			string(d.Class), string(d.Code), string(d.Path), stamp(d.FirstSeen), stamp(d.LastSeen), d.Sample,
+			short(string(d.Error), 100))
 	}
 	if err := t.flush(); err != nil {
 		return err
 	}
 	fmt.Fprintln(out.Stderr, "\nWhat they mean, and what to do:")
-	for _, reason := range slices.Sorted(maps.Keys(runbook)) {
-		fmt.Fprintf(out.Stderr, "  %s: %s\n", printable(reason), printable(runbook[reason]))
+	for _, cause := range slices.Sorted(maps.Keys(runbook)) {
+		fmt.Fprintf(out.Stderr, "  %s: %s\n", printable(string(cause)), printable(runbook[cause]))
 	}
-	fmt.Fprintln(out.Stderr, "Whether they can be replayed: docket dlq replay --fingerprint FINGERPRINT")
+	fmt.Fprintln(out.Stderr, "To learn whether they can be replayed: docket dlq replay --fingerprint FINGERPRINT")
 	return nil
 }
 
 // DLQShow is `docket dlq show ID`.
 type DLQShow struct {
 	Console `embed:""`
-	Output  string `short:"o" help:"How to print: table, json, ndjson, or raw for the exact bytes." enum:"table,json,ndjson,raw" default:"table"`
+	Form    `embed:"" set:"forms=table, json, ndjson, or raw for the exact bytes" set:"enum=table,json,ndjson,raw"`
 	ID      string `arg:"" name:"ID" help:"As docket dlq list prints it, such as docket.dlq:3:1207."`
 }
 
@@ -224,22 +173,23 @@ func (s *DLQShow) Run(ctx context.Context, out Out) error {
 	if err != nil || body == nil {
 		return err
 	}
-	d, err := read[dead](body)
+	d, err := read[api.DeadLetterWithEvent](body)
 	if err != nil {
 		return err
 	}
 	return printDead(out.Stdout, d)
 }
 
-func printDead(w io.Writer, d dead) error {
-	fmt.Fprintf(w, "%s: %s\n\n", strings.ToUpper(printable(d.State)), printable(cmp.Or(d.Error, d.Reason)))
+func printDead(w io.Writer, d api.DeadLetterWithEvent) error {
+	why := cmp.Or(string(d.Error), string(d.Cause))
+	fmt.Fprintf(w, "%s: %s\n\n", strings.ToUpper(printable(string(d.State))), printable(why))
 	t := newTable(w)
 	t.pair("dead letter", d.ID)
-	t.pair("reason", d.Reason)
-	t.pair("class", strings.TrimSpace(d.Class+" "+d.Code))
+	t.pair("cause", string(d.Cause))
+	t.pair("class", strings.TrimSpace(string(d.Class)+" "+string(d.Code)))
 	t.pair("fingerprint", d.Fingerprint)
-	t.pair("decision", d.DecisionID)
-	t.pair("path", d.Path)
+	t.pair("decision", string(d.DecisionID))
+	t.pair("path", string(d.Path))
 	t.pair("tenant", d.Tenant)
 	t.pair("time", stamp(d.Timestamp))
 	t.pair("received", stamp(d.ReceivedAt))
@@ -248,10 +198,10 @@ func printDead(w io.Writer, d dead) error {
 	t.pair("attempts", strconv.Itoa(d.Attempts))
 	t.pair("copies", strconv.Itoa(d.Copies))
 	if d.Replays > 0 {
-		t.pair("replays", fmt.Sprintf("%d, the last by %s", d.Replays, d.Replay))
+		t.pair("replays", fmt.Sprintf("%d, the last by job %s", d.Replays, d.Replay))
 	}
-	t.pair("first home", d.Origin)
-	t.pair("upload", d.Upload)
+	t.pair("first position", string(d.Origin))
+	t.pair("upload", string(d.Upload))
 	t.pair("uploaded to", d.Headers["docket-opa-partition"])
 	t.pair("bytes", fmt.Sprintf("%d, SHA-256 %s", d.Bytes, d.SHA256))
 	t.pair("runbook", d.Runbook)
@@ -260,15 +210,15 @@ func printDead(w io.Writer, d dead) error {
 	}
 	switch {
 	case d.ReadError != "":
-		_, err := fmt.Fprintf(w, "\nIts bytes cannot be read for now: %s\n", printable(d.ReadError))
+		_, err := fmt.Fprintf(w, "\nIts bytes cannot be read for now: %s\n", printable(string(d.ReadError)))
 		return err
 	case !d.Available:
-		_, err := fmt.Fprintln(w, "\nIts bytes are not in the log any more: they have passed the topic's retention.")
+		_, err := fmt.Fprintln(w, "\nIts bytes are no longer in the log: the topic's retention has passed.")
 		return err
 	case len(d.Event) > 0 && string(d.Event) != "null":
 		return printEvent(w, d.Event)
 	default:
-		_, err := fmt.Fprintf(w, "\nIt begins with: %s\n", printable(d.Preview))
+		_, err := fmt.Fprintf(w, "\nIt begins with: %s\n", printable(string(d.Preview)))
 		return err
 	}
 }

@@ -14,34 +14,34 @@ import (
 )
 
 const (
-	deadRow = `{"id":"docket.dlq:3:1207","state":"open","class":"invalid","code":"23514","reason":"refused","error":"check \u001b[31m\"amount\"\nfailed","fingerprint":"0a1b2c3d4e5f",
+	deadRow = `{"id":"docket.dlq:3:1207","state":"open","class":"invalid","code":"23514","cause":"rejected","error":"check \u001b[31m\"amount\"\nfailed","fingerprint":"0a1b2c3d4e5f",
 		"attempts":1,"tenant":"acme","decision_id":"d-1","path":"pay/allow","timestamp":"2026-11-20T12:00:00Z","received_at":"2026-11-20T12:00:01Z",
 		"first_failed_at":"2026-11-20T12:00:02Z","died_at":"2026-11-20T12:00:03Z","copies":2,"bytes":77,"sha256":"ab","upload":"cd","origin":"docket.decisions/1/2",
-		"replay":"r-1","replays":1,"runbook":"https://example.org/runbook.md#refused"}`
-	deadBody = `{"id":"docket.dlq:0:9","state":"discarded","class":"invalid","code":null,"reason":"bad_gzip","error":null,"fingerprint":"ffeeddccbbaa","attempts":0,"tenant":"default",
+		"replay":"r-1","replays":1,"runbook":"https://example.org/runbook.md#rejected"}`
+	deadBody = `{"id":"docket.dlq:0:9","state":"discarded","class":"invalid","code":null,"cause":"bad_gzip","error":null,"fingerprint":"ffeeddccbbaa","attempts":0,"tenant":"default",
 		"decision_id":null,"path":null,"timestamp":null,"received_at":null,"first_failed_at":null,"died_at":"2026-11-20T11:00:03Z","copies":1,"bytes":7,"sha256":"ef",
 		"upload":"ef","origin":null,"replay":null,"replays":0,"runbook":"https://example.org/runbook.md#bad_gzip"`
-	groupRow = `{"fingerprint":"0a1b2c3d4e5f","count":12,"open":9,"replayed":1,"discarded":0,"stored":2,"class":"invalid","code":"23514","reason":"refused","error":"check #",
-		"path":"pay/allow","first_seen":"2026-11-20T11:00:00Z","last_seen":"2026-11-20T12:00:00Z","sample":"docket.dlq:3:1207","runbook":"https://example.org/runbook.md#refused"}`
+	groupRow = `{"fingerprint":"0a1b2c3d4e5f","count":12,"open":9,"replayed":1,"discarded":0,"stored":2,"class":"invalid","code":"23514","cause":"rejected","error":"check #",
+		"path":"pay/allow","first_seen":"2026-11-20T11:00:00Z","last_seen":"2026-11-20T12:00:00Z","sample":"docket.dlq:3:1207","runbook":"https://example.org/runbook.md#rejected"}`
 	jobRow = `{"id":"r-1","kind":"replay","dry_run":false,"state":"done","message":"12 replayed: 12 are stored, 0 failed again","filter":{"state":["open"],"path":["pay/*","b c"]},
-		"rate":100,"max":null,"max_replays":3,"stop_ratio":0.1,"reason":"constraint dropped","who":"ann","matched":12,"done":12,"stored":12,"failed":0,"reparsed":0,"skipped":0,
+		"rate":100,"max":null,"max_replays":3,"stop_ratio":0.1,"comment":"constraint dropped","caller":"ann","matched":12,"done":12,"stored":12,"failed":0,"reparsed":0,"skipped":0,
 		"on_the_way":0,"created_at":"2026-11-20T12:30:00Z","started_at":"2026-11-20T12:30:01Z","finished_at":"2026-11-20T12:30:09Z","report":null}`
-	dryRow = `{"id":"r-2","kind":"replay","dry_run":true,"state":"done","message":"of 10000 that were tried, 7 would fail again","filter":{"state":["open"]},"rate":null,"max":null,
-		"max_replays":3,"stop_ratio":0.1,"reason":null,"who":"ann","matched":40000,"done":0,"stored":0,"failed":0,"reparsed":0,"skipped":0,"on_the_way":0,
-		"created_at":"2026-11-20T12:30:00Z","started_at":null,"finished_at":null,"report":{"verdict":"some_fail","histogram":[{"reason":"refused","path":"pay/allow","class":"invalid","code":"23514","error":"check #",
-		"letters":39000},{"reason":"bad_gzip","path":"","class":"invalid","code":"","error":"bad_gzip","letters":1000}],"tried":10000,"of":40000,"fates":{"saved":9000,"duplicate":3,"failed":5,
+	dryRow = `{"id":"r-2","kind":"replay","dry_run":true,"state":"done","message":"7 of the 10000 that docket tried would fail again: do not replay all of them yet","filter":{"state":["open"]},"rate":null,"max":null,
+		"max_replays":3,"stop_ratio":0.1,"comment":null,"caller":"ann","matched":40000,"done":0,"stored":0,"failed":0,"reparsed":0,"skipped":0,"on_the_way":0,
+		"created_at":"2026-11-20T12:30:00Z","started_at":null,"finished_at":null,"report":{"verdict":"some_fail","histogram":[{"cause":"rejected","path":"pay/allow","class":"invalid","code":"23514","error":"check #",
+		"letters":39000},{"cause":"bad_gzip","path":"","class":"invalid","code":"","error":"bad_gzip","letters":1000}],"tried":10000,"of":40000,"statuses":{"saved":9000,"duplicate":3,"failed":5,
 		"conflict":1,"expired":1},"failures":[{"fingerprint":"0a1b2c3d4e5f","class":"invalid","code":"23514","error":"check #","path":"pay/allow","letters":5,"sample":"docket.dlq:3:1207"}],
 		"bodies":990,"events":2970,"broken":12,"gone":3}}`
-	safeDry = `{"id":"r-6","kind":"replay","dry_run":true,"state":"done","message":"safe to replay: of 2 that were tried, all would be stored now","filter":{"state":["open"]},"who":"ann",
-		"matched":2,"created_at":"2026-11-20T12:30:00Z","report":{"verdict":"safe","histogram":[{"reason":"refused","path":"a","class":"invalid","code":"23514","error":"check #","letters":2}],
-		"tried":2,"of":2,"fates":{"saved":2},"failures":[]}}`
-	discardDry = `{"id":"d-1","kind":"discard","dry_run":true,"state":"done","message":"2 dead letters would be discarded","filter":{"state":["open"]},"who":"ann","matched":2,
-		"created_at":"2026-11-20T12:30:00Z","report":{"histogram":[{"reason":"expired","path":"a","class":"invalid","code":"","error":"old","letters":2}],"tried":0,"of":2,"fates":{},"failures":[]}}`
-	failedJob  = `{"id":"r-3","kind":"replay","dry_run":false,"state":"done","message":"2 replayed: 1 are stored, 1 failed again","filter":{},"who":"ann","matched":2,"done":2,"stored":1,"failed":1,"created_at":"2026-11-20T12:30:00Z"}`
-	stoppedJob = `{"id":"r-4","kind":"replay","dry_run":false,"state":"stopped","message":"100 of 100 failed again","filter":{},"who":"ann","matched":200,"done":100,"failed":100,"created_at":"2026-11-20T12:30:00Z"}`
-	auditRows  = `{"items":[{"at":"2026-11-20T12:30:09Z","who":"docket for ann","action":"replay.done","target":"r-1","filter":"path=pay%2F%2A&state=open","matched":12,"done":12,"failed":0,
-		"reason":"constraint dropped","outcome":"12 replayed"},{"at":"2026-11-20T12:00:00Z","who":"olga","action":"flood.accept","target":"0a1b2c3d4e5f","filter":"","matched":0,"done":0,"failed":0,
-		"reason":"looked","outcome":"until tomorrow"}]}`
+	safeDry = `{"id":"r-6","kind":"replay","dry_run":true,"state":"done","message":"all of the 2 that docket tried would be stored now: it is safe to replay them","filter":{"state":["open"]},"caller":"ann",
+		"matched":2,"created_at":"2026-11-20T12:30:00Z","report":{"verdict":"safe","histogram":[{"cause":"rejected","path":"a","class":"invalid","code":"23514","error":"check #","letters":2}],
+		"tried":2,"of":2,"statuses":{"saved":2},"failures":[]}}`
+	discardDry = `{"id":"d-1","kind":"discard","dry_run":true,"state":"done","message":"2 dead letters would be discarded","filter":{"state":["open"]},"caller":"ann","matched":2,
+		"created_at":"2026-11-20T12:30:00Z","report":{"histogram":[{"cause":"expired","path":"a","class":"invalid","code":"","error":"old","letters":2}],"tried":0,"of":2,"statuses":{},"failures":[]}}`
+	failedJob  = `{"id":"r-3","kind":"replay","dry_run":false,"state":"done","message":"2 replayed: 1 are stored, 1 failed again","filter":{},"caller":"ann","matched":2,"done":2,"stored":1,"failed":1,"created_at":"2026-11-20T12:30:00Z"}`
+	stoppedJob = `{"id":"r-4","kind":"replay","dry_run":false,"state":"stopped","message":"100 of 100 failed again","filter":{},"caller":"ann","matched":200,"done":100,"failed":100,"created_at":"2026-11-20T12:30:00Z"}`
+	auditRows  = `{"items":[{"at":"2026-11-20T12:30:09Z","caller":"docket for ann","action":"replay.done","target":"r-1","filter":"path=pay%2F%2A&state=open","matched":12,"done":12,"failed":0,
+		"comment":"constraint dropped","outcome":"12 replayed"},{"at":"2026-11-20T12:00:00Z","caller":"olga","action":"guard.accept","target":"0a1b2c3d4e5f","filter":"","matched":0,"done":0,"failed":0,
+		"comment":"looked","outcome":"until tomorrow"}]}`
 )
 
 // run runs a command and checks what it prints and its exit code.
@@ -64,42 +64,42 @@ func TestDLQScreens(t *testing.T) {
 		"/api/v1/dead-letters/docket.dlq:3:1207": strings.TrimSuffix(deadRow, "}") + `,"available":true,"headers":{"docket-attempt":"1"},"preview":null,"event":{"decision_id":"d-1"}}`,
 		"/api/v1/dead-letters/docket.dlq:0:9":    deadBody + `,"available":true,"headers":{},"preview":"rubb\\x00ish","event":null}`,
 		"/api/v1/dead-letters/docket.dlq:0:8":    deadBody + `,"available":false,"headers":{},"preview":null,"event":null}`,
-		"/api/v1/dead-letters/replays":           `{"items":[` + jobRow + `,` + dryRow + `]}`,
-		"/api/v1/dead-letters/replays/r-1":       jobRow, "/api/v1/dead-letters/replays/r-2": dryRow, "/api/v1/dead-letters/replays/d-1": discardDry,
-		"/api/v1/dead-letters/replays/r-3": failedJob, "/api/v1/dead-letters/replays/r-4": stoppedJob, "/api/v1/dead-letters/replays/r-4/resume": stoppedJob,
-		"/api/v1/dead-letters/replays/r-5": strings.NewReplacer("r-4", "r-5", "stopped", "paused").Replace(stoppedJob), "/api/v1/dead-letters/replays/r-6": safeDry,
+		"/api/v1/jobs":                           `{"items":[` + jobRow + `,` + dryRow + `]}`,
+		"/api/v1/jobs/r-1":                       jobRow, "/api/v1/jobs/r-2": dryRow, "/api/v1/jobs/d-1": discardDry,
+		"/api/v1/jobs/r-3": failedJob, "/api/v1/jobs/r-4": stoppedJob, "/api/v1/jobs/r-4/resume": stoppedJob,
+		"/api/v1/jobs/r-5": strings.NewReplacer("r-4", "r-5", "stopped", "paused").Replace(stoppedJob), "/api/v1/jobs/r-6": safeDry,
 		"/api/v1/dead-letters/docket.dlq:0:7": deadBody + `,"available":false,"read_error":"Kafka is away","headers":{},"preview":null,"event":null}`,
 		"/api/v1/audit":                       auditRows,
 	})
 	c := Console{Server: s.URL}
 	for _, output := range []string{"table", "json", "ndjson"} {
-		run(t, "dlq-list-"+output, ExitDone, &DLQList{Console: c, Output: output, Limit: 2, DiedOf: []string{"refused", "!expired"}, DeadFilter: DeadFilter{State: []string{"open"}, Since: "1h"}})
-		run(t, "dlq-groups-"+output, ExitDone, &DLQGroups{Console: c, Output: output, DeadFilter: DeadFilter{State: []string{"*"}}})
-		run(t, "dlq-jobs-"+output, ExitDone, &DLQJobs{Console: c, Output: output})
-		run(t, "dlq-job-dry-"+output, ExitDone, &DLQJob{Console: c, Output: output, ID: "r-2"})
-		run(t, "audit-"+output, ExitDone, &Audit{Console: c, Output: output, Limit: 7})
+		run(t, "dlq-list-"+output, ExitDone, &DLQList{Console: c, Form: Form{Output: output}, Limit: 2, DeadFilter: DeadFilter{State: []string{"open"}, Cause: []string{"rejected", "!expired"}, Since: "1h"}})
+		run(t, "dlq-groups-"+output, ExitDone, &DLQGroups{Console: c, Form: Form{Output: output}, DeadFilter: DeadFilter{State: []string{"*"}}})
+		run(t, "jobs-list-"+output, ExitDone, &JobsList{Console: c, Form: Form{Output: output}})
+		run(t, "jobs-dry-"+output, ExitDone, &JobsShow{Console: c, Form: Form{Output: output}, ID: "r-2"})
+		run(t, "audit-"+output, ExitDone, &Audit{Console: c, Form: Form{Output: output}, Limit: 7})
 	}
 	require.Equal(t, "limit=7", s.query)
-	run(t, "dlq-show-row", ExitDone, &DLQShow{Console: c, Output: "table", ID: "docket.dlq:3:1207"})
-	run(t, "dlq-show-body", ExitDone, &DLQShow{Console: c, Output: "table", ID: "docket.dlq:0:9"})
-	run(t, "dlq-show-gone", ExitDone, &DLQShow{Console: c, Output: "table", ID: "docket.dlq:0:8"})
-	run(t, "dlq-job-done", ExitDone, &DLQJob{Console: c, Output: "table", ID: "r-1"})
-	run(t, "dlq-job-discard-dry", ExitDone, &DLQJob{Console: c, Output: "table", ID: "d-1"})
-	run(t, "dlq-job-failed", ExitFailed, &DLQJob{Console: c, Output: "table", ID: "r-3"})
-	run(t, "dlq-job-stopped", ExitFailed, &DLQJob{Console: c, Output: "table", ID: "r-4"})
-	run(t, "dlq-resume", ExitDone, &DLQResume{jobMove{Console: c, Output: "table", ID: "r-4"}})
-	run(t, "dlq-resume-json", ExitDone, &DLQResume{jobMove{Console: c, Output: "json", ID: "r-4"}})
-	run(t, "dlq-job-paused", ExitFailed, &DLQJob{Console: c, Output: "table", ID: "r-5"})
-	run(t, "dlq-job-safe", ExitDone, &DLQJob{Console: c, Output: "table", ID: "r-6"})
-	run(t, "dlq-show-unread", ExitDone, &DLQShow{Console: c, Output: "table", ID: "docket.dlq:0:7"})
+	run(t, "dlq-show-row", ExitDone, &DLQShow{Console: c, Form: Form{Output: "table"}, ID: "docket.dlq:3:1207"})
+	run(t, "dlq-show-body", ExitDone, &DLQShow{Console: c, Form: Form{Output: "table"}, ID: "docket.dlq:0:9"})
+	run(t, "dlq-show-gone", ExitDone, &DLQShow{Console: c, Form: Form{Output: "table"}, ID: "docket.dlq:0:8"})
+	run(t, "jobs-done", ExitDone, &JobsShow{Console: c, Form: Form{Output: "table"}, ID: "r-1"})
+	run(t, "jobs-discard-dry", ExitDone, &JobsShow{Console: c, Form: Form{Output: "table"}, ID: "d-1"})
+	run(t, "jobs-failed", ExitFailed, &JobsShow{Console: c, Form: Form{Output: "table"}, ID: "r-3"})
+	run(t, "jobs-stopped", ExitFailed, &JobsShow{Console: c, Form: Form{Output: "table"}, ID: "r-4"})
+	run(t, "jobs-resume", ExitDone, &JobsResume{jobMove{Console: c, Form: Form{Output: "table"}, ID: "r-4"}})
+	run(t, "jobs-resume-json", ExitDone, &JobsResume{jobMove{Console: c, Form: Form{Output: "json"}, ID: "r-4"}})
+	run(t, "jobs-paused", ExitFailed, &JobsShow{Console: c, Form: Form{Output: "table"}, ID: "r-5"})
+	run(t, "jobs-safe", ExitDone, &JobsShow{Console: c, Form: Form{Output: "table"}, ID: "r-6"})
+	run(t, "dlq-show-unread", ExitDone, &DLQShow{Console: c, Form: Form{Output: "table"}, ID: "docket.dlq:0:7"})
 	nothing := Console{Server: serve(t, map[string]string{"/api/v1/dead-letters": `{"items":[],"next_cursor":null}`, "/api/v1/dead-letters/groups": `{"items":[]}`,
-		"/api/v1/dead-letters/replays": `{"items":[]}`, "/api/v1/audit": `{"items":[]}`}).URL}
-	run(t, "dlq-list-nothing", ExitDone, &DLQList{Console: nothing, Output: "table", Limit: 1})
-	run(t, "dlq-list-nothing-json", ExitDone, &DLQList{Console: nothing, Output: "json", Limit: 1})
-	run(t, "dlq-groups-nothing", ExitDone, &DLQGroups{Console: nothing, Output: "table"})
-	run(t, "dlq-jobs-nothing", ExitDone, &DLQJobs{Console: nothing, Output: "table"})
-	run(t, "audit-nothing", ExitDone, &Audit{Console: nothing, Output: "table", Limit: 1})
-	run(t, "dlq-list-limit", ExitUsage, &DLQList{Console: nothing, Output: "table"})
+		"/api/v1/jobs": `{"items":[]}`, "/api/v1/audit": `{"items":[]}`}).URL}
+	run(t, "dlq-list-nothing", ExitDone, &DLQList{Console: nothing, Form: Form{Output: "table"}, Limit: 1})
+	run(t, "dlq-list-nothing-json", ExitDone, &DLQList{Console: nothing, Form: Form{Output: "json"}, Limit: 1})
+	run(t, "dlq-groups-nothing", ExitDone, &DLQGroups{Console: nothing, Form: Form{Output: "table"}})
+	run(t, "jobs-list-nothing", ExitDone, &JobsList{Console: nothing, Form: Form{Output: "table"}})
+	run(t, "audit-nothing", ExitDone, &Audit{Console: nothing, Form: Form{Output: "table"}, Limit: 1})
+	run(t, "dlq-list-limit", ExitUsage, &DLQList{Console: nothing, Form: Form{Output: "table"}})
 }
 
 // jobServer takes jobs, and answers that they run a few times before they are done.
@@ -132,12 +132,13 @@ func serveJobs(t *testing.T, end string) *jobServer {
 
 func TestReplayIsWatched(t *testing.T) {
 	s := serveJobs(t, jobRow)
-	flags := JobFlags{Console: Console{Server: s.URL}, Output: "table", DeadFilter: DeadFilter{State: []string{"open"}, Path: []string{"pay/*"}}}
-	flags.Yes, flags.Reason, flags.Max = true, "constraint dropped", 12
-	run(t, "dlq-replay", ExitDone, &DLQReplay{JobFlags: flags, Rate: "100", MaxReplays: 3, StopRatio: 0.1})
+	flags := JobFlags{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, DeadFilter: DeadFilter{State: []string{"open"}, Path: []string{"pay/*"}}}
+	flags.Yes, flags.Comment, flags.Max = true, "constraint dropped", 12
+	rate := 100.0
+	run(t, "dlq-replay", ExitDone, &DLQReplay{JobFlags: flags, Rate: &rate, MaxReplays: 3, StopRatio: 0.1})
 	require.Equal(t, map[string]any{
 		"filter": map[string]any{"state": []any{"open"}, "path": []any{"pay/*"}}, "dry_run": false, "rate": 100.0, "max": 12.0, "max_replays": 3.0, "stop_ratio": 0.1,
-		"reason": "constraint dropped",
+		"comment": "constraint dropped",
 	}, s.wanted)
 
 	s = serveJobs(t, jobRow)
@@ -147,16 +148,16 @@ func TestReplayIsWatched(t *testing.T) {
 	require.NotContains(t, s.wanted, "rate")
 
 	s = serveJobs(t, discardDry)
-	run(t, "dlq-discard-dry", ExitDone, &DLQDiscard{JobFlags: JobFlags{Console: Console{Server: s.URL}, Output: "table"}})
+	run(t, "dlq-discard-dry", ExitDone, &DLQDiscard{JobFlags: JobFlags{Console: Console{Server: s.URL}, Form: Form{Output: "table"}}})
 	require.Equal(t, true, s.wanted["dry_run"])
 	s = serveJobs(t, strings.ReplaceAll(jobRow, `"kind":"replay"`, `"kind":"reindex"`))
-	run(t, "dlq-reindex", ExitDone, &DLQReindex{Console: Console{Server: s.URL}, Output: "table"})
+	run(t, "dlq-reindex", ExitDone, &DLQReindex{Console: Console{Server: s.URL}, Form: Form{Output: "table"}})
 }
 
 func TestReplayOnATerminal(t *testing.T) {
 	s := serveJobs(t, jobRow)
 	var out, errs strings.Builder
-	r := &DLQReplay{JobFlags: JobFlags{Console: Console{Server: s.URL}, Output: "json", Yes: true, Reason: "x"}, MaxReplays: 3, StopRatio: 0.1}
+	r := &DLQReplay{JobFlags: JobFlags{Console: Console{Server: s.URL}, Form: Form{Output: "json"}, Yes: true, Comment: "x"}, MaxReplays: 3, StopRatio: 0.1}
 	require.NoError(t, r.Run(t.Context(), Out{Stdout: &out, Stderr: &errs, Terminal: true}))
 	require.True(t, json.Valid([]byte(out.String())), "the bar is drawn elsewhere: %s", &out)
 	require.Contains(t, errs.String(), "replay")
@@ -164,18 +165,17 @@ func TestReplayOnATerminal(t *testing.T) {
 
 func TestReplayMistakes(t *testing.T) {
 	s := serve(t, nil)
-	flags := JobFlags{Console: Console{Server: s.URL}, Output: "table"}
+	flags := JobFlags{Console: Console{Server: s.URL}, Form: Form{Output: "table"}}
 	for name, c := range map[string]struct {
 		code    int
 		command interface {
 			Run(context.Context, Out) error
 		}
 	}{
-		"no reason":                     {ExitUsage, &DLQReplay{JobFlags: JobFlags{Yes: true}}},
-		"everything, without saying so": {ExitUsage, &DLQDiscard{JobFlags: JobFlags{Yes: true, Reason: "x", DeadFilter: DeadFilter{State: []string{"open"}}}}},
-		"IDs and a filter":              {ExitUsage, &DLQDiscard{JobFlags: JobFlags{IDs: []string{"docket.dlq:0:1"}, DiedOf: []string{"expired"}}}},
-		"both":                          {ExitUsage, &DLQDiscard{All: true, JobFlags: JobFlags{Yes: true, DryRun: true, Reason: "x"}}},
-		"a rate":                        {ExitUsage, &DLQReplay{JobFlags: flags, Rate: "fast"}},
+		"no comment":                    {ExitUsage, &DLQReplay{JobFlags: JobFlags{Yes: true}}},
+		"everything, without saying so": {ExitUsage, &DLQDiscard{JobFlags: JobFlags{Yes: true, Comment: "x", DeadFilter: DeadFilter{State: []string{"open"}}}}},
+		"IDs and a filter":              {ExitUsage, &DLQDiscard{JobFlags: JobFlags{IDs: []string{"docket.dlq:0:1"}, DeadFilter: DeadFilter{Cause: []string{"expired"}}}}},
+		"both":                          {ExitUsage, &DLQDiscard{All: true, JobFlags: JobFlags{Yes: true, DryRun: true, Comment: "x"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := screen(func(o Out) error { return c.command.Run(t.Context(), o) })
@@ -207,11 +207,11 @@ func TestTrailScreens(t *testing.T) {
 		"not-found": {ExitNotFound, `{"state":"not_found","message":"docket has never received it",` + searched + `}`},
 	} {
 		s := serve(t, map[string]string{"/api/v1/decisions/a/b/trail": c.body})
-		run(t, "trail-"+name, c.code, &Trail{Console: Console{Server: s.URL}, Output: "table", ID: "a/b", OPA: "opa-1"})
+		run(t, "trail-"+name, c.code, &Trail{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, ID: "a/b", OPA: "opa-1"})
 		require.Equal(t, "/api/v1/decisions/a%2Fb/trail", s.path)
 		require.Equal(t, "opa=opa-1", s.query)
 		got, err := screen(func(o Out) error {
-			return (&Trail{Console: Console{Server: s.URL}, Output: "json", ID: "a/b"}).Run(t.Context(), o)
+			return (&Trail{Console: Console{Server: s.URL}, Form: Form{Output: "json"}, ID: "a/b"}).Run(t.Context(), o)
 		})
 		require.Equal(t, c.code, ExitCode(err))
 		require.JSONEq(t, c.body, got)
@@ -228,7 +228,7 @@ func TestTrailScreens(t *testing.T) {
 	}))
 	t.Cleanup(s.Close)
 	_, err := screen(func(o Out) error {
-		return (&Trail{Console: Console{Server: s.URL}, Output: "table", ID: "x", Scan: true}).Run(t.Context(), o)
+		return (&Trail{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, ID: "x", Scan: true}).Run(t.Context(), o)
 	})
 	require.Equal(t, ExitNotFound, ExitCode(err))
 	require.Equal(t, []string{"", "cursor=c%2B", "cursor=c%2B%2B"}, asked)

@@ -20,9 +20,9 @@ import (
 
 // Send is `docket send FILE…`.
 type Send struct {
-	UploadServer string   `help:"Upload listener of the docket to send to." default:"http://127.0.0.1:8080" env:"DOCKET_UPLOAD_SERVER" placeholder:"URL"`
-	TokenFile    string   `help:"File with the bearer token." env:"DOCKET_TOKEN_FILE" type:"path" placeholder:"FILE"`
-	Output       string   `short:"o" help:"How to print: table, json or ndjson." enum:"table,json,ndjson" default:"table"`
+	UploadServer string `help:"Upload listener of the docket to send to." default:"http://127.0.0.1:8080" env:"DOCKET_UPLOAD_SERVER" placeholder:"URL"`
+	TokenFile    string `help:"File with the bearer token." env:"DOCKET_TOKEN_FILE" type:"path" placeholder:"FILE"`
+	Form         `embed:""`
 	Partition    string   `help:"Upload to /logs/PARTITION." placeholder:"NAME"`
 	Files        []string `arg:"" name:"FILE" help:"Files of decisions: an array, one object, or NDJSON; gzip or not; - is standard input."`
 }
@@ -56,7 +56,7 @@ func (s *Send) print(out Out, total sent) error {
 	if s.Output != "table" {
 		return printJSON(out.Stdout, total, s.Output)
 	}
-	fmt.Fprintf(out.Stdout, "%d accepted, %d put aside\n", total.Accepted, total.Quarantined)
+	fmt.Fprintf(out.Stdout, "%d accepted, %d quarantined\n", total.Accepted, total.Quarantined)
 	for _, reason := range slices.Sorted(maps.Keys(total.Reasons)) {
 		fmt.Fprintf(out.Stdout, "  %s: %d\n", reason, total.Reasons[reason])
 	}

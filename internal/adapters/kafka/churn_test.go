@@ -19,9 +19,9 @@ func TestMembersComeAndGo(t *testing.T) {
 	const members, rounds = 3, 12
 	done := make(chan struct{}, members)
 	var s seen
-	handle := func(ctx context.Context, batch []domain.Record) ([]ports.Hold, error) {
+	handle := func(ctx context.Context, batch []domain.Record) ([]ports.Pause, error) {
 		if rand.IntN(3) == 0 {
-			return ports.HoldAll(batch, time.Now().Add(time.Duration(rand.IntN(300))*time.Millisecond)), nil
+			return ports.PauseAll(batch, time.Now().Add(time.Duration(rand.IntN(300))*time.Millisecond)), nil
 		}
 		return s.handle(ctx, batch)
 	}

@@ -104,18 +104,18 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 		if len(batch) == 0 {
 			continue
 		}
-		holds, err := deliver(ctx, batch, handle)
+		pauses, err := deliver(ctx, batch, handle)
 		if err != nil && domain.ClassOf(err) == domain.Canceled {
 			return nil
 		}
 		if err != nil {
 			wait := m.retry.NextBackOff()
 			l.opts.Log.Warn("a batch failed; it is delivered again", "group", sub.Group, "records", len(batch), "after", wait, "error", err)
-			holds = ports.HoldAll(batch, time.Now().Add(wait))
+			pauses = ports.PauseAll(batch, time.Now().Add(wait))
 		} else {
 			m.retry.Reset()
 		}
-		m.settle(holds)
+		m.settle(pauses)
 		m.commit(context.Background())
 	}
 	return nil
@@ -137,7 +137,7 @@ func (l *Log) await(ctx context.Context, topics []string) error {
 }
 
 // deliver calls the handler. The batch in hand is finished even when ctx ends meanwhile.
-func deliver(ctx context.Context, batch []domain.Record, handle ports.Handler) ([]ports.Hold, error) {
+func deliver(ctx context.Context, batch []domain.Record, handle ports.Handler) ([]ports.Pause, error) {
 	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), ports.HandlerBudget)
 	defer cancel()
 	return handle(work, batch)
@@ -288,7 +288,7 @@ func (m *member) take(now time.Time) []domain.Record {
 }
 
 // settle moves every partition past what the handler has done, and holds the rest.
-func (m *member) settle(holds []ports.Hold) {
+func (m *member) settle(pauses []ports.Pause) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	pause, resume := map[string][]int32{}, map[string][]int32{}
@@ -297,7 +297,7 @@ func (m *member) settle(holds []ports.Hold) {
 			continue
 		}
 		n, held := f.taken, false
-		for _, h := range holds {
+		for _, h := range pauses {
 			if h.Topic == f.topic && h.Partition == f.partition {
 				n = slices.IndexFunc(f.waiting[:f.taken], func(r fetched) bool { return r.Offset >= h.Offset })
 				held, f.until = true, h.Until

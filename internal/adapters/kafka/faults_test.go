@@ -67,7 +67,7 @@ type seen struct {
 	keys []string
 }
 
-func (s *seen) handle(_ context.Context, batch []domain.Record) ([]ports.Hold, error) {
+func (s *seen) handle(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range batch {
@@ -247,10 +247,10 @@ func TestALossThatNothingTells(t *testing.T) {
 	r.fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Group: "g", Err: kerr.CoordinatorNotAvailable, Count: -1})
 	held := make(chan struct{}, 1)
 	var s seen
-	r.consume(t, r.topics.Decisions, func(ctx context.Context, batch []domain.Record) ([]ports.Hold, error) {
+	r.consume(t, r.topics.Decisions, func(ctx context.Context, batch []domain.Record) ([]ports.Pause, error) {
 		select {
 		case held <- struct{}{}:
-			return ports.HoldAll(batch, time.Now().Add(500*time.Millisecond)), nil // the rest is not fetched meanwhile
+			return ports.PauseAll(batch, time.Now().Add(500*time.Millisecond)), nil // the rest is not fetched meanwhile
 		default:
 			return s.handle(ctx, batch)
 		}
@@ -313,9 +313,9 @@ func TestHoldsSurviveARebalance(t *testing.T) {
 	r := newRig(t, 4, nil)
 	require.NoError(t, r.publish(t, patience, r.records(r.topics.Decisions, 0, 40)...))
 	held := make(chan struct{}, 100)
-	stopHolder := r.consume(t, r.topics.Decisions, func(_ context.Context, batch []domain.Record) ([]ports.Hold, error) {
+	stopHolder := r.consume(t, r.topics.Decisions, func(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
 		held <- struct{}{}
-		return ports.HoldAll(batch, time.Now().Add(time.Hour)), nil
+		return ports.PauseAll(batch, time.Now().Add(time.Hour)), nil
 	})
 	<-held
 	var s seen
@@ -335,13 +335,13 @@ func TestHeldPartitionsAreNotFetched(t *testing.T) {
 	require.NoError(t, r.publish(t, patience, r.records(r.topics.Decisions, 0, 10)...))
 	rounds := make(chan []string, 100)
 	var until time.Time
-	r.consume(t, r.topics.Decisions, func(_ context.Context, batch []domain.Record) ([]ports.Hold, error) {
+	r.consume(t, r.topics.Decisions, func(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
 		rounds <- keys(batch)
 		if len(rounds) >= 3 {
 			return nil, nil
 		}
 		until = time.Now().Add(150 * time.Millisecond)
-		return ports.HoldAll(batch, until), nil
+		return ports.PauseAll(batch, until), nil
 	})
 	require.Eventually(t, func() bool { return len(rounds) >= 3 }, patience, 10*time.Millisecond)
 	for range 3 {

@@ -49,27 +49,27 @@ func (s shareByProcess) Balance(b *kgo.ConsumerBalancer, partitions map[string]i
 		if i < more {
 			h.quota++
 		}
-		h.holds = h.holds[:min(len(h.holds), h.quota)]
-		for _, p := range h.holds {
+		h.pauses = h.pauses[:min(len(h.pauses), h.quota)]
+		for _, p := range h.pauses {
 			plan.AddPartition(h.member, p.topic, p.partition)
 		}
-		free = slices.DeleteFunc(free, func(p place) bool { return slices.Contains(h.holds, p) })
+		free = slices.DeleteFunc(free, func(p place) bool { return slices.Contains(h.pauses, p) })
 	}
 	for _, h := range holders {
-		for _, p := range free[:h.quota-len(h.holds)] {
+		for _, p := range free[:h.quota-len(h.pauses)] {
 			plan.AddPartition(h.member, p.topic, p.partition)
 		}
-		free = free[h.quota-len(h.holds):]
+		free = free[h.quota-len(h.pauses):]
 	}
 	plan.AdjustCooperative(b) // what another member holds is assigned one round later, when it has let go
 	return plan
 }
 
-// holder is a member of a group and what it holds.
+// holder is a member of a group and what it pauses.
 type holder struct {
 	member  *kmsg.JoinGroupResponseMember
 	process string
-	holds   []place
+	pauses  []place
 	quota   int
 }
 
@@ -96,10 +96,10 @@ func holdersOf(b *kgo.ConsumerBalancer, partitions map[string]int32) (holders []
 		}
 	})
 	for p, c := range claims {
-		c.by.holds = append(c.by.holds, p)
+		c.by.pauses = append(c.by.pauses, p)
 	}
 	for _, h := range holders {
-		slices.SortFunc(h.holds, func(a, b place) int {
+		slices.SortFunc(h.pauses, func(a, b place) int {
 			return cmp.Or(cmp.Compare(a.topic, b.topic), cmp.Compare(a.partition, b.partition))
 		})
 	}
@@ -111,12 +111,12 @@ func holdersOf(b *kgo.ConsumerBalancer, partitions map[string]int32) (holders []
 func rank(holders []*holder, each int) {
 	have := map[string]int{} // members of a process that have more
 	for _, h := range holders {
-		if len(h.holds) > each {
+		if len(h.pauses) > each {
 			have[h.process]++
 		}
 	}
 	slices.SortFunc(holders, func(a, b *holder) int {
-		return cmp.Or(cmp.Compare(len(b.holds), len(a.holds)), cmp.Compare(a.member.MemberID, b.member.MemberID))
+		return cmp.Or(cmp.Compare(len(b.pauses), len(a.pauses)), cmp.Compare(a.member.MemberID, b.member.MemberID))
 	})
 	before := map[*holder]int{} // members of its process that come before it
 	seen := map[string]int{}
@@ -136,7 +136,7 @@ func processOf(memberID string) string {
 }
 
 // newProcessID is what all members of this process have in common, and no other process has. Kafka's tools show it beside the
-// partitions that a member holds.
+// partitions that a member pauses.
 func newProcessID() string {
 	host, err := os.Hostname()
 	if err != nil {

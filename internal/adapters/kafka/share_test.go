@@ -78,8 +78,8 @@ func (g *group) settle(t *testing.T) (moved int) {
 					if !slices.Contains(before[a.MemberID][topic], p) {
 						moved++
 					}
-					for other, holds := range before {
-						require.False(t, other != a.MemberID && slices.Contains(holds[topic], p), "%s gets a partition that %s holds", a.MemberID, other)
+					for other, pauses := range before {
+						require.False(t, other != a.MemberID && slices.Contains(pauses[topic], p), "%s gets a partition that %s holds", a.MemberID, other)
 					}
 				}
 			}
@@ -96,8 +96,8 @@ func (g *group) settle(t *testing.T) (moved int) {
 		}
 	}
 	held := map[string]int{}
-	for _, holds := range g.holds {
-		for topic, numbers := range holds {
+	for _, pauses := range g.holds {
+		for topic, numbers := range pauses {
 			held[topic] += len(numbers)
 		}
 	}
@@ -253,7 +253,7 @@ func shareEvenly(t *testing.T, brokers []string) {
 		for range cap(done) {
 			go func() {
 				done <- l.Consume(ctx, ports.Subscription{Group: group, Topics: []string{topics.Decisions}, MaxRecords: 20, MaxBytes: 1 << 20, MaxWait: 10 * time.Millisecond},
-					func(context.Context, []domain.Record) ([]ports.Hold, error) { return nil, nil })
+					func(context.Context, []domain.Record) ([]ports.Pause, error) { return nil, nil })
 			}()
 		}
 		logs = append(logs, l)

@@ -19,7 +19,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/docket-project/docket/internal/domain"
-	"github.com/docket-project/docket/internal/saver"
+	"github.com/docket-project/docket/internal/sink"
 	"github.com/docket-project/docket/internal/testserver"
 )
 
@@ -28,7 +28,7 @@ type bench struct {
 	server   *testserver.Postgres
 	database string
 	store    *Store
-	writer   *saver.Writer
+	writer   *sink.Writer
 }
 
 func newBench(t *testing.T, server *testserver.Postgres, edit func(*Options)) *bench {
@@ -46,8 +46,8 @@ func newBench(t *testing.T, server *testserver.Postgres, edit func(*Options)) *b
 func (b *bench) use(t *testing.T, s *Store) {
 	p, err := domain.NewProjector(nil)
 	require.NoError(t, err)
-	breaker := saver.NewBreaker(s, nil, slog.New(slog.DiscardHandler))
-	b.writer = saver.NewWriter(s, breaker, saver.Concurrency{Ceiling: 4}, p, noop.NewTracerProvider().Tracer(""), nil)
+	breaker := sink.NewBreaker(s, nil, slog.New(slog.DiscardHandler))
+	b.writer = sink.NewWriter(s, breaker, sink.Concurrency{Ceiling: 4}, p, noop.NewTracerProvider().Tracer(""), nil)
 }
 
 func (b *bench) exec(t *testing.T, statements ...string) {
@@ -57,28 +57,28 @@ func (b *bench) exec(t *testing.T, statements ...string) {
 
 // outcome of saving records, by what became of them.
 type outcome struct {
-	fates   map[domain.Fate]int
-	classes map[domain.Class]int
-	blamed  []string // Invalid or Unknown
-	codes   map[string]bool
-	err     error
+	statuses map[domain.SaveStatus]int
+	classes  map[domain.Class]int
+	rejected []string // Invalid or Unknown
+	codes    map[string]bool
+	err      error
 }
 
 func (b *bench) save(t *testing.T, records []domain.Record) outcome {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // what a handler has
 	defer cancel()
-	o := outcome{fates: map[domain.Fate]int{}, classes: map[domain.Class]int{}, codes: map[string]bool{}}
+	o := outcome{statuses: map[domain.SaveStatus]int{}, classes: map[domain.Class]int{}, codes: map[string]bool{}}
 	for i, v := range b.writer.Save(ctx, records) {
 		if v.Err == nil {
-			o.fates[v.Fate]++
+			o.statuses[v.Status]++
 			continue
 		}
 		o.err = v.Err
 		o.classes[domain.ClassOf(v.Err)]++
 		o.codes[domain.CodeOf(v.Err)] = true
 		if c := domain.ClassOf(v.Err); c == domain.Invalid || c == domain.Unknown {
-			o.blamed = append(o.blamed, records[i].Key)
+			o.rejected = append(o.rejected, records[i].Key)
 		}
 	}
 	return o
@@ -108,17 +108,17 @@ func incompressible(n int) string {
 	return hex.EncodeToString(b)
 }
 
-// TestCauses provokes on a real server what can go wrong, and shows the class it gets and whom it is blamed on.
+// TestCauses provokes faults on a real server, and shows which class each gets and which rows are rejected.
 func TestCauses(t *testing.T) {
-	const refuse = `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.event::text LIKE '%guilty%' THEN %s; END IF; RETURN NEW; END $$`
+	const refuse = `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.event::text LIKE '%faulty%' THEN %s; END IF; RETURN NEW; END $$`
 	const trigger = `CREATE TRIGGER refuse BEFORE INSERT ON decisions FOR EACH ROW EXECUTE FUNCTION refuse()`
-	guilty := map[int]string{137: "guilty", 861: "guilty"}
+	faulty := map[int]string{137: "faulty", 861: "faulty"}
 	for _, c := range []struct {
 		name    string
 		options func(*Options)
-		special map[int]string // the rows to blame
-		// provoke begins it; mend ends it, and is nil where it stays.
-		provoke func(t *testing.T, b *bench) (mend func())
+		special map[int]string // the rows to reject
+		// provoke begins it; restore ends it, and is nil where it stays.
+		provoke func(t *testing.T, b *bench) (restore func())
 		class   domain.Class
 		code    string
 	}{
@@ -174,14 +174,14 @@ func TestCauses(t *testing.T) {
 		}, {
 			name: "a missing partition and no right to make it", class: domain.Misconfigured, code: "42501",
 			provoke: func(t *testing.T, b *bench) func() {
-				today := dayOf(time.Now()).partition()
+				today := partitionOf(domain.DayOf(time.Now()))
 				b.exec(t, `DROP TABLE `+today, `ALTER SCHEMA public OWNER TO postgres`, `REVOKE CREATE ON SCHEMA public FROM PUBLIC`, `REVOKE CREATE ON SCHEMA public FROM docket`)
 				return func() { b.exec(t, `ALTER SCHEMA public OWNER TO docket`) }
 			},
 		}, {
 			name: "a missing partition that can be made", class: "",
 			provoke: func(t *testing.T, b *bench) func() {
-				b.exec(t, `DROP TABLE `+dayOf(time.Now()).partition())
+				b.exec(t, `DROP TABLE `+partitionOf(domain.DayOf(time.Now())))
 				return nil
 			},
 		}, {
@@ -199,26 +199,26 @@ func TestCauses(t *testing.T) {
 				}
 			},
 		}, {
-			name: "one row in a thousand that takes too long", class: domain.Unknown, code: "57014", special: map[int]string{500: "guilty"},
+			name: "one row in a thousand that takes too long", class: domain.Unknown, code: "57014", special: map[int]string{500: "faulty"},
 			options: func(o *Options) { o.StatementTimeout = 500 * time.Millisecond },
 			provoke: func(t *testing.T, b *bench) func() {
 				b.exec(t, strings.Replace(refuse, "%s", "PERFORM pg_sleep(5)", 1), trigger)
 				return nil
 			},
 		}, {
-			name: "a CHECK constraint that refuses one row in a thousand", class: domain.Invalid, code: "23514", special: map[int]string{500: "guilty"},
+			name: "a CHECK constraint that refuses one row in a thousand", class: domain.Invalid, code: "23514", special: map[int]string{500: "faulty"},
 			provoke: func(t *testing.T, b *bench) func() {
-				b.exec(t, `ALTER TABLE decisions ADD CONSTRAINT innocent CHECK (event::text NOT LIKE '%guilty%')`)
+				b.exec(t, `ALTER TABLE decisions ADD CONSTRAINT innocent CHECK (event::text NOT LIKE '%faulty%')`)
 				return nil
 			},
 		}, {
-			name: "a trigger that raises for two rows in a thousand", class: domain.Unknown, code: "P0001", special: guilty,
+			name: "a trigger that raises for two rows in a thousand", class: domain.Unknown, code: "P0001", special: faulty,
 			provoke: func(t *testing.T, b *bench) func() {
 				b.exec(t, strings.Replace(refuse, "%s", "RAISE 'refused'", 1), trigger)
 				return nil
 			},
 		}, {
-			name: "a NOT NULL column that a trigger empties", class: domain.Invalid, code: "23502", special: guilty,
+			name: "a NOT NULL column that a trigger empties", class: domain.Invalid, code: "23502", special: faulty,
 			provoke: func(t *testing.T, b *bench) func() {
 				b.exec(t, strings.Replace(refuse, "%s", "NEW.outcome := NULL", 1), trigger)
 				return nil
@@ -234,7 +234,7 @@ func TestCauses(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, postgres(t), c.options)
 			batch := records(1000, c.special)
-			mend := c.provoke(t, b)
+			restore := c.provoke(t, b)
 			o := b.save(t, batch)
 			var want []string
 			if c.class == domain.Invalid || c.class == domain.Unknown {
@@ -244,24 +244,24 @@ func TestCauses(t *testing.T) {
 					}
 				}
 			}
-			require.Equal(t, want, o.blamed, "the guilty rows and no other: %v", o.err)
+			require.Equal(t, want, o.rejected, "the bad rows and no others: %v", o.err)
 			switch {
 			case c.class == "":
-				require.Equal(t, 1000, o.fates[domain.Saved], "%v", o.err)
+				require.Equal(t, 1000, o.statuses[domain.Saved], "%v", o.err)
 			case want != nil:
 				require.Equal(t, map[domain.Class]int{c.class: len(want)}, o.classes)
-				require.Equal(t, 1000-len(want), o.fates[domain.Saved])
+				require.Equal(t, 1000-len(want), o.statuses[domain.Saved])
 			default:
-				require.Equal(t, map[domain.Class]int{c.class: 1000}, o.classes, "an outage is nobody's fault: %v", o.err)
+				require.Equal(t, map[domain.Class]int{c.class: 1000}, o.classes, "an outage rejects no row: %v", o.err)
 			}
 			if c.class != "" {
 				require.Contains(t, o.codes, c.code, "%v", o.err)
-				require.NotContains(t, o.err.Error(), "guilty", "messages are free of row contents")
+				require.NotContains(t, o.err.Error(), "faulty", "messages are free of row contents")
 			}
-			if mend == nil {
+			if restore == nil {
 				return
 			}
-			mend()
+			restore()
 			recovered(t, b, batch)
 		})
 	}
@@ -272,7 +272,7 @@ func recovered(t *testing.T, b *bench, batch []domain.Record) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		o := b.save(t, batch)
-		return o.fates[domain.Saved]+o.fates[domain.Duplicate] == len(batch)
+		return o.statuses[domain.Saved]+o.statuses[domain.Duplicate] == len(batch)
 	}, 30*time.Second, 100*time.Millisecond, "once it is over, everything is stored")
 }
 
@@ -285,10 +285,10 @@ func ownServer(t *testing.T, dir string, settings ...string) *testserver.Postgre
 	return p
 }
 
-// unavailable is that an outage was nobody's fault.
+// unavailable requires that an outage has rejected no row.
 func unavailable(t *testing.T, o outcome, n int) {
 	t.Helper()
-	require.Empty(t, o.blamed, "%v", o.err)
+	require.Empty(t, o.rejected, "%v", o.err)
 	require.Equal(t, map[domain.Class]int{domain.Unavailable: n}, o.classes, "%v", o.err)
 }
 
@@ -319,7 +319,7 @@ func TestCrashInMidCommit(t *testing.T) {
 	unavailable(t, o, len(batch))
 	require.NoError(t, p.Start())
 	recovered(t, b, batch)
-	require.Equal(t, map[domain.Fate]int{domain.Duplicate: 100}, b.save(t, batch).fates, "each once")
+	require.Equal(t, map[domain.SaveStatus]int{domain.Duplicate: 100}, b.save(t, batch).statuses, "each once")
 }
 
 func TestKilledBackend(t *testing.T) {
@@ -330,7 +330,7 @@ func TestKilledBackend(t *testing.T) {
 		require.NoError(t, p.Exec("postgres", fmt.Sprintf(`SELECT pg_terminate_backend(%d)`, backend)))
 	})
 	// The server says that it has committed and cannot say that others have: the rows are there, or are stored anew.
-	require.Empty(t, o.blamed, "%v", o.err)
+	require.Empty(t, o.rejected, "%v", o.err)
 	require.NoError(t, p.Exec("postgres", `SELECT pg_reload_conf()`))
 	recovered(t, b, batch)
 }
@@ -339,7 +339,7 @@ func TestServerThatHangs(t *testing.T) {
 	p := ownServer(t, "")
 	b := newBench(t, p, func(o *Options) { o.StatementTimeout = time.Second })
 	batch := records(100, nil)
-	require.Equal(t, 100, b.save(t, batch).fates[domain.Saved])
+	require.Equal(t, 100, b.save(t, batch).statuses[domain.Saved])
 	require.NoError(t, p.Pause())
 	start := time.Now()
 	unavailable(t, b.save(t, records(200, nil)), 200)
@@ -363,7 +363,7 @@ func TestOutageBehindAPooler(t *testing.T) {
 	b := newBench(t, p, nil)
 	s := newStore(t, pooler.URL(b.database), nil)
 	b.use(t, s)
-	require.Equal(t, 100, b.save(t, records(100, nil)).fates[domain.Saved])
+	require.Equal(t, 100, b.save(t, records(100, nil)).statuses[domain.Saved])
 	require.NoError(t, p.Stop(true))
 	unavailable(t, b.save(t, records(200, nil)), 200)
 	err = s.CheckSchema(t.Context())
@@ -427,7 +427,7 @@ func TestFullDisk(t *testing.T) {
 	t.Cleanup(func() { _ = syscall.Unmount(mount, syscall.MNT_DETACH) })
 	p := ownServer(t, filepath.Join(mount, "pg"), "max_wal_size=32MB", "wal_recycle=off")
 	b := newBench(t, p, nil)
-	require.Equal(t, 100, b.save(t, records(100, nil)).fates[domain.Saved])
+	require.Equal(t, 100, b.save(t, records(100, nil)).statuses[domain.Saved])
 	ballast := filepath.Join(mount, "ballast")
 	require.NoError(t, fillDisk(ballast))
 	large := map[int]string{}
@@ -435,7 +435,7 @@ func TestFullDisk(t *testing.T) {
 		large[i] = incompressible(20_000)
 	}
 	o := b.save(t, records(500, large))
-	require.Empty(t, o.blamed, "%v", o.err)
+	require.Empty(t, o.rejected, "%v", o.err)
 	require.Equal(t, domain.Unavailable, domain.ClassOf(o.err), "%v", o.err)
 	require.NoError(t, os.Remove(ballast))
 	_ = p.Stop(true) // where the log of transactions was what had no room, the server has ended itself
@@ -472,7 +472,7 @@ func TestNobodyListens(t *testing.T) {
 	require.NoError(t, err)
 	defer s.Close()
 	for name, err := range map[string]error{
-		"probe": s.Probe(t.Context()), "schema": s.CheckSchema(t.Context()), "migrate": s.Migrate(t.Context()), "upkeep": s.Expire(t.Context()),
+		"probe": s.Probe(t.Context()), "schema": s.CheckSchema(t.Context()), "migrate": s.Migrate(t.Context()), "days": s.PrepareDays(t.Context(), 0, 1),
 	} {
 		require.Equal(t, domain.Unavailable, domain.ClassOf(err), "%s: %v", name, err)
 	}

@@ -11,35 +11,27 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
 )
-
-// deadColumn maps the fields of dead letters to columns. Those of an id are found by either of its names.
-var deadColumn = map[domain.Field]string{
-	domain.FieldID: "id", domain.FieldState: "state", domain.FieldClass: "class", domain.FieldCode: "code", domain.FieldFingerprint: "fingerprint",
-	domain.FieldReason: "reason", domain.FieldTenant: "tenant", domain.FieldPath: "path", domain.FieldTopic: "topic",
-	domain.FieldDecisionID: "decision_id", domain.FieldReplay: "replay",
-}
 
 // inIndexOrder makes the changes of the index wait for each other: they touch the same counts.
 const inIndexOrder = `SELECT pg_advisory_xact_lock(hashtext('docket dead letters'))`
 
 const (
-	deadColumns = `id, topic, partition, "offset", state, class, code, reason, error, error_text, fingerprint, attempts, tenant, decision_id, path, timestamp,
-		decision, whole, sha256, bytes, upload, origin, received_at, first_failed_at, died_at, indexed_at, changed_at, copies, replay, replays`
 	// A record that is known is read again, and everything else is as it was; a copy is behind it.
 	isCopy           = `(CASE WHEN (excluded.topic, excluded.partition) = (d.topic, d.partition) THEN excluded."offset" > d."offset" ELSE excluded.died_at > d.died_at END)`
-	indexDeadLetters = `WITH came AS (INSERT INTO dead_letters AS d (` + deadColumns + `)
-		SELECT u.id, u.topic, u.partition, u."offset", 'open', u.class, nullif(u.code, ''), u.reason, nullif(u.error, ''), nullif(u.error_text, ''), u.fingerprint,
+	indexDeadLetters = `WITH came AS (INSERT INTO dead_letters AS d (` + sqlstore.DeadLetterColumns + `)
+		SELECT u.id, u.topic, u.partition, u."offset", 'open', u.class, nullif(u.code, ''), u.cause, nullif(u.error, ''), nullif(u.error_text, ''), u.fingerprint,
 			u.attempts, u.tenant, nullif(u.decision_id, ''), nullif(u.path, ''), u.timestamp, u.decision, u.whole, u.sha256, u.bytes, nullif(u.upload, ''),
 			nullif(u.origin, ''), u.received_at, u.first_failed_at, u.died_at, $1::timestamptz, $1::timestamptz, u.copies, nullif(u.replay, ''), u.replays
 		FROM unnest($2::text[], $3::text[], $4::int[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::int[],
 			$13::text[], $14::text[], $15::text[], $16::timestamptz[], $17::boolean[], $18::boolean[], $19::bytea[], $20::int[], $21::text[], $22::text[],
 			$23::timestamptz[], $24::timestamptz[], $25::timestamptz[], $26::int[], $27::text[], $28::int[])
-			AS u(id, topic, partition, "offset", class, code, reason, error, error_text, fingerprint, attempts, tenant, decision_id, path, timestamp, decision, whole,
+			AS u(id, topic, partition, "offset", class, code, cause, error, error_text, fingerprint, attempts, tenant, decision_id, path, timestamp, decision, whole,
 			sha256, bytes, upload, origin, received_at, first_failed_at, died_at, copies, replay, replays)
 		ON CONFLICT (sha256, tenant, class) DO UPDATE SET
-			topic = excluded.topic, partition = excluded.partition, "offset" = excluded."offset", code = excluded.code, reason = excluded.reason,
+			topic = excluded.topic, partition = excluded.partition, "offset" = excluded."offset", code = excluded.code, cause = excluded.cause,
 			error = excluded.error, error_text = excluded.error_text, fingerprint = excluded.fingerprint, attempts = excluded.attempts,
 			decision_id = excluded.decision_id, path = excluded.path, timestamp = excluded.timestamp, decision = excluded.decision, whole = excluded.whole,
 			upload = excluded.upload, origin = excluded.origin, died_at = greatest(d.died_at, excluded.died_at),
@@ -50,7 +42,7 @@ const (
 			replay = coalesce(excluded.replay, d.replay), replays = greatest(d.replays, excluded.replays)
 			WHERE ` + isCopy + ` OR (excluded.topic, excluded.partition, excluded."offset") = (d.topic, d.partition, d."offset")
 		RETURNING replay, changed_at)
-		UPDATE replays r SET failed = r.failed + c.n
+		UPDATE jobs r SET failed = r.failed + c.n
 			FROM (SELECT replay, count(*) AS n FROM came WHERE replay IS NOT NULL AND changed_at = $1::timestamptz GROUP BY replay) c WHERE r.id = c.replay`
 )
 
@@ -80,17 +72,17 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 
 // deadColumnsOf are dead letters by column, as unnest takes them.
 type deadColumnsOf struct {
-	id, topic, class, code, reason, failure, text, fingerprint, tenant, decisionID, path, upload, origin, replay []string
-	partition, attempts, bytes, copies, replays                                                                  []int32
-	offset                                                                                                       []int64
-	timestamp, receivedAt, firstFailedAt, diedAt                                                                 []pgtype.Timestamptz
-	decision, whole                                                                                              []bool
-	sum                                                                                                          [][]byte
+	id, topic, class, code, cause, failure, text, fingerprint, tenant, decisionID, path, upload, origin, replay []string
+	partition, attempts, bytes, copies, replays                                                                 []int32
+	offset                                                                                                      []int64
+	timestamp, receivedAt, firstFailedAt, diedAt                                                                []pgtype.Timestamptz
+	decision, whole                                                                                             []bool
+	sum                                                                                                         [][]byte
 }
 
 func (u *deadColumnsOf) add(l domain.DeadLetter) {
 	u.id, u.topic, u.partition, u.offset = append(u.id, l.ID), append(u.topic, l.Topic), append(u.partition, l.Partition), append(u.offset, l.Offset)
-	u.class, u.code, u.reason = append(u.class, string(l.Class)), append(u.code, l.Code), append(u.reason, string(l.Reason))
+	u.class, u.code, u.cause = append(u.class, string(l.Class)), append(u.code, l.Code), append(u.cause, string(l.Cause))
 	u.failure, u.text, u.fingerprint = append(u.failure, l.Error), append(u.text, l.Text), append(u.fingerprint, l.Fingerprint)
 	u.attempts, u.tenant, u.decisionID = append(u.attempts, int32(l.Attempts)), append(u.tenant, l.Tenant), append(u.decisionID, l.DecisionID)
 	u.path, u.timestamp = append(u.path, l.Path), append(u.timestamp, timestamptz(l.Timestamp))
@@ -103,7 +95,7 @@ func (u *deadColumnsOf) add(l domain.DeadLetter) {
 
 func (u *deadColumnsOf) args() []any {
 	return []any{
-		u.id, u.topic, u.partition, u.offset, u.class, u.code, u.reason, u.failure, u.text, u.fingerprint, u.attempts, u.tenant, u.decisionID, u.path, u.timestamp,
+		u.id, u.topic, u.partition, u.offset, u.class, u.code, u.cause, u.failure, u.text, u.fingerprint, u.attempts, u.tenant, u.decisionID, u.path, u.timestamp,
 		u.decision, u.whole, u.sum, u.bytes, u.upload, u.origin, u.receivedAt, u.firstFailedAt, u.diedAt, u.copies, u.replay, u.replays,
 	}
 }
@@ -112,7 +104,7 @@ func (u *deadColumnsOf) args() []any {
 const closeDeadLetters = `WITH was AS (SELECT d.id, d.state, d.replay FROM dead_letters d JOIN unnest($2::bytea[], $3::text[], $4::text[]) AS u(sha256, tenant, class)
 		ON (d.sha256, d.tenant, d.class) = (u.sha256, u.tenant, u.class) WHERE d.state IN ('open', 'replayed')),
 	closed AS (UPDATE dead_letters d SET state = 'stored', changed_at = $1::timestamptz FROM was WHERE d.id = was.id RETURNING was.state, was.replay)
-	UPDATE replays r SET stored = r.stored + c.n
+	UPDATE jobs r SET stored = r.stored + c.n
 		FROM (SELECT replay, count(*) AS n FROM closed WHERE state = 'replayed' AND replay IS NOT NULL GROUP BY replay) c WHERE r.id = c.replay`
 
 // visitStored tells of those of the dead letters whose row exists with the same bytes.
@@ -125,12 +117,12 @@ func (s *Store) visitStored(ctx context.Context, letters []domain.DeadLetter, vi
 			continue
 		}
 		d := &domain.Decision{Tenant: l.Tenant, ID: l.DecisionID, Timestamp: l.Timestamp, SHA256: l.SHA256}
-		rows = append(rows, row{d, i, s.opts.Window.Place(l.Timestamp, now) != domain.Outside})
+		rows = append(rows, row{d, i, s.opts.Window.Classify(l.Timestamp, now) != domain.Outside})
 	}
 	if len(rows) == 0 {
 		return nil
 	}
-	return blameless(s.visitHolders(ctx, rows, func(r row, same bool) {
+	return notTheRows(s.visitHolders(ctx, rows, func(r row, same bool) {
 		if same {
 			visit(r.at)
 		}
@@ -151,16 +143,16 @@ func (s *Store) closeStored(ctx context.Context, letters []domain.DeadLetter) (i
 }
 
 // CloseStored closes the next dead letters in a state that have a row; see ports.DeadLetterIndex.
-func (s *Store) CloseStored(ctx context.Context, state domain.DeadState, after domain.Place, limit int) (int, domain.Place, error) {
+func (s *Store) CloseStored(ctx context.Context, state domain.DeadState, after domain.Position, limit int) (int, domain.Position, error) {
 	letters, err := s.deadLetters(ctx, "look for dead letters that are stored", `WHERE state = $1::text AND decision AND (topic, partition, "offset") > ($2::text, $3::int, $4::bigint)
 		ORDER BY topic, partition, "offset" LIMIT $5::int`, string(state), after.Topic, after.Partition, after.Offset, limit)
 	if err != nil || len(letters) == 0 {
-		return 0, domain.Place{}, err
+		return 0, domain.Position{}, err
 	}
 	closed, err := s.closeStored(ctx, letters)
-	next := letters[len(letters)-1].Place
+	next := letters[len(letters)-1].Position
 	if len(letters) < limit {
-		next = domain.Place{}
+		next = domain.Position{}
 	}
 	return closed, next, err
 }
@@ -209,50 +201,52 @@ func eachCount(rows pgx.Rows, visit func(domain.DeadState, int64)) error {
 // maxFingerprints is how many fingerprints are looked for one by one.
 const maxFingerprints = 200
 
-// ofDeadLetters is what a query wants of the index. What a fingerprint stands for is looked up in the counts first: a path that
-// is rare among a million dead letters is found by its fingerprints, and one that is not there is known at once.
-func (s *Store) ofDeadLetters(ctx context.Context, q domain.Query) (*condition, error) {
-	c := &condition{}
-	c.within("died_at", q)
-	c.terms(deadColumn, q.Terms)
-	byFingerprint := domain.TermsOf(q.Terms, domain.CountedFields...)
-	if len(byFingerprint) == 0 {
-		return c, nil
+// ofDeadLetters is what a filter wants of the index. What a fingerprint stands for is looked up in the counts first: a path
+// that is rare among a million dead letters is found by its fingerprints, and one that is not there is known at once.
+func (s *Store) ofDeadLetters(ctx context.Context, scope domain.Scope, f domain.Filter) (*sqlstore.Where, error) {
+	w := dialect.Where()
+	wanted := domain.AllOf(f.Where, scope.Expr())
+	w.Span("died_at", f)
+	w.Fits(domain.DeadLetterFields, wanted)
+	byFingerprint := wanted.About(domain.CountedFields...)
+	if byFingerprint.Op == "" {
+		return w, nil
 	}
-	var counts condition
-	counts.terms(deadColumn, byFingerprint)
-	sql := `SELECT fingerprint FROM dead_letter_counts WHERE ` + counts.String() + ` GROUP BY fingerprint HAVING sum(letters) > 0 LIMIT ` + counts.arg(maxFingerprints+1) + `::int`
+	counts := dialect.Where()
+	counts.Fits(domain.DeadLetterFields, byFingerprint)
+	sql := `SELECT fingerprint FROM dead_letter_counts WHERE ` + counts.String() +
+		` GROUP BY fingerprint HAVING sum(letters) > 0 LIMIT ` + counts.Param(sqlstore.Int, maxFingerprints+1)
 	var fingerprints []string
-	err := s.query(ctx, "look for fingerprints", sql, counts.args, func(rows pgx.Rows) (err error) {
+	err := s.query(ctx, "look for fingerprints", sql, counts.Args, func(rows pgx.Rows) (err error) {
 		fingerprints, err = pgx.CollectRows(rows, pgx.RowTo[string])
 		return err
 	})
 	if err == nil && len(fingerprints) <= maxFingerprints {
-		c.add("fingerprint = ANY(" + c.arg(fingerprints) + "::text[])")
+		w.Add("fingerprint = ANY(" + w.Param("text[]", fingerprints) + ")")
 	}
-	return c, err
+	return w, err
 }
 
 // deadLetters reads rows of the index.
 func (s *Store) deadLetters(ctx context.Context, op, tail string, args ...any) (out []domain.DeadLetter, err error) {
-	err = s.query(ctx, op, `SELECT `+deadColumns+` FROM dead_letters `+tail, args, func(rows pgx.Rows) (err error) {
+	err = s.query(ctx, op, `SELECT `+sqlstore.DeadLetterColumns+` FROM dead_letters `+tail, args, func(rows pgx.Rows) (err error) {
 		out, err = pgx.CollectRows(rows, scanDeadLetter)
 		return err
 	})
 	return out, err
 }
 
-// DeadLetters returns one page; see ports.DeadLetterIndex.
-func (s *Store) DeadLetters(ctx context.Context, q domain.Query) (page domain.DeadPage, err error) {
-	c, err := s.ofDeadLetters(ctx, q)
+// DeadLetters returns one page; see ports.DeadLetterReader.
+func (s *Store) DeadLetters(ctx context.Context, scope domain.Scope, q domain.Query) (page domain.DeadPage, err error) {
+	w, err := s.ofDeadLetters(ctx, scope, q.Filter)
 	if err != nil {
 		return page, err
 	}
 	if a := q.After; a != nil {
-		c.add("(died_at, id) < (" + c.arg(a.Time) + "::timestamptz, " + c.arg(a.ID) + "::text)")
+		w.Add("(died_at, id) < (" + w.At(a.Time) + ", " + w.Param(sqlstore.Text, a.ID) + ")")
 	}
-	tail := "WHERE " + c.String() + " ORDER BY died_at DESC, id DESC LIMIT " + c.arg(q.Limit+1) + "::int"
-	page.Items, err = s.deadLetters(ctx, "search dead letters", tail, c.args...)
+	tail := "WHERE " + w.String() + " ORDER BY died_at DESC, id DESC LIMIT " + w.Param(sqlstore.Int, q.Limit+1)
+	page.Items, err = s.deadLetters(ctx, "search dead letters", tail, w.Args...)
 	if len(page.Items) > q.Limit {
 		page.Items = page.Items[:q.Limit]
 		last := page.Items[q.Limit-1]
@@ -261,81 +255,89 @@ func (s *Store) DeadLetters(ctx context.Context, q domain.Query) (page domain.De
 	return page, err
 }
 
-// DeadLetter finds one; see ports.DeadLetterIndex.
-func (s *Store) DeadLetter(ctx context.Context, id string) (domain.DeadLetter, bool, error) {
-	tail, args := "WHERE id = $1::text", []any{id}
-	if p, err := domain.ParsePlace(id); err == nil {
-		tail += ` OR (state = ANY($2::text[]) AND (topic, partition, "offset") = ($3::text, $4::int, $5::bigint)) ORDER BY id <> $1::text`
-		args = append(args, deadStates(), p.Topic, p.Partition, p.Offset)
+// DeadLetter finds one; see ports.DeadLetterReader.
+func (s *Store) DeadLetter(ctx context.Context, scope domain.Scope, id string) (domain.DeadLetter, bool, error) {
+	w := dialect.Where(id)
+	which := "id = $1::text"
+	if p, err := domain.ParsePosition(id); err == nil {
+		which += ` OR (state = ANY(` + w.Param("text[]", deadStates()) + `) AND (topic, partition, "offset") = (` +
+			w.Param(sqlstore.Text, p.Topic) + `, ` + w.Param(sqlstore.Int, p.Partition) + `, ` + w.Param(sqlstore.Bigint, p.Offset) + `))`
 	}
-	found, err := s.deadLetters(ctx, "find a dead letter", tail+" LIMIT 1", args...)
+	w.Add("(" + which + ")")
+	w.Fits(domain.DeadLetterFields, scope.Expr())
+	found, err := s.deadLetters(ctx, "find a dead letter", "WHERE "+w.String()+" ORDER BY id <> $1::text LIMIT 1", w.Args...)
 	if err != nil || len(found) == 0 {
 		return domain.DeadLetter{}, false, err
 	}
 	return found[0], true, nil
 }
 
-// DeadLettersOf returns those of a decision; see ports.DeadLetterIndex.
-func (s *Store) DeadLettersOf(ctx context.Context, decisionID string) ([]domain.DeadLetter, error) {
-	return s.deadLetters(ctx, "find dead letters", "WHERE decision_id = $1::text ORDER BY died_at DESC, id DESC LIMIT 1000", decisionID)
+// DeadLettersOf returns those of a decision; see ports.DeadLetterReader.
+func (s *Store) DeadLettersOf(ctx context.Context, scope domain.Scope, decisionID string) ([]domain.DeadLetter, error) {
+	w := dialect.Where(decisionID)
+	w.Add("decision_id = $1::text")
+	w.Fits(domain.DeadLetterFields, scope.Expr())
+	return s.deadLetters(ctx, "find dead letters", "WHERE "+w.String()+" ORDER BY died_at DESC, id DESC LIMIT 1000", w.Args...)
 }
 
-// CountDeadLetters counts by state; see ports.DeadLetterIndex.
-func (s *Store) CountDeadLetters(ctx context.Context, q domain.Query) (map[domain.DeadState]int64, error) {
-	c, err := s.ofDeadLetters(ctx, q)
+// CountDeadLetters counts by state; see ports.DeadLetterReader.
+func (s *Store) CountDeadLetters(ctx context.Context, scope domain.Scope, f domain.Filter) (map[domain.DeadState]int64, error) {
+	w, err := s.ofDeadLetters(ctx, scope, f)
 	if err != nil {
 		return nil, err
 	}
-	sql := `SELECT state, count(*) FROM dead_letters WHERE ` + c.String() + ` GROUP BY state`
-	if q.Countable() {
-		sql = `SELECT state, sum(letters)::bigint FROM dead_letter_counts WHERE ` + c.String() + ` GROUP BY state HAVING sum(letters) > 0`
+	sql := `SELECT state, count(*) FROM dead_letters WHERE ` + w.String() + ` GROUP BY state`
+	if f.Countable() {
+		sql = `SELECT state, sum(letters)::bigint FROM dead_letter_counts WHERE ` + w.String() + ` GROUP BY state HAVING sum(letters) > 0`
 	}
 	out := map[domain.DeadState]int64{}
-	err = s.query(ctx, "count dead letters", sql, c.args, func(rows pgx.Rows) error {
+	err = s.query(ctx, "count dead letters", sql, w.Args, func(rows pgx.Rows) error {
 		return eachCount(rows, func(state domain.DeadState, n int64) { out[state] = n })
 	})
 	return out, err
 }
 
-// DeadGroups returns the groups; see ports.DeadLetterIndex.
-func (s *Store) DeadGroups(ctx context.Context, q domain.Query) ([]domain.DeadGroup, error) {
-	c := &condition{}
-	c.terms(deadColumn, domain.TermsOf(q.Terms, domain.CountedFields...))
-	having := &condition{args: c.args}
-	inState := &condition{args: c.args}
-	inState.terms(deadColumn, domain.TermsOf(q.Terms, domain.FieldState))
-	having.args = inState.args
-	having.add("sum(letters) FILTER (WHERE " + inState.String() + ") > 0")
-	if !q.Since.IsZero() {
-		having.add("max(last_at) >= " + having.arg(q.Since) + "::timestamptz")
-	}
-	if !q.Until.IsZero() {
-		having.add("min(first_at) < " + having.arg(q.Until) + "::timestamptz")
-	}
+// DeadGroups returns the groups; see ports.DeadLetterReader.
+func (s *Store) DeadGroups(ctx context.Context, scope domain.Scope, f domain.Filter) ([]domain.DeadGroup, error) {
+	wanted := domain.AllOf(f.Where, scope.Expr())
+	counts := dialect.Where()
+	counts.Fits(domain.DeadLetterFields, wanted.About(domain.CountedFields...))
+	inState := counts.And()
+	inState.Fits(domain.DeadLetterFields, wanted.About(domain.FieldState))
+	having := inState.And()
+	having.Add("sum(letters) FILTER (WHERE " + inState.String() + ") > 0")
+	having.Span("max(last_at)", domain.Filter{Since: f.Since})
+	having.Span("min(first_at)", domain.Filter{Until: f.Until})
+	sample := having.And()
+	sample.Fits(domain.DeadLetterFields, wanted.About(domain.FieldTenant, domain.FieldTopic))
 	sum := func(state domain.DeadState) string {
 		return fmt.Sprintf("coalesce(sum(letters) FILTER (WHERE state = '%s'), 0)::bigint", state)
 	}
-	sample := &condition{args: having.args}
-	sample.terms(deadColumn, domain.TermsOf(q.Terms, domain.FieldTenant, domain.FieldTopic))
-	sql := `SELECT g.*, coalesce((SELECT id FROM dead_letters d WHERE d.fingerprint = g.fingerprint AND ` + sample.String() + ` ORDER BY died_at DESC LIMIT 1), '') FROM (
-		SELECT fingerprint, min(class) AS class, coalesce(min(code), ''), min(reason) AS reason, coalesce(min(error_text), ''), coalesce(min(path), ''), ` +
-		sum(domain.DeadOpen) + ` AS open, ` + sum(domain.DeadReplayed) + `, ` + sum(domain.DeadDiscarded) + `, ` + sum(domain.DeadStored) + `,
-		min(first_at), max(last_at) FROM dead_letter_counts WHERE ` + c.String() + ` GROUP BY fingerprint HAVING ` + having.String() + `
-		ORDER BY sum(letters) FILTER (WHERE state = 'open') DESC NULLS LAST, sum(letters) DESC, fingerprint LIMIT ` + fmt.Sprint(domain.MaxGroups) + `) g`
+	sql := `SELECT g.*, coalesce((SELECT id FROM dead_letters d WHERE d.fingerprint = g.fingerprint AND ` + sample.String() + `
+		ORDER BY died_at DESC LIMIT 1), '') FROM (
+		SELECT fingerprint, min(class) AS class, coalesce(min(code), ''), min(cause) AS cause, coalesce(min(error_text), ''),
+		coalesce(min(path), ''), ` + sum(domain.DeadOpen) + ` AS open, ` + sum(domain.DeadReplayed) + `, ` +
+		sum(domain.DeadDiscarded) + `, ` + sum(domain.DeadStored) + `, min(first_at), max(last_at) FROM dead_letter_counts
+		WHERE ` + counts.String() + ` GROUP BY fingerprint HAVING ` + having.String() + `
+		ORDER BY sum(letters) FILTER (WHERE state = 'open') DESC NULLS LAST, sum(letters) DESC, fingerprint
+		LIMIT ` + fmt.Sprint(domain.MaxGroups) + `) g`
 	var out []domain.DeadGroup
-	err := s.query(ctx, "group dead letters", sql, sample.args, func(rows pgx.Rows) (err error) {
-		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (g domain.DeadGroup, err error) {
-			var open, replayed, discarded, stored int64
-			err = row.Scan(&g.Fingerprint, &g.Class, &g.Code, &g.Reason, &g.Text, &g.Path, &open, &replayed, &discarded, &stored, &g.First, &g.Last, &g.Sample)
-			g.Letters = map[domain.DeadState]int64{
-				domain.DeadOpen: open, domain.DeadReplayed: replayed, domain.DeadDiscarded: discarded, domain.DeadStored: stored,
-			}
-			g.First, g.Last = g.First.UTC(), g.Last.UTC()
-			return g, err
-		})
+	err := s.query(ctx, "group dead letters", sql, sample.Args, func(rows pgx.Rows) (err error) {
+		out, err = pgx.CollectRows(rows, scanGroup)
 		return err
 	})
 	return out, err
+}
+
+func scanGroup(row pgx.CollectableRow) (g domain.DeadGroup, err error) {
+	var open, replayed, discarded, stored int64
+	err = row.Scan(&g.Fingerprint, &g.Class, &g.Code, &g.Cause, &g.Text, &g.Path, &open, &replayed, &discarded, &stored,
+		&g.First, &g.Last, &g.Sample)
+	g.Letters = map[domain.DeadState]int64{
+		domain.DeadOpen: open, domain.DeadReplayed: replayed, domain.DeadDiscarded: discarded, domain.DeadStored: stored,
+	}
+	g.First, g.Last = g.First.UTC(), g.Last.UTC()
+	return g, err
 }
 
 // scanDeadLetter reads a row of deadColumns.
@@ -344,7 +346,7 @@ func scanDeadLetter(row pgx.CollectableRow) (l domain.DeadLetter, err error) {
 	var timestamp, receivedAt, firstFailedAt pgtype.Timestamptz
 	var died, indexed, changed time.Time
 	var sum []byte
-	err = row.Scan(&l.ID, &l.Topic, &l.Partition, &l.Offset, &l.State, &l.Class, &code, &l.Reason, &failure, &text, &l.Fingerprint, &l.Attempts, &l.Tenant,
+	err = row.Scan(&l.ID, &l.Topic, &l.Partition, &l.Offset, &l.State, &l.Class, &code, &l.Cause, &failure, &text, &l.Fingerprint, &l.Attempts, &l.Tenant,
 		&decisionID, &path, &timestamp, &l.Decision, &l.Whole, &sum, &l.Bytes, &upload, &origin, &receivedAt, &firstFailedAt, &died, &indexed, &changed,
 		&l.Copies, &replay, &l.Replays)
 	l.Code, l.Error, l.Text, l.DecisionID, l.Path = code.String, failure.String, text.String, decisionID.String, path.String

@@ -38,8 +38,8 @@ func unknownType(err error) bool {
 // for null.
 type wire []byte
 
-// columns of decision_input.
-const inputColumns = 20
+// inputColumns counts the columns of decision_input.
+var inputColumns = uint32(10 + len(domain.TextColumns))
 
 // encode spells rows as an array of decision_input, whose OID is element.
 func encode(element uint32, rows []row) []byte {
@@ -70,10 +70,11 @@ func (w *wire) record(d *domain.Decision) {
 	w.number(pgtype.ByteaOID)
 	w.number(uint32(len(d.SHA256)))
 	*w = append(*w, d.SHA256[:]...)
-	for _, text := range [...]string{
-		d.Tenant, d.ID, string(d.Outcome), d.Path, d.Reason, d.Principal, d.Action, d.Resource, d.OPA, d.App, d.TraceID, d.RequestedBy, d.Error,
-	} {
-		w.text(text)
+	w.text(d.Tenant)
+	w.text(d.ID)
+	w.text(string(d.Outcome))
+	for _, c := range domain.TextColumns {
+		w.text(*c.Of(d))
 	}
 	w.number(pgtype.JSONBOID)
 	if bundles := domain.EncodeBundles(d.Bundles); bundles == "" {

@@ -29,10 +29,10 @@ const upsertOPA = `INSERT INTO opas AS o (tenant, opa, version, first_upload, la
 	status_at = coalesce(excluded.status_at, o.status_at),
 	status = coalesce(excluded.status, o.status)`
 
-// RecordOPAs adds sightings; see ports.OPARegistry.
-func (s *Store) RecordOPAs(ctx context.Context, sightings []domain.Sighting) error {
-	sorted := slices.Clone(sightings) // several processes report the same OPAs
-	slices.SortFunc(sorted, func(a, b domain.Sighting) int {
+// RecordOPAs adds observations; see ports.OPARecorder.
+func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observation) error {
+	sorted := slices.Clone(observations) // several processes report the same OPAs
+	slices.SortFunc(sorted, func(a, b domain.Observation) int {
 		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.OPA, b.OPA))
 	})
 	return s.change(ctx, "record OPAs", func(b *pgx.Batch) {
@@ -42,11 +42,14 @@ func (s *Store) RecordOPAs(ctx context.Context, sightings []domain.Sighting) err
 	})
 }
 
-// OPAs returns every OPA seen; see ports.OPARegistry.
-func (s *Store) OPAs(ctx context.Context) ([]domain.OPA, error) {
+// OPAs returns every OPA seen; see ports.OPAReader.
+func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, error) {
+	w := dialect.Where()
+	w.Fits(domain.DecisionFields, scope.Expr())
+	sql := `SELECT tenant, opa, version, first_upload, last_upload, (extract(epoch FROM upload_interval) * 1000000)::bigint,
+		uploads, events, status_at, status FROM opas WHERE ` + w.String() + ` ORDER BY last_upload DESC NULLS LAST, opa LIMIT 1000`
 	var out []domain.OPA
-	err := s.query(ctx, "list OPAs", `SELECT tenant, opa, version, first_upload, last_upload, (extract(epoch FROM upload_interval) * 1000000)::bigint,
-		uploads, events, status_at, status FROM opas ORDER BY last_upload DESC NULLS LAST, opa LIMIT 1000`, nil, func(rows pgx.Rows) (err error) {
+	err := s.query(ctx, "list OPAs", sql, w.Args, func(rows pgx.Rows) (err error) {
 		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (o domain.OPA, err error) {
 			var first, last, statusAt pgtype.Timestamptz
 			var micros int64

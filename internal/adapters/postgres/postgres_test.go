@@ -77,12 +77,14 @@ func storeHarness(p *testserver.Postgres, url func(database string) string) func
 	return func(t *testing.T) *porttest.StoreHarness {
 		database := newDatabase(t, p)
 		h := &porttest.StoreHarness{Window: testWindow, Now: time.Now()}
-		open := func(t *testing.T) ports.Store {
-			return newStore(t, url(database), func(o *Options) { o.Now = func() time.Time { return h.Now } })
+		var s *Store
+		open := func(t *testing.T) (ports.Decisions, ports.Control) {
+			s = newStore(t, url(database), func(o *Options) { o.Now = func() time.Time { return h.Now } })
+			return s, s
 		}
-		h.Store = open(t)
-		h.Reopen = func(t *testing.T) ports.Store {
-			h.Store.(*Store).Close()
+		h.Decisions, h.Control = open(t)
+		h.Reopen = func(t *testing.T) (ports.Decisions, ports.Control) {
+			s.Close()
 			return open(t)
 		}
 		exec := func(t *testing.T, statements ...string) { require.NoError(t, p.Exec(database, statements...)) }
@@ -102,7 +104,7 @@ func storeHarness(p *testserver.Postgres, url func(database string) string) func
 			return lockTable(t, p, database)
 		}
 		h.Tamper = func(t *testing.T) {
-			for _, text := range []string{`UPDATE audit SET who = 'nobody'`, `DELETE FROM audit`, `TRUNCATE audit`} {
+			for _, text := range []string{`UPDATE audit SET caller = 'nobody'`, `DELETE FROM audit`, `TRUNCATE audit`} {
 				require.ErrorContains(t, p.Exec(database, text), "append-only", text)
 			}
 		}

@@ -11,13 +11,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
 )
 
 // row is one decision of a batch.
 type row struct {
 	*domain.Decision
-	at     int  // its place in the batch
+	at     int  // its index in the batch
 	inside bool // of the window
 }
 
@@ -28,82 +29,83 @@ type key struct {
 }
 
 // The columns that both tables have, as they are inserted from an array of decision_input.
-const (
-	inserted = `timestamp, received_at, saved_at, sanitised, unsearchable, sha256, tenant, decision_id, outcome,
-		path, reason, principal, action, resource, opa, app, trace_id, requested_by, error, bundles, event`
-	selected = `u.timestamp, u.received_at, $1::timestamptz, u.sanitised, u.unsearchable, u.sha256, u.tenant, u.decision_id, u.outcome,
-		u.path, u.reason, u.principal, u.action, u.resource, u.opa, u.app, u.trace_id, u.requested_by, u.error, u.bundles, u.event`
-	unnested        = `unnest($2::decision_input[]) u`
-	insertDecisions = `INSERT INTO decisions (` + inserted + `) SELECT ` + selected + ` FROM ` + unnested + `
+var (
+	inserted = `timestamp, received_at, saved_at, sanitised, unsearchable, sha256, tenant, decision_id, outcome, ` +
+		sqlstore.TextColumns("") + `, bundles, event`
+	selected = `u.timestamp, u.received_at, $1::timestamptz, u.sanitised, u.unsearchable, u.sha256, u.tenant, u.decision_id,
+		u.outcome, ` + sqlstore.TextColumns("u.") + `, u.bundles, u.event FROM unnest($2::decision_input[]) u`
+	insertDecisions = `INSERT INTO decisions (` + inserted + `) SELECT ` + selected + `
 		WHERE NOT EXISTS (SELECT 1 FROM decisions_out_of_window o
 			WHERE o.decision_id = u.decision_id AND o.tenant = u.tenant AND o.timestamp = u.timestamp)
 		ON CONFLICT DO NOTHING RETURNING tenant, decision_id, timestamp`
-	insertOutOfWindow = `INSERT INTO decisions_out_of_window (time, ` + inserted + `) SELECT coalesce(u.timestamp, u.received_at), ` + selected + ` FROM ` + unnested + `
+	insertOutOfWindow = `INSERT INTO decisions_out_of_window (time, ` + inserted + `)
+		SELECT coalesce(u.timestamp, u.received_at), ` + selected + `
 		WHERE NOT EXISTS (SELECT 1 FROM decisions d
 			WHERE d.timestamp = u.timestamp AND d.tenant = u.tenant AND d.decision_id = u.decision_id)
 		ON CONFLICT DO NOTHING RETURNING tenant, decision_id`
-	// Who holds the keys that were not inserted. Out of window the key has no timestamp, so any row of the same id stands
-	// in the way there.
-	holders = `SELECT k.n, d.sha256 FROM unnest($1::text[], $2::text[], $3::timestamptz[]) WITH ORDINALITY AS k(tenant, decision_id, timestamp, n)
+)
+
+// Who holds the keys that were not inserted. Out of window the key has no timestamp, so any row of the same id stands
+// in the way there.
+const holders = `SELECT k.n, d.sha256 FROM unnest($1::text[], $2::text[], $3::timestamptz[]) WITH ORDINALITY AS k(tenant, decision_id, timestamp, n)
 			JOIN decisions d ON d.timestamp = k.timestamp AND d.tenant = k.tenant AND d.decision_id = k.decision_id
 			WHERE d.timestamp BETWEEN $4 AND $5
 		UNION ALL SELECT k.n, o.sha256 FROM unnest($1::text[], $2::text[], $3::timestamptz[], $6::boolean[]) WITH ORDINALITY AS k(tenant, decision_id, timestamp, inside, n)
 			JOIN decisions_out_of_window o ON o.decision_id = k.decision_id AND o.tenant = k.tenant
 			WHERE NOT k.inside OR o.timestamp = k.timestamp`
-)
 
 // SaveBatch stores decisions in one transaction and one round trip, and a second one where some were there already; see
 // ports.DecisionWriter.
-func (s *Store) SaveBatch(ctx context.Context, decisions []domain.Decision) ([]domain.Fate, error) {
+func (s *Store) SaveBatch(ctx context.Context, decisions []domain.Decision) ([]domain.SaveStatus, error) {
 	return s.insertBatch(ctx, decisions, "COMMIT")
 }
 
-// RehearseBatch is SaveBatch, rolled back; see ports.Store.
-func (s *Store) RehearseBatch(ctx context.Context, decisions []domain.Decision) ([]domain.Fate, error) {
+// DryRunBatch is SaveBatch, rolled back; see ports.DryRunner.
+func (s *Store) DryRunBatch(ctx context.Context, decisions []domain.Decision) ([]domain.SaveStatus, error) {
 	return s.insertBatch(ctx, decisions, "ROLLBACK")
 }
 
-func (s *Store) insertBatch(ctx context.Context, decisions []domain.Decision, end string) ([]domain.Fate, error) {
-	fates := make([]domain.Fate, len(decisions))
-	inside, outside, twins := s.place(decisions, fates)
+func (s *Store) insertBatch(ctx context.Context, decisions []domain.Decision, end string) ([]domain.SaveStatus, error) {
+	statuses := make([]domain.SaveStatus, len(decisions))
+	inside, outside, twins := s.classify(decisions, statuses)
 	if len(inside)+len(outside) == 0 {
-		return fates, nil
+		return statuses, nil
 	}
-	err := s.save(ctx, inside, outside, end, fates)
+	err := s.save(ctx, inside, outside, end, statuses)
 	if noPartition(err) { // it was dropped behind our back
 		s.forgetDays()
-		err = s.save(ctx, inside, outside, end, fates)
+		err = s.save(ctx, inside, outside, end, statuses)
 	}
 	if err != nil {
 		return nil, misplaced(err)
 	}
 	if end != "COMMIT" {
-		likeTheirFirst(slices.Concat(inside, outside), twins, fates)
+		likeTheirFirst(slices.Concat(inside, outside), twins, statuses)
 	}
-	if err := s.explain(ctx, slices.Concat(inside, outside, twins), fates); err != nil {
+	if err := s.explain(ctx, slices.Concat(inside, outside, twins), statuses); err != nil {
 		return nil, err
 	}
-	return fates, nil
+	return statuses, nil
 }
 
 // likeTheirFirst judges rows whose key comes twice in a batch that was rolled back: what would stand in their way is not there.
-func likeTheirFirst(rows, twins []row, fates []domain.Fate) {
+func likeTheirFirst(rows, twins []row, statuses []domain.SaveStatus) {
 	for _, t := range twins {
 		i := slices.IndexFunc(rows, func(r row) bool {
-			return fates[r.at] == domain.Saved && r.Tenant == t.Tenant && r.ID == t.ID && (!r.inside || r.Timestamp.Equal(t.Timestamp))
+			return statuses[r.at] == domain.Saved && r.Tenant == t.Tenant && r.ID == t.ID && (!r.inside || r.Timestamp.Equal(t.Timestamp))
 		})
 		if i < 0 {
 			continue
 		}
-		if fates[t.at] = domain.Conflicting; rows[i].SHA256 == t.SHA256 {
-			fates[t.at] = domain.Duplicate
+		if statuses[t.at] = domain.Conflicting; rows[i].SHA256 == t.SHA256 {
+			statuses[t.at] = domain.Duplicate
 		}
 	}
 }
 
-// place sorts a batch: rows of each table in the order of its key, so that two batches never wait for each other, and rows
-// whose key comes twice. What is too old has its fate already.
-func (s *Store) place(decisions []domain.Decision, fates []domain.Fate) (inside, outside, twins []row) {
+// classify sorts a batch: rows of each table in the order of its key, so that two batches never wait for each other, and rows
+// whose key comes twice. What is too old has its status already.
+func (s *Store) classify(decisions []domain.Decision, statuses []domain.SaveStatus) (inside, outside, twins []row) {
 	now := s.opts.Now()
 	seen := make(map[key]bool, len(decisions))
 	inside = make([]row, 0, len(decisions))
@@ -111,9 +113,9 @@ func (s *Store) place(decisions []domain.Decision, fates []domain.Fate) (inside,
 		d := &decisions[i]
 		k := key{tenant: d.Tenant, id: d.ID}
 		into, in := &outside, false
-		switch s.opts.Window.Place(d.Timestamp, now) {
+		switch s.opts.Window.Classify(d.Timestamp, now) {
 		case domain.BeforeWindow:
-			fates[i] = domain.TooOld
+			statuses[i] = domain.TooOld
 			continue
 		case domain.Inside:
 			k.timestamp, into, in = d.Timestamp.UnixMicro(), &inside, true
@@ -132,8 +134,8 @@ func (s *Store) place(decisions []domain.Decision, fates []domain.Fate) (inside,
 	return inside, outside, twins
 }
 
-// save inserts rows and sets the fate of those that are new.
-func (s *Store) save(ctx context.Context, inside, outside []row, end string, fates []domain.Fate) error {
+// save inserts rows and sets the status of those that are new.
+func (s *Store) save(ctx context.Context, inside, outside []row, end string, statuses []domain.SaveStatus) error {
 	conn, err := s.acquire(ctx)
 	if err != nil {
 		return s.settle("save to the database", nil, err)
@@ -149,10 +151,10 @@ func (s *Store) save(ctx context.Context, inside, outside []row, end string, fat
 	if len(outside) > 0 {
 		inserts = append(inserts, insertion{insertOutOfWindow, outside, false})
 	}
-	err = s.insert(ctx, conn.Conn(), s.settings, end, inserts, fates)
+	err = s.insert(ctx, conn.Conn(), s.settings, end, inserts, statuses)
 	if err != nil {
 		for _, r := range slices.Concat(inside, outside) {
-			fates[r.at] = ""
+			statuses[r.at] = ""
 		}
 	}
 	return s.settle("save to the database", conn.Conn(), err)
@@ -168,7 +170,7 @@ type insertion struct {
 
 // insert runs insertions in one transaction of one round trip. The types of the parameters are given, so that the server
 // is not asked for them first: that would wait for the table's lock before the settings are in force.
-func (s *Store) insert(ctx context.Context, conn *pgx.Conn, settings, end string, inserts []insertion, fates []domain.Fate) error {
+func (s *Store) insert(ctx context.Context, conn *pgx.Conn, settings, end string, inserts []insertion, statuses []domain.SaveStatus) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.StatementTimeout+answerMargin)
 	defer cancel()
 	element, err := s.inputType(ctx, conn)
@@ -186,7 +188,7 @@ func (s *Store) insert(ctx context.Context, conn *pgx.Conn, settings, end string
 	results := conn.PgConn().ExecBatch(ctx, &batch)
 	for n := 0; results.NextResult(); n++ {
 		if i := n - 2; i >= 0 && i < len(inserts) {
-			inserts[i].saved(results.ResultReader(), fates)
+			inserts[i].saved(results.ResultReader(), statuses)
 		}
 		if _, err := results.ResultReader().Close(); err != nil {
 			break // Close has it too
@@ -202,7 +204,7 @@ func (s *Store) insert(ctx context.Context, conn *pgx.Conn, settings, end string
 var binaryFormat = []int16{pgx.BinaryFormatCode}
 
 // saved marks the rows whose keys the insertion returns.
-func (i insertion) saved(returned *pgconn.ResultReader, fates []domain.Fate) {
+func (i insertion) saved(returned *pgconn.ResultReader, statuses []domain.SaveStatus) {
 	keys := make(map[key]bool, len(i.rows))
 	for returned.NextRow() {
 		v := returned.Values()
@@ -218,7 +220,7 @@ func (i insertion) saved(returned *pgconn.ResultReader, fates []domain.Fate) {
 			k.timestamp = r.Timestamp.UnixMicro()
 		}
 		if keys[k] {
-			fates[r.at] = domain.Saved
+			statuses[r.at] = domain.Saved
 		}
 	}
 }
@@ -227,23 +229,23 @@ func (i insertion) saved(returned *pgconn.ResultReader, fates []domain.Fate) {
 const epoch = 946_684_800_000_000
 
 // explain tells duplicates from conflicts among the rows that were not inserted.
-func (s *Store) explain(ctx context.Context, rows []row, fates []domain.Fate) error {
-	rows = slices.DeleteFunc(rows, func(r row) bool { return fates[r.at] != "" })
+func (s *Store) explain(ctx context.Context, rows []row, statuses []domain.SaveStatus) error {
+	rows = slices.DeleteFunc(rows, func(r row) bool { return statuses[r.at] != "" })
 	if len(rows) == 0 {
 		return nil
 	}
 	err := s.visitHolders(ctx, rows, func(r row, same bool) {
 		if same {
-			fates[r.at] = domain.Duplicate
-		} else if fates[r.at] == "" {
-			fates[r.at] = domain.Conflicting
+			statuses[r.at] = domain.Duplicate
+		} else if statuses[r.at] == "" {
+			statuses[r.at] = domain.Conflicting
 		}
 	})
 	if err != nil {
 		return err
 	}
 	for _, r := range rows {
-		if fates[r.at] == "" {
+		if statuses[r.at] == "" {
 			return domain.Errorf(domain.Unavailable, "decision rows changed while a batch was saved: what stood in the way of one is gone; trying again is right")
 		}
 	}

@@ -11,104 +11,13 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// searchColumn maps fields to columns; revision is inside bundles.
-var searchColumn = map[domain.Field]string{
-	domain.FieldOutcome: "outcome", domain.FieldPath: "path", domain.FieldTenant: "tenant", domain.FieldPrincipal: "principal",
-	domain.FieldAction: "action", domain.FieldResource: "resource", domain.FieldOPA: "opa", domain.FieldApp: "app",
-	domain.FieldTraceID: "trace_id", domain.FieldError: "error",
-}
-
-// condition is a WHERE clause under construction. Column names come from this file, texts only as parameters; TIME stands
-// for each table's own column.
-type condition struct {
-	clauses []string
-	args    []any
-}
-
-// arg adds a parameter and returns its name.
-func (c *condition) arg(v any) string {
-	c.args = append(c.args, v)
-	return fmt.Sprintf("$%d", len(c.args))
-}
-
-func (c *condition) add(clause string) { c.clauses = append(c.clauses, clause) }
-
-// match spells one wanted text of a field, whose column is one of columns.
-func (c *condition) match(columns map[domain.Field]string, f domain.Field, m domain.Match) string {
-	column, wrap := columns[f], func(s string) string { return s }
-	if f == domain.FieldRevision {
-		column = "b.value"
-		wrap = func(s string) string { return "EXISTS (SELECT 1 FROM jsonb_each_text(bundles) b WHERE " + s + ")" }
-	}
-	var clause string
-	switch {
-	case m.Prefix && m.Text == "":
-		clause = column + " IS NOT NULL"
-	case m.Prefix:
-		clause = "starts_with(" + column + ", " + c.arg(m.Text) + "::text)"
-	default:
-		clause = column + " = " + c.arg(m.Text) + "::text"
-	}
-	clause = wrap(clause)
-	if m.Not {
-		clause = "(" + clause + ") IS NOT TRUE" // a row without the field passes
-	}
-	return clause
-}
-
-func where(q domain.Query) *condition {
-	c := &condition{}
-	c.within("TIME", q)
-	if a := q.After; a != nil {
-		at := c.arg(a.Time) + "::timestamptz"
-		c.add("TIME <= " + at + " AND (TIME < " + at + " OR (tenant, decision_id) > (" + c.arg(a.Tenant) + "::text, " + c.arg(a.ID) + "::text))")
-	}
-	c.terms(searchColumn, q.Terms)
-	return c
-}
-
-// within bounds a column by the query's times.
-func (c *condition) within(column string, q domain.Query) {
-	if !q.Since.IsZero() {
-		c.add(column + " >= " + c.arg(q.Since) + "::timestamptz")
-	}
-	if !q.Until.IsZero() {
-		c.add(column + " < " + c.arg(q.Until) + "::timestamptz")
-	}
-}
-
-// terms adds what is wanted of the fields, each of which has a column.
-func (c *condition) terms(columns map[domain.Field]string, terms []domain.Term) {
-	for _, t := range terms {
-		var anyOf []string
-		for _, m := range t.Matches {
-			clause := c.match(columns, t.Field, m)
-			if m.Not {
-				c.add(clause)
-				continue
-			}
-			anyOf = append(anyOf, clause)
-		}
-		if len(anyOf) > 0 {
-			c.add("(" + strings.Join(anyOf, " OR ") + ")")
-		}
-	}
-}
-
-// String joins the clauses.
-func (c *condition) String() string {
-	if len(c.clauses) == 0 {
-		return "true"
-	}
-	return strings.Join(c.clauses, " AND ")
-}
-
-// columns are those of a decision without its event, in the order of scan.
-const columns = `timestamp, TIME AS time, received_at, saved_at, sanitised, unsearchable, sha256, tenant, decision_id, outcome, path, reason, principal,
-	action, resource, opa, app, trace_id, requested_by, error, bundles::text AS bundles`
+// columns are those of a decision without its event, in the order of scan. TIME stands for each table's own column.
+var columns = `timestamp, TIME AS time, received_at, saved_at, sanitised, unsearchable, sha256, tenant, decision_id, outcome, ` +
+	sqlstore.TextColumns("") + `, bundles::text AS bundles`
 
 // The tables, and what each orders by.
 var tables = []struct{ name, time string }{{"decisions", "timestamp"}, {"decisions_out_of_window", "time"}}
@@ -127,6 +36,11 @@ const queryTimeout = 3 * time.Second
 
 // query runs a query in a transaction that can only read.
 func (s *Store) query(ctx context.Context, op, sql string, args []any, read func(pgx.Rows) error) error {
+	return s.reading(ctx, op, func(b *pgx.Batch) { b.Queue(sql, args...).Query(read) })
+}
+
+// reading runs queries in a transaction that can only read.
+func (s *Store) reading(ctx context.Context, op string, queries func(*pgx.Batch)) error {
 	limit, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	conn, err := s.read.Acquire(limit)
@@ -134,23 +48,29 @@ func (s *Store) query(ctx context.Context, op, sql string, args []any, read func
 		return settleOn(s.read, s.opts.Log, op, nil, err)
 	}
 	defer conn.Release()
-	err = s.inTx(ctx, conn.Conn(), "BEGIN READ ONLY", func(b *pgx.Batch) { b.Queue(sql, args...).Query(read) })
+	err = s.inTx(ctx, conn.Conn(), "BEGIN READ ONLY", queries)
 	err = settleOn(s.read, s.opts.Log, op, conn.Conn(), err)
-	var e *domain.Error
-	if errors.As(err, &e) && (e.Code == "57014" || errors.Is(err, context.DeadlineExceeded)) {
-		e.Class, e.Text = domain.Unavailable, fmt.Sprintf("it took longer than %s: narrow the time with since and until, or name more", s.opts.StatementTimeout)
+	if err != nil && (domain.CodeOf(err) == "57014" || errors.Is(err, context.DeadlineExceeded)) {
+		return domain.Reclass(err, domain.Unavailable,
+			fmt.Sprintf("it took longer than %s: narrow the time with since and until, or name more", s.opts.StatementTimeout))
 	}
 	return err
 }
 
 // Search returns one page; see ports.DecisionReader.
-func (s *Store) Search(ctx context.Context, q domain.Query) (domain.Page, error) {
-	c := where(q)
-	limit := c.arg(q.Limit + 1)
-	sql := bothTables(`SELECT `+columns+` FROM TABLE WHERE `+c.String()+` ORDER BY TIME DESC, tenant, decision_id LIMIT `+limit+`::int`) +
-		` ORDER BY time DESC, tenant, decision_id LIMIT ` + limit + `::int`
+func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
+	w := dialect.Where()
+	w.Span("TIME", q.Filter)
+	if a := q.After; a != nil {
+		at := w.At(a.Time)
+		w.Add("TIME <= " + at + " AND (TIME < " + at + " OR (tenant, decision_id) > (" + w.Param(sqlstore.Text, a.Tenant) + ", " +
+			w.Param(sqlstore.Text, a.ID) + "))")
+	}
+	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
+	order := ` ORDER BY TIME DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, q.Limit+1)
+	sql := bothTables(`SELECT `+columns+` FROM TABLE WHERE `+w.String()+order) + strings.ReplaceAll(order, "TIME", "time")
 	var page domain.Page
-	err := s.query(ctx, "search", sql, c.args, func(rows pgx.Rows) (err error) {
+	err := s.query(ctx, "search", sql, w.Args, func(rows pgx.Rows) (err error) {
 		page.Items, err = pgx.CollectRows(rows, scan)
 		return err
 	})
@@ -168,13 +88,16 @@ func (s *Store) Search(ctx context.Context, q domain.Query) (domain.Page, error)
 }
 
 // Decisions returns the rows with this id; see ports.DecisionReader.
-func (s *Store) Decisions(ctx context.Context, id string) ([]domain.Decision, error) {
+func (s *Store) Decisions(ctx context.Context, scope domain.Scope, id string) ([]domain.Decision, error) {
+	w := dialect.Where(id)
+	w.Add("decision_id = $1::text")
+	w.Fits(domain.DecisionFields, scope.Expr())
+	sql := bothTables(`SELECT `+columns+` FROM TABLE WHERE `+w.String()) + ` ORDER BY time DESC, tenant LIMIT 1000`
 	var out []domain.Decision
-	err := s.query(ctx, "find a decision", bothTables(`SELECT `+columns+` FROM TABLE WHERE decision_id = $1::text`)+` ORDER BY time DESC, tenant LIMIT 1000`,
-		[]any{id}, func(rows pgx.Rows) (err error) {
-			out, err = pgx.CollectRows(rows, scan)
-			return err
-		})
+	err := s.query(ctx, "find a decision", sql, w.Args, func(rows pgx.Rows) (err error) {
+		out, err = pgx.CollectRows(rows, scan)
+		return err
+	})
 	if err != nil || len(out) == 0 {
 		return nil, err
 	}
@@ -205,17 +128,21 @@ func scan(row pgx.CollectableRow) (d domain.Decision, err error) {
 	var timestamp pgtype.Timestamptz
 	var ordered time.Time
 	var sum []byte
-	var path, reason, principal, action, resource, opa, app, traceID, requestedBy, failure, bundles pgtype.Text
-	if err := row.Scan(&timestamp, &ordered, &d.ReceivedAt, &d.SavedAt, &d.Sanitised, &d.Unsearchable, &sum, &d.Tenant, &d.ID, &d.Outcome, &path, &reason,
-		&principal, &action, &resource, &opa, &app, &traceID, &requestedBy, &failure, &bundles); err != nil {
+	var bundles pgtype.Text
+	texts := make([]pgtype.Text, len(domain.TextColumns))
+	into := []any{
+		&timestamp, &ordered, &d.ReceivedAt, &d.SavedAt, &d.Sanitised, &d.Unsearchable, &sum, &d.Tenant, &d.ID, &d.Outcome,
+	}
+	for i := range texts {
+		into = append(into, &texts[i])
+	}
+	if err := row.Scan(append(into, &bundles)...); err != nil {
 		return d, err
 	}
-	if timestamp.Valid {
-		d.Timestamp = timestamp.Time.UTC()
+	for i, c := range domain.TextColumns {
+		*c.Of(&d) = texts[i].String
 	}
-	d.ReceivedAt, d.SavedAt = d.ReceivedAt.UTC(), d.SavedAt.UTC()
-	d.Path, d.Reason, d.Principal, d.Action, d.Resource = path.String, reason.String, principal.String, action.String, resource.String
-	d.OPA, d.App, d.TraceID, d.RequestedBy, d.Error = opa.String, app.String, traceID.String, requestedBy.String, failure.String
+	d.Timestamp, d.ReceivedAt, d.SavedAt = instant(timestamp), d.ReceivedAt.UTC(), d.SavedAt.UTC()
 	copy(d.SHA256[:], sum)
 	d.Bundles, err = domain.DecodeBundles(bundles.String)
 	return d, err

@@ -1,5 +1,5 @@
-// Package postgres is the store on PostgreSQL. It owns its pools, the schema and the partitions of each day; it leaves to
-// its caller which rows to blame for a batch that failed, and when to try again.
+// Package postgres is the store on PostgreSQL. It owns its pools, the schema and the partitions of each day. It leaves to
+// its caller which row of a batch that failed is rejected, when to try again, and which days are dropped.
 //
 // Every statement is sent unnamed and every setting is local to its transaction, so that a pooler in transaction mode may
 // stand in front.
@@ -29,7 +29,10 @@ import (
 	"github.com/docket-project/docket/internal/ports"
 )
 
-var _ ports.Store = (*Store)(nil)
+var (
+	_ ports.Decisions = (*Store)(nil)
+	_ ports.Control   = (*Store)(nil)
+)
 
 //go:embed migrations/*.sql
 var migrations embed.FS
@@ -71,7 +74,7 @@ type Store struct {
 	probing  string // set for a probe's
 
 	mu     sync.Mutex
-	days   map[day]bool // partitions known to be there
+	days   map[domain.Day]bool // partitions known to be there
 	input  atomic.Uint32
 	closed atomic.Bool
 }
@@ -89,7 +92,7 @@ func Open(opts Options) (*Store, error) {
 		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)`,
 			opts.StatementTimeout.Milliseconds(), lock.Milliseconds())
 	}
-	s := &Store{opts: opts, days: map[day]bool{}, settings: settings(lockTimeout), probing: settings(probeLockTimeout)}
+	s := &Store{opts: opts, days: map[domain.Day]bool{}, settings: settings(lockTimeout), probing: settings(probeLockTimeout)}
 	var err error
 	if s.write, err = s.pool(true); err != nil {
 		return nil, err
@@ -217,7 +220,8 @@ func (s *Store) Migrate(ctx context.Context) error {
 	if err != nil {
 		return classify("migrate the database", err)
 	}
-	return s.prepareDays(ctx)
+	today := domain.DayOf(s.opts.Now())
+	return s.PrepareDays(ctx, today, today+daysAhead)
 }
 
 // CheckSchema is Misconfigured unless the database has the schema of this version. It creates nothing.
@@ -301,19 +305,19 @@ func (s *Store) change(ctx context.Context, op string, queries func(*pgx.Batch))
 		return s.settle(op, nil, err)
 	}
 	defer conn.Release()
-	return blameless(s.settle(op, conn.Conn(), s.inTx(ctx, conn.Conn(), "BEGIN", queries)))
+	return notTheRows(s.settle(op, conn.Conn(), s.inTx(ctx, conn.Conn(), "BEGIN", queries)))
 }
 
-// blameless is an error of a statement about rows of our own, none of which is to blame for being canceled: 57014.
-func blameless(err error) error {
-	var e *domain.Error
-	if errors.As(err, &e) && e.Code == "57014" {
-		e.Class = domain.Unavailable
+// notTheRows makes a statement that was canceled (57014) an outage: it is about rows of docket's own, none of which is the
+// cause.
+func notTheRows(err error) error {
+	if domain.CodeOf(err) != "57014" {
+		return err
 	}
-	return err
+	return domain.Reclass(err, domain.Unavailable, "")
 }
 
-// probeEvent is what a probe row holds.
+// probeEvent is what a probe row pauses.
 var probeEvent = []byte("{}")
 
 // Probe writes a row to decisions on a fresh connection and rolls it back; see ports.DecisionWriter.
@@ -329,13 +333,13 @@ func (s *Store) Probe(ctx context.Context) error {
 		_ = conn.Close(ctx) // with it, whatever was left open
 	}()
 	now := s.opts.Now().UTC().Truncate(time.Microsecond)
-	if err := s.ensureDay(ctx, conn, dayOf(now)); err != nil {
+	if err := s.ensureDay(ctx, conn, domain.DayOf(now)); err != nil {
 		return err
 	}
 	rows := []row{{inside: true, Decision: &domain.Decision{
 		Tenant: "docket-probe", ID: fmt.Sprintf("probe-%d", now.UnixNano()), Timestamp: now, ReceivedAt: now, Outcome: domain.OutcomeUnknown,
 		Event: probeEvent, SHA256: sha256.Sum256(probeEvent),
 	}}}
-	err = s.insert(ctx, conn, s.probing, "ROLLBACK", []insertion{{insertDecisions, rows, true}}, make([]domain.Fate, 1))
+	err = s.insert(ctx, conn, s.probing, "ROLLBACK", []insertion{{insertDecisions, rows, true}}, make([]domain.SaveStatus, 1))
 	return classify("probe the database", err)
 }

@@ -27,8 +27,8 @@ func TestDays(t *testing.T) {
 		{time.Date(1969, 12, 31, 23, 0, 0, 0, time.UTC), "decisions_19691231"},
 		{time.Date(1970, 1, 1, 0, 0, 0, 0, time.UTC), "decisions_19700101"},
 	} {
-		d := dayOf(c.at)
-		require.Equal(t, c.name, d.partition())
+		d := domain.DayOf(c.at)
+		require.Equal(t, c.name, partitionOf(d))
 		back, ok := dayOfPartition(c.name)
 		require.True(t, ok)
 		require.Equal(t, d, back)
@@ -61,34 +61,45 @@ func TestPartitionsComeAndGo(t *testing.T) {
 	row := func(id string, at time.Time) domain.Decision {
 		return domain.Decision{Tenant: "t", ID: id, Timestamp: at, ReceivedAt: now, Outcome: domain.OutcomeAllowed, Event: probeEvent, SHA256: sha256.Sum256(probeEvent)}
 	}
-	old := now.Add(-80 * 24 * time.Hour)
-	fates, err := s.SaveBatch(t.Context(), []domain.Decision{row("old", old), row("new", now), row("none", time.Time{})})
+	old := domain.DayOf(now) - 80
+	statuses, err := s.SaveBatch(t.Context(), []domain.Decision{row("old", old.Start()), row("new", now), row("none", time.Time{})})
 	require.NoError(t, err)
-	require.Equal(t, []domain.Fate{domain.Saved, domain.Saved, domain.Saved}, fates)
-	require.Contains(t, partitions(t, p.URL(database, "")), dayOf(old).partition(), "on demand")
+	require.Equal(t, []domain.SaveStatus{domain.Saved, domain.Saved, domain.Saved}, statuses)
+	require.Contains(t, partitions(t, p.URL(database, "")), partitionOf(old), "on demand")
+	require.NoError(t, p.Exec(database, `CREATE TABLE decisions_archive PARTITION OF decisions FOR VALUES FROM ('2020-01-01') TO ('2020-01-02')`))
+	days, err := s.Days(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []domain.Day{old, domain.DayOf(now), domain.DayOf(now) + 1, domain.DayOf(now) + 2}, days, "and not what docket has not made")
 
-	now = now.Add(11 * 24 * time.Hour) // the old day is past the retention but for its last hours
-	require.NoError(t, s.Expire(t.Context()))
-	require.NotContains(t, partitions(t, p.URL(database, "")), dayOf(old).partition())
-	found, err := s.Decisions(t.Context(), "new")
+	require.NoError(t, s.DropDay(t.Context(), old))
+	require.NotContains(t, partitions(t, p.URL(database, "")), partitionOf(old))
+	found, err := s.Decisions(t.Context(), domain.AllTenants(), "new")
 	require.NoError(t, err)
 	require.Len(t, found, 1)
-	found, err = s.Decisions(t.Context(), "old")
+	found, err = s.Decisions(t.Context(), domain.AllTenants(), "old")
 	require.NoError(t, err)
 	require.Empty(t, found)
-	require.NoError(t, s.RecordOPAs(t.Context(), []domain.Sighting{{Tenant: "t", OPA: "gone", First: now, Last: now, Uploads: 1}}))
-
-	now = now.Add(90 * 24 * time.Hour)
-	require.NoError(t, s.Expire(t.Context()))
-	found, err = s.Decisions(t.Context(), "none")
+	statuses, err = s.SaveBatch(t.Context(), []domain.Decision{row("old again", old.Start())})
 	require.NoError(t, err)
-	require.Empty(t, found, "by receipt, where there is no timestamp")
-	opas, err := s.OPAs(t.Context())
+	require.Equal(t, []domain.SaveStatus{domain.Saved}, statuses, "a day that was dropped is made again where it is needed")
+
+	release := lockTable(t, p, database)
+	start := time.Now()
+	err = s.DropDay(t.Context(), old)
+	require.Equal(t, domain.Unavailable, domain.ClassOf(err), "%v", err)
+	require.Less(t, time.Since(start), 3*time.Second, "a lock is not waited for")
+	release()
+
+	require.NoError(t, s.RecordOPAs(t.Context(), []domain.Observation{{Tenant: "t", OPA: "gone", First: now, Last: now, Uploads: 1}}))
+	require.NoError(t, s.DropReceivedBefore(t.Context(), now))
+	opas, err := s.OPAs(t.Context(), domain.AllTenants())
 	require.NoError(t, err)
 	require.Len(t, opas, 1)
-	now = now.Add(24 * time.Hour)
-	require.NoError(t, s.Expire(t.Context()))
-	opas, err = s.OPAs(t.Context())
+	require.NoError(t, s.DropReceivedBefore(t.Context(), now.Add(time.Second)))
+	found, err = s.Decisions(t.Context(), domain.AllTenants(), "none")
+	require.NoError(t, err)
+	require.Empty(t, found, "by receipt, where there is no timestamp")
+	opas, err = s.OPAs(t.Context(), domain.AllTenants())
 	require.NoError(t, err)
 	require.Empty(t, opas)
 }
@@ -113,15 +124,15 @@ func TestManyAtOnce(t *testing.T) {
 		t.Cleanup(s.Close)
 		wg.Go(func() {
 			assert.NoError(t, s.Migrate(t.Context()))
-			fates, err := s.SaveBatch(t.Context(), batch)
+			statuses, err := s.SaveBatch(t.Context(), batch)
 			assert.NoError(t, err)
 			mu.Lock()
 			defer mu.Unlock()
-			for _, f := range fates {
-				if f == domain.Saved {
+			for _, status := range statuses {
+				if status == domain.Saved {
 					saved++
 				} else {
-					assert.Equal(t, domain.Duplicate, f)
+					assert.Equal(t, domain.Duplicate, status)
 				}
 			}
 		})
@@ -143,5 +154,5 @@ func TestSchemaIsChecked(t *testing.T) {
 	require.NoError(t, s.Migrate(t.Context()))
 	require.NoError(t, s.CheckSchema(t.Context()))
 	require.NoError(t, s.NoteLoss(t.Context(), "docket-saver", "docket.decisions", 3, 1, 7, "ann@example"))
-	require.NoError(t, p.Exec(database, `DO $$ BEGIN ASSERT (SELECT count(*) = 1 FROM log_losses WHERE last_offset = 7 AND who = 'ann@example'); END $$`))
+	require.NoError(t, p.Exec(database, `DO $$ BEGIN ASSERT (SELECT count(*) = 1 FROM log_losses WHERE last_offset = 7 AND caller = 'ann@example'); END $$`))
 }

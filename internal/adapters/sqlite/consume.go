@@ -44,18 +44,18 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 			sleep(ctx, retry.NextBackOff())
 			continue
 		}
-		holds, err := l.deliver(ctx, batch, handle)
+		pauses, err := l.deliver(ctx, batch, handle)
 		if err != nil && domain.ClassOf(err) == domain.Canceled {
 			return nil
 		}
 		if err != nil {
 			wait := retry.NextBackOff()
 			l.opts.Log.Warn("a batch failed; it is delivered again", "group", sub.Group, "records", len(batch), "after", wait, "error", err)
-			holds = ports.HoldAll(batch, l.opts.Now().Add(wait))
+			pauses = ports.PauseAll(batch, l.opts.Now().Add(wait))
 		} else {
 			retry.Reset()
 		}
-		settle(feeds, batch, holds)
+		settle(feeds, batch, pauses)
 		for l.commitFeeds(sub.Group, feeds) != nil && ctx.Err() == nil {
 			sleep(ctx, retry.NextBackOff())
 		}
@@ -76,7 +76,7 @@ func (l *Log) feeds(sub ports.Subscription) []*feed {
 }
 
 // deliver calls the handler. The batch in hand is finished even when ctx ends meanwhile.
-func (l *Log) deliver(ctx context.Context, batch []domain.Record, handle ports.Handler) ([]ports.Hold, error) {
+func (l *Log) deliver(ctx context.Context, batch []domain.Record, handle ports.Handler) ([]ports.Pause, error) {
 	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), ports.HandlerBudget)
 	defer cancel()
 	return handle(work, batch)
@@ -287,14 +287,14 @@ func (l *Log) loss(t *topic, offset, records int64, what string) error {
 }
 
 // settle moves the feeds past what a batch's handler has done, and pauses the rest.
-func settle(feeds []*feed, batch []domain.Record, holds []ports.Hold) {
+func settle(feeds []*feed, batch []domain.Record, pauses []ports.Pause) {
 	for _, f := range feeds {
 		for _, r := range batch {
 			if r.Topic == f.Name {
 				f.next = r.Offset + 1
 			}
 		}
-		for _, h := range holds {
+		for _, h := range pauses {
 			if h.Topic == f.Name {
 				f.next, f.until = h.Offset, h.Until
 			}

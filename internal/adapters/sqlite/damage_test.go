@@ -112,7 +112,7 @@ func readAll(t *testing.T, l *Log, topic string) []string {
 	done := make(chan error, 1)
 	go func() {
 		done <- l.Consume(ctx, ports.Subscription{Group: "all", Topics: []string{topic}, MaxRecords: 3, MaxBytes: 1 << 20, MaxWait: time.Millisecond},
-			func(_ context.Context, batch []domain.Record) ([]ports.Hold, error) {
+			func(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
 				for _, r := range batch {
 					require.Equal(t, fmt.Sprint(r.Offset), r.Key)
 					keys = append(keys, r.Key)
@@ -140,7 +140,7 @@ func TestDamageWhileRunningStopsTheTopic(t *testing.T) {
 	publishN(t, l, testTopics.Decisions, 3)
 	execFile(t, dir, `UPDATE records SET value = x'00' WHERE id & 0xfff = 1`)
 	err = l.Consume(t.Context(), ports.Subscription{Group: "g", Topics: []string{testTopics.Decisions}, MaxRecords: 10, MaxBytes: 1000, MaxWait: time.Millisecond},
-		func(context.Context, []domain.Record) ([]ports.Hold, error) { return nil, errors.New("not reached") })
+		func(context.Context, []domain.Record) ([]ports.Pause, error) { return nil, errors.New("not reached") })
 	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "%v", err)
 	require.EqualValues(t, 1, <-lost)
 	require.NoError(t, l.Publish(t.Context(), []domain.Record{{Topic: testTopics.Decisions, Key: "k", Value: []byte("{}")}}), "uploads are still taken")
@@ -179,7 +179,7 @@ func TestConsumedRecordsAreTrimmed(t *testing.T) {
 	publishN(t, l, testTopics.Decisions, 5)
 	ctx, cancel := context.WithCancel(t.Context())
 	require.NoError(t, l.Consume(ctx, ports.Subscription{Group: "g", Topics: []string{testTopics.Decisions}, MaxRecords: 5, MaxBytes: 1000, MaxWait: time.Millisecond},
-		func(context.Context, []domain.Record) ([]ports.Hold, error) { cancel(); return nil, nil }))
+		func(context.Context, []domain.Record) ([]ports.Pause, error) { cancel(); return nil, nil }))
 	var left int
 	require.NoError(t, l.read.QueryRowContext(t.Context(), `SELECT count(*) FROM records`).Scan(&left))
 	require.Zero(t, left)
@@ -215,12 +215,12 @@ func TestDeadLettersAreDroppedByAge(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-func TestDecisionsAreDroppedByAge(t *testing.T) {
+func TestManyDecisionsAreDropped(t *testing.T) {
 	dir := openDir(t, t.TempDir())
 	defer dir.Close()
 	now := time.Now()
 	s, err := OpenStore(t.Context(), dir, StoreOptions{
-		Window: domain.Window{Retention: time.Hour, Ahead: time.Hour}, Migrate: true, Now: func() time.Time { return now },
+		Window: domain.Window{Retention: time.Hour, Ahead: time.Hour}, Migrate: true,
 		Fatal: func(err error) { t.Error(err) }, Log: logOptions(t).Log,
 	})
 	require.NoError(t, err)
@@ -235,14 +235,14 @@ func TestDecisionsAreDroppedByAge(t *testing.T) {
 	}
 	_, err = s.SaveBatch(t.Context(), rows)
 	require.NoError(t, err)
-	now = now.Add(59 * time.Minute)
-	require.NoError(t, s.expire())
-	page, err := s.Search(t.Context(), domain.Query{Limit: 1})
+	require.NoError(t, s.DropDay(t.Context(), domain.DayOf(now)-1))
+	require.NoError(t, s.DropReceivedBefore(t.Context(), now))
+	page, err := s.Search(t.Context(), domain.AllTenants(), domain.Query{Limit: 1000})
 	require.NoError(t, err)
-	require.Len(t, page.Items, 1)
-	now = now.Add(2 * time.Minute)
-	require.NoError(t, s.expire())
-	page, err = s.Search(t.Context(), domain.Query{Limit: 1})
+	require.Len(t, page.Items, 1000)
+	require.NoError(t, s.DropDay(t.Context(), domain.DayOf(now)))
+	require.NoError(t, s.DropReceivedBefore(t.Context(), now.Add(time.Microsecond)))
+	page, err = s.Search(t.Context(), domain.AllTenants(), domain.Query{Limit: 1})
 	require.NoError(t, err)
 	require.Empty(t, page.Items)
 }
@@ -261,7 +261,7 @@ func TestDamagedRowIsNotServed(t *testing.T) {
 	require.NoError(t, err)
 	_, err = s.write.ExecContext(t.Context(), `UPDATE decisions_out_of_window SET event = '{"decision_id":"b"}'`)
 	require.NoError(t, err)
-	_, err = s.Decisions(t.Context(), "a")
+	_, err = s.Decisions(t.Context(), domain.AllTenants(), "a")
 	require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
 	require.ErrorContains(t, err, "is damaged")
 }

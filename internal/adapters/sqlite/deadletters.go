@@ -6,30 +6,23 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// deadColumn maps the fields of dead letters to columns.
-var deadColumn = map[domain.Field]string{
-	domain.FieldID: "id", domain.FieldState: "state", domain.FieldClass: "class", domain.FieldCode: "code", domain.FieldFingerprint: "fingerprint",
-	domain.FieldReason: "reason", domain.FieldTenant: "tenant", domain.FieldPath: "path", domain.FieldTopic: "topic",
-	domain.FieldDecisionID: "decision_id", domain.FieldReplay: "replay",
-}
-
-const deadColumns = `id, topic, partition, "offset", state, class, code, reason, error, error_text, fingerprint, attempts, tenant, decision_id, path, timestamp,
-	decision, whole, sha256, bytes, upload, origin, received_at, first_failed_at, died_at, indexed_at, changed_at, copies, replay, replays`
+// anyDeadState names every state, for the index that begins with it.
+var anyDeadState = sqlstore.InList(domain.DeadStates)
 
 // A record that is known is read again, and everything else is as it was; a copy is behind it.
 var (
 	isCopy = `(CASE WHEN excluded.topic = d.topic AND excluded.partition = d.partition THEN excluded."offset" > d."offset" ELSE excluded.died_at > d.died_at END)`
 
-	indexDeadLetter = `INSERT INTO dead_letters AS d (` + deadColumns + `) VALUES (` + strings.TrimSuffix(strings.Repeat("?, ", 30), ", ") + `)
+	indexDeadLetter = `INSERT INTO dead_letters AS d (` + sqlstore.DeadLetterColumns + `) VALUES (` +
+		placeholders(sqlstore.Columns(sqlstore.DeadLetterColumns)) + `)
 		ON CONFLICT (sha256, tenant, class) DO UPDATE SET
-		topic = excluded.topic, partition = excluded.partition, "offset" = excluded."offset", code = excluded.code, reason = excluded.reason,
+		topic = excluded.topic, partition = excluded.partition, "offset" = excluded."offset", code = excluded.code, cause = excluded.cause,
 		error = excluded.error, error_text = excluded.error_text, fingerprint = excluded.fingerprint, attempts = excluded.attempts,
 		decision_id = excluded.decision_id, path = excluded.path, timestamp = excluded.timestamp, decision = excluded.decision, whole = excluded.whole,
 		upload = excluded.upload, origin = excluded.origin, died_at = max(d.died_at, excluded.died_at),
@@ -78,7 +71,7 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 			}
 		}
 		for job, n := range failed {
-			if _, err := tx.Exec(`UPDATE replays SET failed = failed + ? WHERE id = ?`, n, job); err != nil {
+			if _, err := tx.Exec(`UPDATE jobs SET failed = failed + ? WHERE id = ?`, n, job); err != nil {
 				return err
 			}
 		}
@@ -87,10 +80,10 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 	return s.checked("index dead letters in "+storeFile, err)
 }
 
-// deadValues are a dead letter's, in the order of deadColumns.
+// deadValues are a dead letter's, in the order of sqlstore.DeadLetterColumns.
 func deadValues(l domain.DeadLetter, now int64) []any {
 	return []any{
-		l.ID, l.Topic, l.Partition, l.Offset, string(domain.DeadOpen), string(l.Class), text(l.Code), string(l.Reason), text(l.Error), text(l.Text), l.Fingerprint,
+		l.ID, l.Topic, l.Partition, l.Offset, string(domain.DeadOpen), string(l.Class), text(l.Code), string(l.Cause), text(l.Error), text(l.Text), l.Fingerprint,
 		l.Attempts, l.Tenant, text(l.DecisionID), text(l.Path), micros(l.Timestamp), l.Decision, l.Whole, l.SHA256[:], l.Bytes, text(l.Upload), text(l.Origin),
 		micros(l.ReceivedAt), micros(l.FirstFailedAt), l.DiedAt.UnixMicro(), now, now, l.Copies, text(l.Replay), l.Replays,
 	}
@@ -111,16 +104,16 @@ func closeOne(tx *sql.Tx, now int64, which string, args ...any) error {
 	if state != string(domain.DeadReplayed) || !replay.Valid {
 		return nil
 	}
-	_, err := tx.Exec(`UPDATE replays SET stored = stored + 1 WHERE id = ?`, replay.String)
+	_, err := tx.Exec(`UPDATE jobs SET stored = stored + 1 WHERE id = ?`, replay.String)
 	return err
 }
 
 // CloseStored closes the next dead letters in a state that have a row; see ports.DeadLetterIndex.
-func (s *Store) CloseStored(ctx context.Context, state domain.DeadState, after domain.Place, limit int) (closed int, next domain.Place, err error) {
+func (s *Store) CloseStored(ctx context.Context, state domain.DeadState, after domain.Position, limit int) (closed int, next domain.Position, err error) {
 	candidates, err := s.deadLetters(ctx, `WHERE state = ? AND decision AND (topic, partition, "offset") > (?, ?, ?) ORDER BY topic, partition, "offset" LIMIT ?`,
 		string(state), after.Topic, after.Partition, after.Offset, limit)
 	if err != nil || len(candidates) == 0 {
-		return 0, domain.Place{}, err
+		return 0, domain.Position{}, err
 	}
 	err = s.inTx(ctx, func(tx *sql.Tx) error {
 		for _, l := range candidates {
@@ -134,7 +127,7 @@ func (s *Store) CloseStored(ctx context.Context, state domain.DeadState, after d
 		return nil
 	})
 	if len(candidates) == limit {
-		next = candidates[limit-1].Place
+		next = candidates[limit-1].Position
 	}
 	return closed, next, s.checked("close dead letters in "+storeFile, err)
 }
@@ -146,7 +139,7 @@ func (s *Store) ForgetDeadLetters(ctx context.Context, topic string, partition i
 	for removed := step; removed == step; {
 		removed = 0
 		err := s.inTx(ctx, func(tx *sql.Tx) error {
-			rows, err := tx.Query(`DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE state IN ('open', 'replayed', 'discarded', 'stored')
+			rows, err := tx.Query(`DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE state IN `+anyDeadState+`
 				AND topic = ? AND partition = ? AND "offset" < ? LIMIT 1000) RETURNING state`, topic, partition, oldest)
 			if err != nil {
 				return err
@@ -172,38 +165,44 @@ func (s *Store) ForgetDeadLetters(ctx context.Context, topic string, partition i
 // rare is how many dead letters are worth finding by their fingerprints: of more, the newest are soon met.
 const rare = 50_000
 
-// ofDeadLetters is what a query wants of the index. What a fingerprint stands for is looked up in the counts first: a path that
-// is rare among a million dead letters is found by its fingerprints.
-func (s *Store) ofDeadLetters(ctx context.Context, q domain.Query) (c condition, err error) {
-	c.within("died_at", q)
-	c.terms(deadColumn, q.Terms)
-	byFingerprint := domain.TermsOf(q.Terms, domain.CountedFields...)
-	if len(byFingerprint) == 0 {
-		return c, nil
+// maxFingerprints is how many fingerprints are looked for one by one.
+const maxFingerprints = 200
+
+// ofDeadLetters is what a filter wants of the index. What a fingerprint stands for is looked up in the counts first: a path
+// that is rare among a million dead letters is found by its fingerprints.
+func (s *Store) ofDeadLetters(ctx context.Context, scope domain.Scope, f domain.Filter) (*sqlstore.Where, error) {
+	w := dialect.Where()
+	wanted := domain.AllOf(f.Where, scope.Expr())
+	w.Span("died_at", f)
+	w.Fits(domain.DeadLetterFields, wanted)
+	byFingerprint := wanted.About(domain.CountedFields...)
+	if byFingerprint.Op == "" {
+		return w, nil
 	}
-	var counts condition
-	counts.terms(deadColumn, byFingerprint)
-	var fingerprints []any
+	counts := dialect.Where()
+	counts.Fits(domain.DeadLetterFields, byFingerprint)
+	query := `SELECT fingerprint, sum(letters) FROM dead_letter_counts WHERE ` + counts.String() +
+		` GROUP BY fingerprint HAVING sum(letters) > 0 LIMIT ` + counts.Param(sqlstore.Int, maxFingerprints+1)
+	var fingerprints []domain.Expr
 	total := int64(0)
-	err = s.each(ctx, `SELECT fingerprint, sum(letters) FROM dead_letter_counts WHERE `+counts.String()+` GROUP BY fingerprint HAVING sum(letters) > 0 LIMIT 201`, counts.args,
-		func(rows *sql.Rows) error {
-			var fingerprint string
-			var n int64
-			err := rows.Scan(&fingerprint, &n)
-			fingerprints, total = append(fingerprints, fingerprint), total+n
-			return err
-		})
-	if err == nil && len(fingerprints) <= 200 && total <= rare {
-		c.add("fingerprint IN ("+strings.TrimSuffix(strings.Repeat("?, ", len(fingerprints)), ", ")+")", fingerprints...)
+	err := s.each(ctx, query, counts.Args, func(rows *sql.Rows) error {
+		var fingerprint string
+		var n int64
+		err := rows.Scan(&fingerprint, &n)
+		fingerprints, total = append(fingerprints, domain.Equals(domain.FieldFingerprint, fingerprint)), total+n
+		return err
+	})
+	if err == nil && len(fingerprints) <= maxFingerprints && total <= rare {
+		w.Fits(domain.DeadLetterFields, domain.AnyOf(fingerprints...))
 	}
-	return c, s.slow(err)
+	return w, s.slow(err)
 }
 
 // deadLetters reads rows of the index.
 func (s *Store) deadLetters(ctx context.Context, tail string, args ...any) (out []domain.DeadLetter, err error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	err = s.each(ctx, `SELECT `+deadColumns+` FROM dead_letters `+tail, args, func(rows *sql.Rows) error {
+	err = s.each(ctx, `SELECT `+sqlstore.DeadLetterColumns+` FROM dead_letters `+tail, args, func(rows *sql.Rows) error {
 		l, err := scanDeadLetter(rows)
 		out = append(out, l)
 		return err
@@ -211,16 +210,17 @@ func (s *Store) deadLetters(ctx context.Context, tail string, args ...any) (out 
 	return out, s.slow(err)
 }
 
-// DeadLetters returns one page; see ports.DeadLetterIndex.
-func (s *Store) DeadLetters(ctx context.Context, q domain.Query) (page domain.DeadPage, err error) {
-	c, err := s.ofDeadLetters(ctx, q)
+// DeadLetters returns one page; see ports.DeadLetterReader.
+func (s *Store) DeadLetters(ctx context.Context, scope domain.Scope, q domain.Query) (page domain.DeadPage, err error) {
+	w, err := s.ofDeadLetters(ctx, scope, q.Filter)
 	if err != nil {
 		return page, err
 	}
 	if a := q.After; a != nil {
-		c.add("(died_at, id) < (?, ?)", a.Time.UnixMicro(), a.ID)
+		w.Add("(died_at, id) < (" + w.At(a.Time) + ", " + w.Param(sqlstore.Text, a.ID) + ")")
 	}
-	page.Items, err = s.deadLetters(ctx, "WHERE "+c.String()+" ORDER BY died_at DESC, id DESC LIMIT ?", append(c.args, q.Limit+1)...)
+	tail := "WHERE " + w.String() + " ORDER BY died_at DESC, id DESC LIMIT " + w.Param(sqlstore.Int, q.Limit+1)
+	page.Items, err = s.deadLetters(ctx, tail, w.Args...)
 	if len(page.Items) > q.Limit {
 		page.Items = page.Items[:q.Limit]
 		last := page.Items[q.Limit-1]
@@ -229,11 +229,21 @@ func (s *Store) DeadLetters(ctx context.Context, q domain.Query) (page domain.De
 	return page, err
 }
 
-// DeadLetter finds one; see ports.DeadLetterIndex.
-func (s *Store) DeadLetter(ctx context.Context, id string) (domain.DeadLetter, bool, error) {
-	found, err := s.deadLetters(ctx, "WHERE id = ?", id)
-	if p, bad := domain.ParsePlace(id); err == nil && len(found) == 0 && bad == nil {
-		found, err = s.deadLetters(ctx, `WHERE state IN ('open', 'replayed', 'discarded', 'stored') AND topic = ? AND partition = ? AND "offset" = ?`, p.Topic, p.Partition, p.Offset)
+// inScope reads the rows of the index that a condition chooses within a scope.
+func (s *Store) inScope(ctx context.Context, scope domain.Scope, w *sqlstore.Where, tail string) ([]domain.DeadLetter, error) {
+	w.Fits(domain.DeadLetterFields, scope.Expr())
+	return s.deadLetters(ctx, "WHERE "+w.String()+tail, w.Args...)
+}
+
+// DeadLetter finds one; see ports.DeadLetterReader.
+func (s *Store) DeadLetter(ctx context.Context, scope domain.Scope, id string) (domain.DeadLetter, bool, error) {
+	w := dialect.Where(id)
+	w.Add("id = ?1")
+	found, err := s.inScope(ctx, scope, w, "")
+	if p, bad := domain.ParsePosition(id); err == nil && len(found) == 0 && bad == nil {
+		w := dialect.Where(p.Topic, p.Partition, p.Offset)
+		w.Add(`state IN ` + anyDeadState + ` AND topic = ?1 AND partition = ?2 AND "offset" = ?3`)
+		found, err = s.inScope(ctx, scope, w, "")
 	}
 	if err != nil || len(found) == 0 {
 		return domain.DeadLetter{}, false, err
@@ -241,25 +251,27 @@ func (s *Store) DeadLetter(ctx context.Context, id string) (domain.DeadLetter, b
 	return found[0], true, nil
 }
 
-// DeadLettersOf returns those of a decision; see ports.DeadLetterIndex.
-func (s *Store) DeadLettersOf(ctx context.Context, decisionID string) ([]domain.DeadLetter, error) {
-	return s.deadLetters(ctx, "WHERE decision_id = ? ORDER BY died_at DESC, id DESC LIMIT 1000", decisionID)
+// DeadLettersOf returns those of a decision; see ports.DeadLetterReader.
+func (s *Store) DeadLettersOf(ctx context.Context, scope domain.Scope, decisionID string) ([]domain.DeadLetter, error) {
+	w := dialect.Where(decisionID)
+	w.Add("decision_id = ?1")
+	return s.inScope(ctx, scope, w, " ORDER BY died_at DESC, id DESC LIMIT 1000")
 }
 
-// CountDeadLetters counts by state; see ports.DeadLetterIndex.
-func (s *Store) CountDeadLetters(ctx context.Context, q domain.Query) (map[domain.DeadState]int64, error) {
+// CountDeadLetters counts by state; see ports.DeadLetterReader.
+func (s *Store) CountDeadLetters(ctx context.Context, scope domain.Scope, f domain.Filter) (map[domain.DeadState]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	c, err := s.ofDeadLetters(ctx, q)
+	w, err := s.ofDeadLetters(ctx, scope, f)
 	if err != nil {
 		return nil, err
 	}
-	query := `SELECT state, count(*) FROM dead_letters WHERE ` + c.String() + ` GROUP BY state`
-	if q.Countable() {
-		query = `SELECT state, sum(letters) FROM dead_letter_counts WHERE ` + c.String() + ` GROUP BY state HAVING sum(letters) > 0`
+	query := `SELECT state, count(*) FROM dead_letters WHERE ` + w.String() + ` GROUP BY state`
+	if f.Countable() {
+		query = `SELECT state, sum(letters) FROM dead_letter_counts WHERE ` + w.String() + ` GROUP BY state HAVING sum(letters) > 0`
 	}
 	out := map[domain.DeadState]int64{}
-	err = s.each(ctx, query, c.args, func(rows *sql.Rows) error {
+	err = s.each(ctx, query, w.Args, func(rows *sql.Rows) error {
 		var state domain.DeadState
 		var n int64
 		err := rows.Scan(&state, &n)
@@ -269,32 +281,35 @@ func (s *Store) CountDeadLetters(ctx context.Context, q domain.Query) (map[domai
 	return out, s.slow(err)
 }
 
-// DeadGroups returns the groups; see ports.DeadLetterIndex.
-func (s *Store) DeadGroups(ctx context.Context, q domain.Query) ([]domain.DeadGroup, error) {
+// DeadGroups returns the groups; see ports.DeadLetterReader.
+func (s *Store) DeadGroups(ctx context.Context, scope domain.Scope, f domain.Filter) ([]domain.DeadGroup, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	var c, inState, having, sample condition
-	c.terms(deadColumn, domain.TermsOf(q.Terms, domain.CountedFields...))
-	inState.terms(deadColumn, domain.TermsOf(q.Terms, domain.FieldState)) // which chooses groups, and does not hide their others
-	sample.terms(deadColumn, domain.TermsOf(q.Terms, domain.FieldTenant, domain.FieldTopic))
-	having.add("sum(iif("+inState.String()+", letters, 0)) > 0", inState.args...)
-	if !q.Since.IsZero() {
-		having.add("max(last_at) >= ?", q.Since.UnixMicro())
-	}
-	if !q.Until.IsZero() {
-		having.add("min(first_at) < ?", q.Until.UnixMicro())
-	}
+	wanted := domain.AllOf(f.Where, scope.Expr())
+	counts := dialect.Where()
+	counts.Fits(domain.DeadLetterFields, wanted.About(domain.CountedFields...))
+	inState := counts.And() // which chooses groups, and does not hide their others
+	inState.Fits(domain.DeadLetterFields, wanted.About(domain.FieldState))
+	having := inState.And()
+	having.Add("sum(iif(" + inState.String() + ", letters, 0)) > 0")
+	having.Span("max(last_at)", domain.Filter{Since: f.Since})
+	having.Span("min(first_at)", domain.Filter{Until: f.Until})
+	sample := having.And()
+	sample.Fits(domain.DeadLetterFields, wanted.About(domain.FieldTenant, domain.FieldTopic))
 	sum := func(state domain.DeadState) string { return fmt.Sprintf("sum(iif(state = '%s', letters, 0))", state) }
-	query := `SELECT g.*, coalesce((SELECT id FROM dead_letters d WHERE d.fingerprint = g.fingerprint AND ` + sample.String() + ` ORDER BY died_at DESC LIMIT 1), '') FROM (
-		SELECT fingerprint, min(class), coalesce(min(code), ''), min(reason), coalesce(min(error_text), ''), coalesce(min(path), ''), ` +
-		sum(domain.DeadOpen) + ` AS open, ` + sum(domain.DeadReplayed) + `, ` + sum(domain.DeadDiscarded) + `, ` + sum(domain.DeadStored) + `,
-		min(first_at), max(last_at) FROM dead_letter_counts WHERE ` + c.String() + ` GROUP BY fingerprint HAVING ` + having.String() + `
+	query := `SELECT g.*, coalesce((SELECT id FROM dead_letters d WHERE d.fingerprint = g.fingerprint AND ` + sample.String() + `
+		ORDER BY died_at DESC LIMIT 1), '') FROM (
+		SELECT fingerprint, min(class), coalesce(min(code), ''), min(cause), coalesce(min(error_text), ''), coalesce(min(path), ''), ` +
+		sum(domain.DeadOpen) + ` AS open, ` + sum(domain.DeadReplayed) + `, ` + sum(domain.DeadDiscarded) + `, ` +
+		sum(domain.DeadStored) + `, min(first_at), max(last_at) FROM dead_letter_counts
+		WHERE ` + counts.String() + ` GROUP BY fingerprint HAVING ` + having.String() + `
 		ORDER BY open DESC, sum(letters) DESC, fingerprint LIMIT ` + fmt.Sprint(domain.MaxGroups) + `) g`
 	var out []domain.DeadGroup
-	err := s.each(ctx, query, slices.Concat(sample.args, c.args, having.args), func(rows *sql.Rows) error {
+	err := s.each(ctx, query, sample.Args, func(rows *sql.Rows) error {
 		var g domain.DeadGroup
 		var open, replayed, discarded, stored, first, last int64
-		err := rows.Scan(&g.Fingerprint, &g.Class, &g.Code, &g.Reason, &g.Text, &g.Path, &open, &replayed, &discarded, &stored, &first, &last, &g.Sample)
+		err := rows.Scan(&g.Fingerprint, &g.Class, &g.Code, &g.Cause, &g.Text, &g.Path, &open, &replayed, &discarded, &stored, &first,
+			&last, &g.Sample)
 		g.Letters = map[domain.DeadState]int64{
 			domain.DeadOpen: open, domain.DeadReplayed: replayed, domain.DeadDiscarded: discarded, domain.DeadStored: stored,
 		}
@@ -305,13 +320,13 @@ func (s *Store) DeadGroups(ctx context.Context, q domain.Query) ([]domain.DeadGr
 	return out, s.slow(err)
 }
 
-// scanDeadLetter reads a row of deadColumns.
+// scanDeadLetter reads a row of sqlstore.DeadLetterColumns.
 func scanDeadLetter(rows *sql.Rows) (l domain.DeadLetter, err error) {
 	var code, failure, errorText, decisionID, path, upload, origin, replay sql.NullString
 	var timestamp, receivedAt, firstFailedAt sql.NullInt64
 	var died, indexed, changed int64
 	var sum []byte
-	err = rows.Scan(&l.ID, &l.Topic, &l.Partition, &l.Offset, &l.State, &l.Class, &code, &l.Reason, &failure, &errorText, &l.Fingerprint, &l.Attempts, &l.Tenant,
+	err = rows.Scan(&l.ID, &l.Topic, &l.Partition, &l.Offset, &l.State, &l.Class, &code, &l.Cause, &failure, &errorText, &l.Fingerprint, &l.Attempts, &l.Tenant,
 		&decisionID, &path, &timestamp, &l.Decision, &l.Whole, &sum, &l.Bytes, &upload, &origin, &receivedAt, &firstFailedAt, &died, &indexed, &changed,
 		&l.Copies, &replay, &l.Replays)
 	l.Code, l.Error, l.Text, l.DecisionID, l.Path = code.String, failure.String, errorText.String, decisionID.String, path.String

@@ -9,94 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
 )
-
-// searchColumn maps fields to columns; revision is inside bundles.
-var searchColumn = map[domain.Field]string{
-	domain.FieldOutcome: "outcome", domain.FieldPath: "path", domain.FieldTenant: "tenant", domain.FieldPrincipal: "principal",
-	domain.FieldAction: "action", domain.FieldResource: "resource", domain.FieldOPA: "opa", domain.FieldApp: "app",
-	domain.FieldTraceID: "trace_id", domain.FieldError: "error",
-}
-
-// condition is a WHERE clause under construction. Column names come from this file, texts only as parameters.
-type condition struct {
-	clauses []string
-	args    []any
-}
-
-func (c *condition) add(clause string, args ...any) {
-	c.clauses = append(c.clauses, clause)
-	c.args = append(c.args, args...)
-}
-
-// match spells one wanted text of a field, whose column is one of columns.
-func match(columns map[domain.Field]string, f domain.Field, m domain.Match) (string, []any) {
-	column, wrap := columns[f], func(s string) string { return s }
-	if f == domain.FieldRevision {
-		column = "e.value"
-		wrap = func(s string) string { return "EXISTS (SELECT 1 FROM json_each(bundles) e WHERE " + s + ")" }
-	}
-	clause, args := column+" = ?", []any{m.Text}
-	switch {
-	case m.Prefix && m.Text == "":
-		clause, args = column+" IS NOT NULL", nil
-	case m.Prefix:
-		clause, args = "substr("+column+", 1, length(?)) = ?", []any{m.Text, m.Text}
-	}
-	clause = wrap(clause)
-	if m.Not {
-		clause = "NOT coalesce(" + clause + ", 0)" // a row without the field passes
-	}
-	return clause, args
-}
-
-func where(q domain.Query) condition {
-	var c condition
-	c.within("time", q)
-	if a := q.After; a != nil {
-		c.add("time <= ? AND (time < ? OR (tenant, decision_id) > (?, ?))", a.Time.UnixMicro(), a.Time.UnixMicro(), a.Tenant, a.ID)
-	}
-	c.terms(searchColumn, q.Terms)
-	return c
-}
-
-// within bounds a column by the query's times.
-func (c *condition) within(column string, q domain.Query) {
-	if !q.Since.IsZero() {
-		c.add(column+" >= ?", q.Since.UnixMicro())
-	}
-	if !q.Until.IsZero() {
-		c.add(column+" < ?", q.Until.UnixMicro())
-	}
-}
-
-// String joins the clauses.
-func (c *condition) String() string {
-	if len(c.clauses) == 0 {
-		return "true"
-	}
-	return strings.Join(c.clauses, " AND ")
-}
-
-// terms adds what is wanted of the fields, each of which has a column.
-func (c *condition) terms(columns map[domain.Field]string, terms []domain.Term) {
-	for _, t := range terms {
-		var anyOf []string
-		var anyArgs []any
-		for _, m := range t.Matches {
-			clause, args := match(columns, t.Field, m)
-			if m.Not {
-				c.add(clause, args...)
-				continue
-			}
-			anyOf, anyArgs = append(anyOf, clause), append(anyArgs, args...)
-		}
-		if len(anyOf) > 0 {
-			c.add("("+strings.Join(anyOf, " OR ")+")", anyArgs...)
-		}
-	}
-}
 
 // queryTimeout ends a search that looks too far: while it reads, the write-ahead file cannot shrink.
 const queryTimeout = 10 * time.Second
@@ -110,19 +25,23 @@ func (s *Store) slow(err error) error {
 }
 
 // Search returns one page; see ports.DecisionReader.
-func (s *Store) Search(ctx context.Context, q domain.Query) (domain.Page, error) {
+func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	c := where(q)
-	var parts []string
-	var args []any
-	for _, t := range []string{"decisions", "decisions_out_of_window"} {
-		parts = append(parts, `SELECT * FROM (SELECT `+columns+` FROM `+t+` WHERE `+c.String()+`
-			ORDER BY time DESC, tenant, decision_id LIMIT ?)`)
-		args = append(append(args, c.args...), q.Limit+1)
+	w := dialect.Where()
+	w.Span("time", q.Filter)
+	if a := q.After; a != nil {
+		at := w.At(a.Time)
+		w.Add("time <= " + at + " AND (time < " + at + " OR (tenant, decision_id) > (" + w.Param(sqlstore.Text, a.Tenant) + ", " +
+			w.Param(sqlstore.Text, a.ID) + "))")
 	}
-	rows, err := s.read.QueryContext(ctx, strings.Join(parts, " UNION ALL ")+` ORDER BY time DESC, tenant, decision_id LIMIT ?`,
-		append(args, q.Limit+1)...)
+	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
+	order := ` ORDER BY time DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, q.Limit+1)
+	var parts []string
+	for _, t := range []string{"decisions", "decisions_out_of_window"} {
+		parts = append(parts, `SELECT * FROM (SELECT `+columns+` FROM `+t+` WHERE `+w.String()+order+`)`)
+	}
+	rows, err := s.read.QueryContext(ctx, strings.Join(parts, " UNION ALL ")+order, w.Args...)
 	if err != nil {
 		return domain.Page{}, s.slow(err)
 	}
@@ -146,12 +65,15 @@ func (s *Store) Search(ctx context.Context, q domain.Query) (domain.Page, error)
 }
 
 // Decisions returns the rows with this id; see ports.DecisionReader.
-func (s *Store) Decisions(ctx context.Context, id string) ([]domain.Decision, error) {
+func (s *Store) Decisions(ctx context.Context, scope domain.Scope, id string) ([]domain.Decision, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	rows, err := s.read.QueryContext(ctx, `SELECT `+columns+` FROM decisions WHERE decision_id = ?
-		UNION ALL SELECT `+columns+` FROM decisions_out_of_window WHERE decision_id = ?
-		ORDER BY time DESC, tenant LIMIT 1000`, id, id)
+	w := dialect.Where(id)
+	w.Add("decision_id = ?1")
+	w.Fits(domain.DecisionFields, scope.Expr())
+	rows, err := s.read.QueryContext(ctx, `SELECT `+columns+` FROM decisions WHERE `+w.String()+`
+		UNION ALL SELECT `+columns+` FROM decisions_out_of_window WHERE `+w.String()+`
+		ORDER BY time DESC, tenant LIMIT 1000`, w.Args...)
 	if err != nil {
 		return nil, s.checked("find a decision", err)
 	}
@@ -180,33 +102,35 @@ func (s *Store) Decisions(ctx context.Context, id string) ([]domain.Decision, er
 	return out, nil
 }
 
+// scanDecision reads a row of columns.
 func scanDecision(rows *sql.Rows) (d domain.Decision, err error) {
 	var timestamp sql.NullInt64
 	var at, receivedAt, savedAt int64
-	var path, reason, principal, action, resource, opa, app, traceID, requestedBy, failure, bundles sql.NullString
+	var bundles sql.NullString
 	var sum []byte
-	into := []any{
-		&d.Tenant, &d.ID, &timestamp, &at, &receivedAt, &savedAt, &d.Outcome, &path, &reason, &principal, &action,
-		&resource, &opa, &app, &traceID, &requestedBy, &failure, &bundles, &d.Sanitised, &d.Unsearchable, &sum,
+	texts := make([]sql.NullString, len(domain.TextColumns))
+	into := []any{&d.Tenant, &d.ID, &timestamp, &at, &receivedAt, &savedAt, &d.Outcome}
+	for i := range texts {
+		into = append(into, &texts[i])
 	}
-	if err := rows.Scan(into...); err != nil {
+	if err := rows.Scan(append(into, &bundles, &d.Sanitised, &d.Unsearchable, &sum)...); err != nil {
 		return d, err
 	}
-	if timestamp.Valid {
-		d.Timestamp = time.UnixMicro(timestamp.Int64).UTC()
+	for i, c := range domain.TextColumns {
+		*c.Of(&d) = texts[i].String
 	}
-	d.ReceivedAt, d.SavedAt = time.UnixMicro(receivedAt).UTC(), time.UnixMicro(savedAt).UTC()
-	d.Path, d.Reason, d.Principal, d.Action, d.Resource = path.String, reason.String, principal.String, action.String, resource.String
-	d.OPA, d.App, d.TraceID, d.RequestedBy, d.Error = opa.String, app.String, traceID.String, requestedBy.String, failure.String
+	d.Timestamp, d.ReceivedAt, d.SavedAt = instant(timestamp), time.UnixMicro(receivedAt).UTC(), time.UnixMicro(savedAt).UTC()
 	copy(d.SHA256[:], sum)
 	d.Bundles, err = domain.DecodeBundles(bundles.String)
 	return d, err
 }
 
-// OPAs returns every OPA seen; see ports.OPARegistry.
-func (s *Store) OPAs(ctx context.Context) ([]domain.OPA, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT tenant, opa, version, first_upload, last_upload, interval, uploads, events, status_at, status
-		FROM opas ORDER BY last_upload DESC, opa LIMIT 1000`)
+// OPAs returns every OPA seen; see ports.OPAReader.
+func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, error) {
+	w := dialect.Where()
+	w.Fits(domain.DecisionFields, scope.Expr())
+	rows, err := s.read.QueryContext(ctx, `SELECT tenant, opa, version, first_upload, last_upload, interval, uploads, events, status_at,
+		status FROM opas WHERE `+w.String()+` ORDER BY last_upload DESC, opa LIMIT 1000`, w.Args...)
 	if err != nil {
 		return nil, s.checked("list OPAs", err)
 	}

@@ -84,18 +84,18 @@ func TestStoreConformance(t *testing.T) {
 			Now:    time.Now(),
 		}
 		var s *Store
-		open := func(t *testing.T) ports.Store {
+		open := func(t *testing.T) (ports.Decisions, ports.Control) {
 			var err error
 			s, err = OpenStore(context.Background(), dir, StoreOptions{
 				Window: h.Window, Log: slog.New(slog.DiscardHandler), Migrate: true, Now: func() time.Time { return h.Now },
 				Fatal: func(err error) { t.Errorf("fatal: %v", err) },
 			})
 			require.NoError(t, err)
-			return s
+			return s, s
 		}
-		h.Store = open(t)
+		h.Decisions, h.Control = open(t)
 		t.Cleanup(func() { require.NoError(t, s.Close()) })
-		h.Reopen = func(t *testing.T) ports.Store {
+		h.Reopen = func(t *testing.T) (ports.Decisions, ports.Control) {
 			require.NoError(t, s.Close())
 			return open(t)
 		}
@@ -127,7 +127,7 @@ func TestStoreConformance(t *testing.T) {
 			}
 		}
 		h.Tamper = func(t *testing.T) {
-			for _, text := range []string{`UPDATE audit SET who = 'nobody'`, `DELETE FROM audit`} {
+			for _, text := range []string{`UPDATE audit SET caller = 'nobody'`, `DELETE FROM audit`} {
 				_, err := s.write.Exec(text)
 				require.ErrorContains(t, err, "append-only", text)
 			}
@@ -219,7 +219,7 @@ func TestReadWhileTrimmed(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		require.NoError(t, l.Consume(ctx, ports.Subscription{Group: "g", Topics: []string{testTopics.Decisions}, MaxRecords: 50, MaxBytes: 1 << 20, MaxWait: time.Millisecond},
-			func(context.Context, []domain.Record) ([]ports.Hold, error) { return nil, nil }))
+			func(context.Context, []domain.Record) ([]ports.Pause, error) { return nil, nil }))
 	})
 	reads := 0
 	for range 40 {

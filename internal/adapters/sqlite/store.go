@@ -8,15 +8,18 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ports"
 )
 
-var _ ports.Store = (*Store)(nil)
+var (
+	_ ports.Decisions = (*Store)(nil)
+	_ ports.Control   = (*Store)(nil)
+)
 
 // StoreOptions configure OpenStore.
 type StoreOptions struct {
@@ -53,8 +56,8 @@ type Store struct {
 type table struct{ insert, lookup string }
 
 // columns of both tables, in the order of values.
-const columns = `tenant, decision_id, timestamp, time, received_at, saved_at, outcome, path, reason, principal, action,
-	resource, opa, app, trace_id, requested_by, error, bundles, sanitised, unsearchable, sha256`
+var columns = `tenant, decision_id, timestamp, time, received_at, saved_at, outcome, ` + sqlstore.TextColumns("") +
+	`, bundles, sanitised, unsearchable, sha256`
 
 // OpenStore opens and migrates the store in dir.
 func OpenStore(ctx context.Context, dir *Dir, opts StoreOptions) (_ *Store, err error) {
@@ -98,7 +101,7 @@ func OpenStore(ctx context.Context, dir *Dir, opts StoreOptions) (_ *Store, err 
 	return s, nil
 }
 
-var parameters = strings.TrimSuffix(strings.Repeat("?, ", 22), ", ")
+var parameters = placeholders(sqlstore.Columns(columns + ", event"))
 
 // Pool reports the connections that read.
 func (s *Store) Pool() sql.DBStats { return s.read.Stats() }
@@ -137,30 +140,30 @@ func (s *Store) checked(op string, err error) error {
 }
 
 // SaveBatch stores decisions in one transaction; see ports.DecisionWriter.
-func (s *Store) SaveBatch(ctx context.Context, decisions []domain.Decision) ([]domain.Fate, error) {
-	fates := make([]domain.Fate, len(decisions))
-	if err := s.inTx(ctx, s.insertBatch(ctx, decisions, fates)); err != nil {
+func (s *Store) SaveBatch(ctx context.Context, decisions []domain.Decision) ([]domain.SaveStatus, error) {
+	statuses := make([]domain.SaveStatus, len(decisions))
+	if err := s.inTx(ctx, s.insertBatch(ctx, decisions, statuses)); err != nil {
 		return nil, s.checked("save to "+storeFile, err)
 	}
-	return fates, nil
+	return statuses, nil
 }
 
-// errRehearsed ends a transaction that was never meant to be committed.
-var errRehearsed = errors.New("rehearsed")
+// errDryRun ends a transaction that was never meant to be committed.
+var errDryRun = errors.New("a dry run")
 
-// RehearseBatch is SaveBatch, rolled back; see ports.Store.
-func (s *Store) RehearseBatch(ctx context.Context, decisions []domain.Decision) ([]domain.Fate, error) {
-	fates := make([]domain.Fate, len(decisions))
-	insert := s.insertBatch(ctx, decisions, fates)
-	err := s.inTx(ctx, func(tx *sql.Tx) error { return cmp.Or(insert(tx), errRehearsed) })
-	if !errors.Is(err, errRehearsed) {
-		return nil, s.checked("rehearse in "+storeFile, err)
+// DryRunBatch is SaveBatch, rolled back; see ports.DryRunner.
+func (s *Store) DryRunBatch(ctx context.Context, decisions []domain.Decision) ([]domain.SaveStatus, error) {
+	statuses := make([]domain.SaveStatus, len(decisions))
+	insert := s.insertBatch(ctx, decisions, statuses)
+	err := s.inTx(ctx, func(tx *sql.Tx) error { return cmp.Or(insert(tx), errDryRun) })
+	if !errors.Is(err, errDryRun) {
+		return nil, s.checked("dry run in "+storeFile, err)
 	}
-	return fates, nil
+	return statuses, nil
 }
 
 // insertBatch inserts decisions and fills in what becomes of them.
-func (s *Store) insertBatch(ctx context.Context, decisions []domain.Decision, fates []domain.Fate) func(*sql.Tx) error {
+func (s *Store) insertBatch(ctx context.Context, decisions []domain.Decision, statuses []domain.SaveStatus) func(*sql.Tx) error {
 	return func(tx *sql.Tx) error {
 		now := s.opts.Now()
 		in, err := tx.Prepare(s.decisions.insert)
@@ -178,13 +181,13 @@ func (s *Store) insertBatch(ctx context.Context, decisions []domain.Decision, fa
 				return err
 			}
 			d := &decisions[i]
-			switch s.opts.Window.Place(d.Timestamp, now) {
+			switch s.opts.Window.Classify(d.Timestamp, now) {
 			case domain.BeforeWindow:
-				fates[i] = domain.TooOld
+				statuses[i] = domain.TooOld
 			case domain.Outside:
-				fates[i], err = s.outOfWindow.save(tx, out, d, now)
+				statuses[i], err = s.outOfWindow.save(tx, out, d, now)
 			case domain.Inside:
-				fates[i], err = s.decisions.save(tx, in, d, now)
+				statuses[i], err = s.decisions.save(tx, in, d, now)
 			}
 			if err != nil {
 				return err
@@ -218,7 +221,7 @@ func (s *Store) inTx(ctx context.Context, fn func(*sql.Tx) error) error {
 }
 
 // save writes one row and says what became of it.
-func (t table) save(tx *sql.Tx, insert *sql.Stmt, d *domain.Decision, now time.Time) (domain.Fate, error) {
+func (t table) save(tx *sql.Tx, insert *sql.Stmt, d *domain.Decision, now time.Time) (domain.SaveStatus, error) {
 	res, err := insert.Exec(values(d, now)...)
 	if err != nil {
 		return "", err
@@ -231,27 +234,28 @@ func (t table) save(tx *sql.Tx, insert *sql.Stmt, d *domain.Decision, now time.T
 		return "", err
 	}
 	defer rows.Close()
-	fate := domain.Conflicting
+	status := domain.Conflicting
 	for rows.Next() {
 		var sum []byte
 		if err := rows.Scan(&sum); err != nil {
 			return "", err
 		}
 		if bytes.Equal(sum, d.SHA256[:]) {
-			fate = domain.Duplicate
+			status = domain.Duplicate
 		}
 	}
-	return fate, rows.Err()
+	return status, rows.Err()
 }
 
 // values are a row's, in the order of columns and then the event.
 func values(d *domain.Decision, now time.Time) []any {
-	return []any{
-		d.Tenant, d.ID, micros(d.Timestamp), d.Time().UnixMicro(), d.ReceivedAt.UnixMicro(), now.UnixMicro(), string(d.Outcome),
-		text(d.Path), text(d.Reason), text(d.Principal), text(d.Action), text(d.Resource), text(d.OPA), text(d.App),
-		text(d.TraceID), text(d.RequestedBy), text(d.Error), text(domain.EncodeBundles(d.Bundles)), d.Sanitised, d.Unsearchable,
-		d.SHA256[:], d.Event,
+	out := make([]any, 0, 12+len(domain.TextColumns))
+	out = append(out, d.Tenant, d.ID, micros(d.Timestamp), d.Time().UnixMicro(), d.ReceivedAt.UnixMicro(), now.UnixMicro(),
+		string(d.Outcome))
+	for _, c := range domain.TextColumns {
+		out = append(out, text(*c.Of(d)))
 	}
+	return append(out, text(domain.EncodeBundles(d.Bundles)), d.Sanitised, d.Unsearchable, d.SHA256[:], d.Event)
 }
 
 func micros(t time.Time) any {
@@ -287,8 +291,8 @@ func (s *Store) Probe(ctx context.Context) (err error) {
 	return s.checked("probe "+storeFile, err)
 }
 
-// RecordOPAs adds sightings; see ports.OPARegistry.
-func (s *Store) RecordOPAs(ctx context.Context, sightings []domain.Sighting) error {
+// RecordOPAs adds observations; see ports.OPARecorder.
+func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observation) error {
 	// The interval follows the newest uploads: the gap since the last known one, spread over those that came, counts 30 %.
 	const upsert = `INSERT INTO opas AS o (tenant, opa, version, first_upload, last_upload, interval, uploads, events, status_at, status)
 		VALUES (?1, ?2, ?3, ?4, ?5, CASE WHEN ?6 > 1 THEN (?5 - ?4) / (?6 - 1) ELSE 0 END, ?6, ?7, ?8, ?9)
@@ -305,7 +309,7 @@ func (s *Store) RecordOPAs(ctx context.Context, sightings []domain.Sighting) err
 		status_at = coalesce(excluded.status_at, o.status_at),
 		status = coalesce(excluded.status, o.status)`
 	err := s.inTx(ctx, func(tx *sql.Tx) error {
-		for _, g := range sightings {
+		for _, g := range observations {
 			_, err := tx.Exec(upsert, g.Tenant, g.OPA, g.Version, micros(g.First), micros(g.Last), g.Uploads, g.Events, micros(g.StatusAt), g.Status)
 			if err != nil {
 				return err
@@ -316,11 +320,11 @@ func (s *Store) RecordOPAs(ctx context.Context, sightings []domain.Sighting) err
 	return s.checked("record OPAs in "+storeFile, err)
 }
 
-// tend copies the write-ahead file back and drops what is past its retention.
+// tend copies the write-ahead file back.
 func (s *Store) tend() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for n := 0; ; n++ {
+	for {
 		select {
 		case <-s.stop:
 			return
@@ -331,37 +335,5 @@ func (s *Store) tend() {
 				s.opts.Log.Error("the store's write-ahead file cannot be copied back", "error", err)
 			}
 		}
-		if n%600 == 0 {
-			if err := s.expire(); err != nil {
-				s.opts.Log.Error("decisions past their retention were not dropped", "error", s.checked("expire", err))
-			}
-		}
 	}
-}
-
-// expire drops what is past the window, in steps that let batches in between.
-func (s *Store) expire() error {
-	oldest := s.opts.Now().Add(-s.opts.Window.Retention).UnixMicro()
-	for _, q := range []string{
-		`DELETE FROM decisions WHERE rowid IN (SELECT rowid FROM decisions WHERE time < ? LIMIT 1000)`,
-		`DELETE FROM decisions_out_of_window WHERE rowid IN (SELECT rowid FROM decisions_out_of_window WHERE received_at < ? LIMIT 1000)`,
-		// OPAs make up a new id at every start.
-		`DELETE FROM opas WHERE rowid IN (SELECT rowid FROM opas WHERE max(coalesce(last_upload, 0), coalesce(status_at, 0)) < ? LIMIT 1000)`,
-	} {
-		for {
-			res, err := s.write.Exec(q, oldest)
-			if err != nil {
-				return err
-			}
-			if n, err := res.RowsAffected(); err != nil || n < 1000 {
-				break
-			}
-			select {
-			case <-s.stop:
-				return nil
-			default:
-			}
-		}
-	}
-	return nil
 }

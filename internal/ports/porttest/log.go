@@ -140,7 +140,7 @@ func (c *collector) add(batch []domain.Record) {
 	c.grown <- struct{}{}
 }
 
-func (c *collector) handle(_ context.Context, batch []domain.Record) ([]ports.Hold, error) {
+func (c *collector) handle(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
 	c.add(batch)
 	return nil, nil
 }
@@ -223,7 +223,7 @@ func logCrash(t *testing.T, h LogHarness) {
 	sub := h.sub()
 	sub.MaxRecords = 4
 	calls := 0
-	s := consume(t, l, sub, func(_ context.Context, batch []domain.Record) ([]ports.Hold, error) {
+	s := consume(t, l, sub, func(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
 		calls++
 		if calls > 1 {
 			return nil, domain.Errorf(domain.Canceled, "stopping")
@@ -282,7 +282,7 @@ func logRedelivery(t *testing.T, h LogHarness) {
 	publish(t, l, events(h.Topics.Decisions, 0, 5)...)
 	c := newCollector()
 	calls := 0
-	consume(t, l, h.sub(), func(_ context.Context, batch []domain.Record) ([]ports.Hold, error) {
+	consume(t, l, h.sub(), func(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
 		calls++
 		if calls == 1 {
 			return nil, domain.Errorf(domain.Unavailable, "not now")
@@ -298,12 +298,12 @@ func logHold(t *testing.T, h LogHarness) {
 	publish(t, l, events(h.Topics.Decisions, 0, 5)...)
 	c := newCollector()
 	var held time.Time
-	s := consume(t, l, h.sub(), func(_ context.Context, batch []domain.Record) ([]ports.Hold, error) {
+	s := consume(t, l, h.sub(), func(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
 		if held.IsZero() && batch[len(batch)-1].Key == "id-4" {
 			held = time.Now().Add(300 * time.Millisecond)
 			third := batch[len(batch)-2]
 			c.add(batch[:len(batch)-2])
-			return []ports.Hold{{Topic: third.Topic, Partition: third.Partition, Offset: third.Offset, Until: held}}, nil
+			return []ports.Pause{{Topic: third.Topic, Partition: third.Partition, Offset: third.Offset, Until: held}}, nil
 		}
 		c.add(batch)
 		if !held.IsZero() {
@@ -326,14 +326,14 @@ func logHoldNext(t *testing.T, h LogHarness) {
 	publish(t, l, events(h.Topics.Decisions, 0, 2)...)
 	c := newCollector()
 	var held time.Time
-	s := consume(t, l, h.sub(), func(_ context.Context, batch []domain.Record) ([]ports.Hold, error) {
+	s := consume(t, l, h.sub(), func(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
 		if !held.IsZero() {
 			assert.False(t, time.Now().Before(held), "delivered before its time")
 		}
 		held = time.Now().Add(300 * time.Millisecond)
 		last := batch[len(batch)-1]
 		c.add(batch)
-		return []ports.Hold{{Topic: last.Topic, Partition: last.Partition, Offset: last.Offset + 1, Until: held}}, nil
+		return []ports.Pause{{Topic: last.Topic, Partition: last.Partition, Offset: last.Offset + 1, Until: held}}, nil
 	})
 	c.wait(t, 2)
 	publish(t, l, events(h.Topics.Decisions, 2, 4)...)
@@ -350,11 +350,11 @@ func logHoldOthers(t *testing.T, h LogHarness) {
 	c := newCollector()
 	sub := h.sub()
 	sub.Topics = []string{h.Topics.Parking, h.Topics.Decisions}
-	consume(t, l, sub, func(_ context.Context, batch []domain.Record) ([]ports.Hold, error) {
+	consume(t, l, sub, func(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
 		c.add(batch)
 		for _, r := range batch {
 			if r.Topic == h.Topics.Parking {
-				return []ports.Hold{{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Until: time.Now().Add(time.Hour)}}, nil
+				return []ports.Pause{{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Until: time.Now().Add(time.Hour)}}, nil
 			}
 		}
 		return nil, nil
@@ -368,7 +368,7 @@ func logCommitAfter(t *testing.T, h LogHarness) {
 	l := h.opened(t)
 	publish(t, l, events(h.Topics.Decisions, 0, 3)...)
 	c := newCollector()
-	s := consume(t, l, h.sub(), func(ctx context.Context, batch []domain.Record) ([]ports.Hold, error) {
+	s := consume(t, l, h.sub(), func(ctx context.Context, batch []domain.Record) ([]ports.Pause, error) {
 		b, err := l.Backlog(ctx, "suite", h.Topics.Decisions)
 		assert.NoError(t, err)
 		assert.EqualValues(t, 3, b[0].Waiting(), "nothing is committed while the handler runs")
@@ -402,7 +402,7 @@ func logFinishes(t *testing.T, h LogHarness) {
 	l := h.opened(t)
 	publish(t, l, event(h.Topics.Decisions, 0))
 	entered, leave := make(chan struct{}), make(chan struct{})
-	s := consume(t, l, h.sub(), func(ctx context.Context, _ []domain.Record) ([]ports.Hold, error) {
+	s := consume(t, l, h.sub(), func(ctx context.Context, _ []domain.Record) ([]ports.Pause, error) {
 		close(entered)
 		<-leave
 		return nil, ctx.Err()
@@ -419,7 +419,7 @@ func logFinishes(t *testing.T, h LogHarness) {
 func logCanceled(t *testing.T, h LogHarness) {
 	l := h.opened(t)
 	publish(t, l, event(h.Topics.Decisions, 0))
-	s := consume(t, l, h.sub(), func(context.Context, []domain.Record) ([]ports.Hold, error) {
+	s := consume(t, l, h.sub(), func(context.Context, []domain.Record) ([]ports.Pause, error) {
 		return nil, domain.Errorf(domain.Canceled, "stopping")
 	})
 	select {

@@ -17,17 +17,18 @@ import (
 
 // StoreHarness is the store of one test, empty at first.
 type StoreHarness struct {
-	Store ports.Store
+	Decisions ports.Decisions
+	Control   ports.Control
 	// Window is what the store was opened with, and Now its clock at every call.
 	Window domain.Window
 	Now    time.Time
 	// Reopen closes the store and opens it again.
-	Reopen func(t *testing.T) ports.Store
+	Reopen func(t *testing.T) (ports.Decisions, ports.Control)
 	// Poison makes the store refuse rows with this decision id: for ever when the class is Invalid, and for reasons
 	// of its own when it is Unknown.
 	Poison func(t *testing.T, id string, class domain.Class)
-	// Break makes every write fail with an error of the class; the returned func mends it.
-	Break func(t *testing.T, class domain.Class) (mend func())
+	// Break makes every write fail with an error of the class; the returned func ends that.
+	Break func(t *testing.T, class domain.Class) (restore func())
 	// Tamper tries to change the audit, and to delete from it, and requires that neither can be done.
 	Tamper func(t *testing.T)
 }
@@ -52,7 +53,13 @@ func Store(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"search pages without gaps or repeats", storePages},
 		{"a canceled context stores nothing", storeCanceled},
 		{"an id that is not there is no error", storeAbsent},
-		{"blames add up, are forgotten and accepted", storeBlames},
+		{"a scope hides other tenants' decisions", scopeDecisions},
+		{"a scope hides other tenants' OPAs", scopeOPAs},
+		{"a scope hides other tenants' rejections and acceptances", scopeRejections},
+		{"a scope hides other tenants' dead letters", scopeDeadLetters},
+		{"a scope hides other tenants' jobs and audit", scopeJobs},
+		{"days are listed and dropped", storeDays},
+		{"rejections add up, expire and are accepted", storeRejections},
 		{"OPAs are counted and their interval is learned", storeOPAs},
 		{"every column of a dead letter comes back", storeDeadLetters},
 		{"copies of a dead letter are one", storeDeadCopies},
@@ -62,7 +69,7 @@ func Store(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"jobs are made, taken up, paused and ended", storeJobs},
 		{"a replay moves dead letters and counts what becomes of them", storeReplay},
 		{"the audit only grows", storeAudit},
-		{"a rehearsal tells what would happen and stores nothing", storeRehearsal},
+		{"a dry run tells what would happen and stores nothing", storeDryRun},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, harness(t)) })
 	}
@@ -82,19 +89,19 @@ func (h *StoreHarness) row(n int, edit ...func(*domain.Decision)) domain.Decisio
 	return d
 }
 
-func (h *StoreHarness) save(t *testing.T, want domain.Fate, rows ...domain.Decision) {
+func (h *StoreHarness) save(t *testing.T, want domain.SaveStatus, rows ...domain.Decision) {
 	t.Helper()
-	fates, err := h.Store.SaveBatch(t.Context(), rows)
+	statuses, err := h.Decisions.SaveBatch(t.Context(), rows)
 	require.NoError(t, err)
-	require.Len(t, fates, len(rows))
-	for i, f := range fates {
-		require.Equal(t, want, f, "row %d (%s)", i, rows[i].ID)
+	require.Len(t, statuses, len(rows))
+	for i, status := range statuses {
+		require.Equal(t, want, status, "row %d (%s)", i, rows[i].ID)
 	}
 }
 
 func (h *StoreHarness) get(t *testing.T, id string) []domain.Decision {
 	t.Helper()
-	rows, err := h.Store.Decisions(t.Context(), id)
+	rows, err := h.Decisions.Decisions(t.Context(), domain.AllTenants(), id)
 	require.NoError(t, err)
 	return rows
 }
@@ -124,14 +131,14 @@ func storeIdempotent(t *testing.T, h *StoreHarness) {
 	again := h.row(2, func(d *domain.Decision) { d.ReceivedAt = d.ReceivedAt.Add(time.Hour) })
 	h.save(t, domain.Duplicate, again)
 
-	fates, err := h.Store.SaveBatch(t.Context(), []domain.Decision{h.row(4), h.row(4), h.row(1)})
+	statuses, err := h.Decisions.SaveBatch(t.Context(), []domain.Decision{h.row(4), h.row(4), h.row(1)})
 	require.NoError(t, err)
-	require.Equal(t, []domain.Fate{domain.Saved, domain.Duplicate, domain.Duplicate}, fates)
+	require.Equal(t, []domain.SaveStatus{domain.Saved, domain.Duplicate, domain.Duplicate}, statuses)
 	require.Len(t, h.get(t, "id-4"), 1)
 
-	fates, err = h.Store.SaveBatch(t.Context(), nil)
+	statuses, err = h.Decisions.SaveBatch(t.Context(), nil)
 	require.NoError(t, err)
-	require.Empty(t, fates)
+	require.Empty(t, statuses)
 }
 
 func storeConflict(t *testing.T, h *StoreHarness) {
@@ -144,9 +151,9 @@ func storeConflict(t *testing.T, h *StoreHarness) {
 	require.Equal(t, first.Event, got[0].Event)
 
 	inBatch := h.row(2, func(d *domain.Decision) { d.Event = []byte(`{"second":2}`) })
-	fates, err := h.Store.SaveBatch(t.Context(), []domain.Decision{h.row(2), inBatch})
+	statuses, err := h.Decisions.SaveBatch(t.Context(), []domain.Decision{h.row(2), inBatch})
 	require.NoError(t, err)
-	require.Equal(t, []domain.Fate{domain.Saved, domain.Conflicting}, fates)
+	require.Equal(t, []domain.SaveStatus{domain.Saved, domain.Conflicting}, statuses)
 
 	// Duplicates of every kind at once: inside, without a timestamp, ahead of the window, and twice in the batch.
 	var mixed []domain.Decision
@@ -173,7 +180,7 @@ func storePlacement(t *testing.T, h *StoreHarness) {
 	for i, c := range []struct {
 		name string
 		ts   time.Time
-		want domain.Fate
+		want domain.SaveStatus
 	}{
 		{"now", h.Now, domain.Saved},
 		{"the oldest that is kept", h.Now.Add(-h.Window.Retention + margin), domain.Saved},
@@ -186,9 +193,9 @@ func storePlacement(t *testing.T, h *StoreHarness) {
 	} {
 		ts := c.ts.UTC().Truncate(time.Microsecond)
 		d := h.row(1000+i, at(ts))
-		fates, err := h.Store.SaveBatch(t.Context(), []domain.Decision{d})
+		statuses, err := h.Decisions.SaveBatch(t.Context(), []domain.Decision{d})
 		require.NoError(t, err, c.name)
-		require.Equal(t, c.want, fates[0], c.name)
+		require.Equal(t, c.want, statuses[0], c.name)
 		got := h.get(t, d.ID)
 		if c.want == domain.TooOld {
 			require.Empty(t, got, c.name)
@@ -230,7 +237,7 @@ func storeNeighbour(t *testing.T, h *StoreHarness) {
 	h.save(t, domain.Duplicate, inside)
 	require.Len(t, h.get(t, inside.ID), 1)
 
-	page, err := h.Store.Search(t.Context(), domain.Query{Since: h.Now.Add(-time.Hour), Limit: 10})
+	page, err := h.Decisions.Search(t.Context(), domain.AllTenants(), domain.Query{Filter: domain.Filter{Since: h.Now.Add(-time.Hour)}, Limit: 10})
 	require.NoError(t, err)
 	require.Len(t, page.Items, 2, "both tables, without repeats")
 }
@@ -252,7 +259,7 @@ func storeSanitised(t *testing.T, h *StoreHarness) {
 	require.Equal(t, raw, got[0].Event)
 	require.Equal(t, "a\uFFFDb", got[0].Path)
 	require.True(t, got[0].Sanitised && got[0].Unsearchable)
-	page, err := h.Store.Search(t.Context(), domain.Query{Since: h.Now.Add(-time.Hour), Limit: 10})
+	page, err := h.Decisions.Search(t.Context(), domain.AllTenants(), domain.Query{Filter: domain.Filter{Since: h.Now.Add(-time.Hour)}, Limit: 10})
 	require.NoError(t, err)
 	require.Len(t, page.Items, 2, "one such row does not break a search")
 }
@@ -261,32 +268,32 @@ func storePoison(t *testing.T, h *StoreHarness) {
 	h.Poison(t, "id-2", domain.Invalid)
 	h.Poison(t, "id-3", domain.Unknown)
 	for id, class := range map[int]domain.Class{2: domain.Invalid, 3: domain.Unknown} {
-		_, err := h.Store.SaveBatch(t.Context(), []domain.Decision{h.row(1), h.row(id), h.row(4)})
+		_, err := h.Decisions.SaveBatch(t.Context(), []domain.Decision{h.row(1), h.row(id), h.row(4)})
 		require.Equal(t, class, domain.ClassOf(err), "%v", err)
 		require.Empty(t, h.get(t, "id-1"), "nothing of a failed batch is stored")
-		require.NoError(t, h.Store.Probe(t.Context()), "the store itself is well")
+		require.NoError(t, h.Decisions.Probe(t.Context()), "the store itself is well")
 	}
 	h.save(t, domain.Saved, h.row(1), h.row(4))
 }
 
 func storeOutage(t *testing.T, h *StoreHarness) {
 	for _, class := range []domain.Class{domain.Unavailable, domain.Misconfigured} {
-		mend := h.Break(t, class)
+		restore := h.Break(t, class)
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		_, err := h.Store.SaveBatch(ctx, []domain.Decision{h.row(1)})
+		_, err := h.Decisions.SaveBatch(ctx, []domain.Decision{h.row(1)})
 		require.Equal(t, class, domain.ClassOf(err), "%v", err)
-		require.Error(t, h.Store.Probe(ctx))
+		require.Error(t, h.Decisions.Probe(ctx))
 		cancel()
-		mend()
+		restore()
 	}
-	require.NoError(t, h.Store.Probe(t.Context()))
+	require.NoError(t, h.Decisions.Probe(t.Context()))
 	h.save(t, domain.Saved, h.row(1))
 	require.Empty(t, h.get(t, "probe"), "a probe leaves nothing behind")
 }
 
 func storeReopen(t *testing.T, h *StoreHarness) {
 	h.save(t, domain.Saved, h.row(1))
-	h.Store = h.Reopen(t)
+	h.Decisions, h.Control = h.Reopen(t)
 	require.Len(t, h.get(t, "id-1"), 1)
 	h.save(t, domain.Duplicate, h.row(1))
 }
@@ -344,7 +351,7 @@ func storeFilters(t *testing.T, h *StoreHarness) {
 			if query == "until=25s" {
 				want = append(want, "id-50")
 			}
-			page, err := h.Store.Search(t.Context(), q)
+			page, err := h.Decisions.Search(t.Context(), domain.AllTenants(), q)
 			require.NoError(t, err)
 			got := []string{}
 			for _, d := range page.Items {
@@ -370,10 +377,10 @@ func storePages(t *testing.T, h *StoreHarness) {
 		}))
 	}
 	h.save(t, domain.Saved, rows...)
-	q := domain.Query{Since: h.Now.Add(-time.Hour), Limit: 10}
+	q := domain.Query{Filter: domain.Filter{Since: h.Now.Add(-time.Hour)}, Limit: 10}
 	var all []domain.Decision
 	for {
-		page, err := h.Store.Search(t.Context(), q)
+		page, err := h.Decisions.Search(t.Context(), domain.AllTenants(), q)
 		require.NoError(t, err)
 		require.LessOrEqual(t, len(page.Items), 10)
 		all = append(all, page.Items...)
@@ -399,7 +406,7 @@ func storePages(t *testing.T, h *StoreHarness) {
 func storeCanceled(t *testing.T, h *StoreHarness) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := h.Store.SaveBatch(ctx, []domain.Decision{h.row(1)})
+	_, err := h.Decisions.SaveBatch(ctx, []domain.Decision{h.row(1)})
 	require.Equal(t, domain.Canceled, domain.ClassOf(err), "%v", err)
 	require.Empty(t, h.get(t, "id-1"))
 }
@@ -407,88 +414,4 @@ func storeCanceled(t *testing.T, h *StoreHarness) {
 func storeAbsent(t *testing.T, h *StoreHarness) {
 	require.Empty(t, h.get(t, "never-seen"))
 	require.Empty(t, h.get(t, ""))
-}
-
-func storeOPAs(t *testing.T, h *StoreHarness) {
-	at := func(seconds int) time.Time {
-		return h.Now.Add(time.Duration(seconds) * time.Second).UTC().Truncate(time.Microsecond)
-	}
-	record := func(s ...domain.Sighting) {
-		t.Helper()
-		require.NoError(t, h.Store.RecordOPAs(t.Context(), s))
-	}
-	record(domain.Sighting{Tenant: "default", OPA: "a", Version: "1.0.0", First: at(0), Last: at(0), Uploads: 1, Events: 3})
-	record(domain.Sighting{Tenant: "default", OPA: "a", Version: "1.22.2", First: at(300), Last: at(300), Uploads: 1, Events: 2},
-		domain.Sighting{Tenant: "default", OPA: "b", First: at(10), Last: at(14), Uploads: 5, Events: 5})
-	record(domain.Sighting{Tenant: "acme", OPA: "a", Status: []byte(`{"s":1}`), StatusAt: at(400)})
-	opas, err := h.Store.OPAs(t.Context())
-	require.NoError(t, err)
-	require.Len(t, opas, 3)
-	byKey := map[string]domain.OPA{}
-	for _, o := range opas {
-		byKey[o.Tenant+"/"+o.OPA] = o
-	}
-	a := byKey["default/a"]
-	require.Equal(t, "1.22.2", a.Version)
-	require.Equal(t, at(0), a.First)
-	require.Equal(t, at(300), a.Last)
-	require.EqualValues(t, 2, a.Uploads)
-	require.EqualValues(t, 5, a.Events)
-	require.Equal(t, 5*time.Minute, a.Interval)
-	require.True(t, a.Slow())
-	require.Equal(t, time.Second, byKey["default/b"].Interval)
-	require.False(t, byKey["default/b"].Slow())
-	require.Equal(t, []byte(`{"s":1}`), byKey["acme/a"].Status)
-	require.Equal(t, at(400), byKey["acme/a"].StatusAt)
-	require.True(t, byKey["acme/a"].Last.IsZero())
-}
-
-// storeBlames has two processes that report to one ledger.
-func storeBlames(t *testing.T, h *StoreHarness) {
-	at := h.Now.Truncate(time.Minute).Add(30 * time.Second)
-	refused := domain.BlameOf(&domain.Error{Class: domain.Invalid, Code: "23514", Text: "row 7 violates a check"}, "http/authz/allow")
-	alike := domain.BlameOf(&domain.Error{Class: domain.Invalid, Code: "23514", Text: "row 8 violates a check"}, "http/authz/allow")
-	elsewhere := domain.BlameOf(&domain.Error{Class: domain.Invalid, Code: "23514", Text: "row 9 violates a check"}, "kafka/authz/allow")
-	require.Equal(t, refused.Fingerprint, alike.Fingerprint, "numbers do not count")
-	require.NotEqual(t, refused.Fingerprint, elsewhere.Fingerprint)
-	exchange := func(at time.Time, judged int64, blames ...domain.Blame) domain.BlameReport {
-		r, err := h.Store.ExchangeBlames(t.Context(), at, judged, blames)
-		require.NoError(t, err)
-		return r
-	}
-	require.Equal(t, domain.BlameReport{}, exchange(at, 0))
-
-	refused.Rows = 70
-	exchange(at.Add(-5*time.Minute), 6000, refused)
-	elsewhere.Rows = 10
-	exchange(at, 2000, elsewhere, refused)
-	report := exchange(at, 3000)
-	refused.Rows = 140
-	require.Equal(t, domain.BlameReport{Judged: 11000, Blames: []domain.Blame{refused, elsewhere}}, report)
-	require.EqualValues(t, 150, report.Blamed())
-	require.True(t, report.Flooded())
-	require.Equal(t, report, exchange(at.Add(-30*time.Second), 0), "clocks differ by a little")
-	require.EqualValues(t, 5000, exchange(at.Add(6*time.Minute), 0).Judged, "the first minutes are past")
-	require.Equal(t, domain.BlameReport{}, exchange(at.Add(11*time.Minute), 0))
-	exchange(at.Add(time.Hour), 1)
-	require.Equal(t, report, exchange(at, 0), "a clock that is ahead takes nothing away, and does not count")
-
-	require.NoError(t, h.Store.SetFloodStop(t.Context(), at, false))
-	for range 2 {
-		require.NoError(t, h.Store.SetFloodStop(t.Context(), at, true))
-		require.True(t, exchange(at, 0).Stopping)
-	}
-	require.NoError(t, h.Store.SetFloodStop(t.Context(), at, false))
-	require.False(t, exchange(at, 0).Stopping)
-
-	accepted := domain.Acceptance{Fingerprint: refused.Fingerprint, At: at.UTC(), Until: at.Add(time.Hour).UTC(), Who: "ann", Reason: "a test row"}
-	require.NoError(t, h.Store.AcceptBlame(t.Context(), accepted))
-	report = exchange(at.Add(time.Second), 0)
-	require.Equal(t, map[string]domain.Acceptance{refused.Fingerprint: accepted}, report.Accepted)
-	require.EqualValues(t, 10, report.Blamed())
-	require.False(t, report.Flooded())
-	require.NotEmpty(t, exchange(at.Add(30*time.Minute), 0).Accepted, "also when no such row has come for long")
-	accepted.At, accepted.Until = at.Add(time.Second).UTC(), at.Add(2*time.Second).UTC()
-	require.NoError(t, h.Store.AcceptBlame(t.Context(), accepted))
-	require.Empty(t, exchange(at.Add(3*time.Second), 0).Accepted, "the last word has run out")
 }

@@ -1,0 +1,102 @@
+package api
+
+import (
+	"encoding/json"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// Decision is a decision.
+type Decision struct {
+	DecisionID  string            `json:"decision_id"`
+	Time        Instant           `json:"time"`
+	Timestamp   Instant           `json:"timestamp"`
+	ReceivedAt  Instant           `json:"received_at"`
+	SavedAt     Instant           `json:"saved_at"`
+	Tenant      string            `json:"tenant"`
+	Path        Text              `json:"path"`
+	Outcome     domain.Outcome    `json:"outcome"`
+	Reason      Text              `json:"reason"`
+	Principal   Text              `json:"principal"`
+	Action      Text              `json:"action"`
+	Resource    Text              `json:"resource"`
+	OPA         Text              `json:"opa"`
+	App         Text              `json:"app"`
+	Bundles     map[string]Bundle `json:"bundles"`
+	TraceID     Text              `json:"trace_id"`
+	RequestedBy Text              `json:"requested_by"`
+	Error       Text              `json:"error"`
+}
+
+// Bundle has the shape of a bundle in OPA's own events.
+type Bundle struct {
+	Revision string `json:"revision"`
+}
+
+// DecisionOf is a decision without its event.
+func DecisionOf(d domain.Decision) Decision {
+	out := Decision{
+		DecisionID: d.ID, Time: At(d.Time()), Timestamp: At(d.Timestamp), ReceivedAt: At(d.ReceivedAt), SavedAt: At(d.SavedAt),
+		Tenant: d.Tenant, Path: Text(d.Path), Outcome: d.Outcome, Reason: Text(d.Reason), Principal: Text(d.Principal),
+		Action: Text(d.Action), Resource: Text(d.Resource), OPA: Text(d.OPA), App: Text(d.App), Bundles: map[string]Bundle{},
+		TraceID: Text(d.TraceID), RequestedBy: Text(d.RequestedBy), Error: Text(d.Error),
+	}
+	for _, b := range d.Bundles {
+		out.Bundles[b.Name] = Bundle{b.Revision}
+	}
+	return out
+}
+
+// DecisionWithEvent is what is read of a decision with its event and of others with the same id.
+type DecisionWithEvent struct {
+	Decision
+	Event json.RawMessage `json:"event"`
+	Also  []Decision      `json:"also"`
+}
+
+// SpellDecision spells a decision, its event with every byte as sent, and others of the same id.
+func SpellDecision(d domain.Decision, also []domain.Decision) []byte {
+	out := With(Marshal(DecisionOf(d)), "event", d.Event)
+	if len(also) > 0 {
+		out = With(out, "also", Marshal(ItemsOf(also, DecisionOf).Items))
+	}
+	return out
+}
+
+// OPA is an OPA of the inventory.
+type OPA struct {
+	Tenant          string          `json:"tenant"`
+	OPA             string          `json:"opa"`
+	Version         Text            `json:"version"`
+	FirstUpload     Instant         `json:"first_upload"`
+	LastUpload      Instant         `json:"last_upload"`
+	IntervalSeconds *float64        `json:"interval_seconds"`
+	Uploads         int64           `json:"uploads"`
+	Events          int64           `json:"events"`
+	StatusAt        Instant         `json:"status_at"`
+	Status          json.RawMessage `json:"status"`
+	Hint            Text            `json:"hint"`
+}
+
+// slowHint explains the most frequent cause of decisions that seem to be missing.
+const slowHint = "uploads are minutes apart, as with OPA's default delays of 300 to 600 s: " +
+	"set decision_logs.reporting.min_delay_seconds to 1 and max_delay_seconds to 5"
+
+// OPAOf is an OPA, and a hint where it seems to upload rarely for no reason.
+func OPAOf(o domain.OPA) OPA {
+	out := OPA{
+		Tenant: o.Tenant, OPA: o.OPA, Version: Text(o.Version), FirstUpload: At(o.First), LastUpload: At(o.Last),
+		Uploads: o.Uploads, Events: o.Events, StatusAt: At(o.StatusAt),
+	}
+	if o.Interval > 0 {
+		s := o.Interval.Seconds()
+		out.IntervalSeconds = &s
+	}
+	if json.Valid(o.Status) {
+		out.Status = o.Status
+	}
+	if o.Slow() {
+		out.Hint = slowHint
+	}
+	return out
+}

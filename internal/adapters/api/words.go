@@ -1,0 +1,149 @@
+package api
+
+import (
+	"fmt"
+
+	"github.com/docket-project/docket/internal/deadletter"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/job"
+	"github.com/docket-project/docket/internal/operate"
+)
+
+// words say in English what codes of the use cases mean.
+type words map[string]func(domain.Args) string
+
+// books are all of them.
+var books = []words{jobWords, refusalWords, statusWords}
+
+// jobWords are those of jobs, and of what stands in the audit.
+var jobWords = words{
+	operate.Waiting:       fixed("it waits for a parking role to take it up"),
+	operate.WaitingFor:    func(a domain.Args) string { return "it waits for job " + a.Text("job") + " to end" },
+	operate.NothingLeft:   nothingLeft,
+	operate.Canceled:      func(a domain.Args) string { return a.Text("caller") + " canceled it" },
+	operate.Paused:        func(a domain.Args) string { return a.Text("caller") + " paused it" },
+	operate.Resumed:       func(a domain.Args) string { return a.Text("caller") + " resumed it" },
+	operate.AcceptedUntil: func(a domain.Args) string { return "until " + a.Text("until") },
+	operate.Revoked:       fixed("the acceptance is over"),
+	operate.ReplayedTooOften: func(a domain.Args) string {
+		return fmt.Sprintf("nothing is left to do: %d dead letters fit the filter, and were replayed %d times already. "+
+			"Find out why they come back; a max_replays of %d lets them go once more",
+			a.Count("matched"), a.Count("max_replays"), a.Count("max_replays")+1)
+	},
+
+	job.Stalled: func(a domain.Args) string {
+		return "it cannot go on for now, and is taken up again: " + a.Text("error")
+	},
+	job.Failed: func(a domain.Args) string { return "it cannot go on: " + a.Text("error") },
+	OwnerGone:  fixed("the process that worked on it is gone; the next parking role takes it up"),
+
+	deadletter.DiscardDone: func(a domain.Args) string {
+		return fmt.Sprintf("%d dead letters are discarded. Their bytes stay in the log until the topic's retention", a.Count("done"))
+	},
+	deadletter.ReindexDone: func(a domain.Args) string {
+		return fmt.Sprintf("%d records of the dead-letter topics are in the index", a.Count("done"))
+	},
+	deadletter.ReplayDone: replayDone,
+	deadletter.ReplayCanary: func(a domain.Args) string {
+		return fmt.Sprintf("it has sent the first %d, and waits to see what becomes of them", a.Count("sent"))
+	},
+	deadletter.ReplayCrowded: func(a domain.Args) string {
+		return fmt.Sprintf("%d are on their way; it waits for them before it sends more", a.Count("on_the_way"))
+	},
+	deadletter.ReplaySent: func(a domain.Args) string {
+		return fmt.Sprintf("it has sent everything, and waits for the last %d", a.Count("on_the_way"))
+	},
+	deadletter.ReplayStopped: func(a domain.Args) string {
+		ratio, _ := a["stop_ratio"].(float64)
+		return fmt.Sprintf("%d of %d replayed dead letters failed again, more than %.0f %%. Find out why and fix it; "+
+			"then cancel the job and replay anew. To resume it sends only the rest", a.Count("failed"), a.Count("done"), 100*ratio)
+	},
+	deadletter.DryRunProgress: func(a domain.Args) string {
+		return fmt.Sprintf("%d of %d looked at, %d tried", a.Count("seen"), a.Count("of"), a.Count("tried"))
+	},
+	deadletter.WouldDiscard:   func(a domain.Args) string { return fmt.Sprintf("%d dead letters would be discarded", a.Count("of")) },
+	deadletter.NothingMatches: fixed("nothing fits the filter"),
+	deadletter.BytesGone:      fixed("none of them is in the log any more"),
+	deadletter.Safe: func(a domain.Args) string {
+		return fmt.Sprintf("all of the %d that docket tried would be stored now: it is safe to replay them", a.Count("tried"))
+	},
+	deadletter.AllFail: func(a domain.Args) string {
+		return fmt.Sprintf("all of the %d that docket tried would fail again: do not replay them yet", a.Count("tried"))
+	},
+	deadletter.SomeFail: func(a domain.Args) string {
+		return fmt.Sprintf("%d of the %d that docket tried would fail again: do not replay all of them yet. Fix the cause first, or choose "+
+			"the others", a.Count("failed"), a.Count("tried"))
+	},
+	operate.LossAccepted:   func(a domain.Args) string { return "given up for " + a.Text("group") },
+	deadletter.ExpiredOpen: fixed("the topic's retention has passed; they were still open"),
+}
+
+// refusalWords are those of operate's refusals.
+var refusalWords = words{
+	operate.RoleMissing: func(a domain.Args) string {
+		return fmt.Sprintf("%s may look and not change anything: that needs a token with the role %s", a.Text("caller"), a.Text("role"))
+	},
+	operate.FilterPaged:   fixed("a filter has no limit and no cursor: max bounds a job"),
+	operate.FilterInvalid: func(a domain.Args) string { return "filter: " + a.Text("error") },
+	operate.RateRange: func(a domain.Args) string {
+		return fmt.Sprintf("rate %s: it is in dead letters a second, from %s on; leave it out for as fast as it goes", a.Text("rate"), a.Text("least"))
+	},
+	operate.MaxRange: func(a domain.Args) string {
+		return fmt.Sprintf("max %d: at least 1; leave it out for all", a.Count("max"))
+	},
+	operate.MaxReplaysRange: func(a domain.Args) string {
+		return fmt.Sprintf("max_replays %d: from 1 to %d", a.Count("max_replays"), a.Count("most"))
+	},
+	operate.StopRatioRange: func(a domain.Args) string {
+		return fmt.Sprintf("stop_ratio %s: a share above 0, up to 1", a.Text("stop_ratio"))
+	},
+	operate.CommentMissing: func(a domain.Args) string {
+		return fmt.Sprintf("a comment is wanted, of at most %d bytes: whoever finds these dead letters, or the audit, will ask why", a.Count("most"))
+	},
+	operate.ReindexFiltered: fixed("reindexing reads everything: it takes no filter"),
+	operate.NoFingerprint: func(a domain.Args) string {
+		return fmt.Sprintf("%q is no fingerprint: the dead-letter guard lists those of the last ten minutes", a.Text("fingerprint"))
+	},
+	operate.NoAcceptance: func(a domain.Args) string {
+		return fmt.Sprintf("no acceptance of %s is in force", a.Text("fingerprint"))
+	},
+	operate.NoJob: func(a domain.Args) string { return fmt.Sprintf("there is no job %s", a.Text("job")) },
+	operate.JobTwin: func(a domain.Args) string {
+		return fmt.Sprintf("job %s does the same and is not over: wait for it, resume it, or cancel it", a.Text("job"))
+	},
+	operate.JobState: func(a domain.Args) string {
+		return fmt.Sprintf("job %s is %s: you cannot %s it", a.Text("job"), a.Text("state"), a.Text("move"))
+	},
+}
+
+func fixed(sentence string) func(domain.Args) string {
+	return func(domain.Args) string { return sentence }
+}
+
+// Word says a message in English; a code that this docket does not know stands for itself.
+func Word(m domain.Message) string {
+	for _, w := range books {
+		if say, known := w[m.Code]; known {
+			return say(m.Args)
+		}
+	}
+	return m.Code
+}
+
+func nothingLeft(a domain.Args) string {
+	return fmt.Sprintf("nothing is left to do: of what fits the filter in any state, %d are stored already, %d replayed, %d discarded and %d open",
+		a.Count("stored"), a.Count("replayed"), a.Count("discarded"), a.Count("open"))
+}
+
+func replayDone(a domain.Args) string {
+	sentence := fmt.Sprintf("%d replayed: %d are stored, %d failed again", a.Count("done"), a.Count("stored"), a.Count("failed"))
+	for _, part := range []struct{ name, text string }{
+		{"reparsed", ", %d were quarantined bytes that can be read now"}, {"on_the_way", ", %d are still on their way"},
+		{"skipped", ", %d were left alone because their bytes are not in the log any more"},
+	} {
+		if n := a.Count(part.name); n > 0 {
+			sentence += fmt.Sprintf(part.text, n)
+		}
+	}
+	return sentence
+}

@@ -1,0 +1,145 @@
+package auth
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// Grant makes the caller of a line in a file of tokens, whose second field is what it says.
+type Grant func(name, second string) (domain.Caller, error)
+
+// Uploader is the grant of the upload listener's tokens: the second field is the tenant.
+func Uploader(name, tenant string) (domain.Caller, error) {
+	return domain.Caller{Name: name, Tenants: domain.Tenants(tenant), How: domain.ByToken}, nil
+}
+
+// consoleRoles are those that a console token may have.
+var consoleRoles = []domain.Role{domain.Viewer, domain.Operator}
+
+// ConsoleUser is the grant of the console listener's tokens: the second field is the role. It has all tenants.
+func ConsoleUser(name, role string) (domain.Caller, error) {
+	if !slices.Contains(consoleRoles, domain.Role(role)) {
+		return domain.Caller{}, fmt.Errorf("%q is no role: they are %s and %s", role, consoleRoles[0], consoleRoles[1])
+	}
+	return domain.Caller{Name: name, Tenants: domain.AllTenants(), Role: domain.Role(role), How: domain.ByToken}, nil
+}
+
+// Tokens are the bearer tokens of one listener, from a file that is read again when it changes: a line each with a name, a
+// tenant or role, and the hex SHA-256 of the token, parted by white space or commas; # begins a comment.
+type Tokens struct {
+	path   string
+	grant  Grant
+	logger *slog.Logger
+
+	mu      sync.Mutex
+	byHash  map[[sha256.Size]byte]domain.Caller
+	changed time.Time
+	size    int64
+	checked time.Time
+}
+
+// reloadEvery bounds how long a token that was taken out of the file still works.
+const reloadEvery = time.Second
+
+// LoadTokens reads a file of tokens. Its error is Misconfigured and names the line.
+func LoadTokens(path string, grant Grant, logger *slog.Logger) (*Tokens, error) {
+	t := &Tokens{path: path, grant: grant, logger: logger}
+	if err := t.load(); err != nil {
+		return nil, domain.Errorf(domain.Misconfigured, "read tokens: %w", err)
+	}
+	return t, nil
+}
+
+func (t *Tokens) load() error {
+	info, err := os.Stat(t.path)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(t.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	byHash := map[[sha256.Size]byte]domain.Caller{}
+	lines := bufio.NewScanner(f)
+	for n := 1; lines.Scan(); n++ {
+		text, _, _ := strings.Cut(lines.Text(), "#")
+		fields := strings.FieldsFunc(text, func(r rune) bool { return r == ' ' || r == '\t' || r == ',' || r == '\r' })
+		if len(fields) == 0 {
+			continue
+		}
+		hash, caller, err := t.line(fields)
+		if err != nil {
+			return fmt.Errorf("%s line %d: %w", t.path, n, err)
+		}
+		if other, taken := byHash[hash]; taken {
+			return fmt.Errorf("%s line %d: %s has the same token as %s", t.path, n, caller.Name, other.Name)
+		}
+		byHash[hash] = caller
+	}
+	if err := lines.Err(); err != nil {
+		return err
+	}
+	if len(byHash) == 0 {
+		return fmt.Errorf("%s has no token in it", t.path)
+	}
+	t.byHash, t.changed, t.size = byHash, info.ModTime(), info.Size()
+	return nil
+}
+
+// line reads the fields of a line.
+func (t *Tokens) line(fields []string) (hash [sha256.Size]byte, caller domain.Caller, err error) {
+	if len(fields) != 3 {
+		return hash, caller, fmt.Errorf("want three fields (name, tenant or role, hex SHA-256 of the token), found %d", len(fields))
+	}
+	if caller, err = t.grant(fields[0], fields[1]); err != nil {
+		return hash, caller, err
+	}
+	b, err := hex.DecodeString(fields[2])
+	if err != nil || len(b) != sha256.Size {
+		return hash, caller, fmt.Errorf("the third field is not a hex SHA-256 (make one with: printf %%s \"$TOKEN\" | sha256sum)")
+	}
+	copy(hash[:], b)
+	return hash, caller, nil
+}
+
+// find returns whose token this is. To compare hashes of secrets needs no constant time.
+func (t *Tokens) find(token string) (domain.Caller, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now := time.Now(); now.Sub(t.checked) >= reloadEvery {
+		t.checked = now
+		if info, err := os.Stat(t.path); err == nil && (!info.ModTime().Equal(t.changed) || info.Size() != t.size) {
+			// A file in the middle of being written: the old tokens stay until it is whole.
+			if err := t.load(); err != nil {
+				t.logger.Warn("the tokens were not read again; the old ones stay in force", "error", err)
+			}
+		}
+	}
+	caller, ok := t.byHash[sha256.Sum256([]byte(token))]
+	return caller, ok
+}
+
+// Authenticate reads the bearer token (RFC 6750 section 2.1).
+func (t *Tokens) Authenticate(r *http.Request) (domain.Caller, error) {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return domain.Caller{}, ErrNoCredentials
+	}
+	caller, ok := t.find(strings.TrimSpace(token))
+	if !ok {
+		return domain.Caller{}, ErrUnknown
+	}
+	return caller, nil
+}

@@ -1,0 +1,175 @@
+package cli
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/docket-project/docket/internal/adapters/api"
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// why is the reason of a decision, or what stands in for one.
+func why(d api.Decision) string { return cmp.Or(string(d.Error), string(d.Reason)) }
+
+// Find is `docket find`.
+type Find struct {
+	Console   `embed:""`
+	Form      `embed:""`
+	Since     string   `help:"From when: RFC 3339, or a duration back such as 15m or 7d." default:"24h"`
+	Until     string   `help:"Up to when, not inclusive."`
+	Denied    bool     `help:"Denied decisions only; short for --outcome denied."`
+	Outcome   []string `help:"allowed, denied, undefined, error or unknown. Like every filter: repeat for or, ! in front for not, * behind for a prefix." sep:"none"`
+	Path      []string `help:"Policy path, such as 'http/authz/*'." sep:"none"`
+	Tenant    []string `help:"Tenant." sep:"none"`
+	Principal []string `help:"Who asked." sep:"none"`
+	Action    []string `help:"What they wanted to do." sep:"none"`
+	Resource  []string `help:"To what." sep:"none"`
+	OPA       []string `name:"opa" help:"OPA instance (labels.id)." sep:"none"`
+	App       []string `help:"Application (labels.app)." sep:"none"`
+	Revision  []string `help:"Revision of any bundle." sep:"none"`
+	TraceID   []string `name:"trace-id" help:"The application's trace." sep:"none"`
+	Error     []string `help:"Error text; '*' for any error." sep:"none"`
+	Limit     int      `help:"The most decisions to print." default:"100"`
+}
+
+// Run searches and prints, page by page.
+func (f *Find) Run(ctx context.Context, out Out) error {
+	query := url.Values{"since": {f.Since}}
+	if f.Until != "" {
+		query.Set("until", f.Until)
+	}
+	if f.Denied {
+		f.Outcome = append(f.Outcome, string(domain.OutcomeDenied))
+	}
+	for name, values := range map[string][]string{
+		"outcome": f.Outcome, "path": f.Path, "tenant": f.Tenant, "principal": f.Principal, "action": f.Action, "resource": f.Resource,
+		"opa": f.OPA, "app": f.App, "revision": f.Revision, "trace_id": f.TraceID, "error": f.Error,
+	} {
+		for _, v := range values {
+			query.Add(name, v)
+		}
+	}
+	items, more, err := f.pages(ctx, "/api/v1/decisions", query, f.Limit)
+	if err != nil {
+		return err
+	}
+	if f.Output != "table" {
+		return printItems(out.Stdout, items, f.Output)
+	}
+	if len(items) == 0 {
+		fmt.Fprintf(out.Stderr, "No decision matches since %s. `docket status` tells whether anything arrives.\n", f.Since)
+		return nil
+	}
+	if err := printDecisions(out.Stdout, items); err != nil {
+		return err
+	}
+	if more {
+		fmt.Fprintf(out.Stderr, "There are more: narrow the search, or raise --limit above %d.\n", f.Limit)
+	}
+	return nil
+}
+
+// pages reads until limit items or the end.
+func (s Console) pages(ctx context.Context, path string, query url.Values, limit int) (items []json.RawMessage, more bool, err error) {
+	if limit < 1 {
+		return nil, false, fail(ExitUsage, "--limit %d: at least 1", limit)
+	}
+	const page = 1000
+	for {
+		query.Set("limit", strconv.Itoa(min(page, limit-len(items))))
+		body, err := s.get(ctx, path, query)
+		if err != nil {
+			return nil, false, err
+		}
+		answer, err := read[api.Page[json.RawMessage]](body)
+		if err != nil {
+			return nil, false, err
+		}
+		items = append(items, answer.Items...)
+		if answer.NextCursor == "" || len(items) >= limit {
+			return items, answer.NextCursor != "", nil
+		}
+		query.Set("cursor", string(answer.NextCursor))
+	}
+}
+
+func printDecisions(w io.Writer, items []json.RawMessage) error {
+	t := newTable(w, "OUTCOME", "REASON", "TIME", "PATH", "PRINCIPAL", "ACTION", "RESOURCE", "DECISION ID")
+	for _, i := range items {
+		d, err := read[api.Decision](i)
+		if err != nil {
+			return err
+		}
+		t.row(string(d.Outcome), short(why(d), 60), d.Time.UTC().Format("2006-01-02T15:04:05.000Z"), string(d.Path), string(d.Principal),
+			string(d.Action), short(string(d.Resource), 40), d.DecisionID)
+	}
+	return t.flush()
+}
+
+// Show is `docket show ID`.
+type Show struct {
+	Console `embed:""`
+	Form    `embed:"" set:"forms=table, json, ndjson, or raw for the event's exact bytes" set:"enum=table,json,ndjson,raw"`
+	ID      string `arg:"" name:"ID" help:"The decision_id."`
+}
+
+// Run prints one decision, outcome and reason first.
+func (s *Show) Run(ctx context.Context, out Out) error {
+	body, err := s.show(ctx, out, "/api/v1/decisions/"+url.PathEscape(s.ID), s.Output)
+	if err != nil || body == nil {
+		return err
+	}
+	d, err := read[api.DecisionWithEvent](body)
+	if err != nil {
+		return err
+	}
+	return printDecision(out.Stdout, d)
+}
+
+func printDecision(w io.Writer, d api.DecisionWithEvent) error {
+	fmt.Fprintf(w, "%s: %s\n\n", strings.ToUpper(printable(string(d.Outcome))),
+		printable(cmp.Or(why(d.Decision), "no reason given")))
+	t := newTable(w)
+	t.pair("decision", d.DecisionID)
+	t.pair("path", string(d.Path))
+	t.pair("principal", string(d.Principal))
+	t.pair("action", string(d.Action))
+	t.pair("resource", string(d.Resource))
+	t.pair("time", stamp(d.Time))
+	t.pair("received", stamp(d.ReceivedAt))
+	t.pair("saved", stamp(d.SavedAt))
+	t.pair("tenant", d.Tenant)
+	t.pair("app", string(d.App))
+	t.pair("opa", string(d.OPA))
+	for _, name := range slices.Sorted(maps.Keys(d.Bundles)) {
+		t.pair("bundle", strings.TrimSpace(name+" "+d.Bundles[name].Revision))
+	}
+	t.pair("trace", string(d.TraceID))
+	t.pair("requested by", string(d.RequestedBy))
+	for _, a := range d.Also {
+		t.pair("also", "tenant "+a.Tenant+" at "+stamp(a.Time))
+	}
+	if err := t.flush(); err != nil {
+		return err
+	}
+	return printEvent(w, d.Event)
+}
+
+// printEvent prints an event over several lines.
+func printEvent(w io.Writer, event []byte) error {
+	var pretty bytes.Buffer
+	if err := json.Indent(&pretty, event, "", "  "); err != nil {
+		return fail(ExitFailed, "the event is not JSON: %w", err)
+	}
+	_, err := fmt.Fprintf(w, "\n%s\n", printableLines(pretty.String()))
+	return err
+}

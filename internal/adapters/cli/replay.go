@@ -1,0 +1,125 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"net/url"
+	"strings"
+
+	"github.com/docket-project/docket/internal/adapters/api"
+)
+
+// JobFlags are what replays and discards have in common.
+type JobFlags struct {
+	Console    `embed:""`
+	DeadFilter `embed:""`
+	Form       `embed:""`
+	DecisionID []string `name:"decision-id" help:"The decision_id." sep:"none"`
+	Max        int64    `help:"The most dead letters to deal with; 0 for all." default:"0"`
+	Comment    string   `help:"Why you do this, for the audit; required with --yes."`
+	DryRun     bool     `help:"Only report what would happen: the default."`
+	Yes        bool     `help:"Do it."`
+	Detach     bool     `help:"Do not wait for the end."`
+	IDs        []string `arg:"" optional:"" name:"ID" help:"Single dead letters, instead of a filter."`
+}
+
+// DLQReplay is `docket dlq replay`.
+type DLQReplay struct {
+	JobFlags   `embed:""`
+	Rate       *float64 `help:"Dead letters a second; without it, as fast as it goes."`
+	MaxReplays int      `help:"Leave alone dead letters that were already replayed this many times." default:"3"`
+	StopRatio  float64  `help:"Stop when more than this share fails again." default:"0.1"`
+}
+
+// Help points to the whole story.
+func (*DLQReplay) Help() string {
+	return "docket help replay tells how to replay safely, step by step."
+}
+
+// Run makes a job and watches it.
+func (r *DLQReplay) Run(ctx context.Context, out Out) error {
+	return r.run(ctx, out, "replays", api.JobRequest{Rate: r.Rate, MaxReplays: &r.MaxReplays, StopRatio: &r.StopRatio})
+}
+
+// DLQDiscard is `docket dlq discard`.
+type DLQDiscard struct {
+	JobFlags `embed:""`
+	All      bool `help:"Everything in the state: wanted with --yes where no filter and no ID says what."`
+}
+
+// Run makes a job and watches it. A variable that came out empty must not give up everything.
+func (d *DLQDiscard) Run(ctx context.Context, out Out) error {
+	if d.Yes && !d.All && !d.selects() && len(d.IDs) == 0 {
+		return fail(ExitUsage, "say which: IDs, a filter such as --fingerprint or --cause, or --all")
+	}
+	return d.run(ctx, out, "discards", api.JobRequest{})
+}
+
+// DLQReindex is `docket dlq reindex`.
+type DLQReindex struct {
+	Console `embed:""`
+	Form    `embed:""`
+	Detach  bool `help:"Do not wait for the end."`
+}
+
+// Run makes a job and watches it.
+func (r *DLQReindex) Run(ctx context.Context, out Out) error {
+	return create(ctx, out, r.Console, "reindexes", api.JobRequest{}, r.Output, r.Detach)
+}
+
+// selects reports that a filter says more than a state.
+func (f *JobFlags) selects() bool { return f.chosen() || len(f.DecisionID) > 0 }
+
+func (f *JobFlags) run(ctx context.Context, out Out, jobs string, wanted api.JobRequest) error {
+	if f.Yes && f.DryRun {
+		return fail(ExitUsage, "--yes and --dry-run: one or the other")
+	}
+	if f.Yes && strings.TrimSpace(f.Comment) == "" {
+		return fail(ExitUsage, "--yes needs a --comment: whoever reads the audit will ask why")
+	}
+	filter := f.values()
+	set(filter, "decision_id", f.DecisionID)
+	if len(f.IDs) > 0 && f.selects() {
+		return fail(ExitUsage, "IDs or a filter: one or the other")
+	}
+	if len(f.IDs) > 0 {
+		filter["id"] = f.IDs
+		for _, id := range f.IDs { // one that is gone is told by name
+			if _, err := f.get(ctx, "/api/v1/dead-letters/"+url.PathEscape(id), nil); err != nil {
+				return err
+			}
+		}
+	}
+	wanted.Filter = map[string]api.Texts{}
+	for name, values := range filter {
+		wanted.Filter[name] = values
+	}
+	dry := !f.Yes
+	wanted.DryRun, wanted.Comment = &dry, f.Comment
+	if f.Max != 0 {
+		wanted.Max = &f.Max
+	}
+	return create(ctx, out, f.Console, jobs, wanted, f.Output, f.Detach)
+}
+
+// create asks for a job and, unless told otherwise, watches it to its end.
+func create(ctx context.Context, out Out, c Console, jobs string, wanted api.JobRequest, output string, detach bool) error {
+	body, err := json.Marshal(wanted)
+	if err != nil {
+		return err
+	}
+	answer, err := c.post(ctx, "/api/v1/dead-letters/"+jobs, body)
+	if err != nil {
+		return err
+	}
+	j, err := read[api.Job](answer)
+	if err != nil {
+		return err
+	}
+	if !detach {
+		if answer, err = c.watch(ctx, out, j); err != nil {
+			return err
+		}
+	}
+	return concludeJob(out, answer, output)
+}

@@ -1,0 +1,232 @@
+// Package queryapi are the routes of docket's API: what people, programs and the CLI ask and command on the console listener.
+// It leaves the JSON to api, who asks to web, and what an operator may do to operate.
+package queryapi
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/docket-project/docket/internal/adapters/api"
+	"github.com/docket-project/docket/internal/adapters/auth"
+	"github.com/docket-project/docket/internal/adapters/web"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/operate"
+	"github.com/docket-project/docket/internal/ports"
+	"github.com/docket-project/docket/internal/status"
+	"github.com/docket-project/docket/internal/trail"
+)
+
+// Control is what the API reads besides decisions.
+type Control interface {
+	ports.DeadLetterReader
+	ports.OPAReader
+	ports.AuditReader
+}
+
+// Parts are what the API works with.
+type Parts struct {
+	Decisions ports.DecisionReader
+	Control   Control
+	Log       ports.LogReader
+	Trail     *trail.Trail
+	Operate   *operate.Service
+	Pipeline  func(context.Context) status.Pipeline
+	Who       auth.Authenticator
+}
+
+// routes serve people and programs.
+type routes struct {
+	Parts
+	now func() time.Time
+}
+
+// New makes a router for the console listener with the API on it. Pages mount on the same one.
+func New(p Parts, logger *slog.Logger) *echo.Echo {
+	e := web.New(logger)
+	Mount(e, p)
+	return e
+}
+
+// Mount adds the API's routes.
+func Mount(e *echo.Echo, p Parts) {
+	r := &routes{Parts: p, now: time.Now}
+	g := e.Group("/api/v1", web.Authenticated(p.Who))
+	g.GET("/decisions", r.search)
+	g.GET("/decisions/*", r.decision)
+	g.GET("/opas", r.opas)
+	g.GET("/dead-letters", r.deadLetters)
+	g.GET("/dead-letters/groups", r.deadGroups)
+	g.GET("/dead-letters/guard", r.guard)
+	g.POST("/dead-letters/guard/acceptances", r.accept, web.Operators)
+	g.DELETE("/dead-letters/guard/acceptances/:fingerprint", r.revoke, web.Operators)
+	g.POST("/dead-letters/replays", r.createJob(domain.Replay), web.Operators)
+	g.POST("/dead-letters/discards", r.createJob(domain.Discard), web.Operators)
+	g.POST("/dead-letters/reindexes", r.createJob(domain.Reindex), web.Operators)
+	for _, jobs := range []string{"/jobs", "/dead-letters/replays"} { // the second is another name of the first
+		g.GET(jobs, r.jobs)
+		g.GET(jobs+"/:id", r.job)
+		for _, m := range domain.JobMoves {
+			g.POST(jobs+"/:id/"+string(m), r.moveJob(m), web.Operators)
+		}
+	}
+	g.GET("/dead-letters/:id", r.deadLetter)
+	g.GET("/dead-letters/:id/raw", r.deadLetterRaw)
+	g.GET("/audit", r.audit)
+	g.GET("/pipeline", func(c echo.Context) error {
+		return c.JSON(http.StatusOK, api.PipelineOf(r.Pipeline(c.Request().Context())))
+	})
+	e.GET("/api/v1/openapi.yaml", func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", api.OpenAPI) })
+}
+
+// scope is that of the caller.
+func scope(c echo.Context) domain.Scope { return web.Caller(c).Tenants }
+
+// search answers GET /api/v1/decisions.
+func (r *routes) search(c echo.Context) error {
+	q, err := r.query(c, domain.ParseQuery)
+	if err != nil {
+		return err
+	}
+	page, err := r.Decisions.Search(c.Request().Context(), scope(c), q)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, api.PageOf(page.Items, page.Next, api.DecisionOf))
+}
+
+// query reads the query string.
+func (r *routes) query(c echo.Context, parse func(url.Values, time.Time) (domain.Query, error)) (domain.Query, error) {
+	params, err := url.ParseQuery(c.Request().URL.RawQuery) // echo's own drops what it cannot read
+	if err != nil {
+		return domain.Query{}, web.Problem(http.StatusBadRequest, "the query string: "+err.Error())
+	}
+	q, err := parse(params, r.now())
+	if err != nil {
+		return domain.Query{}, web.BadRequest(err)
+	}
+	return q, nil
+}
+
+const decisionPrefix = "/api/v1/decisions/"
+
+// decision answers GET /api/v1/decisions/{decision_id}, …/raw and …/trail. An id may be anything, a percent-encoded slash
+// included, so it is taken from the path as it was sent.
+func (r *routes) decision(c echo.Context) error {
+	escaped := strings.TrimPrefix(c.Request().URL.EscapedPath(), decisionPrefix)
+	escaped, raw := strings.CutSuffix(escaped, "/raw")
+	escaped, trail := strings.CutSuffix(escaped, "/trail")
+	id, err := url.PathUnescape(escaped)
+	if err != nil {
+		return web.Problem(http.StatusBadRequest, "the decision id in the path is not percent-encoded: "+err.Error())
+	}
+	if trail && !raw {
+		return r.trail(c, id)
+	}
+	rows, err := r.Decisions.Decisions(c.Request().Context(), scope(c), id)
+	if err != nil {
+		return err
+	}
+	if len(rows) == 0 {
+		return web.Problem(http.StatusNotFound, "no decision "+id+" is stored: it may still be on its way, have been quarantined as a dead "+
+			"letter, or never have come. Its trail tells: docket trail, or /api/v1/decisions/{decision_id}/trail")
+	}
+	if raw {
+		return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, rows[0].Event)
+	}
+	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, api.SpellDecision(rows[0], rows[1:]))
+}
+
+// trail answers GET /api/v1/decisions/{decision_id}/trail.
+func (r *routes) trail(c echo.Context, id string) error {
+	q := trail.Question{ID: id}
+	params := c.QueryParams()
+	for name := range params {
+		var err error
+		switch value := params.Get(name); name {
+		case "opa":
+			q.OPA = value
+		case "cursor":
+			q.From, err = api.ParseTrailCursor(value)
+		default:
+			err = fmt.Errorf("unknown parameter %q: known are opa and cursor", name)
+		}
+		if err != nil {
+			return web.BadRequest(err)
+		}
+	}
+	report, err := r.Trail.Follow(c.Request().Context(), scope(c), q)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, api.TrailOf(report))
+}
+
+// opas answers GET /api/v1/opas.
+func (r *routes) opas(c echo.Context) error {
+	known, err := r.Control.OPAs(c.Request().Context(), scope(c))
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, api.ItemsOf(known, api.OPAOf))
+}
+
+// audit answers GET /api/v1/audit.
+func (r *routes) audit(c echo.Context) error {
+	limit, before := domain.DefaultPage, time.Time{}
+	params := c.QueryParams()
+	for name := range params {
+		var err error
+		switch value := params.Get(name); name {
+		case "limit":
+			limit, err = domain.ParseLimit(value)
+		case "until":
+			before, err = domain.ParseInstant(value, r.now())
+		default:
+			return web.BadRequest(fmt.Errorf("unknown parameter %q: known are until and limit", name))
+		}
+		if err != nil {
+			return web.BadRequest(fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	entries, err := r.Control.Audits(c.Request().Context(), scope(c), before, limit)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, api.ItemsOf(entries, api.AuditEntryOf))
+}
+
+// maxRequest bounds the body of what an operator asks for, in bytes.
+const maxRequest = 64 << 10
+
+// request reads a small JSON body that looks like the example.
+func request(c echo.Context, into any, example string) error {
+	if kind, _, _ := mime.ParseMediaType(c.Request().Header.Get(echo.HeaderContentType)); kind != echo.MIMEApplicationJSON {
+		return web.Problem(http.StatusUnsupportedMediaType, "want Content-Type: application/json") // no page of a browser's may send it unasked
+	}
+	dec := json.NewDecoder(io.LimitReader(c.Request().Body, maxRequest))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return web.Problem(http.StatusBadRequest, "want "+example+": "+err.Error())
+	}
+	return nil
+}
+
+// sameSite refuses a request that a page of another site has made: it has no body whose type would tell.
+func sameSite(c echo.Context) error {
+	if origin := c.Request().Header.Get(echo.HeaderOrigin); origin != "" {
+		if u, err := url.Parse(origin); err != nil || u.Host != c.Request().Host {
+			return web.Problem(http.StatusForbidden, "a page of another site may not do this")
+		}
+	}
+	return nil
+}

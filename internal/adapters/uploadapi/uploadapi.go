@@ -1,0 +1,179 @@
+// Package uploadapi is the HTTP API that OPA uploads to. It owns limits on the wire and the budget of bytes in flight. It
+// leaves what an upload means to ingest, who sends it to auth, and listeners to its caller.
+package uploadapi
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"go.opentelemetry.io/contrib/instrumentation/github.com/labstack/echo/otelecho"
+	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/docket-project/docket/internal/adapters/auth"
+	"github.com/docket-project/docket/internal/adapters/web"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ingest"
+)
+
+// upload serves OPA.
+type upload struct {
+	cfg       Config
+	who       auth.Authenticator
+	ingest    *ingest.Service
+	inventory *ingest.Inventory
+	budget    budget
+	requests  *prometheus.CounterVec
+	duration  prometheus.Histogram
+}
+
+// Parts are what the upload API works with.
+type Parts struct {
+	Config    Config
+	Who       auth.Authenticator
+	Ingest    *ingest.Service
+	Inventory *ingest.Inventory
+	// Traces may be nil.
+	Traces trace.TracerProvider
+	Logger *slog.Logger
+}
+
+// New makes the handler of the upload listener.
+func New(p Parts, reg prometheus.Registerer) http.Handler {
+	u := &upload{
+		cfg: p.Config, who: p.Who, ingest: p.Ingest, inventory: p.Inventory,
+		budget: budget{semaphore.NewWeighted(p.Config.MaxInFlightBytes)},
+		requests: promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
+			Name: "docket_ingest_requests_total", Help: "Uploads and status reports, by the status of the answer.",
+		}, []string{"code"}),
+		duration: promauto.With(reg).NewHistogram(prometheus.HistogramOpts{
+			Name: "docket_ingest_request_duration_seconds", Help: "Time to answer an upload.",
+			Buckets: []float64{.0005, .001, .002, .003, .005, .0075, .01, .02, .03, .05, .1, .25, .5, 1, 2.5, 5, 8},
+		}),
+	}
+	u.requests.WithLabelValues("200")
+	e := web.New(p.Logger)
+	e.Use(u.measure)
+	if p.Traces != nil {
+		e.Use(otelecho.Middleware("docket-ingest", otelecho.WithTracerProvider(p.Traces)))
+	}
+	// Both spellings are routes: OPA follows a redirect with a GET and loses the body.
+	for _, path := range []string{"/logs", "/logs/*"} {
+		e.POST(path, u.logs)
+	}
+	for _, path := range []string{"/status", "/status/*"} {
+		e.POST(path, u.status)
+	}
+	return e
+}
+
+// measure counts requests. A handler's error is answered in here, so that its status is known.
+func (u *upload) measure(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		start := time.Now()
+		if err := next(c); err != nil {
+			c.Error(err)
+		}
+		u.duration.Observe(time.Since(start).Seconds())
+		u.requests.WithLabelValues(strconv.Itoa(c.Response().Status)).Inc()
+		return nil
+	}
+}
+
+// receipt is the answer to an upload.
+type receipt struct {
+	Accepted    int                  `json:"accepted"`
+	Quarantined int                  `json:"quarantined"`
+	Reasons     map[domain.Cause]int `json:"reasons"`
+}
+
+// logs takes an upload of decisions.
+func (u *upload) logs(c echo.Context) error {
+	return u.body(c, func(ctx context.Context, in incoming) error {
+		r, err := u.ingest.Accept(ctx, ingest.Upload{
+			Tenant: in.tenant, Partition: strings.TrimSuffix(c.Param("*"), "/"), Wire: in.wire, Gzipped: in.gzipped,
+			Charge: in.share.charge, Version: versionOf(c.Request().UserAgent()), ReceivedAt: time.Now().UTC(),
+		})
+		if err != nil {
+			return notDurable(err)
+		}
+		return c.JSON(http.StatusOK, receipt(r))
+	})
+}
+
+// status takes OPA's report on itself. Whatever is in it, the answer is 200.
+func (u *upload) status(c echo.Context) error {
+	return u.body(c, func(_ context.Context, in incoming) error {
+		body, done := ingest.Open(in.wire, in.gzipped)
+		defer done()
+		report, err := io.ReadAll(io.LimitReader(charged{body, in.share}, maxReport))
+		if errors.Is(err, errBudget) {
+			return err
+		}
+		u.inventory.Status(in.tenant, versionOf(c.Request().UserAgent()), report, time.Now().UTC())
+		return c.JSON(http.StatusOK, struct{}{})
+	})
+}
+
+// notDurable is the one way an upload is refused once its body was read: send it again. What the log says is kept, under
+// the status that OPA's operators know.
+func notDurable(err error) error {
+	class := domain.ClassOf(err)
+	if class != domain.Invalid && class != domain.Unknown {
+		return err
+	}
+	return &domain.Error{Class: domain.Unavailable, Text: "not durable: " + err.Error(), Err: err}
+}
+
+// maxReport bounds what is read of a status report, inflated, in bytes.
+const maxReport = 2 << 20
+
+// incoming is a request whose body has been read.
+type incoming struct {
+	tenant  string
+	wire    []byte
+	gzipped bool
+	share   *share
+}
+
+// body authenticates and reads the body.
+func (u *upload) body(c echo.Context, take func(context.Context, incoming) error) error {
+	r := c.Request()
+	caller, err := web.Authenticate(u.who, r)
+	if err != nil {
+		return err
+	}
+	gzipped, err := encodingOf(r)
+	if err != nil {
+		return err
+	}
+	s := &share{budget: &u.budget}
+	defer s.release()
+	wire, err := readWire(r, u.cfg.MaxWireBytes, s)
+	if errors.Is(err, errCutOff) {
+		panic(http.ErrAbortHandler) // no answer: the connection is closed
+	}
+	if err != nil {
+		return err
+	}
+	return take(r.Context(), incoming{tenant: caller.Tenant(), wire: wire, gzipped: gzipped, share: s})
+}
+
+// versionOf reads OPA's user agent: "Open Policy Agent/0.39.0 (…)" or "Open-Policy-Agent/1.22.2 (…)".
+func versionOf(userAgent string) string {
+	name, rest, ok := strings.Cut(userAgent, "/")
+	if !ok || !strings.EqualFold(strings.ReplaceAll(name, " ", "-"), "Open-Policy-Agent") {
+		return ""
+	}
+	version, _, _ := strings.Cut(rest, " ")
+	return version
+}

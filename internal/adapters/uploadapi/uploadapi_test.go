@@ -1,0 +1,158 @@
+package uploadapi
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/docket-project/docket/internal/adapters/api"
+	"github.com/docket-project/docket/internal/adapters/auth"
+	"github.com/docket-project/docket/internal/adapters/web"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ingest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type publisher func(context.Context, []domain.Record) error
+
+func (p publisher) Publish(ctx context.Context, r []domain.Record) error { return p(ctx, r) }
+
+type noRecorder struct{}
+
+func (noRecorder) RecordOPAs(context.Context, []domain.Observation) error { return nil }
+
+func newTestUpload(p publisher, inFlight int64) http.Handler {
+	return newUploadFor(p, inFlight, auth.AnonymousUploader())
+}
+
+func newUploadFor(p publisher, inFlight int64, who auth.Authenticator) http.Handler {
+	logger := slog.New(slog.DiscardHandler)
+	inventory := ingest.NewInventory(noRecorder{}, logger)
+	assembler := ingest.Assembler{Topics: domain.TopicsWithPrefix("docket."), Limits: domain.DefaultLimits}
+	cfg := Default()
+	cfg.MaxInFlightBytes = inFlight
+	return New(Parts{
+		Config: cfg, Who: who, Inventory: inventory, Logger: logger,
+		Ingest: ingest.New(assembler, ingest.Default().PublishTimeout, p, inventory, nil),
+	}, prometheus.NewRegistry())
+}
+
+// TestTenantIsTheCallers has an upload that says another in its path and its body.
+func TestTenantIsTheCallers(t *testing.T) {
+	var got []domain.Record
+	h := newUploadFor(func(_ context.Context, r []domain.Record) error { got = append(got, r...); return nil }, 1<<30,
+		auth.Anonymous{Caller: domain.Caller{Name: "edge", Tenants: domain.Tenants("acme")}})
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/logs/initech", strings.NewReader(`[{"tenant":"initech"}]`)))
+	require.Equal(t, http.StatusOK, w.Code)
+	require.Len(t, got, 1)
+	require.Equal(t, "acme", got[0].Headers.Tenant)
+	require.Equal(t, "initech", got[0].Headers.OPAPartition)
+}
+
+func TestConfig(t *testing.T) {
+	require.NoError(t, Default().Validate())
+	c := Default()
+	c.MaxWireBytes = 0
+	require.ErrorContains(t, c.Validate(), "max_wire_bytes")
+}
+
+func TestStatusOfEveryClass(t *testing.T) {
+	for class, want := range map[domain.Class]int{
+		domain.Unavailable: 503, domain.Misconfigured: 503, domain.Canceled: 503, domain.Invalid: 500, domain.Unknown: 500,
+	} {
+		h := newTestUpload(func(context.Context, []domain.Record) error {
+			return domain.Errorf(class, "because %s", strings.Repeat("x", 3000))
+		}, 1<<30)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/logs", strings.NewReader(`[{}]`)))
+		require.Equal(t, want, web.StatusOf(class))
+		require.Equal(t, http.StatusServiceUnavailable, w.Code, "an upload that is not durable is to be sent again, whatever the class: %s", class)
+		require.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
+		require.Less(t, w.Body.Len(), 1024, "OPA logs no more")
+		var p api.Problem
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &p))
+		if want == http.StatusServiceUnavailable {
+			require.Equal(t, class, p.Class)
+		}
+		require.Contains(t, p.Detail, "because")
+	}
+	require.Len(t, domain.Classes, 5)
+}
+
+func TestBudget(t *testing.T) {
+	accepted := 0
+	h := newTestUpload(func(context.Context, []domain.Record) error { accepted++; return nil }, 1<<20)
+	post := func(size int) int {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		fmt.Fprintf(z, `[{"x":%q}]`, strings.Repeat("y", size))
+		require.NoError(t, z.Close())
+		r := httptest.NewRequest(http.MethodPost, "/logs", &b)
+		r.Header.Set("Content-Encoding", "gzip")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w.Code
+	}
+	require.Equal(t, http.StatusServiceUnavailable, post(2<<20))
+	for range 50 {
+		require.Equal(t, http.StatusOK, post(500<<10), "what was charged is given back")
+	}
+	require.Equal(t, 50, accepted)
+}
+
+func TestShareGivesBackWhatItHolds(t *testing.T) {
+	all := semaphore.NewWeighted(10 * shareStep)
+	s := &share{budget: &budget{all}}
+	require.NoError(t, s.charge(1))
+	held := s.held
+	require.NoError(t, s.charge(shareStep-1))
+	require.Equal(t, held, s.held, "a step is charged once")
+	require.NoError(t, s.charge(1))
+	require.Greater(t, s.held, held)
+	require.Error(t, s.charge(20*shareStep))
+	s.release()
+	require.True(t, all.TryAcquire(10*shareStep))
+}
+
+func TestVersionOf(t *testing.T) {
+	for agent, want := range map[string]string{
+		"Open-Policy-Agent/1.22.2 (linux, amd64)": "1.22.2", "Open Policy Agent/0.39.0 (linux, amd64)": "0.39.0", "curl/8.0": "", "": "",
+	} {
+		require.Equal(t, want, versionOf(agent))
+	}
+}
+
+// BenchmarkUpload is the whole way through the HTTP API without network and log: three events, gzip.
+func BenchmarkUpload(b *testing.B) {
+	h := newTestUpload(func(context.Context, []domain.Record) error { return nil }, 1<<30)
+	var wire bytes.Buffer
+	z := gzip.NewWriter(&wire)
+	event := `{"labels":{"id":"x","version":"1"},"decision_id":"id","path":"http/authz/allow","input":{"user":"alice","pad":"` + strings.Repeat("abc ", 300) + `"},"result":false}`
+	_, _ = io.WriteString(z, "["+event+","+event+","+event+"]")
+	_ = z.Close()
+	b.ReportAllocs()
+	for b.Loop() {
+		r := httptest.NewRequest(http.MethodPost, "/logs", bytes.NewReader(wire.Bytes()))
+		r.Header.Set("Content-Encoding", "gzip")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != http.StatusOK {
+			b.Fatal(w.Code)
+		}
+	}
+}

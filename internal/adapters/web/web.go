@@ -1,0 +1,167 @@
+// Package web is what docket's listeners have in common: problem details and the one table from failure to status, identity
+// of the caller, and the admin listener. It leaves routes and what they mean to uploadapi, queryapi and the pages.
+package web
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/docket-project/docket/internal/adapters/api"
+	"github.com/docket-project/docket/internal/adapters/auth"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/operate"
+)
+
+const maxDetail = 700
+
+// Problem makes a problem detail of a status.
+func Problem(status int, detail string) *api.Problem {
+	if len(detail) > maxDetail {
+		detail = detail[:maxDetail] + "…"
+	}
+	return &api.Problem{Status: status, Title: http.StatusText(status), Detail: detail}
+}
+
+// BadRequest is a problem with what the client sent.
+func BadRequest(err error) error { return Problem(http.StatusBadRequest, err.Error()) }
+
+// StatusOf is total over the classes. None of them is a 4xx: what a client did wrong is a Problem, or a refusal, from the
+// start.
+func StatusOf(c domain.Class) int {
+	switch c {
+	case domain.Unavailable, domain.Canceled, domain.Misconfigured:
+		return http.StatusServiceUnavailable
+	case domain.Invalid, domain.Unknown:
+		return http.StatusInternalServerError
+	}
+	return http.StatusInternalServerError
+}
+
+// statusOfRefusal is total over the kinds of refusals.
+func statusOfRefusal(k operate.Kind) int {
+	switch k {
+	case operate.Mistaken:
+		return http.StatusBadRequest
+	case operate.NotAllowed:
+		return http.StatusForbidden
+	case operate.Absent:
+		return http.StatusNotFound
+	case operate.Conflicting:
+		return http.StatusConflict
+	}
+	return http.StatusBadRequest
+}
+
+// New makes a router with docket's error handling, and nothing printed.
+func New(logger *slog.Logger) *echo.Echo {
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.HTTPErrorHandler = answerError(logger)
+	return e
+}
+
+// answerError is every listener's error handler.
+func answerError(logger *slog.Logger) echo.HTTPErrorHandler {
+	return func(err error, c echo.Context) {
+		if c.Response().Committed {
+			return
+		}
+		p := problemOf(err, c)
+		if p.Class != "" && p.Class != domain.Canceled {
+			logger.Error("request failed", "method", c.Request().Method, "route", c.Path(), "status", p.Status, "class", p.Class,
+				"error", err)
+		}
+		if p.Status == http.StatusUnauthorized {
+			c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Bearer realm="docket"`)
+		}
+		if p.Status >= http.StatusInternalServerError {
+			c.Response().Header().Set(echo.HeaderRetryAfter, "1")
+		}
+		body, err := json.Marshal(p)
+		if err != nil {
+			panic(err) // texts and a number
+		}
+		if err := c.Blob(p.Status, "application/problem+json", body); err != nil {
+			logger.Debug("answer not sent", "error", err)
+		}
+	}
+}
+
+// problemOf is what a handler's error comes to.
+func problemOf(err error, c echo.Context) *api.Problem {
+	var p *api.Problem
+	var refusal *operate.Refusal
+	var he *echo.HTTPError
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.As(err, &refusal):
+		return Problem(statusOfRefusal(refusal.Kind), api.Word(refusal.Message))
+	case errors.As(err, &he):
+		return Problem(he.Code, "there is nothing at "+c.Request().Method+" "+c.Request().URL.Path)
+	}
+	class := domain.ClassOf(err)
+	p = Problem(StatusOf(class), err.Error())
+	p.Class = class
+	return p
+}
+
+// callerKey is where the caller of a request is kept.
+const callerKey = "docket-caller"
+
+// Authenticated asks who a request comes from, and answers 401 to those whom a does not know.
+func Authenticated(a auth.Authenticator) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			caller, err := Authenticate(a, c.Request())
+			if err != nil {
+				return err
+			}
+			c.Set(callerKey, caller)
+			return next(c)
+		}
+	}
+}
+
+// Authenticate says who a request comes from; its error is a Problem.
+func Authenticate(a auth.Authenticator, r *http.Request) (domain.Caller, error) {
+	caller, err := a.Authenticate(r)
+	if err != nil {
+		return caller, Problem(http.StatusUnauthorized, err.Error())
+	}
+	return caller, nil
+}
+
+// Caller is who a request behind Authenticated comes from.
+func Caller(c echo.Context) domain.Caller {
+	caller, _ := c.Get(callerKey).(domain.Caller)
+	return caller
+}
+
+// Operators refuses those who may not change anything. It comes behind Authenticated.
+func Operators(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if err := operate.Allow(Caller(c)); err != nil {
+			return err
+		}
+		return next(c)
+	}
+}
+
+// Loopback reports whether an address to listen on can be reached from this machine only.
+func Loopback(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}

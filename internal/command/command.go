@@ -1,0 +1,252 @@
+// Package command is docket's command line: the grammar, where a setting's value comes from, and the commands that run a
+// role or look after what it keeps. The commands that ask a console are cli's; what a role is made of is app's.
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+	kongcompletion "github.com/jotaen/kong-completion"
+	"github.com/mattn/go-isatty"
+	"gopkg.in/yaml.v3"
+
+	"github.com/docket-project/docket/internal/adapters/cli"
+	"github.com/docket-project/docket/internal/app"
+	"github.com/docket-project/docket/internal/config"
+	"github.com/docket-project/docket/internal/status"
+)
+
+// commandLine is the grammar of cmd/docket.
+type commandLine struct {
+	ConfigFile string `name:"config" help:"YAML file with settings." env:"DOCKET_CONFIG" type:"path" placeholder:"FILE"`
+
+	Serve   serveCommand   `cmd:"" help:"Run everything in one process, with nothing else installed."`
+	Ingest  ingestCommand  `cmd:"" help:"Run the role that takes uploads; needs Kafka and PostgreSQL, as the next three do."`
+	Saver   saverCommand   `cmd:"" help:"Run the role that stores what was taken."`
+	Parking parkingCommand `cmd:"" help:"Run the role that replays what the store could not take."`
+	Console consoleCommand `cmd:"" help:"Run the role that answers people and programs."`
+	Send    cli.Send       `cmd:"" help:"Send decisions from files, as an OPA would."`
+	Find    cli.Find       `cmd:"" help:"Search decisions."`
+	Show    cli.Show       `cmd:"" help:"Show one decision: what was decided, and why."`
+	Trail   cli.Trail      `cmd:"" help:"Tell where a decision is: stored, waiting, dead, or never received."`
+	DLQ     cli.DLQ        `cmd:"" name:"dlq" help:"Inspect dead letters, and replay or discard them."`
+	Jobs    cli.Jobs       `cmd:"" help:"Look at jobs, and pause, resume or cancel them."`
+	Audit   cli.Audit      `cmd:"" help:"List what operators did, and why."`
+	Status  cli.Status     `cmd:"" help:"Tell whether anything is arriving, from which OPAs, and what waits."`
+	Migrate migrateCommand `cmd:"" help:"Create or update topics and schema, and stop."`
+	Config  configCommand  `cmd:"" help:"Print the settings in force, secrets hidden."`
+	Log     logCommands    `cmd:"" help:"Repair the durable log."`
+	Version versionCommand `cmd:"" help:"Print the version."`
+	Help    cli.Topic      `cmd:"" help:"Read about: replay, trail."`
+
+	Completion kongcompletion.Completion `cmd:"" help:"Make the shell complete commands and flags."`
+}
+
+// Exec runs docket with the process's arguments behind first, until a signal tells it to stop, and returns its exit code.
+func Exec(first ...string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return Main(ctx, append(first, os.Args[1:]...), os.Stdout, os.Stderr)
+}
+
+// Main runs docket with args and returns its exit code. It ends early, and in good order, when ctx is done.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	code, err := run(ctx, args, stdout, stderr)
+	if err != nil {
+		fmt.Fprintf(stderr, "docket: %v\n", err)
+	}
+	return code
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, error) {
+	kctx, name, err := parse(args, stdout, stderr, nil)
+	var sections app.Sections
+	if err == nil && name != "" {
+		file, err := config.Read(name, &sections)
+		if err != nil {
+			return cli.ExitMisconfigured, err
+		}
+		if err := (fileResolver{file}).Validate(kctx.Model); err != nil {
+			return cli.ExitMisconfigured, err
+		}
+		if kctx, _, err = parse(args, stdout, stderr, file); err != nil {
+			return cli.ExitMisconfigured, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if err != nil && strings.Contains(err.Error(), "(from envar ") { // kong has no type for it
+		return cli.ExitMisconfigured, err
+	}
+	if err != nil {
+		return cli.ExitUsage, fmt.Errorf("%w\nTry docket --help", err)
+	}
+	withSections(kctx, sections)
+	kctx.BindTo(ctx, (*context.Context)(nil))
+	out := cli.Out{Stdout: stdout, Stderr: stderr, Terminal: isTerminal(stderr)}
+	unknown := unknownVariables(kctx.Model)
+	if _, role := app.AdminListen[status.Role(kctx.Command())]; !role { // a role warns in its log
+		for _, name := range unknown {
+			fmt.Fprintf(stderr, "docket: %s sets nothing; is it misspelt?\n", name)
+		}
+	}
+	if err := kctx.Run(out, unknown); err != nil {
+		return cli.ExitCode(err), err
+	}
+	return cli.ExitDone, nil
+}
+
+// parse reads the command line. Behind flags and environment stand the file, if there is one, and the defaults. It also
+// returns the file that the command line or the environment names.
+func parse(args []string, stdout, stderr io.Writer, file *config.File) (*kong.Context, string, error) {
+	grammar := &commandLine{}
+	resolvers := []kong.Resolver{defaults{}}
+	if file != nil { // kong takes the last resolver's answer
+		resolvers = append(resolvers, fileResolver{file})
+	}
+	p, err := kong.New(grammar,
+		kong.Name("docket"),
+		kong.Description("The record of every decision that Open Policy Agent makes."),
+		kong.Writers(stdout, stderr),
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
+		kong.Resolvers(resolvers...),
+	)
+	if err != nil {
+		return nil, "", err
+	}
+	kongcompletion.Register(p) // answers the shell, and ends the process, where that asks
+	kctx, err := p.Parse(args)
+	return kctx, grammar.ConfigFile, err
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(f.Fd())
+}
+
+// warnings are for the log of a command that has one.
+type warnings []string
+
+// unknownVariables names every DOCKET_* variable that no flag reads.
+func unknownVariables(app *kong.Application) warnings {
+	known := map[string]bool{}
+	_ = kong.Visit(app, func(n kong.Visitable, next kong.Next) error {
+		if flag, ok := n.(*kong.Flag); ok {
+			for _, env := range flag.Envs {
+				known[env] = true
+			}
+		}
+		return next(nil)
+	})
+	var out warnings
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		if strings.HasPrefix(name, "DOCKET_") && !known[name] {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// roleCommand is a command that runs until it is told to stop.
+type roleCommand struct {
+	settings
+}
+
+func (r *roleCommand) serve(ctx context.Context, role status.Role, out cli.Out, unknown warnings) error {
+	logger := newLogger(out.Stderr, r.Config)
+	for _, name := range unknown {
+		logger.Warn("this environment variable sets nothing; is it misspelt? docs/configuration.md lists them", "variable", name)
+	}
+	return app.Run(ctx, role, r.Config, logger, func(a *app.App) { printBanner(out.Stdout, a) })
+}
+
+type (
+	serveCommand   struct{ roleCommand }
+	ingestCommand  struct{ roleCommand }
+	saverCommand   struct{ roleCommand }
+	parkingCommand struct{ roleCommand }
+	consoleCommand struct{ roleCommand }
+)
+
+// Run serves until ctx is done.
+func (c *serveCommand) Run(ctx context.Context, out cli.Out, unknown warnings) error {
+	return c.serve(ctx, status.Serve, out, unknown)
+}
+
+// Run takes uploads until ctx is done.
+func (c *ingestCommand) Run(ctx context.Context, out cli.Out, unknown warnings) error {
+	return c.serve(ctx, status.Ingest, out, unknown)
+}
+
+// Run stores until ctx is done.
+func (c *saverCommand) Run(ctx context.Context, out cli.Out, unknown warnings) error {
+	return c.serve(ctx, status.Saver, out, unknown)
+}
+
+// Run replays until ctx is done.
+func (c *parkingCommand) Run(ctx context.Context, out cli.Out, unknown warnings) error {
+	return c.serve(ctx, status.Parking, out, unknown)
+}
+
+// Run answers until ctx is done.
+func (c *consoleCommand) Run(ctx context.Context, out cli.Out, unknown warnings) error {
+	return c.serve(ctx, status.Console, out, unknown)
+}
+
+func newLogger(w io.Writer, c app.Config) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // app.Config.Validate refuses another
+	options := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// configCommand is `docket config`.
+type configCommand struct {
+	settings
+}
+
+// Run prints every setting under its name in the file, as YAML that can be used as one.
+func (c *configCommand) Run(kctx *kong.Context, out cli.Out) error {
+	for _, flag := range kctx.Flags() {
+		if !isSetting(flag) {
+			continue
+		}
+		value := flag.Target.Interface()
+		if d, ok := value.(time.Duration); ok {
+			value = d.String()
+		}
+		b, err := json.Marshal(value)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out.Stdout, "%s: %s\n", keyOf(flag.Name), b)
+	}
+	if len(c.Sections.Mappings) > 0 {
+		b, err := yaml.Marshal(c.Sections)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out.Stdout, "%s", b)
+	}
+	return c.Validate(status.Serve)
+}
+
+type versionCommand struct{}
+
+// Run prints one line.
+func (versionCommand) Run(out cli.Out) error {
+	_, err := fmt.Fprintln(out.Stdout, strings.TrimSpace("docket "+app.Version+" "+app.Commit+" "+app.Date))
+	return err
+}

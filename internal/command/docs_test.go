@@ -1,0 +1,172 @@
+package command
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+	"github.com/stretchr/testify/require"
+
+	"github.com/docket-project/docket/internal/app"
+)
+
+var update = flag.Bool("update", false, "rewrite generated documents")
+
+// inOrder lists the settings as app.Config has them.
+func inOrder() (out []setting) {
+	p, err := kong.New(&settings{Config: app.DefaultConfig()}, kong.Name("docket"))
+	if err != nil {
+		panic(err)
+	}
+	for _, flag := range p.Model.Flags {
+		if s, ok := knownSettings[flag.Name]; ok {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// TestConfigurationDocument keeps docs/configuration.md as the settings are.
+func TestConfigurationDocument(t *testing.T) {
+	var b bytes.Buffer
+	b.WriteString(`# Configuration
+
+<!-- Generated from the components' settings: go test ./internal/command -run ConfigurationDocument -update -->
+
+Every setting has one name in three spellings. A flag beats its environment variable, which beats the key in the YAML file
+that ` + "`--config`" + ` or ` + "`DOCKET_CONFIG`" + ` names. In the file, nested keys are joined by an underscore: ` + "`parking: {max_attempts: 5}`" + `
+is ` + "`parking_max_attempts`" + `. An unknown key in the file is an error, an unknown ` + "`DOCKET_*`" + ` variable a warning. ` + "`docket config`" + `
+prints what is in force, secrets hidden.
+
+| flag | variable | key | default | |
+|---|---|---|---|---|
+`)
+	for _, s := range inOrder() {
+		fmt.Fprintf(&b, "| `--%s` | `%s` | `%s` | `%s` | %s |\n", s.flag.Name, s.flag.Envs[0], keyOf(s.flag.Name), cmp.Or(s.fallback, "-"), s.flag.Help)
+	}
+	b.WriteString(`
+OpenTelemetry's own variables are followed: traces are off unless ` + "`OTEL_EXPORTER_OTLP_ENDPOINT`" + ` (or
+` + "`OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`" + `) is set, and go out as OTLP over HTTP.
+
+## Mappings
+
+What a decision is about stands in different places for different policies. ` + "`mappings`" + `, in the file only, say where, by
+policy path (exact, or a prefix with ` + "`*`" + ` behind). Every list holds JSON pointers into the event, tried in order before the
+built-in ones:
+
+` + "```yaml" + `
+mappings:
+  - path: shop/checkout/*
+    allowed: [/result/verdict/ok]    # a boolean
+    reason: [/result/verdict/why]    # text, or an array of it
+    principal: [/input/customer/id]
+    action: [/input/step]
+    resource: [/input/cart/id]
+` + "```" + `
+
+## Tokens
+
+` + "`DOCKET_UPLOAD_TOKENS_FILE`" + ` and ` + "`DOCKET_CONSOLE_TOKENS_FILE`" + ` have a line for each token: a name, the tenant (uploads) or role
+(console: ` + "`viewer` or `operator`" + `), and the hex SHA-256 of the token, parted by white space or commas. ` + "`#`" + ` begins a comment. The
+files are read again when they change; no restart is needed.
+
+` + "```" + `
+TOKEN=$(openssl rand -hex 32)
+echo "edge-eu default $(printf %s "$TOKEN" | sha256sum | cut -d' ' -f1)" >> upload-tokens
+` + "```" + `
+`)
+	const file = "../../docs/configuration.md"
+	if *update {
+		require.NoError(t, os.WriteFile(file, b.Bytes(), 0o644))
+	}
+	got, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, b.String(), string(got), "run with -update")
+}
+
+// TestOPAConfiguration keeps the banner and the shipped file the same.
+func TestOPAConfiguration(t *testing.T) {
+	shipped, err := os.ReadFile("../../deploy/opa/config.yaml")
+	require.NoError(t, err)
+	_, rest, ok := strings.Cut(string(shipped), "\n")
+	require.True(t, ok)
+	require.Equal(t, opaConfig("http://docket.example:8080", "/etc/docket/token"), rest)
+}
+
+// TestDefaultsReachEveryCommand: what a command without flags works with is app.DefaultConfig. A command that does not embed
+// the settings has none, so a new one cannot lose them.
+func TestDefaultsReachEveryCommand(t *testing.T) {
+	for _, name := range []string{"serve", "ingest", "saver", "parking", "console", "migrate", "config", "log accept-loss"} {
+		kctx, _, err := parse(strings.Fields(name), io.Discard, io.Discard, nil)
+		require.NoError(t, err)
+		withSections(kctx, app.Sections{Mappings: nil})
+		found := 0
+		for _, path := range kctx.Path {
+			if path.Command != nil {
+				found += compareConfigs(t, path.Command.Target)
+			}
+		}
+		require.Equal(t, 1, found, name)
+	}
+}
+
+// compareConfigs counts the configurations that a command embeds, each of which has to be the default one.
+func compareConfigs(t *testing.T, v reflect.Value) (n int) {
+	t.Helper()
+	if v.Kind() == reflect.Pointer {
+		v = v.Elem()
+	}
+	if v.Type() == configType {
+		want := app.DefaultConfig()
+		got := v.Interface().(app.Config)
+		require.Equal(t, want.Describe(), strings.ReplaceAll(got.Describe(), mustGetwd(t)+"/", "./"))
+		got.Data = want.Data // kong makes paths absolute
+		require.Equal(t, want, got)
+		return 1
+	}
+	if v.Kind() == reflect.Struct {
+		for i := range v.NumField() {
+			if v.Type().Field(i).Anonymous {
+				n += compareConfigs(t, v.Field(i))
+			}
+		}
+	}
+	return n
+}
+
+func mustGetwd(t *testing.T) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	require.NoError(t, err)
+	return dir
+}
+
+// TestMessagesOfAStart has the banner of a role.
+func TestBanner(t *testing.T) {
+	var out, log bytes.Buffer
+	ctx, cancel := context.WithCancel(t.Context())
+	started := writerFunc(func(b []byte) (int, error) {
+		out.Write(b)
+		if strings.Contains(out.String(), "docket status") || strings.Contains(out.String(), "status\n") {
+			cancel()
+		}
+		return len(b), nil
+	})
+	code := Main(ctx, []string{"serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0", "--console-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"}, started, &log)
+	require.Zero(t, code, "%s", &log)
+	for _, says := range []string{"OPA posts to", "The API answers at", "Metrics and health", "Paste this into OPA's configuration", "decision_logs:", "find --denied"} {
+		require.Contains(t, out.String(), says)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }

@@ -1,0 +1,153 @@
+package command
+
+import (
+	"encoding/json"
+	"os"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/docket-project/docket/internal/app"
+	"github.com/docket-project/docket/internal/config"
+)
+
+// settings are embedded by every command that works with the configuration.
+type settings struct {
+	app.Config `embed:""`
+}
+
+// setting is one setting: a flag, its variable, and its default.
+type setting struct {
+	flag *kong.Flag
+	// fallback is the default, as a flag would spell it; "" for none.
+	fallback string
+}
+
+// knownSettings are those of app.Config, by their flags.
+var knownSettings = func() map[string]setting {
+	grammar := &settings{Config: app.DefaultConfig()}
+	p, err := kong.New(grammar, kong.Name("docket"))
+	if err != nil {
+		panic(err) // the grammar is the program's own
+	}
+	out := map[string]setting{}
+	for _, flag := range p.Model.Flags {
+		if len(flag.Envs) > 0 {
+			out[flag.Name] = setting{flag, spell(flag.Target)}
+		}
+	}
+	return out
+}()
+
+// spell is a value as a flag takes it.
+func spell(v reflect.Value) string {
+	switch value := v.Interface().(type) {
+	case time.Duration:
+		return shorten(value.String())
+	case config.Secret:
+		return string(value)
+	case []string:
+		return strings.Join(value, ",")
+	case string:
+		return value
+	default:
+		b, err := json.Marshal(value)
+		if err != nil {
+			panic(err) // texts, numbers and truths
+		}
+		return strings.Trim(string(b), `"`)
+	}
+}
+
+// shorten drops the zeros of a duration: 1m0s is 1m.
+func shorten(s string) string {
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	return s
+}
+
+// keyOf is a flag's name in the file.
+func keyOf(flag string) string { return strings.ReplaceAll(flag, "-", "_") }
+
+// isSetting tells a setting from the flags of other commands.
+func isSetting(flag *kong.Flag) bool {
+	s, ok := knownSettings[flag.Name]
+	return ok && len(flag.Envs) > 0 && flag.Envs[0] == s.flag.Envs[0]
+}
+
+// fileResolver gives kong the value of a flag that neither the command line nor the environment set.
+type fileResolver struct{ *config.File }
+
+// Validate refuses keys that no setting has; kong calls it before resolving.
+func (f fileResolver) Validate(*kong.Application) error {
+	known := map[string]bool{}
+	for name := range knownSettings {
+		known[keyOf(name)] = true
+	}
+	return f.Unknown(func(key string) bool { return known[key] })
+}
+
+// Resolve looks into the file.
+func (f fileResolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	v, ok := f.Value(keyOf(flag.Name))
+	noPath := v == "" && flag.Tag.Type == "path" // kong would make it this directory
+	if ok && !noPath && isSetting(flag) && !inEnvironment(flag) {
+		return v, nil
+	}
+	return nil, nil
+}
+
+// defaults give kong the value of a setting that nothing else sets. They come last.
+type defaults struct{}
+
+// Validate has nothing to refuse.
+func (defaults) Validate(*kong.Application) error { return nil }
+
+// Resolve looks into app.DefaultConfig.
+func (defaults) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if isSetting(flag) && knownSettings[flag.Name].fallback != "" && !inEnvironment(flag) {
+		return knownSettings[flag.Name].fallback, nil
+	}
+	return nil, nil
+}
+
+func inEnvironment(flag *kong.Flag) bool {
+	for _, env := range flag.Envs {
+		if _, ok := os.LookupEnv(env); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// withSections fills in what stands in the file only, wherever the selected command embeds the configuration.
+func withSections(kctx *kong.Context, sections app.Sections) {
+	for _, path := range kctx.Path {
+		if path.Command != nil {
+			fillSections(path.Command.Target, sections)
+		}
+	}
+}
+
+var configType = reflect.TypeFor[app.Config]()
+
+func fillSections(v reflect.Value, sections app.Sections) {
+	if v.Kind() == reflect.Pointer {
+		v = v.Elem()
+	}
+	if v.Kind() != reflect.Struct {
+		return
+	}
+	if v.Type() == configType {
+		v.FieldByName("Sections").Set(reflect.ValueOf(sections))
+		return
+	}
+	for i := range v.NumField() {
+		if f := v.Type().Field(i); f.Anonymous {
+			fillSections(v.Field(i), sections)
+		}
+	}
+}

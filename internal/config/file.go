@@ -1,0 +1,120 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// File is a configuration file: scalars by their keys. Sections, which have a structure of their own, are decoded into their
+// owners' types.
+type File struct {
+	// Name is the file's.
+	Name   string
+	values map[string]string
+	lines  map[string]int
+}
+
+// Read reads a YAML file. Nested keys are joined by "_", so parking: {max_attempts: 10} is parking_max_attempts. sections
+// points to a struct whose fields, by their yaml tags, are the sections; a key that a section does not know is an error.
+func Read(name string, sections any) (*File, error) {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	var doc, more yaml.Node
+	dec := yaml.NewDecoder(bytes.NewReader(b))
+	if err := dec.Decode(&doc); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s line %d: there is a second document: one is read", name, more.Line)
+	}
+	f := &File{Name: name, values: map[string]string{}, lines: map[string]int{}}
+	if len(doc.Content) == 0 {
+		return f, nil
+	}
+	return f, f.add("", doc.Content[0], sectionsOf(sections))
+}
+
+// sectionsOf are the fields of a struct by their yaml tags.
+func sectionsOf(sections any) map[string]any {
+	out := map[string]any{}
+	v := reflect.ValueOf(sections).Elem()
+	for i := range v.NumField() {
+		key, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+		out[key] = v.Field(i).Addr().Interface()
+	}
+	return out
+}
+
+func (f *File) add(prefix string, n *yaml.Node, sections map[string]any) error {
+	if n.Kind != yaml.MappingNode {
+		return fmt.Errorf("%s line %d: want keys and values", f.Name, n.Line)
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := prefix+n.Content[i].Value, n.Content[i+1]
+		if line, twice := f.lines[key]; twice {
+			return fmt.Errorf("%s line %d: %s is set already, in line %d", f.Name, n.Content[i].Line, key, line)
+		}
+		f.lines[key] = n.Content[i].Line
+		section, isSection := sections[key]
+		switch {
+		case isSection:
+			delete(f.lines, key)
+			if err := decodeStrictly(value, section); err != nil {
+				return fmt.Errorf("%s line %d: %s: %w", f.Name, value.Line, key, err)
+			}
+		case value.Kind == yaml.MappingNode:
+			delete(f.lines, key)
+			if err := f.add(key+"_", value, sections); err != nil {
+				return err
+			}
+		case value.Kind == yaml.SequenceNode:
+			var items []string
+			if err := value.Decode(&items); err != nil {
+				return fmt.Errorf("%s line %d: %s: %w", f.Name, value.Line, key, err)
+			}
+			f.values[key] = strings.Join(items, ",")
+		default:
+			f.values[key] = value.Value
+		}
+	}
+	return nil
+}
+
+// decodeStrictly refuses keys that the type does not have.
+func decodeStrictly(n *yaml.Node, into any) error {
+	b, err := yaml.Marshal(n)
+	if err != nil {
+		return err
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(b))
+	dec.KnownFields(true)
+	return dec.Decode(into)
+}
+
+// Value is what the file says of a key.
+func (f *File) Value(key string) (string, bool) {
+	v, ok := f.values[key]
+	return v, ok
+}
+
+// Unknown reports every key that is none of the known ones, by its line.
+func (f *File) Unknown(known func(key string) bool) error {
+	var errs []error
+	for key, line := range f.lines {
+		if !known(key) {
+			errs = append(errs, fmt.Errorf("%s line %d: there is no setting %q (docs/configuration.md lists them)", f.Name, line, key))
+		}
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
+}

@@ -1,0 +1,144 @@
+package ingest
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// Assembler turns a body's bytes into records. It is the one way from bytes to records: of uploads, and of quarantined
+// bodies that are replayed. It is safe for concurrent use.
+type Assembler struct {
+	Topics domain.Topics
+	Limits domain.Limits
+}
+
+// Body is what records are made of.
+type Body struct {
+	// Wire is the body as received. The records keep it where it is quarantined: nobody may write to it again.
+	Wire []byte
+	// Gzipped says to inflate it.
+	Gzipped bool
+	// Headers are what all of its records carry.
+	Headers domain.Headers
+	// Topic is where accepted events go.
+	Topic string
+	// Charge asks for so many more bytes of memory, beyond those of Wire; its error ends the assembly. nil asks nobody.
+	Charge func(bytes int) error
+}
+
+// recordOverhead is about what a record weighs beside its event, in bytes. Many tiny events cost more than their bytes.
+const recordOverhead = 512
+
+// Receipt is the answer to an upload whose every byte is durable.
+type Receipt struct {
+	Accepted    int
+	Quarantined int
+	Reasons     map[domain.Cause]int
+}
+
+// Assembly is what a body comes to.
+type Assembly struct {
+	// Accepted are the records of events, Elements those of quarantined elements, and Whole those of the body as it came,
+	// one for each cause. They share one array, in this order.
+	Accepted, Elements, Whole []domain.Record
+	// Senders are the OPAs that the accepted events name; see domain.Batch.
+	Senders []domain.Sender
+	Receipt Receipt
+	// Cause is that of the last element or body that was quarantined.
+	Cause domain.Cause
+}
+
+// Records are all of them.
+func (a *Assembly) Records() []domain.Record {
+	return a.Accepted[:len(a.Accepted)+len(a.Elements)+len(a.Whole)]
+}
+
+// Assemble splits a body. What cannot be accepted is quarantined; errors are those of Body.Charge.
+func (a Assembler) Assemble(b Body) (Assembly, error) {
+	hint := sizeHint(b.Wire, b.Gzipped, a.Limits.Inflated)
+	if err := b.charge(hint); err != nil {
+		return Assembly{}, err
+	}
+	body, done := Open(b.Wire, b.Gzipped)
+	defer done()
+	batch, err := domain.ParseBatch(&charged{body, b.charge, hint}, hint, a.Limits)
+	if err != nil {
+		return Assembly{}, err
+	}
+	if err := b.charge((len(batch.Events) + len(batch.Quarantined)) * recordOverhead); err != nil {
+		return Assembly{}, err
+	}
+	return a.records(b, batch), nil
+}
+
+// records makes one record an event, one for everything that was quarantined with bytes of its own, and one for each cause
+// to quarantine the wire bytes.
+func (a Assembler) records(b Body, batch domain.Batch) Assembly {
+	out := Assembly{Senders: batch.Senders, Receipt: Receipt{
+		Accepted: len(batch.Events), Quarantined: len(batch.Quarantined), Reasons: map[domain.Cause]int{},
+	}}
+	records := make([]domain.Record, 0, len(batch.Events)+len(batch.Quarantined))
+	for _, e := range batch.Events {
+		records = append(records, domain.Record{Topic: b.Topic, Key: e.ID, Value: e.Raw, Headers: b.Headers})
+	}
+	var whole []domain.Record
+	for _, q := range batch.Quarantined {
+		out.Cause = q.Cause
+		out.Receipt.Reasons[q.Cause]++
+		h := b.Headers
+		h.Reason, h.ErrorClass = q.Cause, domain.Invalid
+		h.Replay, h.ReplayCount = "", 0 // a dead letter of its own, which no job has replayed
+		switch {
+		case q.Raw != nil:
+			records = append(records, domain.Record{Topic: a.Topics.DLQ, Key: domain.HashID(q.Raw), Value: q.Raw, Headers: h})
+		case !hasCause(whole, q.Cause):
+			whole = append(whole, domain.Record{Topic: a.Topics.DLQ, Key: "sha256:" + h.Upload, Value: b.Wire, Headers: h})
+		}
+	}
+	accepted, elements := len(batch.Events), len(records)
+	records = append(records, whole...)
+	out.Accepted, out.Elements, out.Whole = records[:accepted], records[accepted:elements], records[elements:]
+	return out
+}
+
+func hasCause(records []domain.Record, cause domain.Cause) bool {
+	for _, r := range records {
+		if r.Headers.Reason == cause {
+			return true
+		}
+	}
+	return false
+}
+
+// uploadOf is the docket-upload header of a body.
+func uploadOf(wire []byte) string {
+	sum := sha256.Sum256(wire)
+	return hex.EncodeToString(sum[:])
+}
+
+func (b Body) charge(n int) error {
+	if b.Charge == nil || n <= 0 {
+		return nil
+	}
+	return b.Charge(n)
+}
+
+// charged is a reader whose bytes are charged as they arrive, but for those that are charged already.
+type charged struct {
+	io.Reader
+	charge func(bytes int) error
+	paid   int
+}
+
+func (c *charged) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	covered := min(n, c.paid)
+	c.paid -= covered
+	if refused := c.charge(n - covered); refused != nil {
+		return 0, refused
+	}
+	return n, err
+}

@@ -1,0 +1,79 @@
+package operate
+
+import (
+	"context"
+	"encoding/hex"
+	"time"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// Codes of what the audit says of acceptances.
+const (
+	// AcceptedUntil: args until.
+	AcceptedUntil = "accepted_until"
+	// Revoked: the acceptance is over.
+	Revoked = "revoked"
+	// LossAccepted: records that the log has lost were given up. Args group.
+	LossAccepted = "loss_accepted"
+)
+
+// Rejections is what the store rejected lately, within a scope.
+func (s *Service) Rejections(ctx context.Context, scope domain.Scope) (domain.RejectionReport, error) {
+	return s.store.RejectionReport(ctx, scope, s.now())
+}
+
+// Accept lets rows of the caller's tenants with a fingerprint be dead-lettered in spite of the guard, for
+// domain.AcceptanceTerm. Errors: a Refusal, and those of the store.
+func (s *Service) Accept(ctx context.Context, caller domain.Caller, fingerprint, why string) (domain.RejectionReport, error) {
+	if err := checkFingerprint(caller, fingerprint); err != nil {
+		return domain.RejectionReport{}, err
+	}
+	why, err := comment(why)
+	if err != nil {
+		return domain.RejectionReport{}, err
+	}
+	now := s.now().UTC().Truncate(time.Microsecond)
+	a := domain.Acceptance{
+		Fingerprint: fingerprint, Tenants: caller.Tenants, At: now, Until: now.Add(domain.AcceptanceTerm), Caller: caller.Name,
+		Comment: why,
+	}
+	entry := domain.AuditEntry{
+		At: now, Caller: caller.Name, Tenants: caller.Tenants, Action: "guard.accept", Target: fingerprint, Comment: why,
+		Outcome: domain.Say(AcceptedUntil, domain.Args{"until": a.Until.Format(time.RFC3339)}),
+	}
+	if err := s.store.AcceptRejections(ctx, a, entry); err != nil {
+		return domain.RejectionReport{}, err
+	}
+	return s.Rejections(ctx, caller.Tenants)
+}
+
+// Revoke ends the acceptances of a fingerprint that are within the caller's tenants. Errors: a Refusal, and those of the
+// store.
+func (s *Service) Revoke(ctx context.Context, caller domain.Caller, fingerprint string) (domain.RejectionReport, error) {
+	if err := checkFingerprint(caller, fingerprint); err != nil {
+		return domain.RejectionReport{}, err
+	}
+	now := s.now().UTC().Truncate(time.Microsecond)
+	revoked, err := s.store.RevokeAcceptance(ctx, caller.Tenants, fingerprint, now, domain.AuditEntry{
+		At: now, Caller: caller.Name, Tenants: caller.Tenants, Action: "guard.revoke", Target: fingerprint,
+		Outcome: domain.Say(Revoked, nil),
+	})
+	if err == nil && !revoked {
+		err = refuse(Absent, NoAcceptance, domain.Args{"fingerprint": fingerprint})
+	}
+	if err != nil {
+		return domain.RejectionReport{}, err
+	}
+	return s.Rejections(ctx, caller.Tenants)
+}
+
+func checkFingerprint(caller domain.Caller, fingerprint string) error {
+	if err := Allow(caller); err != nil {
+		return err
+	}
+	if b, err := hex.DecodeString(fingerprint); err != nil || len(b) != domain.FingerprintBytes {
+		return refuse(Mistaken, NoFingerprint, domain.Args{"fingerprint": fingerprint})
+	}
+	return nil
+}

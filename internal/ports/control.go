@@ -1,0 +1,155 @@
+package ports
+
+import (
+	"context"
+	"time"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// A scope bounds each call to its tenants: what is not in it is as if it were not there. Jobs and entries of the audit
+// belong to their caller's tenants, and are seen by who has all of these.
+
+// OPARecorder is the OPA inventory as ingest sees it.
+type OPARecorder interface {
+	// RecordOPAs adds observations to what is known. Repeating a call counts twice: these are figures for people.
+	RecordOPAs(ctx context.Context, observations []domain.Observation) error
+}
+
+// OPAReader is the OPA inventory as people see it.
+type OPAReader interface {
+	// OPAs returns the OPAs seen, the most recent upload first, at most 1,000. Those not seen for as long as decisions
+	// are kept are forgotten.
+	OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, error)
+}
+
+// RejectionReader reads what all processes have judged.
+type RejectionReader interface {
+	// RejectionReport sums up what was recorded within domain.GuardSpan before a time, at most 1,000 fingerprints. On is
+	// the same for everybody; everything else is bounded by the scope.
+	RejectionReport(ctx context.Context, scope domain.Scope, at time.Time) (domain.RejectionReport, error)
+}
+
+// RejectionStats is what processes that save tell each other about rejected rows, so that the dead-letter guard is one
+// for all of them.
+type RejectionStats interface {
+	// ExchangeRejections adds what was judged at a time since the last call, and returns the RejectionReport of all
+	// tenants. Repeating a call counts twice: the figures are for a ratio.
+	ExchangeRejections(ctx context.Context, at time.Time, tally domain.RejectionTally) (domain.RejectionReport, error)
+	// SetGuard writes down for good that the guard goes on or off, and when; saying so again changes nothing.
+	SetGuard(ctx context.Context, at time.Time, on bool) error
+}
+
+// Acceptances keeps what operators said of rejections.
+type Acceptances interface {
+	// AcceptRejections writes an acceptance down for good, and with it who did; of several for one fingerprint and scope
+	// the last is in force.
+	AcceptRejections(ctx context.Context, a domain.Acceptance, e domain.AuditEntry) error
+	// RevokeAcceptance ends the acceptances of a fingerprint that are in force at a time and within the scope, and writes
+	// down who did it; revoked is false where there is none.
+	RevokeAcceptance(ctx context.Context, scope domain.Scope, fingerprint string, at time.Time, e domain.AuditEntry) (revoked bool, err error)
+}
+
+// DeadLetterReader looks into the index of dead letters.
+type DeadLetterReader interface {
+	// DeadLetters returns one page, the newest first by DiedAt and then by id.
+	DeadLetters(ctx context.Context, scope domain.Scope, q domain.Query) (domain.DeadPage, error)
+	// DeadLetter finds one by its id, or by the position of its newest copy. None is no error.
+	DeadLetter(ctx context.Context, scope domain.Scope, id string) (l domain.DeadLetter, found bool, err error)
+	// DeadLettersOf returns those of a decision, the newest first, at most 1,000.
+	DeadLettersOf(ctx context.Context, scope domain.Scope, decisionID string) ([]domain.DeadLetter, error)
+	// DeadGroups returns the groups that have dead letters and fit, those with the most first, at most domain.MaxGroups.
+	// A state chooses groups that have such dead letters, since and until those that were seen then, and neither hides
+	// their others; terms of ids choose nothing.
+	DeadGroups(ctx context.Context, scope domain.Scope, f domain.Filter) ([]domain.DeadGroup, error)
+	// CountDeadLetters counts what fits, by state.
+	CountDeadLetters(ctx context.Context, scope domain.Scope, f domain.Filter) (map[domain.DeadState]int64, error)
+}
+
+// DeadLetterIndex keeps the index of dead letters of both topics. Only docket itself does, for all tenants.
+type DeadLetterIndex interface {
+	// IndexDeadLetters takes in dead letters in the order of the log. It is idempotent: a record that is known changes
+	// nothing but what is read out of its bytes, and the copy of another one is counted there. A copy that comes from a
+	// replay opens its dead letter again and counts as a failure of its job; one whose row exists with the same bytes is
+	// Stored.
+	IndexDeadLetters(ctx context.Context, letters []domain.DeadLetter) error
+	// CloseStored looks at the next so many dead letters in a state behind a position, in the log's order, and closes those
+	// whose row exists with the same bytes. next is the last one looked at, zero at the end.
+	CloseStored(ctx context.Context, state domain.DeadState, after domain.Position, limit int) (closed int, next domain.Position, err error)
+	// ForgetDeadLetters removes those of a partition whose newest copy has fallen off the log, and counts them by state.
+	ForgetDeadLetters(ctx context.Context, topic string, partition int32, oldest int64) (map[domain.DeadState]int64, error)
+}
+
+// JobReader looks at jobs.
+type JobReader interface {
+	// Job finds a job. None is no error.
+	Job(ctx context.Context, scope domain.Scope, id string) (j domain.Job, found bool, err error)
+	// Jobs returns the newest jobs first, at most 100.
+	Jobs(ctx context.Context, scope domain.Scope) ([]domain.Job, error)
+}
+
+// JobControl is what an operator does to jobs.
+type JobControl interface {
+	JobReader
+	// CreateJob writes a job down, and with it who made it, unless the entry has no action. Where one that is not over
+	// does the same, nothing is written, and twin is its id.
+	CreateJob(ctx context.Context, j domain.Job, e domain.AuditEntry) (twin string, err error)
+	// MoveJob moves a job where its state can be moved so (domain.JobState.Can), and writes down who did it as CreateJob
+	// does; moved is false where it cannot, or is not in the scope.
+	MoveJob(ctx context.Context, scope domain.Scope, id string, m domain.JobMove, message domain.Message, at time.Time, e domain.AuditEntry) (moved bool, err error)
+}
+
+// JobQueue lets one process at a time work on each job.
+type JobQueue interface {
+	// ClaimJob takes the oldest active job of a lane, unless another owner's lease in that lane holds.
+	ClaimJob(ctx context.Context, lane domain.Lane, owner string, at, until time.Time) (j domain.Job, found bool, err error)
+	// AdvanceJob writes down what was done, and returns the job as it then is. The job moves only while it is this owner's
+	// and active.
+	AdvanceJob(ctx context.Context, step domain.JobStep) (domain.Job, error)
+}
+
+// JobLetters is what a job has to do with dead letters: those in its scope that its filter chooses, without what is
+// stored, what the job has dealt with, what died after it was made and, for a replay, what was replayed too often.
+type JobLetters interface {
+	// LettersOfJob returns those that are next, behind the job's last position, in the log's order.
+	LettersOfJob(ctx context.Context, j domain.Job, limit int) ([]domain.DeadLetter, error)
+	// TallyLettersOfJob counts them by cause and path, the most frequent first, at most domain.MaxTallies.
+	TallyLettersOfJob(ctx context.Context, j domain.Job) ([]domain.Tally, error)
+	LetterCounter
+	// MoveLetters is AdvanceJob with dead letters. They move in any case: they were dealt with.
+	MoveLetters(ctx context.Context, step domain.LetterStep) (domain.Job, error)
+}
+
+// LetterCounter counts what a job would deal with.
+type LetterCounter interface {
+	// CountLettersOfJob counts all of what a job's filter chooses; see JobLetters.
+	CountLettersOfJob(ctx context.Context, j domain.Job) (int64, error)
+}
+
+// AuditWriter adds to the audit what is no change of anything else in the store.
+type AuditWriter interface {
+	// Audit adds an entry. Nothing in the audit is ever changed.
+	Audit(ctx context.Context, e domain.AuditEntry) error
+}
+
+// AuditReader looks at what operators did.
+type AuditReader interface {
+	// Audits returns entries, the newest first, that were made before a time, or all where that is zero.
+	Audits(ctx context.Context, scope domain.Scope, before time.Time, limit int) ([]domain.AuditEntry, error)
+}
+
+// Control is everything that a store keeps besides decisions.
+type Control interface {
+	OPARecorder
+	OPAReader
+	RejectionReader
+	RejectionStats
+	Acceptances
+	DeadLetterReader
+	DeadLetterIndex
+	JobControl
+	JobQueue
+	JobLetters
+	AuditWriter
+	AuditReader
+}

@@ -1,0 +1,63 @@
+package ports
+
+import (
+	"context"
+	"time"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// DecisionWriter is the store as the saver and the parking role see it.
+type DecisionWriter interface {
+	// SaveBatch stores decisions in one transaction and returns what became of each, in order: Saved, Duplicate,
+	// Conflicting or TooOld. It is idempotent: the key is (tenant, id, timestamp), or (tenant, id) for a decision
+	// outside the window; the first bytes of a key win, within a batch as well. After an error nothing of the
+	// batch is stored, unless the error is ambiguous, and repeating it is right in either case.
+	// Errors: Unavailable, Canceled, Misconfigured; Invalid and Unknown where a row of the batch may be the cause.
+	SaveBatch(ctx context.Context, decisions []domain.Decision) ([]domain.SaveStatus, error)
+	Prober
+}
+
+// Prober says whether the store takes writes.
+type Prober interface {
+	// Probe writes a row on a connection of its own and rolls it back: nil means that the store takes writes.
+	Probe(ctx context.Context) error
+}
+
+// DryRunner tells what saving would come to.
+type DryRunner interface {
+	// DryRunBatch is SaveBatch in a transaction that is rolled back.
+	DryRunBatch(ctx context.Context, decisions []domain.Decision) ([]domain.SaveStatus, error)
+	Prober
+}
+
+// DecisionReader is the store as searches see it. A scope bounds each call to its tenants: what is not in it is as if it
+// were not there.
+type DecisionReader interface {
+	// Search returns one page, the newest first by Decision.Time, then by tenant and id. Event is left nil.
+	Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error)
+	// Decisions returns the rows with this id, the newest first, at most 1,000; only the first has its Event. None is no
+	// error.
+	Decisions(ctx context.Context, scope domain.Scope, id string) ([]domain.Decision, error)
+}
+
+// DecisionDays are the decisions by day, as the retention sees them. Days are in UTC, by the decision's own timestamp.
+type DecisionDays interface {
+	// PrepareDays makes room for decisions of some days, where the store needs that beforehand.
+	PrepareDays(ctx context.Context, first, last domain.Day) error
+	// Days lists the days that have decisions, or room for them, in order.
+	Days(ctx context.Context) ([]domain.Day, error)
+	// DropDay removes a day's decisions for good. Removing one that is not there is no error.
+	DropDay(ctx context.Context, day domain.Day) error
+	// DropReceivedBefore removes what is kept by receipt and was received before a time: decisions out of the window, and
+	// OPAs that were not seen since.
+	DropReceivedBefore(ctx context.Context, oldest time.Time) error
+}
+
+// Decisions is everything that a store does with decisions.
+type Decisions interface {
+	DecisionWriter
+	DryRunner
+	DecisionReader
+	DecisionDays
+}

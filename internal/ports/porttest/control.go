@@ -1,0 +1,139 @@
+package porttest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+func storeOPAs(t *testing.T, h *StoreHarness) {
+	at := func(seconds int) time.Time {
+		return h.Now.Add(time.Duration(seconds) * time.Second).UTC().Truncate(time.Microsecond)
+	}
+	record := func(s ...domain.Observation) {
+		t.Helper()
+		require.NoError(t, h.Control.RecordOPAs(t.Context(), s))
+	}
+	record(domain.Observation{Tenant: "default", OPA: "a", Version: "1.0.0", First: at(0), Last: at(0), Uploads: 1, Events: 3})
+	record(domain.Observation{Tenant: "default", OPA: "a", Version: "1.22.2", First: at(300), Last: at(300), Uploads: 1, Events: 2},
+		domain.Observation{Tenant: "default", OPA: "b", First: at(10), Last: at(14), Uploads: 5, Events: 5})
+	record(domain.Observation{Tenant: "acme", OPA: "a", Status: []byte(`{"s":1}`), StatusAt: at(400)})
+	opas, err := h.Control.OPAs(t.Context(), domain.AllTenants())
+	require.NoError(t, err)
+	require.Len(t, opas, 3)
+	byKey := map[string]domain.OPA{}
+	for _, o := range opas {
+		byKey[o.Tenant+"/"+o.OPA] = o
+	}
+	a := byKey["default/a"]
+	require.Equal(t, "1.22.2", a.Version)
+	require.Equal(t, at(0), a.First)
+	require.Equal(t, at(300), a.Last)
+	require.EqualValues(t, 2, a.Uploads)
+	require.EqualValues(t, 5, a.Events)
+	require.Equal(t, 5*time.Minute, a.Interval)
+	require.True(t, a.Slow())
+	require.Equal(t, time.Second, byKey["default/b"].Interval)
+	require.False(t, byKey["default/b"].Slow())
+	require.Equal(t, []byte(`{"s":1}`), byKey["acme/a"].Status)
+	require.Equal(t, at(400), byKey["acme/a"].StatusAt)
+	require.True(t, byKey["acme/a"].Last.IsZero())
+}
+
+// storeRejections has two processes that report to one table.
+func storeRejections(t *testing.T, h *StoreHarness) {
+	at := h.Now.Truncate(time.Minute).Add(30 * time.Second)
+	rejection := func(text, path string) domain.Rejection {
+		return domain.RejectionOf(&domain.Error{Class: domain.Invalid, Code: "23514", Text: text}, "default", path)
+	}
+	rejected, alike := rejection("row 7 violates a check", "http/authz/allow"), rejection("row 8 violates a check", "http/authz/allow")
+	elsewhere := rejection("row 9 violates a check", "kafka/authz/allow")
+	require.Equal(t, rejected.Fingerprint, alike.Fingerprint, "numbers do not count")
+	require.NotEqual(t, rejected.Fingerprint, elsewhere.Fingerprint)
+	exchange := func(at time.Time, judged int64, rejections ...domain.Rejection) domain.RejectionReport {
+		return h.exchange(t, at, "default", judged, rejections...)
+	}
+	require.Equal(t, domain.RejectionReport{}, exchange(at, 0))
+
+	rejected.Rows = 70
+	exchange(at.Add(-5*time.Minute), 6000, rejected)
+	elsewhere.Rows = 10
+	exchange(at, 2000, elsewhere, rejected)
+	report := exchange(at, 3000)
+	rejected.Rows = 140
+	require.Equal(t, domain.RejectionReport{Judged: 11000, Rejections: []domain.Rejection{rejected, elsewhere}}, report)
+	require.EqualValues(t, 150, report.Rejected())
+	require.True(t, report.GuardOn())
+	require.Equal(t, report, exchange(at.Add(-30*time.Second), 0), "clocks differ by a little")
+	require.EqualValues(t, 5000, exchange(at.Add(6*time.Minute), 0).Judged, "the first minutes are past")
+	require.Equal(t, domain.RejectionReport{}, exchange(at.Add(11*time.Minute), 0))
+	exchange(at.Add(time.Hour), 1)
+	require.Equal(t, report, exchange(at, 0), "a clock that is ahead takes nothing away, and does not count")
+
+	require.NoError(t, h.Control.SetGuard(t.Context(), at, false))
+	for range 2 {
+		require.NoError(t, h.Control.SetGuard(t.Context(), at, true))
+		require.True(t, exchange(at, 0).On)
+	}
+	require.NoError(t, h.Control.SetGuard(t.Context(), at, false))
+	require.False(t, exchange(at, 0).On)
+
+	accepted := domain.Acceptance{
+		Fingerprint: rejected.Fingerprint, Tenants: domain.AllTenants(), At: at.UTC(), Until: at.Add(time.Hour).UTC(), Caller: "ann",
+		Comment: "a test row",
+	}
+	entry := domain.AuditEntry{At: at.UTC(), Caller: "ann", Tenants: domain.AllTenants(), Action: "guard.accept", Target: rejected.Fingerprint}
+	require.NoError(t, h.Control.AcceptRejections(t.Context(), accepted, entry))
+	report = exchange(at.Add(time.Second), 0)
+	require.Equal(t, []domain.Acceptance{accepted}, report.Acceptances)
+	require.EqualValues(t, 10, report.Rejected())
+	require.False(t, report.GuardOn())
+	require.NotEmpty(t, exchange(at.Add(30*time.Minute), 0).Acceptances, "also when no such row has come for long")
+	read, err := h.Control.RejectionReport(t.Context(), domain.AllTenants(), at.Add(time.Second))
+	require.NoError(t, err)
+	require.Equal(t, report, read, "a reader sees what the processes tell each other")
+	accepted.At, accepted.Until = at.Add(time.Second).UTC(), at.Add(2*time.Second).UTC()
+	require.NoError(t, h.Control.AcceptRejections(t.Context(), accepted, entry))
+	require.Empty(t, exchange(at.Add(3*time.Second), 0).Acceptances, "the last one has expired")
+
+	revoke := func(at time.Time) bool {
+		revoked, err := h.Control.RevokeAcceptance(t.Context(), domain.AllTenants(), rejected.Fingerprint, at,
+			domain.AuditEntry{At: at.UTC(), Caller: "bob", Tenants: domain.AllTenants(), Action: "guard.revoke", Target: rejected.Fingerprint})
+		require.NoError(t, err)
+		return revoked
+	}
+	require.False(t, revoke(at.Add(3*time.Second)), "none is in force")
+	accepted.At, accepted.Until = at.Add(4*time.Second).UTC(), at.Add(time.Hour).UTC()
+	require.NoError(t, h.Control.AcceptRejections(t.Context(), accepted, entry))
+	require.True(t, revoke(at.Add(5*time.Second)))
+	require.Empty(t, exchange(at.Add(6*time.Second), 0).Acceptances)
+	require.False(t, revoke(at.Add(6*time.Second)))
+	require.Equal(t, []string{"guard.revoke", "guard.accept", "guard.accept", "guard.accept"}, h.actions(t, domain.AllTenants()),
+		"each with its entry in the audit, and nothing for what was not done")
+}
+
+// exchange reports what a process has judged of one tenant's rows.
+func (h *StoreHarness) exchange(t *testing.T, at time.Time, tenant string, judged int64, rejections ...domain.Rejection) domain.RejectionReport {
+	t.Helper()
+	tally := domain.RejectionTally{Rejections: rejections}
+	if judged > 0 {
+		tally.Judged = map[string]int64{tenant: judged}
+	}
+	r, err := h.Control.ExchangeRejections(t.Context(), at, tally)
+	require.NoError(t, err)
+	return r
+}
+
+// actions are what the audit has, the newest first.
+func (h *StoreHarness) actions(t *testing.T, scope domain.Scope) (actions []string) {
+	t.Helper()
+	entries, err := h.Control.Audits(t.Context(), scope, time.Time{}, 1000)
+	require.NoError(t, err)
+	for _, e := range entries {
+		actions = append(actions, e.Action)
+	}
+	return actions
+}
