@@ -92,12 +92,12 @@ golden: e2e/.bin/opa-1.22 ## Record anew what a real OPA uploads, for the tests 
 
 generate: ## Rewrite generated documents, and the parts of k6's uploads.
 	go run -C bench . k6-events > k6/events.json.new && mv k6/events.json.new k6/events.json
-	go test ./internal/app -run 'Document' -update
+	go test ./internal/command -run 'Document' -update
 
 verify: ## Check that modules are tidy, code is formatted and generated documents are current.
 	@set -e; for m in . e2e bench; do (cd $$m && go mod tidy -diff && go vet ./...); done
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
-	go test ./internal/app -run 'Document|OPAConfiguration|OpenAPI|Dependencies'
+	go test ./internal/app ./internal/command -run 'Document|OPAConfiguration|OpenAPI|Dependencies'
 
 clean: ## Remove what was built.
 	rm -rf bin bench/out e2e/.bin .servers

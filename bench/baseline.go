@@ -19,8 +19,8 @@ import (
 	"github.com/labstack/echo/v4"
 )
 
-// serveBaseline is what one would write first: it inserts the decisions of an upload before it answers. It runs in a process
-// of its own (docket-bench baseline-serve) so that its CPU can be counted.
+// serveBaseline is what one would write first: it inserts the decisions of an upload before it answers. It runs in a
+// process of its own (docket-bench baseline-serve) so that its CPU can be counted.
 func serveBaseline(listen, databaseURL string) error {
 	config, err := pgxpool.ParseConfig(databaseURL)
 	if err != nil {
@@ -59,8 +59,14 @@ func insertAll(ctx context.Context, pool *pgxpool.Pool, events []map[string]any)
 			if err != nil {
 				return err
 			}
-			if _, err := tx.Exec(ctx, `INSERT INTO baseline (decision_id, timestamp, path, event) VALUES ($1, $2::text::timestamptz, $3, $4) ON CONFLICT DO NOTHING`,
-				event["decision_id"], event["timestamp"], event["path"], b); err != nil {
+			if _, err := tx.Exec(
+				ctx,
+				`INSERT INTO baseline (decision_id, timestamp, path, event) VALUES ($1, $2::text::timestamptz, $3, $4) ON CONFLICT DO NOTHING`,
+				event["decision_id"],
+				event["timestamp"],
+				event["path"],
+				b,
+			); err != nil {
 				return err
 			}
 		}
@@ -87,7 +93,8 @@ func baselineSuite(docket, out string, rate, seconds int) error {
 		name   string
 		delay  time.Duration
 		outage bool
-	}{{name: "as it is"}, {name: "2 ms away", delay: 2 * time.Millisecond}, {name: fmt.Sprintf("stopped for %d of %d s", seconds/3, seconds), outage: true}} {
+	}{{name: "as it is"}, {name: "2 ms away", delay: 2 * time.Millisecond}, {name: fmt.Sprintf("stopped for %d of %d s",
+		seconds/3, seconds), outage: true}} {
 		for _, service := range []string{synchronous, "docket"} {
 			fmt.Fprintf(os.Stderr, "%s, database %s …\n", service, condition.name)
 			r, err := compare(docket, service, condition.delay, condition.outage, rate, seconds)
@@ -101,7 +108,18 @@ func baselineSuite(docket, out string, rate, seconds int) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "DATABASE\tSERVICE\tEVENTS SENT\tUPLOADS DROPPED\tREFUSED\tP95 ms\tSTORED\tCPU µs/decision")
 	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%.2f\t%d\t%.0f\n", r.Condition, r.Service, r.Sent, r.Dropped, r.Refused, r.P95, r.Stored, r.CPU)
+		fmt.Fprintf(
+			w,
+			"%s\t%s\t%d\t%d\t%d\t%.2f\t%d\t%.0f\n",
+			r.Condition,
+			r.Service,
+			r.Sent,
+			r.Dropped,
+			r.Refused,
+			r.P95,
+			r.Stored,
+			r.CPU,
+		)
 	}
 	_ = w.Flush()
 	return writeJSON(out, "baseline.json", results)
@@ -142,7 +160,10 @@ func startService(docket, name string, delay time.Duration) (_ *service, err err
 		return s, s.startAll("ingest", "saver", "parking", "console")
 	}
 	s.table = "baseline"
-	if err := s.postgres.Exec("postgres", `CREATE TABLE baseline (decision_id text PRIMARY KEY, timestamp timestamptz, path text, event jsonb)`); err != nil {
+	if err := s.postgres.Exec(
+		"postgres",
+		`CREATE TABLE baseline (decision_id text PRIMARY KEY, timestamp timestamptz, path text, event jsonb)`,
+	); err != nil {
 		return nil, err
 	}
 	self, err := os.Executable()

@@ -59,7 +59,7 @@ func deadSuite(docket, out string, n int) error {
 	if err := s.startAll("parking", "console"); err != nil {
 		return err
 	}
-	for _, step := range []func() error{b.fill, b.look, b.rehearse, b.throttled, b.unthrottled, b.killed, b.trails} {
+	for _, step := range []func() error{b.fill, b.look, b.dryRun, b.throttled, b.unthrottled, b.killed, b.trails} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -84,9 +84,18 @@ func deadPath(i int) string {
 
 // event is about 1.2 KB.
 func (b *deadBench) event(id string, i int, now time.Time) []byte {
-	return fmt.Appendf(nil, `{"decision_id":"%s","labels":{"id":"opa-%d","app":"shop","version":"1.22.2"},"path":"%s","timestamp":"%s","input":{"user":"user%d",`+
-		`"method":"GET","headers":{"x":"%s"},"note":"%s"},"result":{"allow":false,"reasons":["not the owner"]}}`,
-		id, i%100, deadPath(i), now.Add(-time.Duration(i)*time.Millisecond).Format(time.RFC3339Nano), i, strings.Repeat("0123456789abcdef", 32), spreadText(i))
+	return fmt.Appendf(
+		nil,
+		`{"decision_id":"%s","labels":{"id":"opa-%d","app":"shop","version":"1.22.2"},"path":"%s","timestamp":"%s","input":{"user":"user%d",`+
+			`"method":"GET","headers":{"x":"%s"},"note":"%s"},"result":{"allow":false,"reasons":["not the owner"]}}`,
+		id,
+		i%100,
+		deadPath(i),
+		now.Add(-time.Duration(i)*time.Millisecond).Format(time.RFC3339Nano),
+		i,
+		strings.Repeat("0123456789abcdef", 32),
+		spreadText(i),
+	)
 }
 
 // spreadText keeps compression honest.
@@ -113,11 +122,19 @@ func (b *deadBench) fill() error {
 		records := make([]domain.Record, 0, batch)
 		for i := first; i < min(first+batch, b.n); i++ {
 			r := domain.Record{Topic: b.topics.DLQ, Key: deadID(i), Value: b.event(deadID(i), i, now), Headers: domain.Headers{
-				Tenant: "default", ReceivedAt: now, Upload: fmt.Sprintf("%064x", i/3), FirstFailedAt: now, Attempt: 1, ErrorClass: domain.Invalid, ErrorCode: "23514",
-				Error: `new row violates check constraint "amount"`, Origin: "docket.decisions/0/1",
+				Tenant:        "default",
+				ReceivedAt:    now,
+				Upload:        fmt.Sprintf("%064x", i/3),
+				FirstFailedAt: now,
+				Attempt:       1,
+				ErrorClass:    domain.Invalid,
+				ErrorCode:     "23514",
+				Error:         `new row violates check constraint "amount"`,
+				Origin:        "docket.decisions/0/1",
 			}}
 			if i%2 == 0 {
-				r.Topic, r.Headers.ErrorClass, r.Headers.ErrorCode, r.Headers.Attempt, r.Headers.Error = b.topics.ParkingDLQ, domain.Unknown, "P0001", 10, "no such account"
+				r.Topic, r.Headers.ErrorClass, r.Headers.ErrorCode, r.Headers.Attempt, r.Headers.Error = b.topics.ParkingDLQ,
+					domain.Unknown, "P0001", 10, "no such account"
 			}
 			records = append(records, r)
 		}
@@ -178,15 +195,18 @@ func (b *deadBench) latency(what string, times int, path func(i int) string) err
 func (b *deadBench) look() error {
 	const list = "/api/v1/dead-letters?"
 	for name, query := range map[string]string{
-		"list": "", "list open": "state=open", "list of a path": "path=http/service7/allow", "list of a rare path": "path=rare/allow", "list of a prefix": "path=http/service1*",
-		"list of a class": "class=invalid&state=open", "list of a topic": "topic=docket.parking.dlq", "list of what is not there": "state=discarded", "list of one decision": "decision_id=" + deadID(7),
+		"list": "", "list open": "state=open", "list of a path": "path=http/service7/allow",
+		"list of a rare path": "path=rare/allow", "list of a prefix": "path=http/service1*",
+		"list of a class": "class=invalid&state=open", "list of a topic": "topic=docket.parking.dlq",
+		"list of what is not there": "state=discarded", "list of one decision": "decision_id=" + deadID(7),
 		"list of an hour": "since=1h&code=23514",
 	} {
 		if err := b.latency(name, 40, func(int) string { return list + query }); err != nil {
 			return err
 		}
 	}
-	for name, query := range map[string]string{"groups": "", "groups open": "state=open", "groups of a class": "class=unknown&since=1h"} {
+	for name, query := range map[string]string{"groups": "", "groups open": "state=open",
+		"groups of a class": "class=unknown&since=1h"} {
 		if err := b.latency(name, 40, func(int) string { return "/api/v1/dead-letters/groups?" + query }); err != nil {
 			return err
 		}
@@ -221,7 +241,7 @@ func (b *deadBench) create(body string) (j deadJob, err error) {
 // until asks for a job until it is as wanted.
 func (b *deadBench) until(j *deadJob, wanted func() bool) error {
 	for deadline := time.Now().Add(15 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if err := b.api().get("/api/v1/dead-letters/replays/"+j.ID, j); err != nil {
+		if err := b.api().get("/api/v1/jobs/"+j.ID, j); err != nil {
 			return err
 		}
 		switch {
@@ -234,7 +254,7 @@ func (b *deadBench) until(j *deadJob, wanted func() bool) error {
 	return fmt.Errorf("job %s did not come to its end", j.ID)
 }
 
-// rehearse times a dry run over everything.
+// dryRun times a dry run over everything.
 func (b *deadBench) dryRun() error {
 	start := time.Now()
 	j, err := b.create(`{"filter":{}}`)
@@ -252,7 +272,7 @@ func (b *deadBench) dryRun() error {
 // throttled measures how well a rate is kept, between two samples.
 func (b *deadBench) throttled() error {
 	const rate = 1000
-	j, err := b.create(fmt.Sprintf(`{"filter":{},"dry_run":false,"reason":"bench","rate":%d,"max":%d}`, rate, 25*rate))
+	j, err := b.create(fmt.Sprintf(`{"filter":{},"dry_run":false,"comment":"bench","rate":%d,"max":%d}`, rate, 25*rate))
 	if err != nil {
 		return err
 	}
@@ -281,7 +301,7 @@ func (b *deadBench) throttled() error {
 func (b *deadBench) unthrottled() error {
 	start := time.Now()
 	half := int64(b.n / 2)
-	j, err := b.create(fmt.Sprintf(`{"filter":{},"dry_run":false,"reason":"bench","max":%d}`, half))
+	j, err := b.create(fmt.Sprintf(`{"filter":{},"dry_run":false,"comment":"bench","max":%d}`, half))
 	if err != nil {
 		return err
 	}
@@ -299,7 +319,7 @@ func (b *deadBench) unthrottled() error {
 
 // killed replays the rest, with the parking role killed twice, and counts rows.
 func (b *deadBench) killed() error {
-	j, err := b.create(`{"filter":{},"dry_run":false,"reason":"bench"}`)
+	j, err := b.create(`{"filter":{},"dry_run":false,"comment":"bench"}`)
 	if err != nil {
 		return err
 	}
@@ -316,9 +336,10 @@ func (b *deadBench) killed() error {
 		return err
 	}
 	for name, sql := range map[string]string{
-		"rows":     fmt.Sprintf("ASSERT (SELECT count(*) = %d AND count(DISTINCT decision_id) = %d FROM decisions)", b.n, b.n),
+		"rows": fmt.Sprintf("ASSERT (SELECT count(*) = %d AND count(DISTINCT decision_id) = %d FROM decisions)", b.n,
+			b.n),
 		"open":     "ASSERT (SELECT count(*) = 0 FROM dead_letters WHERE state <> 'stored')",
-		"failures": "ASSERT (SELECT sum(failed) = 0 FROM replays)",
+		"failures": "ASSERT (SELECT sum(failed) = 0 FROM jobs)",
 	} {
 		if err := b.postgres.Exec("postgres", "DO $$ BEGIN "+sql+"; END $$"); err != nil {
 			return fmt.Errorf("%s are not as they should be after two kills: %w (%s)", name, err, j.Message)
@@ -331,10 +352,18 @@ func (b *deadBench) killed() error {
 // trails follows decisions that are stored, that never came, and that never came while more waits than is looked at.
 func (b *deadBench) trails() error {
 	trail := func(id string) string { return "/api/v1/decisions/" + url.PathEscape(id) + "/trail" }
-	if err := b.latency("a trail of what is stored", 200, func(i int) string { return trail(deadID(i * 37 % b.n)) }); err != nil {
+	if err := b.latency(
+		"a trail of what is stored",
+		200,
+		func(i int) string { return trail(deadID(i * 37 % b.n)) },
+	); err != nil {
 		return err
 	}
-	if err := b.latency("a trail of what never came", 100, func(i int) string { return trail(fmt.Sprintf("never-%d", i)) }); err != nil {
+	if err := b.latency(
+		"a trail of what never came",
+		100,
+		func(i int) string { return trail(fmt.Sprintf("never-%d", i)) },
+	); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -348,7 +377,15 @@ func (b *deadBench) trails() error {
 	for first := 0; first < 500_000; first += 2000 { // nobody consumes them: the saver is not running
 		var records []domain.Record
 		for i := first; i < first+2000; i++ {
-			records = append(records, domain.Record{Topic: b.topics.Decisions, Key: hot, Value: b.event(hot, i, now), Headers: domain.Headers{Tenant: "default", ReceivedAt: now}})
+			records = append(
+				records,
+				domain.Record{
+					Topic:   b.topics.Decisions,
+					Key:     hot,
+					Value:   b.event(hot, i, now),
+					Headers: domain.Headers{Tenant: "default", ReceivedAt: now},
+				},
+			)
 		}
 		if err := b.log.Publish(ctx, records); err != nil {
 			return err
@@ -365,5 +402,9 @@ func (b *deadBench) trails() error {
 			neighbours = append(neighbours, id)
 		}
 	}
-	return b.latency("a trail of what never came, behind 500,000 that wait", 10, func(i int) string { return trail(neighbours[i]) })
+	return b.latency(
+		"a trail of what never came, behind 500,000 that wait",
+		10,
+		func(i int) string { return trail(neighbours[i]) },
+	)
 }

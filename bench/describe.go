@@ -28,18 +28,30 @@ func describe(docket, k6 string) ([]report.Fact, error) {
 		return nil, err
 	}
 	facts := []report.Fact{
-		{Name: "machine", Value: fmt.Sprintf("%d cores of %s, %.0f GiB, which the load, the service and all servers share", runtime.NumCPU(), processors[0].ModelName, float64(*memory.MemTotal)/(1<<20))},
+		{
+			Name: "machine",
+			Value: fmt.Sprintf(
+				"%d cores of %s, %.0f GiB, which the load, the service and all servers share",
+				runtime.NumCPU(),
+				processors[0].ModelName,
+				float64(*memory.MemTotal)/(1<<20),
+			),
+		},
 	}
 	for _, program := range []struct {
 		name string
 		args []string
-	}{{"kernel", []string{"uname", "-sr"}}, {"docket", []string{docket, "version"}}, {"k6", []string{k6, "version"}}, {"Java", []string{"java", "--version"}}} {
+	}{{"kernel", []string{"uname", "-sr"}}, {"docket", []string{docket, "version"}}, {"k6", []string{k6, "version"}},
+		{"Java", []string{"java", "--version"}}} {
 		out, err := exec.Command(program.args[0], program.args[1:]...).Output()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", program.args[0], err)
 		}
 		line, _, _ := strings.Cut(string(out), "\n")
-		facts = append(facts, report.Fact{Name: program.name, Value: strings.TrimSpace(strings.TrimPrefix(line, program.name+" "))})
+		facts = append(
+			facts,
+			report.Fact{Name: program.name, Value: strings.TrimSpace(strings.TrimPrefix(line, program.name+" "))},
+		)
 	}
 	kafka, err := testserver.KafkaVersion()
 	if err != nil {
@@ -49,8 +61,11 @@ func describe(docket, k6 string) ([]report.Fact, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(facts, report.Fact{Name: "Kafka", Value: kafka + ", a broker that is controller as well unless it says otherwise, -Xmx768m"},
-		report.Fact{Name: "PostgreSQL", Value: postgres + ", " + strings.Join(postgresSettings, ", ")}), nil
+	return append(
+		facts,
+		report.Fact{Name: "Kafka", Value: kafka + ", a broker that is controller as well unless it says otherwise, -Xmx768m"},
+		report.Fact{Name: "PostgreSQL", Value: postgres + ", " + strings.Join(postgresSettings, ", ")},
+	), nil
 }
 
 // scriptsOf is where k6's scripts are, seen from docket's binary, which is in bin.

@@ -11,7 +11,8 @@ import (
 	"github.com/docket-project/docket/bench/events"
 )
 
-// flood sends numbered uploads as fast as they are taken, each until it is: what is refused is sent again after a pause.
+// flood sends numbered uploads as fast as they are taken, each until it is: what is refused is sent again after a
+// pause.
 type flood struct {
 	addr        string
 	run         events.Run
@@ -74,7 +75,13 @@ func (f *flood) sender() error {
 			time.Sleep(time.Until(f.began.Add(time.Duration(float64(upload-f.first) / f.rate * float64(time.Second)))))
 		}
 		body = f.run.Append(body[:0], upload, time.Now())
-		wire = fmt.Appendf(wire[:0], "POST /logs HTTP/1.1\r\nHost: %s\r\nUser-Agent: Open-Policy-Agent/1.22.2 (linux, amd64)\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n", f.addr, len(body))
+		wire = fmt.Appendf(
+			wire[:0],
+			"POST /logs HTTP/1.1\r\nHost: %s\r\nUser-Agent: Open-Policy-Agent/1.22.2 (linux, amd64)\r\nContent-Type: "+
+				"application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n",
+			f.addr,
+			len(body),
+		)
 		wire = append(wire, body...)
 		for try := 0; ; try++ {
 			var status int

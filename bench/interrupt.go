@@ -11,8 +11,8 @@ import (
 	"github.com/docket-project/docket/internal/testserver"
 )
 
-// running are the ways to end what this program has started. Children lead process groups of their own, so that a terminal's
-// interrupt reaches only us: without this, brokers and databases would stay behind.
+// running are the ways to end what this program has started. Children lead process groups of their own, so that a
+// terminal's interrupt reaches only us: without this, brokers and databases would stay behind.
 var running = struct {
 	sync.Mutex
 	ends map[any]func()

@@ -43,13 +43,29 @@ type k6Result struct {
 	seconds map[int]*hdrhistogram.Histogram
 }
 
-// startK6 runs a script against the listeners of a service. k6 collects its garbage rarely: there is memory, and on two cores its
-// collector would be part of what it measures.
+// startK6 runs a script against the listeners of a service. k6 collects its garbage rarely: there is memory, and on two
+// cores its collector would be part of what it measures.
 func startK6(binary, script, dir, upload, console string, run events.Run, env map[string]string) (*k6Run, error) {
 	args := []string{
-		"run", "--quiet", "--no-usage-report", "--log-format", "raw", "--console-output", filepath.Join(dir, "ledger"),
-		"--summary-export", filepath.Join(dir, "summary.json"), "--address", "",
-		"-e", "UPLOAD_URL=http://" + upload + "/logs", "-e", "CONSOLE_URL=http://" + console, "-e", "RUN=" + string(run), "-e", "LEDGER=1",
+		"run",
+		"--quiet",
+		"--no-usage-report",
+		"--log-format",
+		"raw",
+		"--console-output",
+		filepath.Join(dir, "ledger"),
+		"--summary-export",
+		filepath.Join(dir, "summary.json"),
+		"--address",
+		"",
+		"-e",
+		"UPLOAD_URL=http://" + upload + "/logs",
+		"-e",
+		"CONSOLE_URL=http://" + console,
+		"-e",
+		"RUN=" + string(run),
+		"-e",
+		"LEDGER=1",
 	}
 	for name, value := range env {
 		args = append(args, "-e", name+"="+value)
@@ -149,10 +165,21 @@ func (r *k6Result) readLedger(name string, began time.Time) error {
 	}
 	for _, second := range slices.Sorted(maps.Keys(r.seconds)) {
 		for i, p := range percentiles {
-			r.Latency[i].Points = append(r.Latency[i].Points, report.Point{Second: float64(second), Value: float64(r.seconds[second].ValueAtQuantile(p.q)) / 1000})
+			r.Latency[i].Points = append(
+				r.Latency[i].Points,
+				report.Point{Second: float64(second), Value: float64(r.seconds[second].ValueAtQuantile(p.q)) / 1000},
+			)
 		}
 	}
-	if told, counted := int64(r.Sent.count()), r.count("uploads_accepted")+r.count("uploads_refused")+r.count("uploads_failed"); told != counted {
+	if told, counted := int64(
+		r.Sent.count(),
+	), r.count(
+		"uploads_accepted",
+	)+r.count(
+		"uploads_refused",
+	)+r.count(
+		"uploads_failed",
+	); told != counted {
 		return fmt.Errorf("k6 made %d uploads and wrote of %d", counted, told)
 	}
 	return nil

@@ -13,13 +13,18 @@ import (
 
 func TestReadLedger(t *testing.T) {
 	began := time.UnixMilli(1_000_000)
-	metrics := map[string]k6Trend{"uploads_accepted": {"count": 2}, "uploads_refused": {"count": 1}, "uploads_failed": {"count": 1}}
+	metrics := map[string]k6Trend{
+		"uploads_accepted": {"count": 2},
+		"uploads_refused":  {"count": 1},
+		"uploads_failed":   {"count": 1},
+	}
 	for _, c := range []struct {
 		name, lines string
 		sent, acked []int64
 		fails       string
 	}{
-		{name: "all kinds", lines: "0 200 1000100 1.5\n2 503 1000200 3\nRequest Failed\n7 0 1001300 10000.25\n1 200 1001400 2.5\n", sent: []int64{0, 1, 2, 7}, acked: []int64{0, 1}},
+		{name: "all kinds", lines: "0 200 1000100 1.5\n2 503 1000200 3\nRequest Failed\n7 0 1001300 10000.25\n1 200 " +
+			"1001400 2.5\n", sent: []int64{0, 1, 2, 7}, acked: []int64{0, 1}},
 		{name: "a line is missing", lines: "0 200 1000100 1.5\n", fails: "k6 made 4 uploads and wrote of 1"},
 		{name: "something else", lines: "hello\n", fails: `k6 wrote "hello"`},
 	} {

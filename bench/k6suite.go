@@ -70,7 +70,11 @@ type k6Figures struct {
 func k6Suite(docket, k6, scripts, out, name string, rate int, soak time.Duration, users int) error {
 	s, ok := k6Scenarios(rate, soak, users)[name]
 	if !ok {
-		return fmt.Errorf("%s is no scenario: %s", name, strings.Join(slices.Sorted(maps.Keys(k6Scenarios(rate, soak, users))), ", "))
+		return fmt.Errorf(
+			"%s is no scenario: %s",
+			name,
+			strings.Join(slices.Sorted(maps.Keys(k6Scenarios(rate, soak, users))), ", "),
+		)
 	}
 	environment, err := describe(docket, k6)
 	if err != nil {
@@ -90,7 +94,17 @@ func k6Suite(docket, k6, scripts, out, name string, rate int, soak time.Duration
 		}
 		figures = append(figures, f)
 		r.Runs = append(r.Runs, report.Run{Name: c.name(), Charts: charts})
-		fmt.Fprintf(os.Stderr, "  %s: dropped %d, refused %d, failed %d, p95 %.1f ms; %d of %d acknowledged decisions stored\n", c.name(), f.Dropped, f.Refused, f.Failed, f.P95, f.Acked-f.Lost, f.Acked)
+		fmt.Fprintf(
+			os.Stderr,
+			"  %s: dropped %d, refused %d, failed %d, p95 %.1f ms; %d of %d acknowledged decisions stored\n",
+			c.name(),
+			f.Dropped,
+			f.Refused,
+			f.Failed,
+			f.P95,
+			f.Acked-f.Lost,
+			f.Acked,
+		)
 	}
 	r.Tables = append(k6Tables(figures), s.tables(figures)...)
 	r.Verdicts = s.verdicts(figures)
@@ -220,12 +234,27 @@ func (r *k6Result) count(metric string) int64 { return int64(r.Metrics[metric]["
 func (c k6Case) figures(r *k6Result, w *sampler, from, to float64) *k6Figures {
 	latency := r.Metrics["http_req_duration"]
 	f := &k6Figures{
-		Service: c.service, Condition: c.condition,
-		Uploads: int64(r.Sent.count()), Dropped: r.count("dropped_iterations"), Refused: r.count("uploads_refused"), Failed: r.count("uploads_failed"),
+		Service:   c.service,
+		Condition: c.condition,
+		Uploads: int64(
+			r.Sent.count(),
+		),
+		Dropped:    r.count("dropped_iterations"),
+		Refused:    r.count("uploads_refused"),
+		Failed:     r.count("uploads_failed"),
 		DroppedPer: r.Metrics["dropped_iterations"]["rate"],
-		Avg:        latency["avg"], P50: latency["med"], P90: latency["p(90)"], P95: latency["p(95)"], P99: latency["p(99)"], Max: latency["max"],
-		Cores: map[string]float64{}, Memory: map[string]float64{}, Slopes: map[string]float64{}, HeapSlopes: map[string]float64{}, Goroutines: map[string]float64{},
-		metrics: r.Metrics,
+		Avg:        latency["avg"],
+		P50:        latency["med"],
+		P90:        latency["p(90)"],
+		P95:        latency["p(95)"],
+		P99:        latency["p(99)"],
+		Max:        latency["max"],
+		Cores:      map[string]float64{},
+		Memory:     map[string]float64{},
+		Slopes:     map[string]float64{},
+		HeapSlopes: map[string]float64{},
+		Goroutines: map[string]float64{},
+		metrics:    r.Metrics,
 	}
 	last := w.samples[len(w.samples)-1]
 	f.DeadLetters = w.most("dead letters")
@@ -245,8 +274,8 @@ func (c k6Case) figures(r *k6Result, w *sampler, from, to float64) *k6Figures {
 	return f
 }
 
-// outageLimit is the most that the p95 may be without a database: half as much again as with it, or 5 ms more. The first case
-// of an outage is the one with it.
+// outageLimit is the most that the p95 may be without a database: half as much again as with it, or 5 ms more. The
+// first case of an outage is the one with it.
 func outageLimit(figures []*k6Figures) float64 {
 	for _, f := range figures {
 		if f.Service != synchronous {
@@ -258,8 +287,38 @@ func outageLimit(figures []*k6Figures) float64 {
 
 // k6Tables are those of every scenario.
 func k6Tables(figures []*k6Figures) []report.Table {
-	uploads := report.Table{Title: "Uploads", Columns: []string{"service", "uploads", "dropped", "dropped/s", "refused", "failed", "average ms", "p50", "p90", "p95", "p99", "max", "p95 while the database was away"}}
-	decisions := report.Table{Title: "Decisions, by set", Columns: []string{"service", "sent", "acknowledged", "stored", "lost", "twice", "never sent", "dead letters", "all stored after"}}
+	uploads := report.Table{
+		Title: "Uploads",
+		Columns: []string{
+			"service",
+			"uploads",
+			"dropped",
+			"dropped/s",
+			"refused",
+			"failed",
+			"average ms",
+			"p50",
+			"p90",
+			"p95",
+			"p99",
+			"max",
+			"p95 while the database was away",
+		},
+	}
+	decisions := report.Table{
+		Title: "Decisions, by set",
+		Columns: []string{
+			"service",
+			"sent",
+			"acknowledged",
+			"stored",
+			"lost",
+			"twice",
+			"never sent",
+			"dead letters",
+			"all stored after",
+		},
+	}
 	cost := report.Table{Title: "What it took", Columns: []string{"service", "CPU s per 100,000 decisions"}}
 	var names []string
 	for _, f := range figures {
@@ -277,9 +336,25 @@ func k6Tables(figures []*k6Figures) []report.Table {
 		if f.AwayP95 > 0 {
 			away = millis(f.AwayP95)
 		}
-		uploads.Rows = append(uploads.Rows, []string{who, n(f.Uploads), n(f.Dropped), fmt.Sprintf("%.1f", f.DroppedPer), n(f.Refused), n(f.Failed),
-			millis(f.Avg), millis(f.P50), millis(f.P90), millis(f.P95), millis(f.P99), millis(f.Max), away})
-		decisions.Rows = append(decisions.Rows, []string{who, n(int64(f.Sent)), n(int64(f.Acked)), n(int64(f.Stored)), n(int64(f.Lost)), n(int64(f.Twice)), n(int64(f.Strangers)), n(int64(f.DeadLetters)), fmt.Sprintf("%.1f s", f.Settled)})
+		uploads.Rows = append(
+			uploads.Rows,
+			[]string{who, n(f.Uploads), n(f.Dropped), fmt.Sprintf("%.1f", f.DroppedPer), n(f.Refused), n(f.Failed),
+				millis(f.Avg), millis(f.P50), millis(f.P90), millis(f.P95), millis(f.P99), millis(f.Max), away},
+		)
+		decisions.Rows = append(
+			decisions.Rows,
+			[]string{
+				who,
+				n(int64(f.Sent)),
+				n(int64(f.Acked)),
+				n(int64(f.Stored)),
+				n(int64(f.Lost)),
+				n(int64(f.Twice)),
+				n(int64(f.Strangers)),
+				n(int64(f.DeadLetters)),
+				fmt.Sprintf("%.1f s", f.Settled),
+			},
+		)
 		row := []string{who, fmt.Sprintf("%.1f", f.CPU)}
 		for _, name := range names {
 			cell := "–"

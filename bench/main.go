@@ -59,7 +59,10 @@ func main() {
 	listen := flag.String("listen", "", "of baseline-serve")
 	database := flag.String("database", "", "of baseline-serve")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "docket-bench [flags] embedded|store|roles|dead|slow|baseline|k6|burst|savers")
+		fmt.Fprintln(
+			flag.CommandLine.Output(),
+			"docket-bench [flags] embedded|store|roles|dead|slow|baseline|k6|burst|savers",
+		)
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -114,8 +117,18 @@ func run(docket, out, only string, rate, seconds, connections int, soak time.Dur
 	scenarios := []scenario{
 		{name: fmt.Sprintf("open loop, %d/s", rate), rate: rate, length: length},
 		{name: fmt.Sprintf("closed loop, %d connections", connections), connections: connections, length: length / 2},
-		{name: fmt.Sprintf("open loop, %d/s, fsync +2 ms", rate), rate: rate, length: length, fsyncDelay: 2 * time.Millisecond},
-		{name: fmt.Sprintf("closed loop, %d connections, fsync +2 ms", connections), connections: connections, length: length / 2, fsyncDelay: 2 * time.Millisecond},
+		{
+			name:       fmt.Sprintf("open loop, %d/s, fsync +2 ms", rate),
+			rate:       rate,
+			length:     length,
+			fsyncDelay: 2 * time.Millisecond,
+		},
+		{
+			name:        fmt.Sprintf("closed loop, %d connections, fsync +2 ms", connections),
+			connections: connections,
+			length:      length / 2,
+			fsyncDelay:  2 * time.Millisecond,
+		},
 	}
 	if soak > 0 {
 		scenarios = []scenario{{name: fmt.Sprintf("soak, %d/s for %s", rate, soak), rate: rate, length: soak}}
@@ -138,20 +151,63 @@ func run(docket, out, only string, rate, seconds, connections int, soak time.Dur
 
 func printRoles(results []result) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "SCENARIO\tPER SECOND\tREFUSED\tP50\tP95\tP99\tMAX ms\tEVENTS\tSTORED\tROW P99 ms\tINGEST RSS\tSLOPE\tCPU s/100k\tSAVER RSS\tSLOPE\tCPU s/100k\tGENERATOR LATE")
+	fmt.Fprintln(
+		w,
+		"SCENARIO\tPER SECOND\tREFUSED\tP50\tP95\tP99\tMAX ms\tEVENTS\tSTORED\tROW P99 ms\tINGEST RSS\tSLOPE\tCPU "+
+			"s/100k\tSAVER RSS\tSLOPE\tCPU s/100k\tGENERATOR LATE",
+	)
 	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%.0f\t%d\t%.2f\t%.2f\t%.2f\t%.1f\t%d\t%d\t%.0f\t%.0f MiB\t%+.1f %%\t%.2f\t%.0f MiB\t%+.1f %%\t%.2f\t%.1f ms\n", r.Scenario, r.PerSecond, r.Refused,
-			r.P50, r.P95, r.P99, r.Max, r.Events, r.Stored, r.EndToEndP99, r.PeakRSS, r.RSSSlope, r.CPUPer100k, r.SaverRSS, r.SaverSlope, r.SaverCPUPer100k, r.GeneratorMs)
+		fmt.Fprintf(
+			w,
+			"%s\t%.0f\t%d\t%.2f\t%.2f\t%.2f\t%.1f\t%d\t%d\t%.0f\t%.0f MiB\t%+.1f %%\t%.2f\t%.0f MiB\t%+.1f %%\t%.2f\t%.1f ms\n",
+			r.Scenario,
+			r.PerSecond,
+			r.Refused,
+			r.P50,
+			r.P95,
+			r.P99,
+			r.Max,
+			r.Events,
+			r.Stored,
+			r.EndToEndP99,
+			r.PeakRSS,
+			r.RSSSlope,
+			r.CPUPer100k,
+			r.SaverRSS,
+			r.SaverSlope,
+			r.SaverCPUPer100k,
+			r.GeneratorMs,
+		)
 	}
 	_ = w.Flush()
 }
 
 func print(results []result) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "SCENARIO\tUPLOADS/S\tREFUSED\tP50\tP95\tP99\tMAX ms\tEVENTS\tSTORED\tDRAINED AFTER\tPEAK RSS\tSLOPE\tCPU s/100k\tGENERATOR LATE")
+	fmt.Fprintln(
+		w,
+		"SCENARIO\tUPLOADS/S\tREFUSED\tP50\tP95\tP99\tMAX ms\tEVENTS\tSTORED\tDRAINED AFTER\tPEAK RSS\tSLOPE\tCPU "+
+			"s/100k\tGENERATOR LATE",
+	)
 	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%.0f\t%d\t%.2f\t%.2f\t%.2f\t%.1f\t%d\t%d\t%.0f ms\t%.0f MiB\t%+.1f %%\t%.2f\t%.1f ms\n", r.Scenario, r.PerSecond, r.Refused,
-			r.P50, r.P95, r.P99, r.Max, r.Events, r.Stored, r.DrainedMs, r.PeakRSS, r.RSSSlope, r.CPUPer100k, r.GeneratorMs)
+		fmt.Fprintf(
+			w,
+			"%s\t%.0f\t%d\t%.2f\t%.2f\t%.2f\t%.1f\t%d\t%d\t%.0f ms\t%.0f MiB\t%+.1f %%\t%.2f\t%.1f ms\n",
+			r.Scenario,
+			r.PerSecond,
+			r.Refused,
+			r.P50,
+			r.P95,
+			r.P99,
+			r.Max,
+			r.Events,
+			r.Stored,
+			r.DrainedMs,
+			r.PeakRSS,
+			r.RSSSlope,
+			r.CPUPer100k,
+			r.GeneratorMs,
+		)
 	}
 	_ = w.Flush()
 }

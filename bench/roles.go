@@ -57,9 +57,15 @@ func startStack(docket string, brokers int) (_ *stack, err error) {
 	if s.console, err = testserver.FreeAddr(); err != nil {
 		return nil, err
 	}
-	s.vars = append(os.Environ(),
-		"DOCKET_KAFKA_BROKERS="+strings.Join(s.kafka.Brokers(), ","), "DOCKET_DATABASE_URL="+s.postgres.URL("postgres", ""),
-		"DOCKET_LISTEN="+s.upload, "DOCKET_CONSOLE_LISTEN="+s.console, "DOCKET_KAFKA_UNREPLICATED=allow", "DOCKET_LOG_LEVEL=error")
+	s.vars = append(
+		os.Environ(),
+		"DOCKET_KAFKA_BROKERS="+strings.Join(s.kafka.Brokers(), ","),
+		"DOCKET_DATABASE_URL="+s.postgres.URL("postgres", ""),
+		"DOCKET_LISTEN="+s.upload,
+		"DOCKET_CONSOLE_LISTEN="+s.console,
+		"DOCKET_KAFKA_UNREPLICATED=allow",
+		"DOCKET_LOG_LEVEL=error",
+	)
 	migrate := exec.Command(docket, "migrate")
 	migrate.Env = s.vars
 	if out, err := migrate.CombinedOutput(); err != nil {
@@ -164,8 +170,8 @@ func (s *stack) end() {
 // api asks the console.
 func (s *stack) api() *client { return &client{console: s.console} }
 
-// endToEnd is the time from receipt to the committed row that 99 % of rows stay below, as the saver's histogram tells it: the
-// upper border of a bucket.
+// endToEnd is the time from receipt to the committed row that 99 % of rows stay below, as the saver's histogram tells
+// it: the upper border of a bucket.
 func (r *roleProcess) endToEnd() (float64, error) {
 	resp, err := http.Get("http://" + r.admin + "/metrics")
 	if err != nil {
@@ -202,8 +208,8 @@ func (r *roleProcess) endToEnd() (float64, error) {
 	return 0, errors.New("docket_end_to_end_seconds does not add up")
 }
 
-// warmUploads are sent before anything is measured. Until Kafka's bytecode is compiled it needs three times the CPU, and the
-// compiler as much again; that takes a minute of this load.
+// warmUploads are sent before anything is measured. Until Kafka's bytecode is compiled it needs three times the CPU,
+// and the compiler as much again; that takes a minute of this load.
 const warmUploads = 200_000
 
 // warmUp sends so many uploads and waits until they are stored; it returns those that were sent.
@@ -314,7 +320,11 @@ func rolesClosed(docket string, connections int, length time.Duration) (closedLo
 	if err := s.api().drained(); err != nil {
 		return r, result{}, err
 	}
-	d := result{Scenario: fmt.Sprintf("drain of %d decisions", waiting), Seconds: time.Since(start).Seconds(), Events: waiting}
+	d := result{
+		Scenario: fmt.Sprintf("drain of %d decisions", waiting),
+		Seconds:  time.Since(start).Seconds(),
+		Events:   waiting,
+	}
 	d.PerSecond = float64(waiting) / d.Seconds
 	d.SaverCPUPer100k = saver.cpu() / float64(waiting) * 100_000
 	d.SaverRSS = saver.status("VmHWM:") / 1024
@@ -325,8 +335,8 @@ func rolesClosed(docket string, connections int, length time.Duration) (closedLo
 	return r, d, nil
 }
 
-// rolesParked lets the database be away until so many decisions are parked, and measures how they drain once it is back. What
-// the parking role's memory is by then is to be compared with that for a smaller backlog.
+// rolesParked lets the database be away until so many decisions are parked, and measures how they drain once it is
+// back. What the parking role's memory is by then is to be compared with that for a smaller backlog.
 func rolesParked(docket string, connections, backlog int) (result, error) {
 	s, err := startStack(docket, 1)
 	if err != nil {
@@ -351,7 +361,9 @@ func rolesParked(docket string, connections, backlog int) (result, error) {
 	}
 	requests = c.sent(requests, used)
 	r := l.result("", requests)
-	if err := s.api().waitFor(func(p pipeline) bool { return p.waiting("saver") == 0 && p.waiting("parking") > 0 }); err != nil {
+	if err := s.api().waitFor(
+		func(p pipeline) bool { return p.waiting("saver") == 0 && p.waiting("parking") > 0 },
+	); err != nil {
 		return r, err
 	}
 	if err := s.postgres.Start(); err != nil {
@@ -361,7 +373,11 @@ func rolesParked(docket string, connections, backlog int) (result, error) {
 	if err := s.api().drained(); err != nil {
 		return r, err
 	}
-	d := result{Scenario: fmt.Sprintf("drain of %d parked decisions", r.Events), Seconds: time.Since(start).Seconds(), Events: r.Events}
+	d := result{
+		Scenario: fmt.Sprintf("drain of %d parked decisions", r.Events),
+		Seconds:  time.Since(start).Seconds(),
+		Events:   r.Events,
+	}
 	d.PerSecond = float64(r.Events) / d.Seconds
 	parking := s.roles["parking"]
 	d.SaverCPUPer100k, d.SaverRSS = parking.cpu()/float64(r.Events)*100_000, parking.status("VmHWM:")/1024
@@ -381,7 +397,10 @@ func rolesSuite(docket, out, only string, rate, seconds, connections, times int,
 	}
 	scenarios := []scenario{
 		{"open loop, one broker", func() ([]result, error) { return one(rolesOpen(docket, rate, length, 1, warmUploads)) }},
-		{"open loop, three brokers", func() ([]result, error) { return one(rolesOpen(docket, rate, length, 3, warmUploads)) }},
+		{
+			"open loop, three brokers",
+			func() ([]result, error) { return one(rolesOpen(docket, rate, length, 3, warmUploads)) },
+		},
 		{"closed loop and drain", func() ([]result, error) {
 			r, d, err := rolesClosed(docket, connections, length/3)
 			return []result{r, d}, err

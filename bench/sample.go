@@ -56,13 +56,18 @@ var watched = []struct {
 }
 
 // gauges that several processes tell of the same thing: the highest counts.
-var shared = map[string]bool{"waiting for the saver": true, "parked, waiting": true, "oldest for the saver": true, "oldest parked": true}
+var shared = map[string]bool{
+	"waiting for the saver": true,
+	"parked, waiting":       true,
+	"oldest for the saver":  true,
+	"oldest parked":         true,
+}
 
 // scraper does not ask for gzip: a role is not to spend time on compressing what it tells about itself.
 var scraper = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableCompression: true}}
 
-// watch begins to sample. Others are processes besides the servers and roles that run now, by name, and 0 is none; they are
-// asked for each time.
+// watch begins to sample. Others are processes besides the servers and roles that run now, by name, and 0 is none; they
+// are asked for each time.
 func (s *service) watch(others func() map[string]int) *sampler {
 	fixed := map[string]int{}
 	if s.docket {
@@ -106,7 +111,12 @@ func (w *sampler) end() {
 }
 
 func (w *sampler) take() {
-	s := sample{second: time.Since(w.began).Seconds(), metrics: map[string]float64{}, cpu: map[string]float64{}, memory: map[string]float64{}}
+	s := sample{
+		second:  time.Since(w.began).Seconds(),
+		metrics: map[string]float64{},
+		cpu:     map[string]float64{},
+		memory:  map[string]float64{},
+	}
 	for name, r := range w.roles {
 		if r.admin == "" {
 			continue
@@ -164,8 +174,8 @@ next:
 	return sum
 }
 
-// spent is the CPU time of a process and its children in seconds, those that have ended included, and their memory in MiB:
-// what each has for itself, and once what they share, as PostgreSQL's do.
+// spent is the CPU time of a process and its children in seconds, those that have ended included, and their memory in
+// MiB: what each has for itself, and once what they share, as PostgreSQL's do.
 func spent(pid int) (cpu, memory float64) {
 	p, err := procfs.NewProc(pid)
 	if err != nil {
@@ -249,7 +259,8 @@ func (w *sampler) peak(name string) (most float64) {
 	return most
 }
 
-// complete is an error unless every process was there to the end: what is not there has no dead letters and does not grow.
+// complete is an error unless every process was there to the end: what is not there has no dead letters and does not
+// grow.
 func (w *sampler) complete() error {
 	last := w.samples[len(w.samples)-1]
 	for name, r := range w.roles {
@@ -271,8 +282,8 @@ func (w *sampler) most(name string) (most float64) {
 	return most
 }
 
-// slope is by how much of its mean a value rose from one second to another, as the straight line through it does. Moments at
-// which it is 0 were not told.
+// slope is by how much of its mean a value rose from one second to another, as the straight line through it does.
+// Moments at which it is 0 were not told.
 func (w *sampler) slope(from, to float64, value func(sample) float64) float64 {
 	var values []float64
 	for _, s := range w.samples {

@@ -19,16 +19,20 @@ import (
 	"github.com/docket-project/docket/internal/testserver"
 )
 
-// saversSuite measures two ingests and one to eight savers on three brokers: how fast they drain, how fairly they share, what
-// a rebalance and a kill cost, which settings matter, and what replication costs.
+// saversSuite measures two ingests and one to eight savers on three brokers: how fast they drain, how fairly they
+// share, what a rebalance and a kill cost, which settings matter, and what replication costs.
 func saversSuite(docket, k6, out string, backlog int64) error {
 	environment, err := describe(docket, k6)
 	if err != nil {
 		return err
 	}
 	r := &report.Report{
-		Title: "Many savers", At: time.Now(), Environment: environment,
-		About: "Two ingests and one to eight savers on three brokers with three replicas. Five JVMs' worth of work, PostgreSQL and the load share two cores: more processes cannot be faster here, and what is measured is whether they are slower, unfair or wrong.",
+		Title:       "Many savers",
+		At:          time.Now(),
+		Environment: environment,
+		About: "Two ingests and one to eight savers on three brokers with three replicas. Five JVMs' worth of work, " +
+			"PostgreSQL and the load share two cores: more processes cannot be faster here, and what is measured is whether " +
+			"they are slower, unfair or wrong.",
 	}
 	s, err := startStack(docket, 3)
 	if err != nil {
@@ -59,7 +63,14 @@ func saversSuite(docket, k6, out string, backlog int64) error {
 	if err != nil {
 		return err
 	}
-	r.Verdicts = []report.Verdict{{What: "decisions stored, each once, over all of it", Asked: n(int64(t.Sent)), Measured: n(int64(t.Stored)), Met: t.sound() == nil && t.Stored == t.Sent}}
+	r.Verdicts = []report.Verdict{
+		{
+			What:     "decisions stored, each once, over all of it",
+			Asked:    n(int64(t.Sent)),
+			Measured: n(int64(t.Stored)),
+			Met:      t.sound() == nil && t.Stored == t.Sent,
+		},
+	}
 	return errors.Join(finish(r, out), t.sound())
 }
 
@@ -93,7 +104,13 @@ func (c *saversCluster) send(uploads int64, rate int) (perSecond float64, err er
 	errs := make([]error, len(c.ingests))
 	for i, addr := range c.ingests {
 		share := uploads / int64(len(c.ingests))
-		f := &flood{addr: addr, run: c.run, uploads: c.sent + share, connections: 32, rate: float64(rate) / float64(len(c.ingests))}
+		f := &flood{
+			addr:        addr,
+			run:         c.run,
+			uploads:     c.sent + share,
+			connections: 32,
+			rate:        float64(rate) / float64(len(c.ingests)),
+		}
 		f.begin(c.sent)
 		c.sent += share
 		wg.Go(func() { errs[i] = f.send() })
@@ -103,7 +120,10 @@ func (c *saversCluster) send(uploads int64, rate int) (perSecond float64, err er
 }
 
 // drain starts savers on what waits, and returns how fast they stored it and how much each did.
-func (c *saversCluster) drain(savers int, vars ...string) (perSecond float64, shares []float64, memory float64, err error) {
+func (c *saversCluster) drain(
+	savers int,
+	vars ...string,
+) (perSecond float64, shares []float64, memory float64, err error) {
 	var p pipeline
 	if err := c.api().get("/api/v1/pipeline", &p); err != nil {
 		return 0, nil, 0, err
@@ -145,7 +165,18 @@ func jain(shares []float64) float64 {
 }
 
 func (c *saversCluster) scale(backlog int64) (report.Table, error) {
-	t := report.Table{Title: "One to eight savers drain a backlog", Columns: []string{"savers", "batches at once, each", "rows/s", "of one saver's", "shares", "fairness (Jain)", "memory of a saver"}}
+	t := report.Table{
+		Title: "One to eight savers drain a backlog",
+		Columns: []string{
+			"savers",
+			"batches at once, each",
+			"rows/s",
+			"of one saver's",
+			"shares",
+			"fairness (Jain)",
+			"memory of a saver",
+		},
+	}
 	first := 0.0
 	for _, m := range []struct{ savers, concurrency int }{{1, 4}, {2, 4}, {4, 4}, {8, 4}, {8, 1}} {
 		if _, err := c.send(2*backlog, 0); err != nil { // enough for all to have joined long before its end
@@ -159,29 +190,58 @@ func (c *saversCluster) scale(backlog int64) (report.Table, error) {
 			first = perSecond
 		}
 		t.Rows = append(t.Rows, []string{
-			fmt.Sprint(m.savers), fmt.Sprint(m.concurrency), fmt.Sprintf("%.0f", perSecond), fmt.Sprintf("%.2f", perSecond/first),
-			fmt.Sprintf("%.0f to %.0f %%", 100*slices.Min(shares), 100*slices.Max(shares)), fmt.Sprintf("%.2f", jain(shares)), fmt.Sprintf("%.0f MiB", memory),
+			fmt.Sprint(
+				m.savers,
+			),
+			fmt.Sprint(m.concurrency),
+			fmt.Sprintf("%.0f", perSecond),
+			fmt.Sprintf("%.2f", perSecond/first),
+			fmt.Sprintf(
+				"%.0f to %.0f %%",
+				100*slices.Min(shares),
+				100*slices.Max(shares),
+			),
+			fmt.Sprintf("%.2f", jain(shares)),
+			fmt.Sprintf("%.0f MiB", memory),
 		})
 	}
 	return t, nil
 }
 
 func (c *saversCluster) settings(backlog int64) (report.Table, error) {
-	t := report.Table{Title: "Settings of one saver", Columns: []string{"batches at once", "records of a batch", "connections", "rows/s", "of the default's", "memory"}}
+	t := report.Table{
+		Title:   "Settings of one saver",
+		Columns: []string{"batches at once", "records of a batch", "connections", "rows/s", "of the default's", "memory"},
+	}
 	first := 0.0
-	for _, m := range []struct{ concurrency, records, connections int }{{4, 1000, 8}, {1, 1000, 8}, {2, 1000, 8}, {8, 1000, 8}, {4, 250, 8}, {4, 4000, 8}, {4, 1000, 2}, {4, 1000, 8}} {
+	for _, m := range []struct{ concurrency, records, connections int }{{4, 1000, 8}, {1, 1000, 8}, {2, 1000, 8}, {8, 1000,
+		8}, {4, 250, 8}, {4, 4000, 8}, {4, 1000, 2}, {4, 1000, 8}} {
 		if _, err := c.send(backlog, 0); err != nil {
 			return t, err
 		}
-		perSecond, _, memory, err := c.drain(1, fmt.Sprintf("DOCKET_SAVER_CONCURRENCY=%d", m.concurrency), fmt.Sprintf("DOCKET_SAVER_BATCH_RECORDS=%d", m.records),
-			fmt.Sprintf("DOCKET_DATABASE_URL=%s?pool_max_conns=%d", c.postgres.URL("postgres", ""), m.connections))
+		perSecond, _, memory, err := c.drain(
+			1,
+			fmt.Sprintf("DOCKET_SAVER_CONCURRENCY=%d", m.concurrency),
+			fmt.Sprintf("DOCKET_SAVER_BATCH_RECORDS=%d", m.records),
+			fmt.Sprintf("DOCKET_DATABASE_URL=%s?pool_max_conns=%d", c.postgres.URL("postgres", ""), m.connections),
+		)
 		if err != nil {
 			return t, err
 		}
 		if first == 0 {
 			first = perSecond
 		}
-		t.Rows = append(t.Rows, []string{fmt.Sprint(m.concurrency), n(int64(m.records)), fmt.Sprint(m.connections), fmt.Sprintf("%.0f", perSecond), fmt.Sprintf("%.2f", perSecond/first), fmt.Sprintf("%.0f MiB", memory)})
+		t.Rows = append(
+			t.Rows,
+			[]string{
+				fmt.Sprint(m.concurrency),
+				n(int64(m.records)),
+				fmt.Sprint(m.connections),
+				fmt.Sprintf("%.0f", perSecond),
+				fmt.Sprintf("%.2f", perSecond/first),
+				fmt.Sprintf("%.0f MiB", memory),
+			},
+		)
 	}
 	return t, nil
 }
@@ -189,7 +249,10 @@ func (c *saversCluster) settings(backlog int64) (report.Table, error) {
 // rebalances makes members of the group leave and come, while uploads arrive at a rate that the machine can bear.
 func (c *saversCluster) rebalances(int64) (report.Table, error) {
 	const rate, seconds = 200, 100
-	t := report.Table{Title: fmt.Sprintf("Four savers at %d uploads a second: what a change costs", rate), Columns: []string{"what happens", "the oldest that waited"}}
+	t := report.Table{
+		Title:   fmt.Sprintf("Four savers at %d uploads a second: what a change costs", rate),
+		Columns: []string{"what happens", "the oldest that waited"},
+	}
 	for i := range 4 {
 		if _, err := c.startAs(fmt.Sprintf("saver %d", i+1), "saver"); err != nil {
 			return t, err
@@ -226,7 +289,8 @@ func (c *saversCluster) rebalances(int64) (report.Table, error) {
 		{"a saver is stopped (SIGTERM)", func() error { return c.stop("saver 4") }, 12 * time.Second},
 		{"a saver comes", func() error { _, err := c.startAs("saver 4", "saver"); return err }, 12 * time.Second},
 		{"a saver is killed (SIGKILL)", func() error { c.forget("saver 3").kill(); return nil }, 20 * time.Second},
-		{"a saver comes in its place", func() error { _, err := c.startAs("saver 3", "saver"); return err }, 12 * time.Second},
+		{"a saver comes in its place", func() error { _, err := c.startAs("saver 3", "saver"); return err },
+			12 * time.Second},
 	} {
 		done := make(chan error, 1)
 		go func() { done <- step.do() }()
@@ -249,7 +313,10 @@ func (c *saversCluster) rebalances(int64) (report.Table, error) {
 
 // replication compares topics of three replicas with topics of one on the same brokers, in turn.
 func (c *saversCluster) replication(uploads int64) (t report.Table, err error) {
-	t = report.Table{Title: "What replication costs: closed loop of 64 connections on two ingests, no savers, in turn", Columns: []string{"round", "RF 1, uploads/s", "RF 3 and min ISR 2, uploads/s", "ratio"}}
+	t = report.Table{
+		Title:   "What replication costs: closed loop of 64 connections on two ingests, no savers, in turn",
+		Columns: []string{"round", "RF 1, uploads/s", "RF 3 and min ISR 2, uploads/s", "ratio"},
+	}
 	cl, err := kgo.NewClient(kgo.SeedBrokers(c.kafka.Brokers()...))
 	if err != nil {
 		return t, err
@@ -257,7 +324,18 @@ func (c *saversCluster) replication(uploads int64) (t report.Table, err error) {
 	defer cl.Close()
 	const prefix = "single."
 	minISR, maxMessage := "1", "16777216"
-	answers, err := kadm.NewClient(cl).CreateTopics(context.Background(), 12, 1, map[string]*string{"min.insync.replicas": &minISR, "max.message.bytes": &maxMessage}, prefix+"decisions", prefix+"parking", prefix+"parking.dlq", prefix+"dlq")
+	answers, err := kadm.NewClient(
+		cl,
+	).CreateTopics(
+		context.Background(),
+		12,
+		1,
+		map[string]*string{"min.insync.replicas": &minISR, "max.message.bytes": &maxMessage},
+		prefix+"decisions",
+		prefix+"parking",
+		prefix+"parking.dlq",
+		prefix+"dlq",
+	)
 	if err != nil {
 		return t, err
 	}
@@ -297,9 +375,25 @@ func (c *saversCluster) replication(uploads int64) (t report.Table, err error) {
 			return t, err
 		}
 		sums[0], sums[1] = sums[0]+one, sums[1]+three
-		t.Rows = append(t.Rows, []string{fmt.Sprint(round + 1), fmt.Sprintf("%.0f", one), fmt.Sprintf("%.0f", three), fmt.Sprintf("%.2f", three/one)})
+		t.Rows = append(
+			t.Rows,
+			[]string{
+				fmt.Sprint(round + 1),
+				fmt.Sprintf("%.0f", one),
+				fmt.Sprintf("%.0f", three),
+				fmt.Sprintf("%.2f", three/one),
+			},
+		)
 	}
-	t.Rows = append(t.Rows, []string{"all", fmt.Sprintf("%.0f", sums[0]/rounds), fmt.Sprintf("%.0f", sums[1]/rounds), fmt.Sprintf("%.2f", sums[1]/sums[0])})
+	t.Rows = append(
+		t.Rows,
+		[]string{
+			"all",
+			fmt.Sprintf("%.0f", sums[0]/rounds),
+			fmt.Sprintf("%.0f", sums[1]/rounds),
+			fmt.Sprintf("%.2f", sums[1]/sums[0]),
+		},
+	)
 	for _, key := range slices.Collect(maps.Keys(c.roles)) {
 		if strings.HasPrefix(key, "single ") {
 			err = errors.Join(err, c.stop(key))

@@ -109,7 +109,20 @@ func startDocket(binary, dir string, fsyncDelay time.Duration) (*docketProcess, 
 		}
 	}
 	d := &docketProcess{upload: addrs[0], client: client{addrs[1]}, admin: addrs[2]}
-	args := []string{binary, "serve", "--data", dir, "--listen", d.upload, "--console-listen", d.console, "--admin-listen", d.admin, "--log-level", "warn"}
+	args := []string{
+		binary,
+		"serve",
+		"--data",
+		dir,
+		"--listen",
+		d.upload,
+		"--console-listen",
+		d.console,
+		"--admin-listen",
+		d.admin,
+		"--log-level",
+		"warn",
+	}
 	if fsyncDelay > 0 {
 		args = append([]string{
 			"strace", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fsync,fdatasync",
@@ -298,7 +311,8 @@ func (d *client) within(patience time.Duration, good func(pipeline) bool) error 
 	return fmt.Errorf("what waits did not become what it should be within %s", patience)
 }
 
-// stored counts the ids of the corpus that are stored, by reading all of them. Anything else that is stored is an error.
+// stored counts the ids of the corpus that are stored, by reading all of them. Anything else that is stored is an
+// error.
 func (d *client) stored(ids map[string]bool) (int, error) {
 	n := 0
 	query := url.Values{"limit": {"1000"}, "since": {"24h"}}

@@ -24,11 +24,19 @@ func newDistance(upstream string, delay time.Duration) (*toxiproxy.Proxy, error)
 	if err != nil {
 		return nil, err
 	}
-	proxy := toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.New(io.Discard)), "postgres", addr, upstream)
+	proxy := toxiproxy.NewProxy(
+		toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.New(io.Discard)),
+		"postgres",
+		addr,
+		upstream,
+	)
 	if err := proxy.Start(); err != nil {
 		return nil, err
 	}
-	toxic := fmt.Sprintf(`{"name":"far","type":"latency","stream":"downstream","toxicity":1,"attributes":{"latency":%d}}`, delay.Milliseconds())
+	toxic := fmt.Sprintf(
+		`{"name":"far","type":"latency","stream":"downstream","toxicity":1,"attributes":{"latency":%d}}`,
+		delay.Milliseconds(),
+	)
 	if _, err := proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
 		proxy.Stop()
 		return nil, err
@@ -112,7 +120,16 @@ func slowSuite(docket, out string, connections int) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "DATABASE AWAY\tROWS/S\tOF THE FIRST\tBEST SECOND\tLIMIT\tPARKED")
 	for _, p := range spans {
-		fmt.Fprintf(w, "%d ms\t%.0f\t%.2f\t%.0f\t%.0f\t%.0f\n", p.DelayMs, p.PerSecond, p.PerSecond/spans[0].PerSecond, p.Best, p.Limit, p.Parks)
+		fmt.Fprintf(
+			w,
+			"%d ms\t%.0f\t%.2f\t%.0f\t%.0f\t%.0f\n",
+			p.DelayMs,
+			p.PerSecond,
+			p.PerSecond/spans[0].PerSecond,
+			p.Best,
+			p.Limit,
+			p.Parks,
+		)
 	}
 	return errors.Join(w.Flush(), writeJSON(out, "slow.json", spans))
 }

@@ -21,7 +21,12 @@ import (
 
 // postgresSettings are those of every measurement: a small server that is sized for its machine, and durable.
 var postgresSettings = []string{
-	"shared_buffers=2GB", "max_wal_size=8GB", "checkpoint_timeout=15min", "checkpoint_completion_target=0.9", "wal_compression=lz4", "max_connections=100",
+	"shared_buffers=2GB",
+	"max_wal_size=8GB",
+	"checkpoint_timeout=15min",
+	"checkpoint_completion_target=0.9",
+	"wal_compression=lz4",
+	"max_connections=100",
 }
 
 // batchRows is the saver's batch.
@@ -33,11 +38,19 @@ var indexKinds = []struct {
 	ddl  []string
 }{
 	{"shipped: time-first key, hash index on the id", nil},
-	{"time-first key, btree index on the id", []string{`DROP INDEX decisions_id`, `CREATE INDEX decisions_id ON decisions (decision_id)`}},
-	{"id-first key, btree index on the time", []string{
-		`ALTER TABLE decisions DROP CONSTRAINT decisions_pkey`, `ALTER TABLE decisions ADD PRIMARY KEY (decision_id, tenant, timestamp)`,
-		`DROP INDEX decisions_id`, `CREATE INDEX decisions_time ON decisions (timestamp)`,
-	}},
+	{
+		"time-first key, btree index on the id",
+		[]string{`DROP INDEX decisions_id`, `CREATE INDEX decisions_id ON decisions (decision_id)`},
+	},
+	{
+		"id-first key, btree index on the time",
+		[]string{
+			`ALTER TABLE decisions DROP CONSTRAINT decisions_pkey`,
+			`ALTER TABLE decisions ADD PRIMARY KEY (decision_id, tenant, timestamp)`,
+			`DROP INDEX decisions_id`,
+			`CREATE INDEX decisions_time ON decisions (timestamp)`,
+		},
+	},
 }
 
 // storeSuite measures SaveBatch against COPY of the same rows into the same schema, and how both change as a day grows.
@@ -91,7 +104,13 @@ func storeRun(name string, ddl []string, rows int) (_ []storeResult, err error) 
 		return nil, err
 	}
 	// COPY goes to a table of the same schema and indexes, with the rows of the same days.
-	if err := server.Exec("postgres", append(ddl, `CREATE TABLE copied (LIKE decisions INCLUDING ALL)`, `CREATE TABLE bare (LIKE decisions)`)...); err != nil {
+	if err := server.Exec(
+		"postgres",
+		append(
+			ddl,
+			`CREATE TABLE copied (LIKE decisions INCLUDING ALL)`,
+			`CREATE TABLE bare (LIKE decisions)`,
+		)...); err != nil {
 		return nil, err
 	}
 	conn, err := pgx.Connect(ctx, server.URL("postgres", ""))
@@ -146,7 +165,12 @@ func storeRun(name string, ddl []string, rows int) (_ []storeResult, err error) 
 	day := now.UTC().Truncate(24 * time.Hour)
 	step := max(rows/10, batchRows)
 	for from := 0; from < rows; from += step {
-		if err := stretch(fmt.Sprintf("%d to %d", from, from+step), step, day.Add(time.Duration(from)*300*time.Microsecond), from == step); err != nil {
+		if err := stretch(
+			fmt.Sprintf("%d to %d", from, from+step),
+			step,
+			day.Add(time.Duration(from)*300*time.Microsecond),
+			from == step,
+		); err != nil {
 			return nil, err
 		}
 	}
@@ -164,7 +188,9 @@ func decisions(c *corpus, p *domain.Projector, at time.Time) []domain.Decision {
 		b.Reset()
 		id := c.id()
 		c.event(&b, id)
-		d := p.Project(domain.Record{Key: id, Value: bytes.Clone(b.Bytes()), Headers: domain.Headers{Tenant: "default", ReceivedAt: at}})
+		d := p.Project(
+			domain.Record{Key: id, Value: bytes.Clone(b.Bytes()), Headers: domain.Headers{Tenant: "default", ReceivedAt: at}},
+		)
 		d.Timestamp = at.Add(time.Duration(i) * 300 * time.Microsecond).Truncate(time.Microsecond)
 		out[i] = d
 	}
@@ -174,7 +200,10 @@ func decisions(c *corpus, p *domain.Projector, at time.Time) []domain.Decision {
 	return out
 }
 
-var copyColumns = strings.Fields("timestamp received_at saved_at sanitised unsearchable sha256 tenant decision_id outcome path reason principal action resource opa app trace_id requested_by error bundles event")
+var copyColumns = strings.Fields(
+	"timestamp received_at saved_at sanitised unsearchable sha256 tenant decision_id outcome path reason principal " +
+		"action resource opa app trace_id requested_by error bundles event",
+)
 
 // copyRows writes the same rows by COPY, in a transaction of their own.
 func copyRows(ctx context.Context, conn *pgx.Conn, table string, batch []domain.Decision) error {
@@ -185,13 +214,38 @@ func copyRows(ctx context.Context, conn *pgx.Conn, table string, batch []domain.
 		return s
 	}
 	now := time.Now()
-	_, err := conn.CopyFrom(ctx, pgx.Identifier{table}, copyColumns, pgx.CopyFromSlice(len(batch), func(i int) ([]any, error) {
-		d := &batch[i]
-		return []any{
-			d.Timestamp, d.ReceivedAt, now, d.Sanitised, d.Unsearchable, d.SHA256[:], d.Tenant, d.ID, string(d.Outcome), null(d.Path), null(d.Reason),
-			null(d.Principal), null(d.Action), null(d.Resource), null(d.OPA), null(d.App), null(d.TraceID), null(d.RequestedBy), null(d.Error),
-			null(domain.EncodeBundles(d.Bundles)), string(d.Event),
-		}, nil
-	}))
+	_, err := conn.CopyFrom(
+		ctx,
+		pgx.Identifier{table},
+		copyColumns,
+		pgx.CopyFromSlice(len(batch), func(i int) ([]any, error) {
+			d := &batch[i]
+			return []any{
+				d.Timestamp,
+				d.ReceivedAt,
+				now,
+				d.Sanitised,
+				d.Unsearchable,
+				d.SHA256[:],
+				d.Tenant,
+				d.ID,
+				string(d.Outcome),
+				null(d.Path),
+				null(d.Reason),
+				null(
+					d.Principal,
+				),
+				null(d.Action),
+				null(d.Resource),
+				null(d.OPA),
+				null(d.App),
+				null(d.TraceID),
+				null(d.RequestedBy),
+				null(d.Error),
+				null(domain.EncodeBundles(d.Bundles)),
+				string(d.Event),
+			}, nil
+		}),
+	)
 	return err
 }

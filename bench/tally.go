@@ -27,7 +27,13 @@ type tally struct {
 // sound is an error unless every acknowledged decision is stored once, and nothing else but what was sent.
 func (t tally) sound() error {
 	if t.Lost+t.Twice+t.Strangers > 0 {
-		return fmt.Errorf("of %d acknowledged decisions %d are lost; %d are stored twice, %d were never sent", t.Acked, t.Lost, t.Twice, t.Strangers)
+		return fmt.Errorf(
+			"of %d acknowledged decisions %d are lost; %d are stored twice, %d were never sent",
+			t.Acked,
+			t.Lost,
+			t.Twice,
+			t.Strangers,
+		)
 	}
 	return nil
 }

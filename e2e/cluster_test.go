@@ -234,7 +234,13 @@ func (c *cluster) drill(t *testing.T, fault string, rate int, events func(int) [
 }
 
 // longDrill lets the load flow for as long in front of the fault.
-func (c *cluster) longDrill(t *testing.T, fault string, rate int, before time.Duration, events func(int) []string) *drill {
+func (c *cluster) longDrill(
+	t *testing.T,
+	fault string,
+	rate int,
+	before time.Duration,
+	events func(int) []string,
+) *drill {
 	t.Helper()
 	where := "roles"
 	if c.servers.kafka == nil {
@@ -280,7 +286,10 @@ func (c *cluster) rows(t *testing.T) (out []where) {
 	conn, err := pgx.Connect(t.Context(), c.servers.postgres.URL(c.database, ""))
 	require.NoError(t, err)
 	defer conn.Close(context.Background())
-	rows, err := conn.Query(t.Context(), `SELECT decision_id, event::text FROM decisions UNION ALL SELECT decision_id, event::text FROM decisions_out_of_window`)
+	rows, err := conn.Query(
+		t.Context(),
+		`SELECT decision_id, event::text FROM decisions UNION ALL SELECT decision_id, event::text FROM decisions_out_of_window`,
+	)
 	require.NoError(t, err)
 	var id, event string
 	_, err = pgx.ForEachRow(rows, []any{&id, &event}, func() error {
@@ -291,7 +300,7 @@ func (c *cluster) rows(t *testing.T) (out []where) {
 	return out
 }
 
-// record is what a topic pauses.
+// record is what a topic has.
 type record struct {
 	where
 	partition int32
@@ -304,7 +313,11 @@ func (c *cluster) records(t *testing.T, topic string) (out []record) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.servers.brokers...), kgo.ConsumeTopics(c.topics+topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	cl, err := kgo.NewClient(
+		kgo.SeedBrokers(c.servers.brokers...),
+		kgo.ConsumeTopics(c.topics+topic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+	)
 	require.NoError(t, err)
 	defer cl.Close()
 	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, c.topics+topic)

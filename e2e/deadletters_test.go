@@ -41,13 +41,14 @@ func (c *cluster) groups(t *testing.T, query string) []deadGroup {
 	return answer.Items
 }
 
-// TestDrillDeadLetters has somebody add a constraint in the middle of the day, and somebody else on call: under load, with the
-// commands of docket help replay, and with the parking role killed in the middle of the replay.
+// TestDrillDeadLetters has somebody add a constraint in the middle of the day, and somebody else on call: under load,
+// with the commands of docket help replay, and with the parking role killed in the middle of the replay.
 func TestDrillDeadLetters(t *testing.T) {
 	c := oneBroker(t)
 	log := timeline{t, time.Now()}
 	d := c.drill(t, "a check constraint refuses 0.8 % of the rows; replay with kill -9", 250, decisions(shortName(), 8))
-	const add, drop = `ALTER TABLE decisions ADD CONSTRAINT people CHECK (principal IS DISTINCT FROM 'mallory') NOT VALID`, `ALTER TABLE decisions DROP CONSTRAINT people`
+	const add, drop = `ALTER TABLE decisions ADD CONSTRAINT people CHECK (principal IS DISTINCT FROM 'mallory') NOT VALID`,
+		`ALTER TABLE decisions DROP CONSTRAINT people`
 	exec := func(sql string) { require.NoError(t, c.servers.postgres.Exec(c.database, sql)) }
 	d.inject(func() func() {
 		log.began = time.Now()
@@ -73,13 +74,22 @@ func TestDrillDeadLetters(t *testing.T) {
 	require.Equal(t, "invalid 23514", g.Class+" "+g.Code)
 	out := c.operate(t, 0, "dlq", "groups")
 	require.Contains(t, out, `violates check constraint "people"`)
-	require.Contains(t, out, "runbook.md#refused")
+	require.Contains(t, out, "runbook.md#rejected")
 	require.Contains(t, c.operate(t, 0, "dlq", "show", g.Sample), `"mallory"`)
 	log.note("docket dlq groups: one group, %d open", g.Open)
 	out = c.operate(t, 0, "dlq", "replay", "--fingerprint", g.Fingerprint)
-	require.Contains(t, out, "do not replay yet")
-	log.note("the dry run: do not replay yet")
-	out, code := c.command(t, "dlq", "replay", "--fingerprint", g.Fingerprint, "--yes", "--reason", "a try in spite of that")
+	require.Contains(t, out, "do not replay them yet")
+	log.note("the dry run: do not replay them yet")
+	out, code := c.command(
+		t,
+		"dlq",
+		"replay",
+		"--fingerprint",
+		g.Fingerprint,
+		"--yes",
+		"--comment",
+		"a try in spite of that",
+	)
 	require.Equal(t, 1, code, out)
 	require.Contains(t, out, "failed again")
 	log.note("a replay in spite of that: everything came back")
@@ -92,24 +102,39 @@ func TestDrillDeadLetters(t *testing.T) {
 	require.Contains(t, out, "safe to replay")
 	log.note("the dry run: safe to replay")
 	open := c.groups(t, "state=open")[0].Open
-	out = c.operate(t, 0, "dlq", "replay", "--fingerprint", g.Fingerprint, "--yes", "--reason", "constraint dropped", "--rate", "15", "--detach", "-o", "json")
+	out = c.operate(
+		t,
+		0,
+		"dlq",
+		"replay",
+		"--fingerprint",
+		g.Fingerprint,
+		"--yes",
+		"--comment",
+		"constraint dropped",
+		"--rate",
+		"15",
+		"--detach",
+		"-o",
+		"json",
+	)
 	var job struct {
 		ID, State     string
 		Done, Matched int64
 	}
 	require.NoError(t, json.Unmarshal([]byte(out), &job))
-	path := "/api/v1/dead-letters/replays/" + job.ID
+	path := "/api/v1/jobs/" + job.ID
 	eventually(t, time.Minute, func() error {
 		if c.getJSON(t, path, &job); job.Done < job.Matched/4 {
 			return fmt.Errorf("job %+v", job)
 		}
 		return nil
 	})
-	out = c.operate(t, 1, "dlq", "replay", "--fingerprint", g.Fingerprint, "--yes", "--reason", "somebody else's")
+	out = c.operate(t, 1, "dlq", "replay", "--fingerprint", g.Fingerprint, "--yes", "--comment", "somebody else's")
 	require.Contains(t, out, "job "+job.ID+" does the same")
 	c.kill9("parking")
 	log.note("the replay at 15/s, at %d of %d: kill -9 of the parking role", job.Done, job.Matched)
-	out = c.operate(t, 0, "dlq", "job", job.ID)
+	out = c.operate(t, 0, "jobs", "show", job.ID)
 	require.Contains(t, out, "0 failed again")
 	log.note("the replay is done")
 	require.Empty(t, c.groups(t, "state=open"))
@@ -127,7 +152,8 @@ func TestDrillDeadLetters(t *testing.T) {
 	log.note("every acknowledged decision is a row; %d were late by the replay", open)
 
 	c.without(t, func() {
-		for _, args := range [][]string{{"dlq", "replay", "--yes", "--reason", "x"}, {"dlq", "groups"}, {"audit"}, {"trail", "never-sent"}} {
+		for _, args := range [][]string{{"dlq", "replay", "--yes", "--comment", "x"}, {"dlq", "groups"}, {"audit"}, {"trail",
+			"never-sent"}} {
 			out, code := c.command(t, args...)
 			require.Equal(t, 3, code, "docket %s while PostgreSQL is away: %s", strings.Join(args, " "), out)
 		}
@@ -148,5 +174,5 @@ func TestCompletion(t *testing.T) {
 	need(t, docketBinary)
 	p := start(t, []string{"COMP_LINE=docket dlq re", "COMP_POINT=13"}, docketBinary)
 	require.Zero(t, p.wait(t, 10*time.Second))
-	require.ElementsMatch(t, []string{"replay", "resume", "reindex"}, strings.Fields(p.out.String()))
+	require.ElementsMatch(t, []string{"replay", "reindex"}, strings.Fields(p.out.String()))
 }

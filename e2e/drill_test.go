@@ -32,7 +32,8 @@ var findings struct {
 	all []finding
 }
 
-// site is a docket under drill: where its uploads go, who is asked for trouble, and where everything has to be in the end.
+// site is a docket under drill: where its uploads go, who is asked for trouble, and where everything has to be in the
+// end.
 type site interface {
 	uploads() string
 	admins() []string
@@ -60,20 +61,35 @@ type drill struct {
 	began, injected, healed time.Time
 	watch                   context.CancelFunc
 	watched                 sync.WaitGroup
-	mend                    func()
+	restore                 func()
 }
 
 const unmeasured = -1
 
 // newDrill puts a load on docket, warms it up and lets it flow for a while.
-func newDrill(t *testing.T, fault, where string, s site, known *ledger, rate int, before time.Duration, events func(int) []string) *drill {
+func newDrill(
+	t *testing.T,
+	fault, where string,
+	s site,
+	known *ledger,
+	rate int,
+	before time.Duration,
+	events func(int) []string,
+) *drill {
 	t.Helper()
 	d := &drill{
 		t: t, site: s, watch: func() {},
 		finding: &finding{fault: fault, where: where, detected: unmeasured, recovered: unmeasured, parked: unmeasured},
 	}
 	client := newClient(t)
-	warm := startLoad(t, client, s.uploads(), known, rate, decisions("warm-"+shortName(), 0)) // connections, caches, compiled code
+	warm := startLoad(
+		t,
+		client,
+		s.uploads(),
+		known,
+		rate,
+		decisions("warm-"+shortName(), 0),
+	) // connections, caches, compiled code
 	sleepFor(t, 2*time.Second)
 	warm.finish()
 	s.drained(t) // every role has its partitions
@@ -83,9 +99,9 @@ func newDrill(t *testing.T, fault, where string, s site, known *ledger, rate int
 	return d
 }
 
-// inject makes the fault, which returns what ends it, and looks from then on until docket itself says that something is wrong.
-// However the test ends, the fault does.
-func (d *drill) inject(fault func() (mend func())) {
+// inject makes the fault, which returns what ends it, and looks from then on until docket itself says that something is
+// wrong. However the test ends, the fault does.
+func (d *drill) inject(fault func() (restore func())) {
 	d.t.Helper()
 	d.injected = time.Now()
 	ctx, cancel := context.WithCancel(d.t.Context())
@@ -103,11 +119,11 @@ func (d *drill) inject(fault func() (mend func())) {
 		}
 	})
 	var once sync.Once
-	mend := fault()
-	d.mend = func() { once.Do(mend) }
+	restore := fault()
+	d.restore = func() { once.Do(restore) }
 	d.t.Cleanup(func() {
 		if d.healed.IsZero() {
-			d.mend()
+			d.restore()
 		}
 	})
 }
@@ -120,11 +136,12 @@ func (d *drill) heal() {
 	if reason := d.trouble(); reason != "" { // the first may have been of something on the way there
 		d.reason = reason
 	}
-	d.mend()
+	d.restore()
 	d.healed = time.Now()
 }
 
-// trouble is what the roles that answer complain of. A role that starts or ends says so too, which is not what is looked for.
+// trouble is what the roles that answer complain of. A role that starts or ends says so too, which is not what is
+// looked for.
 func (d *drill) trouble() string {
 	for _, addr := range d.site.admins() {
 		reasons, err := complaints(addr)
@@ -132,7 +149,7 @@ func (d *drill) trouble() string {
 			continue
 		}
 		for _, r := range reasons {
-			if !strings.Contains(r, "docket is starting") && !strings.HasSuffix(r, ": stopping") {
+			if !strings.Contains(r, "docket is starting") && !strings.HasSuffix(r, ": docket is stopping") {
 				return r
 			}
 		}
@@ -162,8 +179,8 @@ func complaints(addr string) (out []string, err error) {
 	return out, nil
 }
 
-// unhealthy is what is not yet as it should be: a role is silent or complains, something is parked, or fresh decisions are
-// late.
+// unhealthy is what is not yet as it should be: a role is silent or complains, something is parked, or fresh decisions
+// are late.
 func (d *drill) unhealthy() error {
 	for _, addr := range d.site.admins() {
 		if reasons, err := complaints(addr); err != nil || len(reasons) > 0 {
@@ -180,8 +197,8 @@ func (d *drill) unhealthy() error {
 	return nil
 }
 
-// verify waits until docket has recovered, for bound at most, goes on with the load for a while, ends it and checks the whole
-// invariant.
+// verify waits until docket has recovered, for bound at most, goes on with the load for a while, ends it and checks the
+// whole invariant.
 func (d *drill) verify(bound, after time.Duration) {
 	d.t.Helper()
 	lost, twice, phantom, altered := d.conclude(bound, after)
@@ -213,7 +230,16 @@ func (d *drill) conclude(bound, after time.Duration) (lost, twice, phantom, alte
 	sleepFor(d.t, after)
 	end := time.Now()
 	d.load.finish()
-	d.before, d.during, d.after = d.load.p95(d.began, d.injected), d.load.p95(d.injected, d.healed), d.load.p95(d.healed, end)
+	d.before, d.during, d.after = d.load.p95(
+		d.began,
+		d.injected,
+	), d.load.p95(
+		d.injected,
+		d.healed,
+	), d.load.p95(
+		d.healed,
+		end,
+	)
 	d.refused, d.sent = d.load.refused.Load(), int(d.load.sent.Load())
 	require.Empty(d.t, d.load.ledger.unacknowledged(), "every upload is acknowledged in the end")
 	d.site.drained(d.t)
@@ -243,7 +269,20 @@ func report(passed bool) error {
 		return nil
 	}
 	columns := []string{
-		"fault", "where", "detected", "recovered", "within", "p95 before", "during", "after", "refused", "sent", "parked", "dead", "lost", "duplicates",
+		"fault",
+		"where",
+		"detected",
+		"recovered",
+		"within",
+		"p95 before",
+		"during",
+		"after",
+		"refused",
+		"sent",
+		"parked",
+		"dead",
+		"lost",
+		"duplicates",
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, strings.ToUpper(strings.Join(columns, "\t")))
@@ -293,7 +332,21 @@ func (f *finding) cells() []string {
 		return fmt.Sprint(n)
 	}
 	return []string{
-		f.fault, f.where, span(f.detected, 10*time.Millisecond), span(f.recovered, 100*time.Millisecond), span(f.bound, time.Second),
-		p95(f.before), p95(f.during), p95(f.after), fmt.Sprint(f.refused), count(f.sent), count(f.parked), count(f.dead), count(f.lost), count(f.duplicates),
+		f.fault,
+		f.where,
+		span(f.detected, 10*time.Millisecond),
+		span(f.recovered, 100*time.Millisecond),
+		span(f.bound, time.Second),
+		p95(
+			f.before,
+		),
+		p95(f.during),
+		p95(f.after),
+		fmt.Sprint(f.refused),
+		count(f.sent),
+		count(f.parked),
+		count(f.dead),
+		count(f.lost),
+		count(f.duplicates),
 	}
 }

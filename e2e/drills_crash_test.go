@@ -28,17 +28,26 @@ func faultyBroker(t *testing.T, settings ...setting) (*cluster, *kfake.Cluster) 
 	return newCluster(t, &servers{postgres: s.postgres, brokers: fake.ListenAddrs()}, settings...), fake
 }
 
-// crash kills a role at its next request of a kind, and waits for that. The broker does not act on the request, unless the error
-// is one that a broker answers after it has. Only from when what it waits for has been written does it look for the request.
+// crash kills a role at its next request of a kind, and waits for that. The broker does not act on the request, unless
+// the error is one that a broker answers after it has. Only from when what it waits for has been written does it look
+// for the request.
 func (c *cluster) crash(t *testing.T, fake *kfake.Cluster, name string, at kfake.Fault, written string) {
 	t.Helper()
 	var armed atomic.Bool
 	armed.Store(written == "")
 	if written != "" {
-		fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: c.topics + written, Observe: true, Count: -1, When: func(kmsg.Request) bool {
-			armed.Store(true)
-			return true
-		}})
+		fake.Fault(
+			kfake.Fault{
+				Keys:    []kmsg.Key{kmsg.Produce},
+				Topic:   c.topics + written,
+				Observe: true,
+				Count:   -1,
+				When: func(kmsg.Request) bool {
+					armed.Store(true)
+					return true
+				},
+			},
+		)
 	}
 	victim := c.roles[name]
 	at.Count = 1
@@ -76,7 +85,8 @@ func (c *cluster) hold(t *testing.T) (release func()) {
 	return func() { _ = conn.Close(context.Background()) }
 }
 
-// crashInTransaction kills a role whose transaction has inserted and waits at the gate, and lets the database roll it back.
+// crashInTransaction kills a role whose transaction has inserted and waits at the gate, and lets the database roll it
+// back.
 func (c *cluster) crashInTransaction(t *testing.T, name string) {
 	t.Helper()
 	const waiting = `FROM pg_stat_activity WHERE datname = $1 AND application_name = $2 AND wait_event = 'advisory'`
@@ -94,7 +104,8 @@ func (c *cluster) crashInTransaction(t *testing.T, name string) {
 	require.Positive(t, ended, "it was in a transaction when it died, and its commit was not executed")
 }
 
-// TestDrillCrashPoints kills each role at each point of its work that differs from the others in what is durable by then.
+// TestDrillCrashPoints kills each role at each point of its work that differs from the others in what is durable by
+// then.
 func TestDrillCrashPoints(t *testing.T) {
 	c, fake := faultyBroker(t, with("DOCKET_PARKING_MAX_ATTEMPTS=2"))
 	produce := func(err *kerr.Error) kfake.Fault {
@@ -103,8 +114,8 @@ func TestDrillCrashPoints(t *testing.T) {
 	for _, p := range []struct {
 		fault, role string
 		dead        bool // some rows are refused, and end as dead letters
-		// run brings the role to the point and kills it there; mend ends what was needed for it.
-		run func(t *testing.T) (mend func())
+		// run brings the role to the point and kills it there; restore ends what was needed for it.
+		run func(t *testing.T) (restore func())
 	}{
 		{"ingest, before the broker has the records", "ingest", false, func(t *testing.T) func() {
 			c.crash(t, fake, "ingest", produce(kerr.NotLeaderForPartition), "")
@@ -115,10 +126,10 @@ func TestDrillCrashPoints(t *testing.T) {
 			return nothing
 		}},
 		{"the saver, before the database commits", "saver", false, func(t *testing.T) func() {
-			mend := c.refuse(t, fmt.Sprintf("PERFORM pg_advisory_xact_lock(%d)", gate))
+			restore := c.refuse(t, fmt.Sprintf("PERFORM pg_advisory_xact_lock(%d)", gate))
 			release := c.hold(t)
 			c.crashInTransaction(t, "saver")
-			return func() { release(); mend() }
+			return func() { release(); restore() }
 		}},
 		{"the saver, after the database's commit, before the offsets'", "saver", false, func(t *testing.T) func() {
 			c.crash(t, fake, "saver", commit("docket-saver"), "")
@@ -129,16 +140,16 @@ func TestDrillCrashPoints(t *testing.T) {
 			return nothing
 		}},
 		{"the saver, after dead-lettering, before the offsets' commit", "saver", true, func(t *testing.T) func() {
-			mend := c.refuse(t, "RAISE 'refused' USING ERRCODE = '22003'")
+			restore := c.refuse(t, "RAISE 'refused' USING ERRCODE = '22003'")
 			c.crash(t, fake, "saver", commit("docket-saver"), "dlq")
-			return mend
+			return restore
 		}},
 		{"parking, before the database commits", "parking", false, func(t *testing.T) func() {
-			mend := c.refuse(t, fmt.Sprintf("PERFORM pg_advisory_xact_lock(%d)", gate))
+			restore := c.refuse(t, fmt.Sprintf("PERFORM pg_advisory_xact_lock(%d)", gate))
 			c.without(t, func() { c.parks(t, c.past.parked+100) })
 			release := c.hold(t)
 			c.crashInTransaction(t, "parking")
-			return func() { release(); mend() }
+			return func() { release(); restore() }
 		}},
 		{"parking, after the database's commit, before the offsets'", "parking", false, func(t *testing.T) func() {
 			c.without(t, func() { c.parks(t, c.past.parked+100) })
@@ -146,17 +157,17 @@ func TestDrillCrashPoints(t *testing.T) {
 			return nothing
 		}},
 		{"parking, after giving up a row, before the offsets' commit", "parking", true, func(t *testing.T) func() {
-			mend := c.refuse(t, "RAISE 'refused'")
+			restore := c.refuse(t, "RAISE 'refused'")
 			c.crash(t, fake, "parking", commit("docket-parking"), "parking.dlq")
-			return mend
+			return restore
 		}},
 	} {
 		passed := t.Run(p.fault, func(t *testing.T) {
-			d := c.drill(t, "kill -9 of "+p.fault, 60, decisions(shortName(), 8)) // fewer than make a flood
+			d := c.drill(t, "kill -9 of "+p.fault, 60, decisions(shortName(), 8)) // too few for the dead-letter guard
 			d.inject(func() func() {
-				mend := p.run(t)
+				restore := p.run(t)
 				return func() {
-					mend()
+					restore()
 					c.roles[p.role].start()
 				}
 			})
@@ -183,7 +194,9 @@ func TestDrillParkingUnavailable(t *testing.T) {
 	d := c.drill(t, "the parking topic takes nothing while PostgreSQL is down", 100, decisions(shortName(), 0))
 	var fault *kfake.FaultHandle
 	d.inject(func() func() {
-		fault = fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: c.topics + "parking", Err: kerr.NotEnoughReplicas, Count: -1})
+		fault = fake.Fault(
+			kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: c.topics + "parking", Err: kerr.NotEnoughReplicas, Count: -1},
+		)
 		require.NoError(t, c.servers.postgres.Stop(true))
 		return func() {
 			fault.Remove()
@@ -202,7 +215,8 @@ func TestDrillParkingUnavailable(t *testing.T) {
 	require.Zero(t, d.refused)
 }
 
-// TestDrillTooFewReplicas has a broker without enough replicas behind it, and one that appends and says that it timed out.
+// TestDrillTooFewReplicas has a broker without enough replicas behind it, and one that appends and says that it timed
+// out.
 func TestDrillTooFewReplicas(t *testing.T) {
 	c, fake := faultyBroker(t)
 	produce := func(err *kerr.Error) *kfake.FaultHandle {
@@ -229,8 +243,9 @@ func TestDrillTooFewReplicas(t *testing.T) {
 	d.unspent()
 }
 
-// TestDrillFellOffTheLog deletes records that no saver has seen, as a retention that is too short does. They are lost, by an
-// administrator's hand: docket says which, stops only that partition, and goes on when an operator has accepted it.
+// TestDrillFellOffTheLog deletes records that no saver has seen, as a retention that is too short does. They are lost,
+// by an administrator's hand: docket says which, stops only that partition, and goes on when an operator has accepted
+// it.
 func TestDrillFellOffTheLog(t *testing.T) {
 	const partition = 3
 	c := oneBroker(t)

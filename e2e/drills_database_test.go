@@ -43,16 +43,25 @@ func lockTable(t *testing.T, c *cluster) (unlock func()) {
 }
 
 // refuse lets a trigger act on mallory's decisions.
-func (c *cluster) refuse(t *testing.T, action string) (mend func()) {
+func (c *cluster) refuse(t *testing.T, action string) (restore func()) {
 	t.Helper()
-	c.exec(t, `CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.principal = 'mallory' THEN `+action+`; END IF; RETURN NEW; END $$`,
-		`CREATE TRIGGER refuse BEFORE INSERT ON decisions FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	c.exec(
+		t,
+		`CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.principal = 'mallory' THEN `+action+`; END IF; RETURN NEW; END $$`,
+		`CREATE TRIGGER refuse BEFORE INSERT ON decisions FOR EACH ROW EXECUTE FUNCTION refuse()`,
+	)
 	return func() { c.exec(t, `DROP TRIGGER refuse ON decisions`) }
 }
 
 // cutOff ends docket's connections, so that new ones meet what has changed.
 func (c *cluster) cutOff(t *testing.T) {
-	require.NoError(t, c.servers.postgres.Exec("postgres", `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '`+c.database+`'`))
+	require.NoError(
+		t,
+		c.servers.postgres.Exec(
+			"postgres",
+			`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '`+c.database+`'`,
+		),
+	)
 }
 
 // cause is something that goes wrong with a database, and what docket owes then.
@@ -68,12 +77,15 @@ type cause struct {
 	often bool
 }
 
-// altered changes the database by one statement and changes it back by another; connections that are there are cut off where
-// they would not notice.
+// altered changes the database by one statement and changes it back by another; connections that are there are cut off
+// where they would not notice.
 func altered(fault, says string, cut bool, do, undo string) cause {
 	return cause{fault: fault, says: says, length: 5 * time.Second, begin: func(t *testing.T, c *cluster) func() {
 		in := func(statement string) {
-			require.NoError(t, c.servers.postgres.Exec("postgres", strings.ReplaceAll(statement, "DATABASE x", "DATABASE "+c.database)))
+			require.NoError(
+				t,
+				c.servers.postgres.Exec("postgres", strings.ReplaceAll(statement, "DATABASE x", "DATABASE "+c.database)),
+			)
 		}
 		if strings.Contains(do, "TABLE") || strings.Contains(do, " ON ") {
 			in = func(statement string) { c.exec(t, statement) }
@@ -98,57 +110,125 @@ func (k cause) inCI() cause {
 
 // raised is a failure of every insert, the probe's too, with a code that is hard to come by otherwise.
 func raised(name, code string) cause {
-	return cause{fault: name + " (" + code + ", raised)", says: "raised", length: 4 * time.Second, begin: func(t *testing.T, c *cluster) func() {
-		c.exec(t, `CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'raised' USING ERRCODE = '`+code+`'; END $$`,
-			`CREATE TRIGGER fail BEFORE INSERT ON decisions FOR EACH ROW EXECUTE FUNCTION fail()`)
-		return func() { c.exec(t, `DROP TRIGGER fail ON decisions`) }
-	}}
+	return cause{
+		fault:  name + " (" + code + ", raised)",
+		says:   "raised",
+		length: 4 * time.Second,
+		begin: func(t *testing.T, c *cluster) func() {
+			c.exec(
+				t,
+				`CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'raised' USING ERRCODE = '`+code+`'; END $$`,
+				`CREATE TRIGGER fail BEFORE INSERT ON decisions FOR EACH ROW EXECUTE FUNCTION fail()`,
+			)
+			return func() { c.exec(t, `DROP TRIGGER fail ON decisions`) }
+		},
+	}
 }
 
 var causes = []cause{
 	cause{fault: "the table is locked (55P03)", says: "lock timeout", length: 5 * time.Second, begin: lockTable}.inCI(),
-	cause{fault: "connections are terminated all the time (57P01)", says: "the store", begin: func(t *testing.T, c *cluster) func() {
-		for range 20 {
-			c.cutOff(t)
-			sleepFor(t, 200*time.Millisecond)
-		}
-		return nothing
-	}}.inCI(),
+	cause{
+		fault: "connections are terminated all the time (57P01)",
+		says:  "the store",
+		begin: func(t *testing.T, c *cluster) func() {
+			for range 20 {
+				c.cutOff(t)
+				sleepFor(t, 200*time.Millisecond)
+			}
+			return nothing
+		},
+	}.inCI(),
 	altered("the right to insert is revoked (42501)", "permission denied", false,
 		`REVOKE INSERT ON decisions FROM docket`, `GRANT INSERT ON decisions TO docket`).inPlace().inCI(),
-	{fault: "PostgreSQL hangs (SIGSTOP)", says: "the store", length: 12 * time.Second, begin: func(t *testing.T, c *cluster) func() {
-		require.NoError(t, c.servers.postgres.Pause())
-		return c.servers.postgres.Resume
-	}},
+	{
+		fault:  "PostgreSQL hangs (SIGSTOP)",
+		says:   "the store",
+		length: 12 * time.Second,
+		begin: func(t *testing.T, c *cluster) func() {
+			require.NoError(t, c.servers.postgres.Pause())
+			return c.servers.postgres.Resume
+		},
+	},
 	altered("the database is read only", "read only", true,
 		`ALTER DATABASE x SET default_transaction_read_only = on`, `ALTER DATABASE x RESET default_transaction_read_only`),
-	altered("too many connections (53300)", "too many connections", true, `ALTER ROLE docket CONNECTION LIMIT 0`, `ALTER ROLE docket CONNECTION LIMIT -1`),
-	altered("a column is renamed (42703)", "resource", false,
-		`ALTER TABLE decisions RENAME COLUMN resource TO resources`, `ALTER TABLE decisions RENAME COLUMN resources TO resource`).inPlace(),
+	altered(
+		"too many connections (53300)",
+		"too many connections",
+		true,
+		`ALTER ROLE docket CONNECTION LIMIT 0`,
+		`ALTER ROLE docket CONNECTION LIMIT -1`,
+	),
+	altered(
+		"a column is renamed (42703)",
+		"resource",
+		false,
+		`ALTER TABLE decisions RENAME COLUMN resource TO resources`,
+		`ALTER TABLE decisions RENAME COLUMN resources TO resource`,
+	).inPlace(),
 	altered("a table is renamed (42P01)", "does not exist", false,
 		`ALTER TABLE decisions_out_of_window RENAME TO gone`, `ALTER TABLE gone RENAME TO decisions_out_of_window`).inPlace(),
-	altered("the role may not log in (28000)", "not permitted to log in", true, `ALTER ROLE docket NOLOGIN`, `ALTER ROLE docket LOGIN`),
+	altered(
+		"the role may not log in (28000)",
+		"not permitted to log in",
+		true,
+		`ALTER ROLE docket NOLOGIN`,
+		`ALTER ROLE docket LOGIN`,
+	),
 	altered("the database takes no connections (55000)", "not currently accepting connections", true,
 		`ALTER DATABASE x ALLOW_CONNECTIONS false`, `ALTER DATABASE x ALLOW_CONNECTIONS true`),
-	raised("serialization failure", "40001"), raised("deadlock", "40P01"), raised("out of memory", "53200"), raised("I/O error", "58030"),
-	raised("query canceled", "57014"), raised("cannot connect now", "57P03"), raised("connection failure", "08006"), raised("out of disk", "53100"),
-	raised("wrong type", "42804").inPlace(), raised("undefined function", "42883").inPlace(), raised("feature not supported", "0A000").inPlace(),
-	raised("undefined statement", "26000").inPlace(), raised("protocol violation", "08P01").inPlace(), raised("invalid schema", "3F000").inPlace(),
-	raised("invalid catalog", "3D000").inPlace(), raised("damaged data", "XX001").inPlace(), raised("damaged index", "XX002").inPlace(),
-	{fault: "today's partition is missing, and there is no right to make it (42501)", says: "permission denied", waits: true, length: 5 * time.Second, begin: func(t *testing.T, c *cluster) func() {
-		day := time.Now().UTC()
-		today := "decisions_" + day.Format("20060102")
-		var there bool
-		c.query(t, &there, `SELECT to_regclass($1) IS NOT NULL`, today)
-		require.True(t, there, today)
-		c.exec(t, `ALTER TABLE decisions DETACH PARTITION `+today, `ALTER TABLE `+today+` RENAME TO aside`,
-			`ALTER DATABASE `+c.database+` OWNER TO postgres`, `REVOKE CREATE ON SCHEMA public FROM PUBLIC`)
-		return func() {
-			c.exec(t, `ALTER TABLE aside RENAME TO `+today, `ALTER TABLE decisions ATTACH PARTITION `+today+
-				` FOR VALUES FROM ('`+day.Format(time.DateOnly)+` 00:00:00+00') TO ('`+day.AddDate(0, 0, 1).Format(time.DateOnly)+` 00:00:00+00')`,
-				`ALTER DATABASE `+c.database+` OWNER TO docket`)
-		}
-	}},
+	raised(
+		"serialization failure",
+		"40001",
+	),
+	raised("deadlock", "40P01"),
+	raised("out of memory", "53200"),
+	raised("I/O error", "58030"),
+	raised(
+		"query canceled",
+		"57014",
+	),
+	raised("cannot connect now", "57P03"),
+	raised("connection failure", "08006"),
+	raised("out of disk", "53100"),
+	raised(
+		"wrong type",
+		"42804",
+	).inPlace(),
+	raised("undefined function", "42883").inPlace(),
+	raised("feature not supported", "0A000").inPlace(),
+	raised(
+		"undefined statement",
+		"26000",
+	).inPlace(),
+	raised("protocol violation", "08P01").inPlace(),
+	raised("invalid schema", "3F000").inPlace(),
+	raised(
+		"invalid catalog",
+		"3D000",
+	).inPlace(),
+	raised("damaged data", "XX001").inPlace(),
+	raised("damaged index", "XX002").inPlace(),
+	{
+		fault:  "today's partition is missing, and there is no right to make it (42501)",
+		says:   "permission denied",
+		waits:  true,
+		length: 5 * time.Second,
+		begin: func(t *testing.T, c *cluster) func() {
+			day := time.Now().UTC()
+			today := "decisions_" + day.Format("20060102")
+			var there bool
+			c.query(t, &there, `SELECT to_regclass($1) IS NOT NULL`, today)
+			require.True(t, there, today)
+			c.exec(t, `ALTER TABLE decisions DETACH PARTITION `+today, `ALTER TABLE `+today+` RENAME TO aside`,
+				`ALTER DATABASE `+c.database+` OWNER TO postgres`, `REVOKE CREATE ON SCHEMA public FROM PUBLIC`)
+			return func() {
+				c.exec(t, `ALTER TABLE aside RENAME TO `+today, `ALTER TABLE decisions ATTACH PARTITION `+today+
+					` FOR VALUES FROM ('`+day.Format(time.DateOnly)+` 00:00:00+00') TO ('`+day.AddDate(0, 0,
+					1).Format(time.DateOnly)+` 00:00:00+00')`,
+					`ALTER DATABASE `+c.database+` OWNER TO docket`)
+			}
+		},
+	},
 }
 
 func drillCauses(t *testing.T, often bool) {
@@ -179,7 +259,8 @@ func drillCauses(t *testing.T, often bool) {
 func TestDrillDatabaseCauses(t *testing.T)     { drillCauses(t, true) }
 func TestLongDrillDatabaseCauses(t *testing.T) { drillCauses(t, false) }
 
-// TestLongDrillRefusedRows has rows that are refused in ways of their own: each is a dead letter at once, or after its last attempt.
+// TestLongDrillRefusedRows has rows that are refused in ways of their own: each is a dead letter at once, or after its
+// last attempt.
 func TestLongDrillRefusedRows(t *testing.T) {
 	c := oneBroker(t, with("DOCKET_PARKING_MAX_ATTEMPTS=3"))
 	for _, r := range []struct {
@@ -246,7 +327,12 @@ func proxied(t *testing.T) (*cluster, *toxiproxy.Proxy) {
 	t.Helper()
 	s, err := single()
 	testserver.Need(t, err)
-	p := toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.New(io.Discard)), "postgres", freeAddr(t), s.postgres.Addr())
+	p := toxiproxy.NewProxy(
+		toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.New(io.Discard)),
+		"postgres",
+		freeAddr(t),
+		s.postgres.Addr(),
+	)
 	require.NoError(t, p.Start())
 	t.Cleanup(p.Stop)
 	return newCluster(t, s, databaseAt(p.Listen)), p
@@ -268,7 +354,15 @@ var toxics = []toxic{
 	{"20 ms more from the database", "latency", "downstream", `{"latency":20}`, 20 * time.Millisecond, false, false},
 	{"50 ms more from the database", "latency", "downstream", `{"latency":50}`, 50 * time.Millisecond, false, true},
 	{"connections to the database are reset", "reset_peer", "downstream", `{"timeout":50}`, 0, true, true},
-	{"packets to the database are cut into 64 bytes", "slicer", "upstream", `{"average_size":64,"size_variation":32,"delay":2000}`, 50 * time.Millisecond, true, false},
+	{
+		"packets to the database are cut into 64 bytes",
+		"slicer",
+		"upstream",
+		`{"average_size":64,"size_variation":32,"delay":2000}`,
+		50 * time.Millisecond,
+		true,
+		false,
+	},
 	{"20 KB/s a connection to the database", "bandwidth", "upstream", `{"rate":20}`, 100 * time.Millisecond, true, false},
 }
 
@@ -287,14 +381,23 @@ func drillNetwork(t *testing.T, often bool) {
 			usual := c.batchTime(t, func() { sleepFor(t, 2*time.Second) })
 			waited := c.metric(t, "saver", "docket_store_pool_wait_seconds_total")
 			d.inject(func() func() {
-				_, err := proxy.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(`{"name":"x","type":%q,"stream":%q,"toxicity":1,"attributes":%s}`, x.kind, x.stream, x.attributes)))
+				_, err := proxy.Toxics.AddToxicJson(
+					strings.NewReader(
+						fmt.Sprintf(`{"name":"x","type":%q,"stream":%q,"toxicity":1,"attributes":%s}`, x.kind, x.stream, x.attributes),
+					),
+				)
 				require.NoError(t, err)
 				return func() { require.NoError(t, proxy.Toxics.RemoveToxic(context.Background(), "x")) }
 			})
 			slow := c.batchTime(t, func() { sleepFor(t, 6*time.Second) })
 			require.Greater(t, slow, usual+x.slower*9/10, "the fault has its effect")
 			if !x.away {
-				require.Less(t, c.metric(t, "saver", "docket_store_pool_wait_seconds_total")-waited, 0.5, "the pool is not exhausted")
+				require.Less(
+					t,
+					c.metric(t, "saver", "docket_store_pool_wait_seconds_total")-waited,
+					0.5,
+					"the pool is not exhausted",
+				)
 				require.NoError(t, d.unhealthy(), "slow is not away, and everything is stored in time")
 			}
 			d.heal()
@@ -312,7 +415,8 @@ func drillNetwork(t *testing.T, often bool) {
 	}
 }
 
-// batchTime is how long the saver's batches take on average while something goes on; a store that is away takes for ever.
+// batchTime is how long the saver's batches take on average while something goes on; a store that is away takes for
+// ever.
 func (c *cluster) batchTime(t *testing.T, during func()) time.Duration {
 	t.Helper()
 	const sum, count = "docket_save_batch_duration_seconds_sum", "docket_save_batch_duration_seconds_count"
@@ -355,16 +459,17 @@ func (r *role) metric(name string) (float64, error) {
 }
 
 // constrain adds a constraint that refuses mallory's rows.
-func (c *cluster) constrain() (mend func()) {
+func (c *cluster) constrain() (restore func()) {
 	t := c.t
 	c.exec(t, `ALTER TABLE decisions ADD CONSTRAINT drill CHECK (principal IS DISTINCT FROM 'mallory') NOT VALID`)
 	return func() { c.exec(t, `ALTER TABLE decisions DROP CONSTRAINT drill`) }
 }
 
-// looksOften lets a flood be looked at more often than once a minute.
+// looksOften has rows that the dead-letter guard has parked be tried more often than once a minute.
 var looksOften = with("DOCKET_PARKING_BACKOFF_MAX=4s")
 
-// TestDrillRejectedRows has a constraint that refuses few enough of the rows for it to be their fault: they are dead-lettered.
+// TestDrillRejectedRows has a constraint that refuses few enough of the rows for it to be their fault: they are
+// dead-lettered.
 func TestDrillRejectedRows(t *testing.T) {
 	c := oneBroker(t)
 	d := c.drill(t, "0.1 % of the rows refused (23514)", 300, decisions(shortName(), 1))
@@ -377,16 +482,16 @@ func TestDrillRejectedRows(t *testing.T) {
 	require.Positive(t, d.dead, "few enough to be their own fault")
 }
 
-// TestDrillGuard has so many refused rows that they are parked, and stored once it is mended.
-func TestDrillGuard(t *testing.T)     { oneBroker(t, looksOften).flood(t, "2 %", 20) }
-func TestLongDrillGuard(t *testing.T) { oneBroker(t, looksOften).flood(t, "50 %", 500) }
+// TestDrillGuard has so many rejected rows that the guard parks them, and stored once the cause is fixed.
+func TestDrillGuard(t *testing.T)     { oneBroker(t, looksOften).guarded(t, "2 %", 20) }
+func TestLongDrillGuard(t *testing.T) { oneBroker(t, looksOften).guarded(t, "50 %", 500) }
 
-// flood has more blamed rows than can be their own fault.
-func (c *cluster) flood(t *testing.T, share string, permil int) {
+// guarded has more rejected rows than can be their own fault.
+func (c *cluster) guarded(t *testing.T, share string, permil int) {
 	t.Helper()
 	d := c.drill(t, share+" of the rows refused (23514)", 300, decisions(shortName(), permil))
 	var judged int64
-	eventually(t, time.Minute, func() error { // a flood is 1 % of ten thousand
+	eventually(t, time.Minute, func() error { // the guard looks at 1 % of ten thousand
 		c.query(t, &judged, `SELECT coalesce(sum(rows), 0)::bigint FROM rejections WHERE fingerprint = ''`)
 		if judged < 10_000 {
 			return fmt.Errorf("%d rows judged", judged)
@@ -396,16 +501,20 @@ func (c *cluster) flood(t *testing.T, share string, permil int) {
 	d.inject(c.constrain)
 	eventually(t, 30*time.Second, func() error {
 		if c.metric(t, "saver", "docket_dead_letter_guard") == 0 {
-			return errors.New("no flood stop")
+			return errors.New("the dead-letter guard is off")
 		}
 		return nil
 	})
-	// At 1 % the stop may come and go: it begins above and ends below. Clear of that, it has to hold.
+	// At 1 % the guard may go on and off: it goes on above and off below. Clear of that, it has to stay on.
 	eventually(t, 30*time.Second, func() error {
 		var permil float64
-		c.query(t, &permil, `SELECT 1000 * (sum(rows) FILTER (WHERE fingerprint <> '') / sum(rows) FILTER (WHERE fingerprint = ''))::float8 FROM rejections`)
+		c.query(
+			t,
+			&permil,
+			`SELECT 1000 * (sum(rows) FILTER (WHERE fingerprint <> '') / sum(rows) FILTER (WHERE fingerprint = ''))::float8 FROM rejections`,
+		)
 		if permil < 11 || c.metric(t, "saver", "docket_dead_letter_guard") == 0 {
-			return fmt.Errorf("%.1f of 1,000 rows are blamed", permil)
+			return fmt.Errorf("%.1f of 1,000 rows are rejected", permil)
 		}
 		return nil
 	})

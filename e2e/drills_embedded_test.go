@@ -125,7 +125,19 @@ func TestDrillEmbeddedFsyncError(t *testing.T) {
 	dk.serve(t)
 	d := dk.drill(t, "an fsync fails (EIO)")
 	d.inject(func() func() {
-		cmd := exec.Command("strace", "-f", "-qq", "-o", "/dev/null", "-p", strconv.Itoa(dk.cmd.Process.Pid), "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO")
+		cmd := exec.Command(
+			"strace",
+			"-f",
+			"-qq",
+			"-o",
+			"/dev/null",
+			"-p",
+			strconv.Itoa(dk.cmd.Process.Pid),
+			"-e",
+			"trace=fsync,fdatasync",
+			"-e",
+			"inject=fsync,fdatasync:error=EIO",
+		)
 		require.NoError(t, cmd.Start())
 		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 		require.Equal(t, 1, dk.wait(t, 20*time.Second), "%s", dk.out)
@@ -175,13 +187,13 @@ func flip(t *testing.T, file, text string) {
 func TestDrillEmbeddedDamagedLog(t *testing.T) {
 	dk := newDocket(t, t.TempDir())
 	dk.serve(t)
-	resp, err := http.Post("http://"+dk.upload+"/logs", "application/json", strings.NewReader(`["PUT-ASIDE-AND-KEPT"]`))
+	resp, err := http.Post("http://"+dk.upload+"/logs", "application/json", strings.NewReader(`["QUARANTINED-AND-KEPT"]`))
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
 	d := dk.drill(t, "a byte flipped in log.db")
 	d.inject(func() func() {
 		dk.terminate(t)
-		flip(t, filepath.Join(dk.dir, "log.db"), "PUT-ASIDE-AND-KEPT")
+		flip(t, filepath.Join(dk.dir, "log.db"), "QUARANTINED-AND-KEPT")
 		p := start(t, dk.vars, docketBinary, "serve")
 		require.Equal(t, 6, p.wait(t, 10*time.Second))
 		require.Contains(t, p.out.String(), "docket.dlq/0/0 is damaged")
@@ -204,7 +216,11 @@ func TestDrillEmbeddedDamagedLog(t *testing.T) {
 func TestDrillEmbeddedDamagedStore(t *testing.T) {
 	dk := newDocket(t, t.TempDir())
 	dk.serve(t)
-	resp, err := http.Post("http://"+dk.upload+"/logs", "application/json", strings.NewReader(`[{"decision_id":"victim","mark":"TO-BE-FLIPPED"}]`))
+	resp, err := http.Post(
+		"http://"+dk.upload+"/logs",
+		"application/json",
+		strings.NewReader(`[{"decision_id":"victim","mark":"TO-BE-FLIPPED"}]`),
+	)
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
 	dk.drained(t)

@@ -29,12 +29,17 @@ func TestRolesJourney(t *testing.T) {
 	}
 }
 
-// TestDrillKilledRoles kills each role in the middle of its work: the saver and the parking role only once they have done some
-// since they were started, for which the database goes away again and again.
+// TestDrillKilledRoles kills each role in the middle of its work: the saver and the parking role only once they have
+// done some since they were started, for which the database goes away again and again.
 func TestDrillKilledRoles(t *testing.T) {
 	const rounds = 3
 	c := oneBroker(t)
-	d := c.drill(t, fmt.Sprintf("kill -9 of every role in a database outage, %d times", rounds), 150, decisions(shortName(), 0))
+	d := c.drill(
+		t,
+		fmt.Sprintf("kill -9 of every role in a database outage, %d times", rounds),
+		150,
+		decisions(shortName(), 0),
+	)
 	d.inject(func() func() { return nothing })
 	for range rounds {
 		parked := len(c.records(t, "parking"))
@@ -90,7 +95,13 @@ func (c *cluster) without(t *testing.T, do func()) {
 // outageDrill stops PostgreSQL in the middle of a load.
 func outageDrill(t *testing.T, c *cluster, rate int, before, length, after time.Duration) *drill {
 	t.Helper()
-	d := c.longDrill(t, fmt.Sprintf("PostgreSQL stopped for %s at %d uploads/s", length, rate), rate, before, decisions(shortName(), 0))
+	d := c.longDrill(
+		t,
+		fmt.Sprintf("PostgreSQL stopped for %s at %d uploads/s", length, rate),
+		rate,
+		before,
+		decisions(shortName(), 0),
+	)
 	d.inject(func() func() {
 		require.NoError(t, c.servers.postgres.Stop(true))
 		return func() { require.NoError(t, c.servers.postgres.Start()) }
@@ -108,17 +119,32 @@ func TestDrillDatabaseOutage(t *testing.T) {
 	outageDrill(t, oneBroker(t), 150, 3*time.Second, 20*time.Second, 0)
 }
 
-// TestLongDrillReference is the outage that the promise is measured by: a minute of three at 1,000 uploads a second. It prints
-// what it measures; docs/performance.md says what was asked for.
+// TestLongDrillReference is the outage that the promise is measured by: a minute of three at 1,000 uploads a second. It
+// prints what it measures; docs/performance.md says what was asked for.
 func TestLongDrillReference(t *testing.T) {
 	c := oneBroker(t)
 	d := outageDrill(t, c, 1000, time.Minute, time.Minute, 50*time.Second)
 	var late, drained float64
-	c.query(t, &late, `SELECT extract(epoch FROM percentile_cont(0.95) WITHIN GROUP (ORDER BY saved_at - received_at)) FROM decisions WHERE received_at > $1`, d.healed)
+	c.query(
+		t,
+		&late,
+		`SELECT extract(epoch FROM percentile_cont(0.95) WITHIN GROUP (ORDER BY saved_at - received_at)) FROM decisions WHERE received_at > $1`,
+		d.healed,
+	)
 	c.query(t, &drained, `SELECT extract(epoch FROM max(saved_at) - $1) FROM decisions WHERE received_at < $1`, d.healed)
 	rate := float64(d.parked) / drained
-	t.Logf("fresh decisions are visible after %.0f ms at p95; %d parked ones were stored within %.1f s of the database's return, %.0f a second, "+
-		"%.1f times the arrivals; p95 of uploads %s before, %s during", late*1000, d.parked, drained, rate, rate/3000, d.before, d.during)
+	t.Logf(
+		"fresh decisions are visible after %.0f ms at p95; %d parked ones were stored within %.1f s of the database's "+
+			"return, %.0f a second, "+
+			"%.1f times the arrivals; p95 of uploads %s before, %s during",
+		late*1000,
+		d.parked,
+		drained,
+		rate,
+		rate/3000,
+		d.before,
+		d.during,
+	)
 }
 
 // TestDrillStop ends every role while PostgreSQL is down, and while Kafka is: within 25 s, and nothing is lost by it.
@@ -161,7 +187,8 @@ func TestDrillStop(t *testing.T) {
 	}
 }
 
-// TestDrillHungBroker stops the only broker without ending it: uploads are answered within 8 s, and none of them with yes.
+// TestDrillHungBroker stops the only broker without ending it: uploads are answered within 8 s, and none of them with
+// yes.
 func TestDrillHungBroker(t *testing.T) {
 	c := oneBroker(t)
 	d := c.drill(t, "the only broker hangs (SIGSTOP) for 20 s", 100, decisions(shortName(), 0))
@@ -275,7 +302,8 @@ func TestLongDrillPartitionsAdded(t *testing.T) {
 	require.Zero(t, d.parked)
 }
 
-// TestDrillRebalances lets savers and parking roles come and go all the time, in good order and killed, with a backlog to replay.
+// TestDrillRebalances lets savers and parking roles come and go all the time, in good order and killed, with a backlog
+// to replay.
 func TestDrillRebalances(t *testing.T) {
 	c := oneBroker(t)
 	d := c.drill(t, "rebalance storm: 12 more savers and parking roles come and go", 150, decisions(shortName(), 0))

@@ -37,24 +37,36 @@ func TestBadStart(t *testing.T) {
 	}{
 		{"an occupied port", []string{"DOCKET_LISTEN=" + busy.upload}, nil, 6, "upload listener cannot take " + busy.upload},
 		{"off loopback without tokens", []string{"DOCKET_LISTEN=0.0.0.0:0"}, nil, 6, "DOCKET_UPLOAD_TOKENS_FILE"},
-		{"a token file that is none", []string{"DOCKET_UPLOAD_TOKENS_FILE=" + write("t", "just a token\n")}, nil, 6, "line 1"},
+		{"a token file that is none", []string{"DOCKET_UPLOAD_TOKENS_FILE=" +
+			write("t", "just a token\n")}, nil, 6, "line 1"},
 		{"a token file that is missing", []string{"DOCKET_CONSOLE_TOKENS_FILE=/no/such/file"}, nil, 6, "/no/such/file"},
-		{"a role that is none", []string{"DOCKET_CONSOLE_TOKENS_FILE=" + write("t", "ann king "+strings.Repeat("0", 64))}, nil, 6, "\"king\" is no role"},
+		{"a role that is none", []string{"DOCKET_CONSOLE_TOKENS_FILE=" +
+			write("t", "ann king "+strings.Repeat("0", 64))}, nil, 6, "\"king\" is no role"},
 		{"half of TLS", []string{"DOCKET_TLS_CERT_FILE=/x"}, nil, 6, "set both or neither"},
-		{"a certificate that is none", []string{"DOCKET_TLS_CERT_FILE=" + write("c", "x"), "DOCKET_TLS_KEY_FILE=" + write("k", "x")}, nil, 6, "certificate"},
-		{"an unknown key in the file", []string{"DOCKET_CONFIG=" + write("c.yaml", "listen: 127.0.0.1:0\nconsol_listen: x\n")}, nil, 6, "line 2: there is no setting \"consol_listen\""},
+		{"a certificate that is none", []string{"DOCKET_TLS_CERT_FILE=" + write("c", "x"), "DOCKET_TLS_KEY_FILE=" +
+			write("k", "x")}, nil, 6, "certificate"},
+		{"an unknown key in the file", []string{"DOCKET_CONFIG=" + write("c.yaml",
+			"listen: 127.0.0.1:0\nconsol_listen: x\n")}, nil, 6, "line 2: there is no setting \"consol_listen\""},
 		{"a file that is no YAML", []string{"DOCKET_CONFIG=" + write("c.yaml", "listen: [\n")}, nil, 6, "c.yaml"},
-		{"a value that is none, in the file", []string{"DOCKET_CONFIG=" + write("c.yaml", "parking:\n  max_attempts: many\n")}, nil, 6, "c.yaml: --parking-max-attempts"},
+		{"a value that is none, in the file", []string{"DOCKET_CONFIG=" +
+			write("c.yaml", "parking:\n  max_attempts: many\n")}, nil, 6, "c.yaml: --parking-max-attempts"},
 		{"a value that is none", []string{"DOCKET_RETENTION=long"}, nil, 6, "DOCKET_RETENTION"},
-		{"a mapping with an unknown key", []string{"DOCKET_CONFIG=" + write("c.yaml", "mappings:\n  - {path: x, bogus: [/a]}\n")}, nil, 6, "bogus"},
-		{"a mapping that is no pointer", []string{"DOCKET_CONFIG=" + write("c.yaml", "mappings:\n  - {path: x, allowed: [a]}\n")}, nil, 6, "no JSON pointer"},
-		{"a key that is set twice", []string{"DOCKET_CONFIG=" + write("c.yaml", "retention: 1d\nretention: 2d\n")}, nil, 6, "line 2: retention is set already, in line 1"},
+		{"a mapping with an unknown key", []string{"DOCKET_CONFIG=" +
+			write("c.yaml", "mappings:\n  - {path: x, bogus: [/a]}\n")}, nil, 6, "bogus"},
+		{"a mapping that is no pointer", []string{"DOCKET_CONFIG=" +
+			write("c.yaml", "mappings:\n  - {path: x, allowed: [a]}\n")}, nil, 6, "no JSON pointer"},
+		{"a key that is set twice", []string{"DOCKET_CONFIG=" + write("c.yaml", "retention: 1d\nretention: 2d\n")}, nil, 6,
+			"line 2: retention is set already, in line 1"},
 		{"an unknown flag", nil, []string{"--consol-listen", "x"}, 2, "consol-listen"},
 		{"a directory that is a file", []string{"DOCKET_DATA=" + write("f", "x")}, nil, 6, "data directory"},
-		{"a log that is no database", []string{"DOCKET_DATA=" + filepath.Dir(write("log.db", strings.Repeat("not a database ", 500)))}, nil, 6, "damaged"},
-		{"a store that is no database", []string{"DOCKET_DATA=" + filepath.Dir(write("store.db", strings.Repeat("not a database ", 500)))}, nil, 6, "damaged"},
-		{"half of a login to Kafka", []string{"DOCKET_KAFKA_BROKERS=127.0.0.1:9092", "DOCKET_KAFKA_SASL=plain"}, nil, 6, "kafka_password_file go together"},
-		{"a database URL that is none", []string{"DOCKET_DATABASE_URL=postgres://user:s3cret@:bad:/x"}, nil, 6, "DOCKET_DATABASE_URL"},
+		{"a log that is no database", []string{"DOCKET_DATA=" + filepath.Dir(write("log.db", strings.Repeat("not a database ",
+			500)))}, nil, 6, "damaged"},
+		{"a store that is no database", []string{"DOCKET_DATA=" + filepath.Dir(write("store.db",
+			strings.Repeat("not a database ", 500)))}, nil, 6, "damaged"},
+		{"half of a login to Kafka", []string{"DOCKET_KAFKA_BROKERS=127.0.0.1:9092", "DOCKET_KAFKA_SASL=plain"}, nil, 6,
+			"kafka_password_file go together"},
+		{"a database URL that is none", []string{"DOCKET_DATABASE_URL=postgres://user:s3cret@:bad:/x"}, nil, 6,
+			"DOCKET_DATABASE_URL"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := newDocket(t, t.TempDir(), c.vars...)
@@ -138,7 +150,7 @@ func TestBombs(t *testing.T) {
 	g.finish()
 	l.check(t, d)
 	peak := peakRSS(t, d.cmd.Process.Pid)
-	t.Logf("64 bombs of 7 GiB: %d put aside, %d refused; peak memory %d MiB", taken.Load(), refused.Load(), peak)
+	t.Logf("64 bombs of 7 GiB: %d quarantined, %d refused; peak memory %d MiB", taken.Load(), refused.Load(), peak)
 	require.Positive(t, taken.Load())
 	require.Less(t, peak, 768, "MiB; 256 may be in flight, and Go is told to stay below twice that and 128 more")
 }

@@ -24,14 +24,25 @@ func TestJourney(t *testing.T) {
 // journey sends 1,000 policy queries to a real OPA and finds every decision that OPA named, with its bytes.
 func journey(t *testing.T, d *docket) {
 	l := newLedger()
-	o := startOPA(t, "1.22", recorder(t, d.upload, l), tokenFile(t, "unused"), "testdata/policy.rego", "testdata/mask.rego")
+	o := startOPA(
+		t,
+		"1.22",
+		recorder(t, d.upload, l),
+		tokenFile(t, "unused"),
+		"testdata/policy.rego",
+		"testdata/mask.rego",
+	)
 	answered := askAll(t, o, 1000)
 	found(t, d, l, answered)
 
 	var denied struct {
 		Items []struct{ Outcome, Reason, Path, Principal string }
 	}
-	require.Equal(t, http.StatusOK, d.getJSON(t, "/api/v1/decisions?outcome=denied&path=http/authz/decision&limit=5", &denied))
+	require.Equal(
+		t,
+		http.StatusOK,
+		d.getJSON(t, "/api/v1/decisions?outcome=denied&path=http/authz/decision&limit=5", &denied),
+	)
 	require.NotEmpty(t, denied.Items)
 	require.Equal(t, "not the owner", denied.Items[0].Reason)
 
@@ -73,7 +84,8 @@ func askAll(t *testing.T, o *opa, n int) map[string]bool {
 	answered := map[string]bool{}
 	for i := range n {
 		owner := fmt.Sprintf("u%d", rand.IntN(3))
-		answered[o.ask(t, paths[i%len(paths)], fmt.Sprintf(`{"user":"u%d","owner":%q,"password":"secret","n":%d}`, rand.IntN(3), owner, i))] = true
+		answered[o.ask(t, paths[i%len(paths)], fmt.Sprintf(`{"user":"u%d","owner":%q,"password":"secret","n":%d}`,
+			rand.IntN(3), owner, i))] = true
 	}
 	require.Len(t, answered, n)
 	return answered
@@ -93,7 +105,8 @@ func found(t *testing.T, d *docket, l *ledger, answered map[string]bool) {
 
 // TestOlderOPAs has the releases people still run as clients.
 func TestOlderOPAs(t *testing.T) {
-	for version, policy := range map[string]string{"0.45": "testdata/policy-v0.rego", "0.70": "testdata/policy.rego", "1.0": "testdata/policy.rego"} {
+	for version, policy := range map[string]string{"0.45": "testdata/policy-v0.rego", "0.70": "testdata/policy.rego",
+		"1.0": "testdata/policy.rego"} {
 		t.Run(version, func(t *testing.T) {
 			d := newDocket(t, t.TempDir())
 			d.serve(t)

@@ -10,8 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// k6's scripts put gzip bodies together themselves: docket has to find nothing wrong with them, and every decision has to be
-// stored under the id that the scripts foretell: upload i has the decisions 5i to 5i+i%5, and an id ends with its number.
+// k6's scripts put gzip bodies together themselves: docket has to find nothing wrong with them, and every decision has
+// to be stored under the id that the scripts foretell: upload i has the decisions 5i to 5i+i%5, and an id ends with its
+// number.
 func TestK6(t *testing.T) {
 	k6 := env("DOCKET_E2E_K6", ".bin/k6")
 	need(t, k6)
@@ -55,6 +56,11 @@ func TestK6(t *testing.T) {
 	defer resp.Body.Close()
 	metrics, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
-	require.Contains(t, string(metrics), "\ndocket_ingest_events_total{result=\"quarantined\"} 0\n", "docket takes no offence at what k6 sends")
+	require.Contains(
+		t,
+		string(metrics),
+		"\ndocket_ingest_events_total{result=\"quarantined\"} 0\n",
+		"docket takes no offence at what k6 sends",
+	)
 	d.terminate(t)
 }

@@ -92,8 +92,8 @@ type where struct {
 	sum [sha256.Size]byte
 }
 
-// judge compares what was acknowledged with what is stored and dead: acked ⊆ stored ∪ dead ⊆ sent, no row twice, and every
-// byte as it was sent.
+// judge compares what was acknowledged with what is stored and dead: acked ⊆ stored ∪ dead ⊆ sent, no row twice, and
+// every byte as it was sent.
 func (l *ledger) judge(stored, dead []where) (lost, twice, phantom, altered []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

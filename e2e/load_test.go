@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// load uploads at a constant rate, as hundreds of OPAs together do: an upload is due at its time whether or not the ones
-// before it were answered, and is repeated with the same bytes until it is acknowledged.
+// load uploads at a constant rate, as hundreds of OPAs together do: an upload is due at its time whether or not the
+// ones before it were answered, and is repeated with the same bytes until it is acknowledged.
 type load struct {
 	target string
 	ledger *ledger
@@ -46,8 +46,16 @@ func newClient(t *testing.T) *http.Client {
 	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
 }
 
-// startLoad sends so many uploads a second, of one to five decisions each, until finish. What it sends stands in the ledger.
-func startLoad(t *testing.T, client *http.Client, target string, l *ledger, rate int, events func(n int) []string) *load {
+// startLoad sends so many uploads a second, of one to five decisions each, until finish. What it sends stands in the
+// ledger.
+func startLoad(
+	t *testing.T,
+	client *http.Client,
+	target string,
+	l *ledger,
+	rate int,
+	events func(n int) []string,
+) *load {
 	ctx, cancel := context.WithCancel(t.Context())
 	g := &load{target: target, ledger: l, client: client, stop: cancel, make: events, ended: t.Context().Done()}
 	g.done.Go(func() { g.run(ctx, rate) })
@@ -151,18 +159,30 @@ func idOf(event string) string {
 	return id
 }
 
-// decisions makes uploads of one to five decisions. Of every thousand, blamed ones are mallory's, which a drill may let the
+// decisions makes uploads of one to five decisions. Of every thousand, some are mallory's, which a drill may let the
 // database refuse.
-func decisions(prefix string, blamed int) func(n int) []string {
+func decisions(prefix string, rejected int) func(n int) []string {
 	return func(n int) []string {
 		var out []string
 		for i := range n%5 + 1 {
 			user := fmt.Sprintf("user-%d", n%1000)
-			if (n*7919+i*104729)%1000 < blamed {
+			if (n*7919+i*104729)%1000 < rejected {
 				user = "mallory"
 			}
-			out = append(out, fmt.Sprintf(idMark+`%s-%d-%d","labels":{"id":"opa-%d"},"path":"http/authz/allow","input":{"user":%q,"method":"GET","pad":%q},"result":%t,"timestamp":%q}`,
-				prefix, n, i, n%200, user, padding[n%100:], n%2 == 0, time.Now().UTC().Format(time.RFC3339Nano)))
+			out = append(
+				out,
+				fmt.Sprintf(
+					idMark+`%s-%d-%d","labels":{"id":"opa-%d"},"path":"http/authz/allow","input":{"user":%q,"method":"GET","pad":%q},"result":%t,"timestamp":%q}`,
+					prefix,
+					n,
+					i,
+					n%200,
+					user,
+					padding[n%100:],
+					n%2 == 0,
+					time.Now().UTC().Format(time.RFC3339Nano),
+				),
+			)
 		}
 		return out
 	}

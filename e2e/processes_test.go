@@ -134,7 +134,10 @@ func newDocket(t *testing.T, dir string, vars ...string) *docket {
 	need(t, docketBinary)
 	d := &docket{dir: dir, upload: freeAddr(t), console: freeAddr(t), admin: freeAddr(t)}
 	d.vars = append([]string{
-		"DOCKET_DATA=" + dir, "DOCKET_LISTEN=" + d.upload, "DOCKET_CONSOLE_LISTEN=" + d.console, "DOCKET_ADMIN_LISTEN=" + d.admin,
+		"DOCKET_DATA=" + dir,
+		"DOCKET_LISTEN=" + d.upload,
+		"DOCKET_CONSOLE_LISTEN=" + d.console,
+		"DOCKET_ADMIN_LISTEN=" + d.admin,
 	}, vars...)
 	return d
 }
@@ -179,7 +182,12 @@ func (d *docket) run(t *testing.T, args ...string) (string, int) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, docketBinary, args...)
-	cmd.Env = append(os.Environ(), "DOCKET_SERVER=http://"+d.console, "DOCKET_UPLOAD_SERVER=http://"+d.upload, "DOCKET_DATA="+d.dir)
+	cmd.Env = append(
+		os.Environ(),
+		"DOCKET_SERVER=http://"+d.console,
+		"DOCKET_UPLOAD_SERVER=http://"+d.upload,
+		"DOCKET_DATA="+d.dir,
+	)
 	out, _ := cmd.CombinedOutput()
 	return string(out), cmd.ProcessState.ExitCode()
 }
@@ -240,7 +248,10 @@ func (d *docket) backlog() (waiting map[string]int64, oldest map[string]float64,
 		return nil, nil, err
 	}
 	if len(p.Stages) == 0 || time.Since(p.SampledAt) > time.Second {
-		return nil, nil, fmt.Errorf("not sampled since %s", p.SampledAt) // a log that does not answer in time is shown as it was
+		return nil, nil, fmt.Errorf(
+			"not sampled since %s",
+			p.SampledAt,
+		) // a log that does not answer in time is shown as it was
 	}
 	waiting, oldest = map[string]int64{}, map[string]float64{}
 	for _, s := range p.Stages {
@@ -288,7 +299,20 @@ func startOPA(t *testing.T, version, url, tokenFile string, args ...string) *opa
 	file := filepath.Join(t.TempDir(), "config.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	o := &opa{addr: freeAddr(t)}
-	args = append([]string{"run", "--server", "--addr", o.addr, "--config-file", file, "--set", "decision_logs.nd_builtin_cache=true", "--log-level", "error"}, args...)
+	args = append(
+		[]string{
+			"run",
+			"--server",
+			"--addr",
+			o.addr,
+			"--config-file",
+			file,
+			"--set",
+			"decision_logs.nd_builtin_cache=true",
+			"--log-level",
+			"error",
+		},
+		args...)
 	if !strings.HasPrefix(version, "0.45") {
 		args = append(args, "--disable-telemetry")
 	} else {

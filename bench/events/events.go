@@ -1,9 +1,10 @@
-// Package events makes uploads as OPA does, of numbered decisions, at so small a cost that the generator is not what is measured.
+// Package events makes uploads as OPA does, of numbered decisions, at so small a cost that the generator is not what is
+// measured.
 //
-// An upload is put together from parts that are compressed once: only times and ids stand between them, uncompressed. k6 would
-// compress a body with a new compressor for each request, which costs it more than everything else does (95th percentile against
-// a server that answers at once: 4 to 16 ms that way, 0.6 ms this way). The package owns the form of ids and uploads, and writes
-// the parts that k6's scripts use (k6/events.json); sending is its callers' business.
+// An upload is put together from parts that are compressed once: only times and ids stand between them, uncompressed.
+// k6 would compress a body with a new compressor for each request, which costs it more than everything else does (95th
+// percentile against a server that answers at once: 4 to 16 ms that way, 0.6 ms this way). The package owns the form of
+// ids and uploads, and writes the parts that k6's scripts use (k6/events.json); sending is its callers' business.
 package events
 
 import (
@@ -18,8 +19,8 @@ import (
 	"time"
 )
 
-// PerUpload is the most decisions of an upload. Upload i has 1 to PerUpload of them, three on average, and they have the numbers
-// from i*PerUpload on.
+// PerUpload is the most decisions of an upload. Upload i has 1 to PerUpload of them, three on average, and they have
+// the numbers from i*PerUpload on.
 const PerUpload = 5
 
 // Size is how many decisions an upload has.
@@ -31,8 +32,8 @@ type Run string
 // NewRun is named after the time.
 func NewRun() Run { return Run(fmt.Sprintf("%07x", time.Now().UnixMilli()&(1<<28-1))) }
 
-// ID is the id of a decision: as scattered as a UUID, the number, below 2^32, in its last eight digits. k6/uploads.js makes the
-// same.
+// ID is the id of a decision: as scattered as a UUID, the number, below 2^32, in its last eight digits. k6/uploads.js
+// makes the same.
 func (r Run) ID(n int64) string {
 	return fmt.Sprintf("%08x-%s-4%s-8000-0000%08x", uint32(n)*2654435761, r[:4], r[4:], n)
 }
@@ -46,8 +47,8 @@ func (r Run) Number(id string) (int64, bool) {
 	return n, err == nil && r.ID(n) == id
 }
 
-// A decision begins with what differs: the opening, which is the same in all decisions of an upload, and an id. Their lengths
-// never change: the constant part of the second and every further decision of an upload refers back over them.
+// A decision begins with what differs: the opening, which is the same in all decisions of an upload, and an id. Their
+// lengths never change: the constant part of the second and every further decision of an upload refers back over them.
 const (
 	opening    = `,{"timestamp":"` + timeLayout + `","decision_id":"`
 	timeLayout = "2006-01-02T15:04:05.000Z"
@@ -75,8 +76,18 @@ var parts = func() (out [variants]part) {
 
 // constant is a decision without its opening and id, equally long for all variants.
 func constant(v int) []byte {
-	return fmt.Appendf(nil, `","labels":{"app":"shop","env":"prod","id":"opa-%03d","version":"1.22.2"},"trace_id":"4bf92f3577b34da6a3ce929d0e0e%04x","span_id":"00f067aa0ba9%04x","bundles":{"authz":{"revision":"W3sibCI6InN5cy9jYXRhbG9nIiwicyI6NDA3MX1d"}},"path":"http/authz/allow","input":{"method":"GET","path":["finance","salary","user%03d"],"user":"alice%03d","subject":{"id":"alice%03d","roles":["employee","manager","auditor"],"department":"finance","clearance":3},"source":{"address":"10.0.12.%d","port":443},"headers":{"accept":"application/json","user-agent":"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36","x-request-id":"7d0f6a2be1c94f3c8a55e0b1d2f3%04x","x-forwarded-for":"203.0.113.7, 10.0.0.1"},"resource":{"type":"salary","owner":"bob","sensitivity":"high","tags":["pii","payroll"]}},"result":{"allow":false,"reasons":["user is not the owner","user is not in the group hr"],"obligations":[{"type":"log","level":"warn"}]},"requested_by":"10.0.12.7:51442","metrics":{"counter_server_query_cache_hit":1,"timer_rego_input_parse_ns":32111,"timer_rego_query_eval_ns":187221,"timer_server_handler_ns":301232,"timer_rego_external_resolve_ns":1042}}`,
-		v*7, v*4099, v*257, v*61, v*37, v*37, 100+v, v*3571)
+	return fmt.Appendf(
+		nil,
+		`","labels":{"app":"shop","env":"prod","id":"opa-%03d","version":"1.22.2"},"trace_id":"4bf92f3577b34da6a3ce929d0e0e%04x","span_id":"00f067aa0ba9%04x","bundles":{"authz":{"revision":"W3sibCI6InN5cy9jYXRhbG9nIiwicyI6NDA3MX1d"}},"path":"http/authz/allow","input":{"method":"GET","path":["finance","salary","user%03d"],"user":"alice%03d","subject":{"id":"alice%03d","roles":["employee","manager","auditor"],"department":"finance","clearance":3},"source":{"address":"10.0.12.%d","port":443},"headers":{"accept":"application/json","user-agent":"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36","x-request-id":"7d0f6a2be1c94f3c8a55e0b1d2f3%04x","x-forwarded-for":"203.0.113.7, 10.0.0.1"},"resource":{"type":"salary","owner":"bob","sensitivity":"high","tags":["pii","payroll"]}},"result":{"allow":false,"reasons":["user is not the owner","user is not in the group hr"],"obligations":[{"type":"log","level":"warn"}]},"requested_by":"10.0.12.7:51442","metrics":{"counter_server_query_cache_hit":1,"timer_rego_input_parse_ns":32111,"timer_rego_query_eval_ns":187221,"timer_server_handler_ns":301232,"timer_rego_external_resolve_ns":1042}}`,
+		v*7,
+		v*4099,
+		v*257,
+		v*61,
+		v*37,
+		v*37,
+		100+v,
+		v*3571,
+	)
 }
 
 // deflate compresses behind what the reader knows already.

@@ -46,7 +46,8 @@ func TestNumber(t *testing.T) {
 		assert.Equal(t, n, got)
 	}
 	for name, id := range map[string]string{
-		"empty": "", "another run": events.Run("0abcdee").ID(7), "another scatter": "00000001" + run.ID(7)[8:], "no number": run.ID(7)[:24] + "zzzzzzzzzzzz",
+		"empty": "", "another run": events.Run("0abcdee").ID(7), "another scatter": "00000001" +
+			run.ID(7)[8:], "no number": run.ID(7)[:24] + "zzzzzzzzzzzz",
 	} {
 		_, ok := run.Number(id)
 		assert.False(t, ok, name)

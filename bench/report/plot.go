@@ -14,11 +14,22 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// Okabe and Ito's colours, which people with any colour vision tell apart, and a dash for each in case they are printed in grey.
+// Okabe and Ito's colours, which people with any colour vision tell apart, and a dash for each in case they are printed
+// in grey.
 var (
 	colours = []color.Color{
-		color.RGBA{0, 114, 178, 255}, color.RGBA{213, 94, 0, 255}, color.RGBA{0, 158, 115, 255}, color.RGBA{204, 121, 167, 255},
-		color.RGBA{230, 159, 0, 255}, color.RGBA{86, 180, 233, 255}, color.RGBA{80, 80, 80, 255},
+		color.RGBA{
+			0,
+			114,
+			178,
+			255,
+		},
+		color.RGBA{213, 94, 0, 255},
+		color.RGBA{0, 158, 115, 255},
+		color.RGBA{204, 121, 167, 255},
+		color.RGBA{230, 159, 0, 255},
+		color.RGBA{86, 180, 233, 255},
+		color.RGBA{80, 80, 80, 255},
 	}
 	dashes = [][]vg.Length{nil, {6, 3}, {2, 2}, {8, 3, 2, 3}, {12, 3}, {4, 4}, {1, 3}}
 	shade  = color.NRGBA{213, 94, 0, 38}
@@ -73,7 +84,9 @@ func (c Chart) svg() ([]byte, error) {
 		p.Y.Min, p.Y.Max = math.Pow(10, math.Floor(math.Log10(least))), math.Pow(10, math.Ceil(math.Log10(most*2)))
 	}
 	for _, m := range c.Marks {
-		area, err := plotter.NewPolygon(plotter.XYs{{X: m.From, Y: p.Y.Min}, {X: m.To, Y: p.Y.Min}, {X: m.To, Y: p.Y.Max}, {X: m.From, Y: p.Y.Max}})
+		area, err := plotter.NewPolygon(
+			plotter.XYs{{X: m.From, Y: p.Y.Min}, {X: m.To, Y: p.Y.Min}, {X: m.To, Y: p.Y.Max}, {X: m.From, Y: p.Y.Max}},
+		)
 		if err != nil {
 			return nil, err
 		}

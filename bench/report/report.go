@@ -120,11 +120,21 @@ func (r *Report) Write(dir string) error {
 			if !found {
 				return fmt.Errorf("the plot %q of %q is no SVG", c.Title, measured.Name)
 			}
-			drawn.Figures = append(drawn.Figures, figure{c.Title, "plots/" + name, htmltemplate.HTML("<svg" + inline)}) //nolint:gosec // our own plot, whose texts the library escapes
+			drawn.Figures = append(
+				drawn.Figures,
+				figure{c.Title, "plots/" + name, htmltemplate.HTML("<svg" + inline)},
+			) //nolint:gosec // our own plot, whose texts the library escapes
 		}
 		view.Drawn = append(view.Drawn, drawn)
 	}
-	md, err := template.New("report.md.tmpl").Funcs(template.FuncMap{"cells": cells, "rule": rule}).ParseFS(templates, "report.md.tmpl")
+	md, err := template.New(
+		"report.md.tmpl",
+	).Funcs(
+		template.FuncMap{"cells": cells, "rule": rule},
+	).ParseFS(
+		templates,
+		"report.md.tmpl",
+	)
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,12 @@ func example() *report.Report {
 		Verdicts:    []report.Verdict{{"dropped", "0", "0", true}, {"p95", "<= 6 ms", "7 ms", false}},
 		Tables:      []report.Table{{"Figures", []string{"service", "a|b"}, [][]string{{"docket", "1"}}}},
 		Runs: []report.Run{{Name: "docket", Charts: []report.Chart{
-			{Title: "Decisions a second", Unit: "1/s", Lines: []report.Line{{"arrived & <kept>", waves}}, Marks: []report.Span{{"database away", 300, 600}}},
+			{
+				Title: "Decisions a second",
+				Unit:  "1/s",
+				Lines: []report.Line{{"arrived & <kept>", waves}},
+				Marks: []report.Span{{"database away", 300, 600}},
+			},
 			{Title: "Latency", Unit: "ms", Log: true, Lines: []report.Line{{"p95", spikes}}},
 			{Title: "Nothing", Unit: "", Log: true},
 		}}},

@@ -1,5 +1,5 @@
-// Package app puts docket together: composition by role, lifecycle and telemetry. It has no rule of its own about decisions;
-// the command line is command's.
+// Package app puts docket together: composition by role, lifecycle and telemetry. It has no rule of its own about
+// decisions; the command line is command's.
 package app
 
 import (
@@ -85,8 +85,8 @@ func (a *App) onStop(name string, undo func(context.Context) error) {
 	a.steps = append(a.steps, step{name, undo})
 }
 
-// New opens the log and the store, wires the role and takes the ports; nothing is served yet. It waits for Kafka until ctx
-// is done. After an error everything is closed again.
+// New opens the log and the store, wires the role and takes the ports; nothing is served yet. It waits for Kafka until
+// ctx is done. After an error everything is closed again.
 func New(ctx context.Context, role status.Role, cfg Config, logger *slog.Logger) (_ *App, err error) {
 	if err := cfg.Validate(role); err != nil {
 		return nil, err
@@ -155,7 +155,14 @@ func (a *App) tls() (*tls.Config, error) {
 func (a *App) listen(ctx context.Context, name, setting, addr string, tlsConfig *tls.Config) (*listener, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
-		return nil, domain.Errorf(domain.Misconfigured, "the %s listener cannot take %s: %w; choose another with %s", name, addr, err, setting)
+		return nil, domain.Errorf(
+			domain.Misconfigured,
+			"the %s listener cannot take %s: %w; choose another with %s",
+			name,
+			addr,
+			err,
+			setting,
+		)
 	}
 	a.onStop(name+" port", func(context.Context) error {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
@@ -289,11 +296,11 @@ func (l *listener) addr() string {
 	return l.net.Addr().String()
 }
 
-// boundMemory tells Go's collector what the settings promise: twice the bytes in flight, and what a process needs anyway.
-// Without it a heap may grow to twice what is alive before it is looked at. GOMEMLIMIT beats it.
+// boundMemory tells Go's collector what the settings promise: twice the bytes in flight, and what a process needs
+// anyway. Without it a heap may grow to twice what is alive before it is looked at. GOMEMLIMIT beats it.
 //
-// What it returns is to be kept, and nobody touches it, so that it takes address space only. The collector runs when the heap is
-// twice what was alive; ingest has 5 MiB alive and allocates ten times that a second. GOGC beats it.
+// What it returns is to be kept, and nobody touches it, so that it takes address space only. The collector runs when
+// the heap is twice what was alive; ingest has 5 MiB alive and allocates ten times that a second. GOGC beats it.
 func boundMemory(role status.Role, cfg Config) (ballast []byte) {
 	const process = 128 << 20
 	limit := int64(process)
@@ -344,7 +351,10 @@ func Run(ctx context.Context, role status.Role, cfg Config, logger *slog.Logger,
 // registerProcess adds what Prometheus clients usually tell about a Go process.
 func registerProcess(reg *prometheus.Registry) {
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "docket_build_info", Help: "Always 1; the labels tell the build."}, []string{"version", "commit"})
+	info := prometheus.NewGaugeVec(
+		prometheus.GaugeOpts{Name: "docket_build_info", Help: "Always 1; the labels tell the build."},
+		[]string{"version", "commit"},
+	)
 	info.WithLabelValues(Version, Commit).Set(1)
 	reg.MustRegister(info)
 }

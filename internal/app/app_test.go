@@ -62,7 +62,13 @@ func startConfig(t *testing.T, c Config) *running {
 	require.NoError(t, err)
 	a.Start()
 	transport := &http.Transport{}
-	r := &running{App: a, client: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+	r := &running{
+		App: a,
+		client: &http.Client{
+			Transport:     transport,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
 	r.stop = func() {
 		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 		defer cancel()
@@ -108,7 +114,9 @@ func (r *running) drained(t *testing.T) {
 func TestJourney(t *testing.T) {
 	a := startApp(t, nil)
 	event := `{ "decision_id":"a/b c", "labels":{"id":"opa-1","version":"1.22.2"}, "path":"/http/authz/allow", "input":{"user":"bob"},` +
-		` "result":{"allow":false,"reason":"not \u003cthe\u003e owner"}, "n":1.0e+2, "timestamp":"` + time.Now().UTC().Format(time.RFC3339Nano) + `"}`
+		` "result":{"allow":false,"reason":"not \u003cthe\u003e owner"}, "n":1.0e+2, "timestamp":"` + time.Now().UTC().Format(
+		time.RFC3339Nano,
+	) + `"}`
 
 	// ingest
 	answer, status := postLogs(t, a, zipped("["+event+","+event+"]"), "gzip")
@@ -124,7 +132,17 @@ func TestJourney(t *testing.T) {
 	require.Contains(t, string(body), `"event":`+event, "the event stands there as it was sent")
 	var d struct{ Outcome, Reason, Path, Principal, OPA string }
 	require.NoError(t, json.Unmarshal(body, &d))
-	require.Equal(t, struct{ Outcome, Reason, Path, Principal, OPA string }{"denied", "not <the> owner", "http/authz/allow", "bob", "opa-1"}, d)
+	require.Equal(
+		t,
+		struct{ Outcome, Reason, Path, Principal, OPA string }{
+			"denied",
+			"not <the> owner",
+			"http/authz/allow",
+			"bob",
+			"opa-1",
+		},
+		d,
+	)
 	code, body = a.get(t, a.ConsoleAddr(), "/api/v1/decisions/a%2Fb%20c/raw")
 	require.Equal(t, http.StatusOK, code)
 	require.Equal(t, event, string(body))
@@ -158,10 +176,14 @@ func TestEveryMetricOfTheContract(t *testing.T) {
 	_, metrics := a.get(t, a.AdminAddr(), "/metrics")
 	for _, name := range []string{
 		"docket_ingest_requests_total", "docket_ingest_events_total", "docket_ingest_request_duration_seconds_bucket",
-		"docket_publish_records_total", "docket_publish_duration_seconds_bucket", "docket_save_records_total", "docket_save_batch_duration_seconds_bucket",
-		"docket_save_batch_size_bucket", "docket_end_to_end_seconds_bucket", "docket_parked_records_total", "docket_parking_replayed_records_total",
-		"docket_parking_attempts_bucket", "docket_parking_oldest_seconds", "docket_dead_letters_total", "docket_dead_letters_open",
-		"docket_consumer_lag_records", "docket_consumer_oldest_seconds", "docket_store_pool_open_connections", "docket_breaker_state",
+		"docket_publish_records_total", "docket_publish_duration_seconds_bucket", "docket_save_records_total",
+		"docket_save_batch_duration_seconds_bucket",
+		"docket_save_batch_size_bucket", "docket_end_to_end_seconds_bucket", "docket_parked_records_total",
+		"docket_parking_replayed_records_total",
+		"docket_parking_attempts_bucket", "docket_parking_oldest_seconds", "docket_dead_letters_total",
+		"docket_dead_letters_open",
+		"docket_consumer_lag_records", "docket_consumer_oldest_seconds", "docket_store_pool_open_connections",
+		"docket_breaker_state",
 		"docket_log_data_loss_total", "docket_build_info",
 	} {
 		require.Contains(t, string(metrics), "\n"+name, name)
@@ -305,12 +327,24 @@ func TestMigrateOff(t *testing.T) {
 
 func TestMappingsFromFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "docket.yaml")
-	require.NoError(t, os.WriteFile(file, []byte("mappings:\n  - path: custom/*\n    allowed: [/result/verdict]\n    principal: [/input/who]\n"), 0o600))
+	require.NoError(
+		t,
+		os.WriteFile(
+			file,
+			[]byte("mappings:\n  - path: custom/*\n    allowed: [/result/verdict]\n    principal: [/input/who]\n"),
+			0o600,
+		),
+	)
 	a := startApp(t, func(c *Config) {
 		_, err := config.Read(file, &c.Sections)
 		require.NoError(t, err)
 	})
-	_, status := postLogs(t, a, []byte(`[{"decision_id":"m","path":"custom/x","result":{"verdict":false},"input":{"who":"eve"}}]`), "")
+	_, status := postLogs(
+		t,
+		a,
+		[]byte(`[{"decision_id":"m","path":"custom/x","result":{"verdict":false},"input":{"who":"eve"}}]`),
+		"",
+	)
 	require.Equal(t, http.StatusOK, status)
 	a.drained(t)
 	_, body := a.get(t, a.ConsoleAddr(), "/api/v1/decisions/m")
@@ -327,7 +361,12 @@ func TestGuardAcceptances(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("vera viewer "+hash("v")+"\nolga operator "+hash("o")+"\n"), 0o600))
 	a := startApp(t, func(c *Config) { c.ConsoleTokensFile = file })
 	post := func(token, contentType, body string) (int, string) {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+a.ConsoleAddr()+"/api/v1/dead-letters/guard/acceptances", strings.NewReader(body))
+		req, err := http.NewRequestWithContext(
+			t.Context(),
+			http.MethodPost,
+			"http://"+a.ConsoleAddr()+"/api/v1/dead-letters/guard/acceptances",
+			strings.NewReader(body),
+		)
 		require.NoError(t, err)
 		req.Header.Set("Content-Type", contentType)
 		req.Header.Set("Authorization", "Bearer "+token)
@@ -360,7 +399,12 @@ func TestGuardAcceptances(t *testing.T) {
 		})
 	}
 	revoke := func(token, fingerprint string) int {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, "http://"+a.ConsoleAddr()+"/api/v1/dead-letters/guard/acceptances/"+fingerprint, http.NoBody)
+		req, err := http.NewRequestWithContext(
+			t.Context(),
+			http.MethodDelete,
+			"http://"+a.ConsoleAddr()+"/api/v1/dead-letters/guard/acceptances/"+fingerprint,
+			http.NoBody,
+		)
 		require.NoError(t, err)
 		req.Header.Set("Authorization", "Bearer "+token)
 		resp, err := a.client.Do(req)

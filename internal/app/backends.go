@@ -86,7 +86,12 @@ func (a *App) retention(days ports.DecisionDays) *retention.Retention {
 }
 
 // openLog opens the embedded log.
-func (a *App) openLog(ctx context.Context, dir *sqlite.Dir, lost func(string, int64), newStore bool) (ports.Log, error) {
+func (a *App) openLog(
+	ctx context.Context,
+	dir *sqlite.Dir,
+	lost func(string, int64),
+	newStore bool,
+) (ports.Log, error) {
 	a.health.Phase(domain.Say(status.StartingLog, nil))
 	options := logOptions(a.topics, a.logger, a.fatal, lost)
 	options.Migrate = a.cfg.Migrate
@@ -95,15 +100,31 @@ func (a *App) openLog(ctx context.Context, dir *sqlite.Dir, lost func(string, in
 		return nil, err
 	}
 	a.onStop("log", within(log.Close))
-	if handed, err := log.Backlog(ctx, saver.Group, a.topics.Decisions); err == nil && newStore && handed[0].Committed > 0 {
-		a.logger.Error("the store is new, but the log has handed decisions to one before: if its file was lost, stop docket and restore it from a backup",
-			"data", a.cfg.Data, "decisions", handed[0].Committed)
+	if handed, err := log.Backlog(
+		ctx,
+		saver.Group,
+		a.topics.Decisions,
+	); err == nil && newStore &&
+		handed[0].Committed > 0 {
+		a.logger.Error(
+			"the store is new, but the log has handed decisions to one before: if its file was lost, stop docket and restore "+
+				"it from a backup",
+			"data",
+			a.cfg.Data,
+			"decisions",
+			handed[0].Committed,
+		)
 	}
 	return log, nil
 }
 
 // logOptions are the embedded log's topics and hooks.
-func logOptions(topics domain.Topics, logger *slog.Logger, fatal func(error), lost func(string, int64)) sqlite.LogOptions {
+func logOptions(
+	topics domain.Topics,
+	logger *slog.Logger,
+	fatal func(error),
+	lost func(string, int64),
+) sqlite.LogOptions {
 	return sqlite.LogOptions{
 		Topics: []sqlite.Topic{
 			{Name: topics.Decisions}, {Name: topics.Parking},
@@ -118,8 +139,8 @@ func newPostgres(cfg Config, logger *slog.Logger) (*postgres.Store, error) {
 	return postgres.Open(postgres.Options{URL: string(cfg.DatabaseURL), Window: cfg.Retention.Window(), Log: logger})
 }
 
-// openPostgres opens the store on PostgreSQL. The database being away keeps no process from starting: uploads are taken and
-// parked meanwhile. The schema is looked at, or made, as soon as it is back.
+// openPostgres opens the store on PostgreSQL. The database being away keeps no process from starting: uploads are taken
+// and parked meanwhile. The schema is looked at, or made, as soon as it is back.
 func (a *App) openPostgres(ctx context.Context, b *backends) error {
 	s, err := newPostgres(a.cfg, a.logger)
 	if err != nil {
@@ -154,7 +175,10 @@ func (a *App) openPostgres(ctx context.Context, b *backends) error {
 				return
 			}
 			before := failure
-			if failure = try(ctx); failure != nil && domain.ClassOf(failure) != domain.Unavailable && failure.Error() != before.Error() {
+			if failure = try(
+				ctx,
+			); failure != nil && domain.ClassOf(failure) != domain.Unavailable &&
+				failure.Error() != before.Error() {
 				a.logger.Error("the database is back, but not fit to be used", "error", failure)
 			}
 		}
@@ -165,9 +189,14 @@ func (a *App) openPostgres(ctx context.Context, b *backends) error {
 	return nil
 }
 
-// newKafka makes the log on Kafka. lost and stopped are told what the log turns out to have lost, and which partitions it
-// cannot read on.
-func newKafka(cfg Config, logger *slog.Logger, lost func(string, int64), stopped func(string, int32, error)) (*kafka.Log, error) {
+// newKafka makes the log on Kafka. lost and stopped are told what the log turns out to have lost, and which partitions
+// it cannot read on.
+func newKafka(
+	cfg Config,
+	logger *slog.Logger,
+	lost func(string, int64),
+	stopped func(string, int32, error),
+) (*kafka.Log, error) {
 	options := kafka.Options{
 		Topics: cfg.Topics(), MaxEvent: cfg.Ingest.MaxEventBytes, MaxUpload: cfg.Upload.MaxWireBytes,
 		MaxBuffered: int(cfg.Upload.MaxInFlightBytes), Lost: lost, Stopped: stopped, Log: logger,
@@ -181,7 +210,9 @@ func newKafka(cfg Config, logger *slog.Logger, lost func(string, int64), stopped
 // openKafka opens the log on Kafka and looks at its topics. Nothing works without it, so it is waited for.
 func (a *App) openKafka(ctx context.Context, lost func(string, int64)) (ports.Log, error) {
 	log, err := newKafka(a.cfg, a.logger, lost, func(topic string, partition int32, err error) {
-		a.health.Lost(domain.Say(status.PartitionEnded, domain.Args{"topic": topic, "partition": int64(partition), "error": err.Error()}))
+		a.health.Lost(
+			domain.Say(status.PartitionEnded, domain.Args{"topic": topic, "partition": int64(partition), "error": err.Error()}),
+		)
 	})
 	if err != nil {
 		return nil, err
@@ -203,9 +234,14 @@ func (a *App) openKafka(ctx context.Context, lost func(string, int64)) (ports.Lo
 		}
 	}
 	if len(weak) > 0 && a.role != status.Serve && a.cfg.Kafka.Unreplicated != kafka.Allow {
-		return nil, domain.Errorf(domain.Misconfigured, "docket %s does not start, because what it acknowledges could be lost with one broker: %s. "+
-			"Give the topics three replicas and min.insync.replicas=2, or say that you accept it with DOCKET_KAFKA_UNREPLICATED=allow",
-			a.role, strings.Join(weak, "; "))
+		return nil, domain.Errorf(
+			domain.Misconfigured,
+			"docket %s does not start, because what it acknowledges could be lost with one broker: %s. "+
+				"Give the topics three replicas and min.insync.replicas=2, or say that you accept it with "+
+				"DOCKET_KAFKA_UNREPLICATED=allow",
+			a.role,
+			strings.Join(weak, "; "),
+		)
 	}
 	for _, why := range weak {
 		a.logger.Warn("what is acknowledged is less safe than docket promises", "why", why)
@@ -234,8 +270,8 @@ func (a *App) checkKafka(ctx context.Context, log *kafka.Log) ([]string, error) 
 	return weak, log.Ready(ctx) // the leaders of new topics take a moment
 }
 
-// watchTopics pages when the topics become less safe while docket runs. It does not unready: refusing uploads would lose
-// them for certain.
+// watchTopics pages when the topics become less safe while docket runs. It does not unready: refusing uploads would
+// lose them for certain.
 func (a *App) watchTopics(ctx context.Context, log *kafka.Log, weak []string) {
 	gauge := newWeaknesses(a.reg, len(weak))
 	known := strings.Join(weak, "; ")

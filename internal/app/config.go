@@ -17,8 +17,8 @@ import (
 	"github.com/docket-project/docket/internal/status"
 )
 
-// Config is everything that can be set. Each part is its owner's. The tags name the flags and variables for command; a key in
-// the file is a flag with underscores.
+// Config is everything that can be set. Each part is its owner's. The tags name the flags and variables for command; a
+// key in the file is a flag with underscores.
 type Config struct {
 	Data string `help:"Directory of the embedded log and store, where Kafka or PostgreSQL does not replace them." env:"DOCKET_DATA" type:"path"`
 
@@ -76,14 +76,33 @@ func DefaultConfig() Config {
 // Validate reports everything that is wrong for a role at once.
 func (c *Config) Validate(role status.Role) error {
 	errs := []error{
-		c.validateServers(role), c.Kafka.Validate(), c.Listeners.validate(role), c.Ingest.Validate(), c.Upload.Validate(),
-		c.Saver.Validate(), c.Parking.Validate(), c.Retention.Validate(),
+		c.validateServers(role),
+		c.Kafka.Validate(),
+		c.validateListeners(role),
+		c.Ingest.Validate(),
+		c.Upload.Validate(),
+		c.Saver.Validate(),
+		c.Parking.Validate(),
+		c.Retention.Validate(),
 		c.Kafka.ValidateSizes(c.Ingest.MaxEventBytes, c.Upload.MaxWireBytes),
-		config.OneOf("log_level", c.LogLevel, "debug", "info", "warn", "error"), config.OneOf("log_format", c.LogFormat, "text", "json"),
+		config.OneOf(
+			"log_level",
+			c.LogLevel,
+			"debug",
+			"info",
+			"warn",
+			"error",
+		),
+		config.OneOf("log_format", c.LogFormat, "text", "json"),
 	}
 	if c.Upload.MaxInFlightBytes < int64(c.Ingest.MaxInflatedBytes)+c.Upload.MaxWireBytes {
-		errs = append(errs, fmt.Errorf("max_in_flight_bytes %d has to be at least max_inflated_bytes + max_wire_bytes, or no large upload is ever taken",
-			c.Upload.MaxInFlightBytes))
+		errs = append(
+			errs,
+			fmt.Errorf(
+				"max_in_flight_bytes %d has to be at least max_inflated_bytes + max_wire_bytes, or no large upload is ever taken",
+				c.Upload.MaxInFlightBytes,
+			),
+		)
 	}
 	if _, err := domain.NewProjector(c.Sections.Mappings); err != nil {
 		errs = append(errs, err)
@@ -106,11 +125,15 @@ func (c *Config) validateServers(role status.Role) error {
 	if c.DatabaseURL == "" {
 		missing = append(missing, "DOCKET_DATABASE_URL")
 	}
-	return fmt.Errorf("docket %s shares Kafka and PostgreSQL with the other roles: set %s; or run everything in one process, with nothing "+
-		"else installed, with docket serve", role, strings.Join(missing, " and "))
+	return fmt.Errorf(
+		"docket %s shares Kafka and PostgreSQL with the other roles: set %s; or run everything in one process, with nothing "+
+			"else installed, with docket serve",
+		role,
+		strings.Join(missing, " and "),
+	)
 }
 
-func (l Listeners) validate(role status.Role) error {
+func (l Listeners) validateListeners(role status.Role) error {
 	errs := []error{config.Together("tls_cert_file and tls_key_file", l.TLSCertFile != "", l.TLSKeyFile != "")}
 	for _, open := range []struct {
 		role                        status.Role
@@ -120,8 +143,11 @@ func (l Listeners) validate(role status.Role) error {
 		{status.Console, "console_listen", l.ConsoleListen, l.ConsoleTokensFile, "DOCKET_CONSOLE_TOKENS_FILE"},
 	} {
 		if role.Is(open.role) && open.tokens == "" && !l.Insecure && !web.Loopback(open.addr) {
-			errs = append(errs, fmt.Errorf("%s %s can be reached from other machines, and docket would ask nobody who they are: "+
-				"set %s, or --insecure if something in front of docket asks", open.name, open.addr, open.setting))
+			errs = append(
+				errs,
+				fmt.Errorf("%s %s can be reached from other machines, and docket would ask nobody who they are: "+
+					"set %s, or --insecure if something in front of docket asks", open.name, open.addr, open.setting),
+			)
 		}
 	}
 	return errors.Join(errs...)

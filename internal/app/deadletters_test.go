@@ -39,7 +39,12 @@ type jobAnswer struct {
 // post sends JSON to the console listener.
 func (r *running) post(t *testing.T, path, token, body string) (int, []byte) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+r.ConsoleAddr()+"/api/v1/"+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(
+		t.Context(),
+		http.MethodPost,
+		"http://"+r.ConsoleAddr()+"/api/v1/"+path,
+		strings.NewReader(body),
+	)
 	require.NoError(t, err)
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+token)
@@ -96,7 +101,15 @@ func (r *running) dead(t *testing.T, query string) []deadAnswer {
 func (r *running) indexed(t *testing.T, n int, query string) []deadAnswer {
 	t.Helper()
 	var got []deadAnswer
-	require.Eventually(t, func() bool { got = r.dead(t, "limit=1000&"+query); return len(got) == n }, testPatience, testTick, "%d of %s", n, query)
+	require.Eventually(
+		t,
+		func() bool { got = r.dead(t, "limit=1000&"+query); return len(got) == n },
+		testPatience,
+		testTick,
+		"%d of %s",
+		n,
+		query,
+	)
 	return got
 }
 
@@ -256,7 +269,12 @@ func TestReparse(t *testing.T) {
 	require.Equal(t, []int{4, 6, 2}, []int{dry.Report.Bodies, dry.Report.Events, dry.Report.Broken}, dry.Message)
 	done := a.job(t, "replays", `{"dry_run":false,"comment":"larger limits"}`)
 	require.Equal(t, "done", done.State, done.Message)
-	require.Equal(t, []int64{4, 3, 1}, []int64{done.Done, done.Reparsed, done.Failed}, "7 is no object now either, and a dead letter of its own")
+	require.Equal(
+		t,
+		[]int64{4, 3, 1},
+		[]int64{done.Done, done.Reparsed, done.Failed},
+		"7 is no object now either, and a dead letter of its own",
+	)
 	a.drained(t)
 	for _, id := range []string{"deep", "1", "2", "3", "4", "5"} {
 		require.Eventually(t, func() bool { return a.status(t, id) == http.StatusOK }, testPatience, testTick, id)
@@ -321,7 +339,12 @@ func TestPausedJob(t *testing.T) {
 	ids := a.upload(t, "slow", 30)
 	a.indexed(t, 30, "state=open")
 	restore()
-	code, answer := a.post(t, "dead-letters/replays", "", `{"filter":{"path":"slow"},"dry_run":false,"comment":"gently","rate":5,"max":20}`)
+	code, answer := a.post(
+		t,
+		"dead-letters/replays",
+		"",
+		`{"filter":{"path":"slow"},"dry_run":false,"comment":"gently","rate":5,"max":20}`,
+	)
 	require.Equal(t, http.StatusAccepted, code, "%s", answer)
 	var j jobAnswer
 	require.NoError(t, json.Unmarshal(answer, &j))
@@ -366,8 +389,10 @@ func TestOperatorsMistakes(t *testing.T) {
 		{"a viewer's cancel", "dead-letters/replays/x/cancel", "v", ``, 403, "role operator"},
 		{"no token", "dead-letters/discards", "", `{}`, 401, "bearer token"},
 		{"an unknown filter", "dead-letters/replays", "o", `{"filter":{"colour":"red"}}`, 400, `unknown parameter "colour"`},
-		{"a filter that is a number", "dead-letters/replays", "o", `{"filter":{"class":7}}`, 400, "strings or arrays of strings"},
-		{"a filter that came out empty", "dead-letters/discards", "o", `{"filter":{"fingerprint":[]},"dry_run":false,"comment":"x"}`, 400, "would choose everything"},
+		{"a filter that is a number", "dead-letters/replays", "o", `{"filter":{"class":7}}`, 400,
+			"strings or arrays of strings"},
+		{"a filter that came out empty", "dead-letters/discards", "o",
+			`{"filter":{"fingerprint":[]},"dry_run":false,"comment":"x"}`, 400, "would choose everything"},
 		{"a class that is none", "dead-letters/replays", "o", `{"filter":{"class":"bad"}}`, 400, "is no class"},
 		{"a state that is none", "dead-letters/replays", "o", `{"filter":{"state":["open","shut"]}}`, 400, "is no state"},
 		{"a limit in a filter", "dead-letters/replays", "o", `{"filter":{"limit":"7"}}`, 400, "max bounds a job"},
@@ -377,11 +402,13 @@ func TestOperatorsMistakes(t *testing.T) {
 		{"a ratio of 2", "dead-letters/replays", "o", `{"stop_ratio":2}`, 400, "stop_ratio"},
 		{"a guard of 0", "dead-letters/replays", "o", `{"max_replays":0}`, 400, "max_replays"},
 		{"no comment", "dead-letters/replays", "o", `{"dry_run":false}`, 400, "a comment is wanted"},
-		{"no comment to discard", "dead-letters/discards", "o", `{"dry_run":false,"comment":" "}`, 400, "a comment is wanted"},
+		{"no comment to discard", "dead-letters/discards", "o", `{"dry_run":false,"comment":" "}`, 400,
+			"a comment is wanted"},
 		{"a filter for reindexing", "dead-letters/reindexes", "o", `{"filter":{"class":"invalid"}}`, 400, "takes no filter"},
 		{"a job that is gone", "jobs/r-1/cancel", "o", ``, 404, "no job r-1"},
 		{"a job that is gone, by its other name", "dead-letters/replays/r-1/cancel", "o", ``, 404, "no job r-1"},
-		{"nothing matches", "dead-letters/replays", "o", `{"dry_run":false,"comment":"x","filter":{"path":"nowhere"}}`, 202, "nothing fits the filter"},
+		{"nothing matches", "dead-letters/replays", "o", `{"dry_run":false,"comment":"x","filter":{"path":"nowhere"}}`, 202,
+			"nothing fits the filter"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			code, answer := a.post(t, c.path, c.token, c.body)
@@ -390,7 +417,12 @@ func TestOperatorsMistakes(t *testing.T) {
 		})
 	}
 	get := func(path string) (int, string) {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+a.ConsoleAddr()+"/api/v1/"+path, http.NoBody)
+		req, err := http.NewRequestWithContext(
+			t.Context(),
+			http.MethodGet,
+			"http://"+a.ConsoleAddr()+"/api/v1/"+path,
+			http.NoBody,
+		)
 		require.NoError(t, err)
 		req.Header.Set("Authorization", "Bearer v")
 		resp, err := a.client.Do(req)
@@ -401,9 +433,12 @@ func TestOperatorsMistakes(t *testing.T) {
 		return resp.StatusCode, string(answer)
 	}
 	for path, want := range map[string]int{
-		"dead-letters/docket.dlq:0:9": 404, "dead-letters/docket.dlq:0:9/raw": 404, "dead-letters/x": 400, "dead-letters?colour=red": 400, "dead-letters?cursor=x": 400,
-		"dead-letters/groups?decision_id=x": 400, "jobs/r-1": 404, "dead-letters/replays/r-1": 404, "audit?limit=0": 400, "audit?caller=x": 400, "audit?until=yesterday": 400,
-		"decisions/x/trail?scan=1": 400, "decisions/x/trail?cursor=x": 400, "dead-letters": 200, "audit": 200, "jobs": 200, "dead-letters/replays": 200,
+		"dead-letters/docket.dlq:0:9": 404, "dead-letters/docket.dlq:0:9/raw": 404, "dead-letters/x": 400,
+		"dead-letters?colour=red": 400, "dead-letters?cursor=x": 400,
+		"dead-letters/groups?decision_id=x": 400, "jobs/r-1": 404, "dead-letters/replays/r-1": 404, "audit?limit=0": 400,
+		"audit?caller=x": 400, "audit?until=yesterday": 400,
+		"decisions/x/trail?scan=1": 400, "decisions/x/trail?cursor=x": 400, "dead-letters": 200, "audit": 200, "jobs": 200,
+		"dead-letters/replays": 200,
 	} {
 		code, answer := get(path)
 		require.Equal(t, want, code, "%s: %s", path, answer)

@@ -36,7 +36,14 @@ func TestOpenAPI(t *testing.T) {
 	require.NoError(t, yaml.Unmarshal(body, &doc))
 	_, _ = postLogs(t, a, []byte(`[{"decision_id":"one","labels":{"id":"x"},"result":true},7]`), "")
 	a.drained(t)
-	ids := strings.NewReplacer("{decision_id}", "one", "{dead_letter_id}", a.indexed(t, 1, "")[0].ID, "{job_id}", a.job(t, "reindexes", "{}").ID)
+	ids := strings.NewReplacer(
+		"{decision_id}",
+		"one",
+		"{dead_letter_id}",
+		a.indexed(t, 1, "")[0].ID,
+		"{job_id}",
+		a.job(t, "reindexes", "{}").ID,
+	)
 	for path, methods := range doc.Paths {
 		if methods["get"] == nil {
 			continue
@@ -63,8 +70,10 @@ func TestOpenAPI(t *testing.T) {
 	}
 	for schema, got := range map[string][]string{
 		"Decision": keys("/api/v1/decisions", "items"), "Pipeline": keys("/api/v1/pipeline", ""),
-		"Guard": keys("/api/v1/dead-letters/guard", ""), "DeadLetter": keys("/api/v1/dead-letters", "items"), "DeadGroup": keys("/api/v1/dead-letters/groups", "items"),
-		"Job": keys("/api/v1/jobs", "items"), "Trail": keys("/api/v1/decisions/one/trail", ""), "AuditEntry": keys("/api/v1/audit", "items"),
+		"Guard": keys("/api/v1/dead-letters/guard", ""), "DeadLetter": keys("/api/v1/dead-letters", "items"),
+		"DeadGroup": keys("/api/v1/dead-letters/groups", "items"),
+		"Job":       keys("/api/v1/jobs", "items"), "Trail": keys("/api/v1/decisions/one/trail", ""),
+		"AuditEntry": keys("/api/v1/audit", "items"),
 	} {
 		want := doc.Components.Schemas[schema].Required
 		slices.Sort(want)
@@ -108,7 +117,8 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 	require.Greater(t, named, 30)
 }
 
-// TestRunbook has a part for every cause, class and alert, and a line for every message that asks something of somebody.
+// TestRunbook has a part for every cause, class and alert, and a line for every message that asks something of
+// somebody.
 func TestRunbook(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join("..", "..", "docs", "runbook.md"))
 	require.NoError(t, err)
@@ -130,7 +140,13 @@ func TestRunbook(t *testing.T) {
 		}
 		b, err := os.ReadFile(path)
 		for _, m := range message.FindAllStringSubmatch(string(b), -1) {
-			require.True(t, strings.Contains(runbook, "| `"+m[1][:min(len(m[1]), 22)]), "%s: %s: is not among the runbook's messages", path, m[1])
+			require.True(
+				t,
+				strings.Contains(runbook, "| `"+m[1][:min(len(m[1]), 22)]),
+				"%s: %s: is not among the runbook's messages",
+				path,
+				m[1],
+			)
 		}
 		return err
 	}))
@@ -169,9 +185,18 @@ func TestDependencies(t *testing.T) {
 
 		"internal/adapters/auth": values,
 		// The words of the use cases' codes are the API's.
-		"internal/adapters/api":       and([]string{"internal/trail", "internal/status", "internal/job", "internal/deadletter", "internal/operate"}, values),
-		"internal/adapters/web":       and([]string{"internal/adapters/api", "internal/adapters/auth", "internal/operate", "internal/status"}, values),
-		"internal/adapters/uploadapi": and([]string{"internal/adapters/auth", "internal/adapters/web", "internal/config", "internal/ingest"}, values),
+		"internal/adapters/api": and(
+			[]string{"internal/trail", "internal/status", "internal/job", "internal/deadletter", "internal/operate"},
+			values,
+		),
+		"internal/adapters/web": and(
+			[]string{"internal/adapters/api", "internal/adapters/auth", "internal/operate", "internal/status"},
+			values,
+		),
+		"internal/adapters/uploadapi": and(
+			[]string{"internal/adapters/auth", "internal/adapters/web", "internal/config", "internal/ingest"},
+			values,
+		),
 		"internal/adapters/queryapi": and([]string{
 			"internal/adapters/api", "internal/adapters/auth", "internal/adapters/web", "internal/ingest", "internal/operate",
 			"internal/status", "internal/trail",
@@ -179,9 +204,24 @@ func TestDependencies(t *testing.T) {
 		"internal/adapters/cli": and([]string{"internal/adapters/api", "internal/trail"}, values),
 
 		"internal/app": and([]string{
-			"internal/config", "internal/ingest", "internal/sink", "internal/saver", "internal/parking", "internal/job", "internal/deadletter",
-			"internal/operate", "internal/trail", "internal/status", "internal/retention", "internal/adapters/auth", "internal/adapters/kafka",
-			"internal/adapters/postgres", "internal/adapters/sqlite", "internal/adapters/uploadapi", "internal/adapters/queryapi", "internal/adapters/web",
+			"internal/config",
+			"internal/ingest",
+			"internal/sink",
+			"internal/saver",
+			"internal/parking",
+			"internal/job",
+			"internal/deadletter",
+			"internal/operate",
+			"internal/trail",
+			"internal/status",
+			"internal/retention",
+			"internal/adapters/auth",
+			"internal/adapters/kafka",
+			"internal/adapters/postgres",
+			"internal/adapters/sqlite",
+			"internal/adapters/uploadapi",
+			"internal/adapters/queryapi",
+			"internal/adapters/web",
 		}, overPorts),
 		"internal/command": {"internal/app", "internal/adapters/cli", "internal/config", "internal/status"},
 		"cmd/docket":       {"internal/command"},
@@ -190,12 +230,25 @@ func TestDependencies(t *testing.T) {
 		"cmd/parking":      {"internal/command"},
 	}
 	useCases := []string{
-		"internal/ingest", "internal/sink", "internal/saver", "internal/parking", "internal/job", "internal/deadletter", "internal/operate",
-		"internal/trail", "internal/status", "internal/retention",
+		"internal/ingest",
+		"internal/sink",
+		"internal/saver",
+		"internal/parking",
+		"internal/job",
+		"internal/deadletter",
+		"internal/operate",
+		"internal/trail",
+		"internal/status",
+		"internal/retention",
 	}
 	withoutIO := []string{
-		"github.com/cenkalti/backoff/v4", "github.com/klauspost/compress/gzip", "github.com/failsafe-go/failsafe-go", "golang.org/x/sync", "golang.org/x/time",
-		"github.com/prometheus/client_golang/prometheus", "go.opentelemetry.io/otel",
+		"github.com/cenkalti/backoff/v4",
+		"github.com/klauspost/compress/gzip",
+		"github.com/failsafe-go/failsafe-go",
+		"golang.org/x/sync",
+		"golang.org/x/time",
+		"github.com/prometheus/client_golang/prometheus",
+		"go.opentelemetry.io/otel",
 	}
 	seen := map[string]bool{}
 	dec := json.NewDecoder(bytes.NewReader(out))
@@ -227,7 +280,16 @@ func TestDependencies(t *testing.T) {
 			case name == "internal/ports":
 				require.Fail(t, "ports import the standard library and domain only", i)
 			case slices.Contains(useCases, name):
-				require.True(t, slices.ContainsFunc(withoutIO, func(prefix string) bool { return i == prefix || strings.HasPrefix(i, prefix+"/") }), "%s imports %s", name, i)
+				require.True(
+					t,
+					slices.ContainsFunc(
+						withoutIO,
+						func(prefix string) bool { return i == prefix || strings.HasPrefix(i, prefix+"/") },
+					),
+					"%s imports %s",
+					name,
+					i,
+				)
 			}
 		}
 	}

@@ -66,8 +66,18 @@ func TestStoreAway(t *testing.T) {
 		require.Less(t, time.Since(start), 2*time.Second)
 	}
 	upload()
-	require.Eventually(t, func() bool { upload(); return a.metric(t, "docket_breaker_state") == "2" }, testPatience, testTick)
-	require.Eventually(t, func() bool { return a.metric(t, `docket_parked_records_total{class="unavailable"}`) != "0" }, testPatience, testTick)
+	require.Eventually(
+		t,
+		func() bool { upload(); return a.metric(t, "docket_breaker_state") == "2" },
+		testPatience,
+		testTick,
+	)
+	require.Eventually(
+		t,
+		func() bool { return a.metric(t, `docket_parked_records_total{class="unavailable"}`) != "0" },
+		testPatience,
+		testTick,
+	)
 	code, body := a.get(t, a.AdminAddr(), "/readyz")
 	require.Equal(t, http.StatusOK, code, "uploads are taken whatever the store does: %s", body)
 	require.Contains(t, string(body), "the store is away")
@@ -84,8 +94,8 @@ func TestStoreAway(t *testing.T) {
 	require.NotEqual(t, "0", a.metric(t, "docket_parking_replayed_records_total"))
 }
 
-// TestMisconfiguredStore breaks the schema: nothing is parked or dead, /readyz?verbose says what is wrong, and mending it
-// is enough.
+// TestMisconfiguredStore breaks the schema: nothing is parked or dead, /readyz?verbose says what is wrong, and mending
+// it is enough.
 func TestMisconfiguredStore(t *testing.T) {
 	a := startApp(t, nil)
 	exec := func(text string) {
@@ -125,7 +135,12 @@ func TestPoisonRow(t *testing.T) {
 	require.Equal(t, http.StatusOK, a.status(t, "before"))
 	require.Equal(t, http.StatusOK, a.status(t, "after"))
 	require.Equal(t, http.StatusNotFound, a.status(t, "poison"))
-	require.Equal(t, "2", a.metric(t, `docket_parked_records_total{class="unknown"}`), "attempts 1 and 2 were parked, the third was the last")
+	require.Equal(
+		t,
+		"2",
+		a.metric(t, `docket_parked_records_total{class="unknown"}`),
+		"attempts 1 and 2 were parked, the third was the last",
+	)
 }
 
 // TestTraces follows an upload to its row by the traces that docket sends when it is told where.
@@ -167,7 +182,12 @@ func TestTraces(t *testing.T) {
 	require.Equal(t, request.TraceId, publish.TraceId)
 	require.Len(t, save.Links, 1)
 	require.Equal(t, request.TraceId, save.Links[0].TraceId, "the batch links to the upload")
-	require.NotEqual(t, "4bf92f3577b34da6a3ce929d0e0e4736", fmt.Sprintf("%x", request.TraceId), "the application's trace is not ours")
+	require.NotEqual(
+		t,
+		"4bf92f3577b34da6a3ce929d0e0e4736",
+		fmt.Sprintf("%x", request.TraceId),
+		"the application's trace is not ours",
+	)
 }
 
 func TestTLS(t *testing.T) {
@@ -194,7 +214,10 @@ func TestTLS(t *testing.T) {
 	require.NoError(t, err)
 	pool := x509.NewCertPool()
 	pool.AddCert(cert)
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true}
+	transport := &http.Transport{
+		TLSClientConfig:   &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
+		ForceAttemptHTTP2: true,
+	}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
 	resp, err := client.Post("https://"+a.UploadAddr()+"/logs", "application/json", strings.NewReader("[{}]"))

@@ -39,7 +39,16 @@ func TestServeTakesEitherServer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := startApp(t, edit)
-			_, status := postLogs(t, a, []byte(`[{"decision_id":"x","result":true,"timestamp":"`+time.Now().UTC().Format(time.RFC3339Nano)+`"},{"decision_id":"y"}]`), "")
+			_, status := postLogs(
+				t,
+				a,
+				[]byte(
+					`[{"decision_id":"x","result":true,"timestamp":"`+time.Now().UTC().Format(
+						time.RFC3339Nano,
+					)+`"},{"decision_id":"y"}]`,
+				),
+				"",
+			)
 			require.Equal(t, http.StatusOK, status)
 			for _, id := range []string{"x", "y"} {
 				require.Eventually(t, func() bool { return a.status(t, id) == http.StatusOK }, testPatience, testTick)

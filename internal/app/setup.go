@@ -61,8 +61,8 @@ func (a *App) setup(ctx context.Context) error {
 	}
 	log := instrument(back.Log, a.topics, tracing.tracer, a.reg)
 
-	// Whoever has the store knows whether it is away, and whether the dead-letter guard is on; the roles that save share one
-	// writer.
+	// Whoever has the store knows whether it is away, and whether the dead-letter guard is on; the roles that save share
+	// one writer.
 	var s *store
 	if a.role != status.Ingest {
 		s = a.newStore(back, projector, tracing.tracer)
@@ -104,8 +104,8 @@ func (a *App) setup(ctx context.Context) error {
 	return nil
 }
 
-// listenAll takes the ports. Ports before files: an occupied one is found before anything is touched. Nothing is accepted
-// until Start.
+// listenAll takes the ports. Ports before files: an occupied one is found before anything is touched. Nothing is
+// accepted until Start.
 func (a *App) listenAll(ctx context.Context) error {
 	tlsConfig, err := a.tls()
 	if err != nil {
@@ -173,7 +173,14 @@ func (a *App) newStore(back backends, p *domain.Projector, tracer trace.Tracer) 
 	}
 	if s.fresh+s.backlog > 0 {
 		adaptive := a.cfg.Saver.Adaptive && (s.fresh > 0 || a.cfg.Parking.Adaptive)
-		s.writer = sink.NewWriter(back.Decisions, s.breaker, sink.Concurrency{Ceiling: s.fresh + s.backlog, Adaptive: adaptive}, p, tracer, a.reg)
+		s.writer = sink.NewWriter(
+			back.Decisions,
+			s.breaker,
+			sink.Concurrency{Ceiling: s.fresh + s.backlog, Adaptive: adaptive},
+			p,
+			tracer,
+			a.reg,
+		)
 	}
 	return s
 }
@@ -210,11 +217,23 @@ func (a *App) consumers(log ports.Log, s *store) {
 			Concurrency: sink.Concurrency{Ceiling: s.backlog, Adaptive: a.cfg.Parking.Adaptive},
 			Logger:      a.logger.With("role", status.Parking),
 		}, a.reg)
-		a.consume(status.Parking, log, s.backlog, ports.Subscription{Group: parking.Group, Topics: []string{a.topics.Parking}}, park.Handle)
+		a.consume(
+			status.Parking,
+			log,
+			s.backlog,
+			ports.Subscription{Group: parking.Group, Topics: []string{a.topics.Parking}},
+			park.Handle,
+		)
 	}
 	if a.role.Is(status.Saver) {
 		save := saver.New(s.writer, router, log, a.logger.With("role", status.Saver))
-		a.consume(status.Saver, log, s.fresh, ports.Subscription{Group: saver.Group, Topics: []string{a.topics.Decisions}}, save.Handle)
+		a.consume(
+			status.Saver,
+			log,
+			s.fresh,
+			ports.Subscription{Group: saver.Group, Topics: []string{a.topics.Decisions}},
+			save.Handle,
+		)
 	}
 }
 

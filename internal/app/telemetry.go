@@ -30,16 +30,24 @@ type tracing struct {
 // newTracing follows OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT and the others).
 func newTracing(ctx context.Context) (tracing, error) {
 	const scope = "github.com/docket-project/docket"
-	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "" || os.Getenv("OTEL_SDK_DISABLED") == "true" {
-		return tracing{tracer: noop.NewTracerProvider().Tracer(scope), shutdown: func(context.Context) error { return nil }}, nil
+	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "" ||
+		os.Getenv("OTEL_SDK_DISABLED") == "true" {
+		return tracing{
+			tracer:   noop.NewTracerProvider().Tracer(scope),
+			shutdown: func(context.Context) error { return nil },
+		}, nil
 	}
 	exporter, err := otlptracehttp.New(ctx)
 	if err != nil {
 		return tracing{}, domain.Errorf(domain.Misconfigured, "set up traces: %w", err)
 	}
 	// The environment's own resource attributes come later and so win.
-	res, err := resource.New(ctx, resource.WithAttributes(attribute.String("service.name", "docket"), attribute.String("service.version", Version)),
-		resource.WithFromEnv(), resource.WithTelemetrySDK())
+	res, err := resource.New(
+		ctx,
+		resource.WithAttributes(attribute.String("service.name", "docket"), attribute.String("service.version", Version)),
+		resource.WithFromEnv(),
+		resource.WithTelemetrySDK(),
+	)
 	if err != nil {
 		return tracing{}, domain.Errorf(domain.Misconfigured, "set up traces: %w", err)
 	}
@@ -122,7 +130,8 @@ func newDataLoss(reg prometheus.Registerer) prometheus.Counter {
 // newWeaknesses counts what the check of the topics finds; an alert asks for none.
 func newWeaknesses(reg prometheus.Registerer, n int) prometheus.Gauge {
 	g := promauto.With(reg).NewGauge(prometheus.GaugeOpts{
-		Name: "docket_log_weaknesses", Help: "Ways in which the topics' settings make acknowledged records less safe than promised.",
+		Name: "docket_log_weaknesses",
+		Help: "Ways in which the topics' settings make acknowledged records less safe than promised.",
 	})
 	g.Set(float64(n))
 	return g
@@ -135,14 +144,24 @@ func registerPool(reg prometheus.Registerer, stats func() sql.DBStats) {
 		help string
 		read func(sql.DBStats) float64
 	}{
-		"open_connections":   {"Connections to the store.", func(s sql.DBStats) float64 { return float64(s.OpenConnections) }},
-		"in_use_connections": {"Connections to the store that are busy.", func(s sql.DBStats) float64 { return float64(s.InUse) }},
-		"max_connections":    {"Most connections to the store.", func(s sql.DBStats) float64 { return float64(s.MaxOpenConnections) }},
+		"open_connections": {"Connections to the " +
+			"store.", func(s sql.DBStats) float64 { return float64(s.OpenConnections) }},
+		"in_use_connections": {"Connections to the store that are busy.",
+			func(s sql.DBStats) float64 { return float64(s.InUse) }},
+		"max_connections": {"Most connections to the " +
+			"store.", func(s sql.DBStats) float64 { return float64(s.MaxOpenConnections) }},
 	} {
-		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "docket_store_pool_" + name, Help: g.help}, func() float64 { return g.read(stats()) })
+		f.NewGaugeFunc(
+			prometheus.GaugeOpts{Name: "docket_store_pool_" + name, Help: g.help},
+			func() float64 { return g.read(stats()) },
+		)
 	}
-	f.NewCounterFunc(prometheus.CounterOpts{Name: "docket_store_pool_waits_total", Help: "Times a connection had to be waited for."},
-		func() float64 { return float64(stats().WaitCount) })
-	f.NewCounterFunc(prometheus.CounterOpts{Name: "docket_store_pool_wait_seconds_total", Help: "Time spent waiting for connections."},
-		func() float64 { return stats().WaitDuration.Seconds() })
+	f.NewCounterFunc(
+		prometheus.CounterOpts{Name: "docket_store_pool_waits_total", Help: "Times a connection had to be waited for."},
+		func() float64 { return float64(stats().WaitCount) },
+	)
+	f.NewCounterFunc(
+		prometheus.CounterOpts{Name: "docket_store_pool_wait_seconds_total", Help: "Time spent waiting for connections."},
+		func() float64 { return stats().WaitDuration.Seconds() },
+	)
 }

@@ -113,8 +113,8 @@ func migrateEmbedded(ctx context.Context, cfg Config, logger *slog.Logger, w io.
 	return err
 }
 
-// AcceptLoss finds what the log has lost, or can never deliver, and writes it to w. With yes, the groups go on behind it. No
-// role may run on the log. Its error says that nothing was changed.
+// AcceptLoss finds what the log has lost, or can never deliver, and writes it to w. With yes, the groups go on behind
+// it. No role may run on the log. Its error says that nothing was changed.
 func AcceptLoss(ctx context.Context, cfg Config, logger *slog.Logger, yes bool, w io.Writer) error {
 	if cfg.Kafka.On() {
 		return acceptKafkaLoss(ctx, cfg, logger, yes, w)
@@ -145,7 +145,10 @@ func acceptEmbeddedLoss(ctx context.Context, cfg Config, yes bool, w io.Writer) 
 		fmt.Fprintf(w, "%s offsets %d to %d: %d records, %s\n", l.Topic, l.First, l.Last, l.Last-l.First+1, l.Reason)
 	}
 	if !yes {
-		return fmt.Errorf("nothing was changed: these decisions may be lost for good. Restore %s from a backup, or repeat with --yes", cfg.Data)
+		return fmt.Errorf(
+			"nothing was changed: these decisions may be lost for good. Restore %s from a backup, or repeat with --yes",
+			cfg.Data,
+		)
 	}
 	fmt.Fprintln(w, "Given up, and noted in the log's table of losses. docket can start again.")
 	return nil
@@ -163,7 +166,8 @@ func acceptKafkaLoss(ctx context.Context, cfg Config, logger *slog.Logger, yes b
 	topics := cfg.Topics()
 	var losses []kafka.Loss
 	for group, consumed := range map[string][]string{
-		saver.Group: {topics.Decisions}, parking.Group: {topics.Parking}, deadletter.IndexGroup: {topics.DLQ, topics.ParkingDLQ},
+		saver.Group: {topics.Decisions}, parking.Group: {topics.Parking}, deadletter.IndexGroup: {topics.DLQ,
+			topics.ParkingDLQ},
 	} {
 		found, err := log.Losses(ctx, group, consumed...)
 		if err != nil {
@@ -176,10 +180,21 @@ func acceptKafkaLoss(ctx context.Context, cfg Config, logger *slog.Logger, yes b
 		return nil
 	}
 	for _, l := range losses {
-		fmt.Fprintf(w, "%s/%d offsets %d to %d: %d records that %s had not done\n", l.Topic, l.Partition, l.First, l.Last, l.Records(), l.Group)
+		fmt.Fprintf(
+			w,
+			"%s/%d offsets %d to %d: %d records that %s had not done\n",
+			l.Topic,
+			l.Partition,
+			l.First,
+			l.Last,
+			l.Records(),
+			l.Group,
+		)
 	}
 	if !yes {
-		return errors.New("nothing was changed: these decisions may be lost for good. Bring them back if you can, or repeat with --yes")
+		return errors.New(
+			"nothing was changed: these decisions may be lost for good. Bring them back if you can, or repeat with --yes",
+		)
 	}
 	caller := os.Getenv("USER")
 	if host, err := os.Hostname(); err == nil {

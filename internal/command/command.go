@@ -1,5 +1,5 @@
-// Package command is docket's command line: the grammar, where a setting's value comes from, and the commands that run a
-// role or look after what it keeps. The commands that ask a console are cli's; what a role is made of is app's.
+// Package command is docket's command line: the grammar, where a setting's value comes from, and the commands that run
+// a role or look after what it keeps. The commands that ask a console are cli's; what a role is made of is app's.
 package command
 
 import (
@@ -36,7 +36,7 @@ type commandLine struct {
 	Console consoleCommand `cmd:"" help:"Run the role that answers people and programs."`
 	Send    cli.Send       `cmd:"" help:"Send decisions from files, as an OPA would."`
 	Find    cli.Find       `cmd:"" help:"Search decisions."`
-	Show    cli.Show       `cmd:"" help:"Show one decision: what was decided, and why."`
+	Show    cli.Show       `cmd:"" help:"Show one decision: what was decided, and why; -o raw prints its exact bytes."`
 	Trail   cli.Trail      `cmd:"" help:"Tell where a decision is: stored, waiting, dead, or never received."`
 	DLQ     cli.DLQ        `cmd:"" name:"dlq" help:"Inspect dead letters, and replay or discard them."`
 	Jobs    cli.Jobs       `cmd:"" help:"Look at jobs, and pause, resume or cancel them."`
@@ -51,7 +51,8 @@ type commandLine struct {
 	Completion kongcompletion.Completion `cmd:"" help:"Make the shell complete commands and flags."`
 }
 
-// Exec runs docket with the process's arguments behind first, until a signal tells it to stop, and returns its exit code.
+// Exec runs docket with the process's arguments behind first, until a signal tells it to stop, and returns its exit
+// code.
 func Exec(first ...string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -164,7 +165,11 @@ type roleCommand struct {
 func (r *roleCommand) serve(ctx context.Context, role status.Role, out cli.Out, unknown warnings) error {
 	logger := newLogger(out.Stderr, r.Config)
 	for _, name := range unknown {
-		logger.Warn("this environment variable sets nothing; is it misspelt? docs/configuration.md lists them", "variable", name)
+		logger.Warn(
+			"this environment variable sets nothing; is it misspelt? docs/configuration.md lists them",
+			"variable",
+			name,
+		)
 	}
 	return app.Run(ctx, role, r.Config, logger, func(a *app.App) { printBanner(out.Stdout, a) })
 }

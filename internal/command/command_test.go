@@ -84,14 +84,36 @@ func TestRolesRefuseUnreplicatedTopics(t *testing.T) {
 	data := t.TempDir()
 	brokers := k.ListenAddrs()[0]
 	nowhere := "postgres://x@127.0.0.1:1/x?connect_timeout=1"
-	code, out := runMain(t, "ingest", "--kafka-brokers", brokers, "--database-url", nowhere, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+	code, out := runMain(
+		t,
+		"ingest",
+		"--kafka-brokers",
+		brokers,
+		"--database-url",
+		nowhere,
+		"--listen",
+		"127.0.0.1:0",
+		"--admin-listen",
+		"127.0.0.1:0",
+	)
 	require.Equal(t, cli.ExitMisconfigured, code, out)
 	require.Contains(t, out, "docket migrate")
 	code, out = runMain(t, "migrate", "--kafka-brokers", brokers, "--data", data)
 	require.Equal(t, cli.ExitDone, code, out)
 	require.Contains(t, out, "Topic docket.decisions was created.")
 	require.Contains(t, out, "1 replicas of at least 3")
-	code, out = runMain(t, "ingest", "--kafka-brokers", brokers, "--database-url", nowhere, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+	code, out = runMain(
+		t,
+		"ingest",
+		"--kafka-brokers",
+		brokers,
+		"--database-url",
+		nowhere,
+		"--listen",
+		"127.0.0.1:0",
+		"--admin-listen",
+		"127.0.0.1:0",
+	)
 	require.Equal(t, cli.ExitMisconfigured, code, out)
 	require.Contains(t, out, "DOCKET_KAFKA_UNREPLICATED=allow")
 }
@@ -110,10 +132,18 @@ func TestAcceptLossOnKafka(t *testing.T) {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(k.ListenAddrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	require.NoError(t, err)
 	for range 10 {
-		require.NoError(t, cl.ProduceSync(t.Context(), &kgo.Record{Topic: topics.Decisions, Partition: 3, Value: []byte("{}")}).FirstErr())
+		require.NoError(
+			t,
+			cl.ProduceSync(t.Context(), &kgo.Record{Topic: topics.Decisions, Partition: 3, Value: []byte("{}")}).FirstErr(),
+		)
 	}
 	cl.Close()
-	member, err := kgo.NewClient(kgo.SeedBrokers(k.ListenAddrs()...), kgo.ConsumerGroup(saver.Group), kgo.ConsumeTopics(topics.Decisions), kgo.DisableAutoCommit())
+	member, err := kgo.NewClient(
+		kgo.SeedBrokers(k.ListenAddrs()...),
+		kgo.ConsumerGroup(saver.Group),
+		kgo.ConsumeTopics(topics.Decisions),
+		kgo.DisableAutoCommit(),
+	)
 	require.NoError(t, err)
 	var one *kgo.Record
 	for one == nil {
@@ -148,15 +178,22 @@ func TestMainExitCodes(t *testing.T) {
 		{"unknown command", []string{"frobnicate"}, cli.ExitUsage, "frobnicate"},
 		{"config", []string{"config", "--listen", "127.0.0.1:99"}, cli.ExitDone, "listen: \"127.0.0.1:99\""},
 		{"config that is wrong", []string{"config", "--listen", ":99"}, cli.ExitMisconfigured, "DOCKET_UPLOAD_TOKENS_FILE"},
-		{"secrets are hidden", []string{"config", "--database-url", "postgres://u:p@h/d"}, cli.ExitDone, "database_url: \"********\""},
-		{"send", []string{"send", "--upload-server", "http://" + a.UploadAddr(), "../../examples/decisions.json"}, cli.ExitDone, "4 accepted, 0 quarantined"},
-		{"show what is not there", []string{"show", "--server", "http://" + a.ConsoleAddr(), "nope"}, cli.ExitNotFound, "no decision nope is stored"},
-		{"find with a bad filter", []string{"find", "--server", "http://" + a.ConsoleAddr(), "--outcome", "maybe"}, cli.ExitUsage, "maybe"},
+		{"secrets are hidden", []string{"config", "--database-url", "postgres://u:p@h/d"}, cli.ExitDone,
+			"database_url: \"********\""},
+		{"send", []string{"send", "--upload-server", "http://" + a.UploadAddr(), "../../examples/decisions.json"},
+			cli.ExitDone, "4 accepted, 0 quarantined"},
+		{"show what is not there", []string{"show", "--server", "http://" +
+			a.ConsoleAddr(), "nope"}, cli.ExitNotFound, "no decision nope is stored"},
+		{"find with a bad filter", []string{"find", "--server", "http://" +
+			a.ConsoleAddr(), "--outcome", "maybe"}, cli.ExitUsage, "maybe"},
 		{"nobody there", []string{"find", "--server", "http://127.0.0.1:1"}, cli.ExitUnavailable, "docket does not answer"},
-		{"nobody there to send to", []string{"send", "--upload-server", "http://127.0.0.1:1", "../../examples/decisions.json"}, cli.ExitUnavailable, "docket does not answer"},
-		{"a level that is none", []string{"config", "--log-level", "loud"}, cli.ExitMisconfigured, `log_level "loud": it is one of debug, info, warn, error`},
+		{"nobody there to send to", []string{"send", "--upload-server", "http://127.0.0.1:1",
+			"../../examples/decisions.json"}, cli.ExitUnavailable, "docket does not answer"},
+		{"a level that is none", []string{"config", "--log-level", "loud"}, cli.ExitMisconfigured,
+			`log_level "loud": it is one of debug, info, warn, error`},
 		{"an environment variable that is none", []string{"config", "--max-events", "x"}, cli.ExitUsage, "max-events"},
-		{"no such data", []string{"log", "accept-loss", "--data", "/no/such/dir"}, cli.ExitMisconfigured, "no data directory"},
+		{"no such data", []string{"log", "accept-loss", "--data", "/no/such/dir"}, cli.ExitMisconfigured,
+			"no data directory"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var out bytes.Buffer
@@ -168,7 +205,12 @@ func TestMainExitCodes(t *testing.T) {
 	}
 	require.Eventually(t, func() bool {
 		var out bytes.Buffer
-		code := command.Main(t.Context(), []string{"find", "--server", "http://" + a.ConsoleAddr(), "--denied", "--path", "http/authz/*"}, &out, &out)
+		code := command.Main(
+			t.Context(),
+			[]string{"find", "--server", "http://" + a.ConsoleAddr(), "--denied", "--path", "http/authz/*"},
+			&out,
+			&out,
+		)
 		return code == cli.ExitDone && strings.Count(out.String(), "\n") == 2
 	}, testPatience, testTick, "a header and one decision")
 	http.DefaultClient.CloseIdleConnections()
@@ -191,7 +233,14 @@ func printed(t *testing.T, key string, args ...string) string {
 // TestWhereASettingComesFrom: a flag beats its variable, which beats the file, which beats the default.
 func TestWhereASettingComesFrom(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "docket.yaml")
-	require.NoError(t, os.WriteFile(file, []byte("saver: {concurrency: 3}\nretention: 7d\nmappings:\n  - path: a/*\n    principal: [/input/who]\n"), 0o600))
+	require.NoError(
+		t,
+		os.WriteFile(
+			file,
+			[]byte("saver: {concurrency: 3}\nretention: 7d\nmappings:\n  - path: a/*\n    principal: [/input/who]\n"),
+			0o600,
+		),
+	)
 	require.Equal(t, "4", printed(t, "saver_concurrency"))
 	require.Equal(t, "3", printed(t, "saver_concurrency", "--config", file))
 	require.Equal(t, `"7d"`, printed(t, "retention", "--config", file))
@@ -206,7 +255,16 @@ func TestWhereASettingComesFrom(t *testing.T) {
 
 // TestConfigPrintsAFile has what docket config prints read back as a file.
 func TestConfigPrintsAFile(t *testing.T) {
-	code, first := runMain(t, "config", "--saver-concurrency", "7", "--kafka-brokers", "a:1,b:2", "--listen", "127.0.0.1:99")
+	code, first := runMain(
+		t,
+		"config",
+		"--saver-concurrency",
+		"7",
+		"--kafka-brokers",
+		"a:1,b:2",
+		"--listen",
+		"127.0.0.1:99",
+	)
 	require.Equal(t, cli.ExitDone, code, first)
 	file := filepath.Join(t.TempDir(), "docket.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(first), 0o600))

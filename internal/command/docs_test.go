@@ -41,16 +41,26 @@ func TestConfigurationDocument(t *testing.T) {
 
 <!-- Generated from the components' settings: go test ./internal/command -run ConfigurationDocument -update -->
 
-Every setting has one name in three spellings. A flag beats its environment variable, which beats the key in the YAML file
-that ` + "`--config`" + ` or ` + "`DOCKET_CONFIG`" + ` names. In the file, nested keys are joined by an underscore: ` + "`parking: {max_attempts: 5}`" + `
-is ` + "`parking_max_attempts`" + `. An unknown key in the file is an error, an unknown ` + "`DOCKET_*`" + ` variable a warning. ` + "`docket config`" + `
+Every setting has one name in three spellings. A flag beats its environment variable, which beats the key in the YAML
+file that ` + "`--config`" + ` or ` + "`DOCKET_CONFIG`" + ` names. In the file, nested keys are joined by an underscore: ` +
+		"`parking: {max_attempts: 5}`" + `
+is ` + "`parking_max_attempts`" + `. An unknown key in the file is an error, an unknown ` + "`DOCKET_*`" +
+		` variable a warning. ` + "`docket config`" + `
 prints what is in force, secrets hidden.
 
 | flag | variable | key | default | |
 |---|---|---|---|---|
 `)
 	for _, s := range inOrder() {
-		fmt.Fprintf(&b, "| `--%s` | `%s` | `%s` | `%s` | %s |\n", s.flag.Name, s.flag.Envs[0], keyOf(s.flag.Name), cmp.Or(s.fallback, "-"), s.flag.Help)
+		fmt.Fprintf(
+			&b,
+			"| `--%s` | `%s` | `%s` | `%s` | %s |\n",
+			s.flag.Name,
+			s.flag.Envs[0],
+			keyOf(s.flag.Name),
+			cmp.Or(s.fallback, "-"),
+			s.flag.Help,
+		)
 	}
 	b.WriteString(`
 OpenTelemetry's own variables are followed: traces are off unless ` + "`OTEL_EXPORTER_OTLP_ENDPOINT`" + ` (or
@@ -58,7 +68,8 @@ OpenTelemetry's own variables are followed: traces are off unless ` + "`OTEL_EXP
 
 ## Mappings
 
-What a decision is about stands in different places for different policies. ` + "`mappings`" + `, in the file only, say where, by
+What a decision is about stands in different places for different policies. ` + "`mappings`" +
+		`, in the file only, say where, by
 policy path (exact, or a prefix with ` + "`*`" + ` behind). Every list holds JSON pointers into the event, tried in order before the
 built-in ones:
 
@@ -74,8 +85,10 @@ mappings:
 
 ## Tokens
 
-` + "`DOCKET_UPLOAD_TOKENS_FILE`" + ` and ` + "`DOCKET_CONSOLE_TOKENS_FILE`" + ` have a line for each token: a name, the tenant (uploads) or role
-(console: ` + "`viewer` or `operator`" + `), and the hex SHA-256 of the token, parted by white space or commas. ` + "`#`" + ` begins a comment. The
+` + "`DOCKET_UPLOAD_TOKENS_FILE`" + ` and ` + "`DOCKET_CONSOLE_TOKENS_FILE`" +
+		` have a line for each token: a name, the tenant (uploads) or role
+(console: ` + "`viewer` or `operator`" + `), and the hex SHA-256 of the token, parted by white space or commas. ` +
+		"`#`" + ` begins a comment. The
 files are read again when they change; no restart is needed.
 
 ` + "```" + `
@@ -101,10 +114,11 @@ func TestOPAConfiguration(t *testing.T) {
 	require.Equal(t, opaConfig("http://docket.example:8080", "/etc/docket/token"), rest)
 }
 
-// TestDefaultsReachEveryCommand: what a command without flags works with is app.DefaultConfig. A command that does not embed
-// the settings has none, so a new one cannot lose them.
+// TestDefaultsReachEveryCommand: what a command without flags works with is app.DefaultConfig. A command that does not
+// embed the settings has none, so a new one cannot lose them.
 func TestDefaultsReachEveryCommand(t *testing.T) {
-	for _, name := range []string{"serve", "ingest", "saver", "parking", "console", "migrate", "config", "log accept-loss"} {
+	for _, name := range []string{"serve", "ingest", "saver", "parking", "console", "migrate", "config",
+		"log accept-loss"} {
 		kctx, _, err := parse(strings.Fields(name), io.Discard, io.Discard, nil)
 		require.NoError(t, err)
 		withSections(kctx, app.Sections{Mappings: nil})
@@ -160,9 +174,25 @@ func TestBanner(t *testing.T) {
 		}
 		return len(b), nil
 	})
-	code := Main(ctx, []string{"serve", "--data", t.TempDir(), "--listen", "127.0.0.1:0", "--console-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"}, started, &log)
+	code := Main(
+		ctx,
+		[]string{
+			"serve",
+			"--data",
+			t.TempDir(),
+			"--listen",
+			"127.0.0.1:0",
+			"--console-listen",
+			"127.0.0.1:0",
+			"--admin-listen",
+			"127.0.0.1:0",
+		},
+		started,
+		&log,
+	)
 	require.Zero(t, code, "%s", &log)
-	for _, says := range []string{"OPA posts to", "The API answers at", "Metrics and health", "Paste this into OPA's configuration", "decision_logs:", "find --denied"} {
+	for _, says := range []string{"OPA posts to", "The API answers at", "Metrics and health",
+		"Paste this into OPA's configuration", "decision_logs:", "find --denied"} {
 		require.Contains(t, out.String(), says)
 	}
 }

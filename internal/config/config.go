@@ -1,5 +1,6 @@
-// Package config is what configurations are made of: types of values, checks, and the YAML file. It knows no setting: each
-// component owns its Config, Default and Validate, and app puts them together. It leaves flags and environment to command.
+// Package config is what configurations are made of: types of values, checks, and the YAML file. It knows no setting:
+// each component owns its Config, Default and Validate, and app puts them together. It leaves flags and environment to
+// command.
 package config
 
 import (

@@ -13,8 +13,8 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// File is a configuration file: scalars by their keys. Sections, which have a structure of their own, are decoded into their
-// owners' types.
+// File is a configuration file: scalars by their keys. Sections, which have a structure of their own, are decoded into
+// their owners' types.
 type File struct {
 	// Name is the file's.
 	Name   string
@@ -22,8 +22,9 @@ type File struct {
 	lines  map[string]int
 }
 
-// Read reads a YAML file. Nested keys are joined by "_", so parking: {max_attempts: 10} is parking_max_attempts. sections
-// points to a struct whose fields, by their yaml tags, are the sections; a key that a section does not know is an error.
+// Read reads a YAML file. Nested keys are joined by "_", so parking: {max_attempts: 10} is parking_max_attempts.
+// sections points to a struct whose fields, by their yaml tags, are the sections; a key that a section does not know is
+// an error.
 func Read(name string, sections any) (*File, error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
@@ -112,7 +113,10 @@ func (f *File) Unknown(known func(key string) bool) error {
 	var errs []error
 	for key, line := range f.lines {
 		if !known(key) {
-			errs = append(errs, fmt.Errorf("%s line %d: there is no setting %q (docs/configuration.md lists them)", f.Name, line, key))
+			errs = append(
+				errs,
+				fmt.Errorf("%s line %d: there is no setting %q (docs/configuration.md lists them)", f.Name, line, key),
+			)
 		}
 	}
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })

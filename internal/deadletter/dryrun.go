@@ -8,12 +8,13 @@ import (
 )
 
 const (
-	// A dry run tries at most so many dead letters, in blocks spread evenly over what it chose, and for at most so long: it
-	// leaves dead rows behind in the store's tables.
+	// A dry run tries at most so many dead letters, in blocks spread evenly over what it chose, and for at most so long:
+	// it leaves dead rows behind in the store's tables.
 	dryRunSample = 10_000
 	dryRunBlock  = 100
 	dryRunTime   = time.Minute
-	// hopeless is how many failures of one kind are found one by one; others like them cost a transaction each and say no more.
+	// hopeless is how many failures of one kind are found one by one; others like them cost a transaction each and say no
+	// more.
 	hopeless = 500
 )
 

@@ -1,5 +1,20 @@
-// Package deadletter keeps the index of dead letters, and does what operators' jobs are to do with them: replay, discard,
-// reindex, and dry runs of these. It leaves jobs as such to job, saving and routing to sink, and parsing to ingest.
+// Package deadletter keeps the index of dead letters, and does what operators' jobs are to do with them: replay,
+// discard, reindex, and dry runs of these. It leaves jobs as such to job, saving and routing to sink, and parsing to
+// ingest.
+//
+// A dead letter's id is the position of its first copy and never changes; its bytes are read where the newest copy is,
+// and that position finds it as well. A discarded dead letter stays discarded when the same bytes die again by
+// themselves; a copy that comes from a replay opens its dead letter again.
+//
+// A replay publishes to the parking topic and leaves the attempts as they were: a row that is rejected again comes
+// straight back, so that the job sees it within a second or two. The replay does not count for the dead-letter guard.
+// It sends 100 first and waits up to 30 s until they are stored or fail, and waits again when 50,000 are on their way.
+// It stops itself when more than stop_ratio and at least ten have failed since an operator last let it go on. What it
+// has sent is written down a second later, when most of it is stored: one change of each index row instead of two. A
+// kill in between sends that second again, which stores nothing twice.
+//
+// A dry run tries at most 10,000 dead letters, in blocks spread over what it chose, and ends after 500 failures or a
+// minute: what is rolled back leaves dead rows in PostgreSQL's tables.
 package deadletter
 
 import (
@@ -28,8 +43,8 @@ const (
 	forgetEach = 10 * time.Minute
 )
 
-// Index keeps the index of dead letters: it takes in what comes, closes what is stored, and forgets what has fallen off the
-// log.
+// Index keeps the index of dead letters: it takes in what comes, closes what is stored, and forgets what has fallen off
+// the log.
 type Index struct {
 	Store interface {
 		ports.DeadLetterIndex
@@ -53,8 +68,8 @@ func (x *Index) Handle(ctx context.Context, batch []domain.Record) ([]ports.Paus
 	return ports.PauseAll(batch, time.Now().Add(indexWait)), nil
 }
 
-// take indexes records. One that cannot be indexed is found by halves and left out: its bytes stay in the log, and the others
-// must not wait for it. Errors: those that are no record's fault.
+// take indexes records. One that cannot be indexed is found by halves and left out: its bytes stay in the log, and the
+// others must not wait for it. Errors: those that are no record's fault.
 func (x *Index) take(ctx context.Context, records []domain.Record) error {
 	letters := make([]domain.DeadLetter, len(records))
 	for i, r := range records {
@@ -70,8 +85,13 @@ func (x *Index) take(ctx context.Context, records []domain.Record) error {
 	case err == nil:
 		return nil
 	case half == 0:
-		x.Logger.Error("a dead letter cannot be indexed: it is in the log, and in no list. Fix the cause, and have the index read again",
-			"dead_letter", records[0].Position().String(), "error", err)
+		x.Logger.Error(
+			"a dead letter cannot be indexed: it is in the log, and in no list. Fix the cause, and have the index read again",
+			"dead_letter",
+			records[0].Position().String(),
+			"error",
+			err,
+		)
 		return nil
 	default:
 		if err := x.take(ctx, records[:half]); err != nil {
@@ -104,8 +124,8 @@ func (x *Index) Tend(ctx context.Context) {
 	}
 }
 
-// closeReplayed looks at the next few of what was replayed behind a position, and closes what is stored. next is where to go
-// on, zero at the end.
+// closeReplayed looks at the next few of what was replayed behind a position, and closes what is stored. next is where
+// to go on, zero at the end.
 func (x *Index) closeReplayed(ctx context.Context, after domain.Position) (closed int, next domain.Position) {
 	for range tendSteps {
 		n, next, err := x.Store.CloseStored(ctx, domain.DeadReplayed, after, tendStep)
@@ -117,8 +137,8 @@ func (x *Index) closeReplayed(ctx context.Context, after domain.Position) (close
 	return closed, after
 }
 
-// forget removes from the index what the log does not have any more. What was still open then is lost for good, and written
-// down.
+// forget removes from the index what the log does not have any more. What was still open then is lost for good, and
+// written down.
 func (x *Index) forget(ctx context.Context) error {
 	partitions, err := x.Log.Backlog(ctx, IndexGroup, x.Topics.DLQ, x.Topics.ParkingDLQ)
 	if err != nil {
@@ -139,8 +159,13 @@ func (x *Index) forget(ctx context.Context) error {
 		x.Logger.Error("open dead letters have passed their topic's retention, and their bytes are gone", "topic", b.Topic,
 			"partition", b.Partition, "dead_letters", n)
 		if err := x.Store.Audit(ctx, domain.AuditEntry{
-			At: time.Now().UTC(), Caller: "docket", Tenants: domain.AllTenants(), Action: "dead-letters.expired", Target: b.Topic,
-			Done: n, Outcome: domain.Say(ExpiredOpen, domain.Args{"topic": b.Topic, "dead_letters": n}),
+			At:      time.Now().UTC(),
+			Caller:  "docket",
+			Tenants: domain.AllTenants(),
+			Action:  "dead-letters.expired",
+			Target:  b.Topic,
+			Done:    n,
+			Outcome: domain.Say(ExpiredOpen, domain.Args{"topic": b.Topic, "dead_letters": n}),
 		}); err != nil {
 			return err
 		}

@@ -32,7 +32,12 @@ func (s *indexStore) IndexDeadLetters(_ context.Context, letters []domain.DeadLe
 	return nil
 }
 
-func (s *indexStore) ForgetDeadLetters(_ context.Context, _ string, partition int32, _ int64) (map[domain.DeadState]int64, error) {
+func (s *indexStore) ForgetDeadLetters(
+	_ context.Context,
+	_ string,
+	partition int32,
+	_ int64,
+) (map[domain.DeadState]int64, error) {
 	if partition > 0 {
 		return nil, nil
 	}
@@ -57,12 +62,23 @@ func newIndex(t *testing.T, s *indexStore, l ports.Log) (*Index, *strings.Builde
 	p, err := domain.NewProjector(nil)
 	require.NoError(t, err)
 	var text strings.Builder
-	return &Index{Store: s, Log: l, Projector: p, Topics: domain.TopicsWithPrefix("docket."), Logger: slog.New(slog.NewTextHandler(&text, nil))}, &text
+	return &Index{
+		Store:     s,
+		Log:       l,
+		Projector: p,
+		Topics:    domain.TopicsWithPrefix("docket."),
+		Logger:    slog.New(slog.NewTextHandler(&text, nil)),
+	}, &text
 }
 
 func TestIndexHandle(t *testing.T) {
 	batch := []domain.Record{
-		{Topic: "docket.dlq", Offset: 5, Value: []byte(`{"decision_id":"a"}`)}, {Topic: "docket.dlq", Offset: 6, Value: []byte(`{"decision_id":"bad"}`)},
+		{
+			Topic:  "docket.dlq",
+			Offset: 5,
+			Value:  []byte(`{"decision_id":"a"}`),
+		},
+		{Topic: "docket.dlq", Offset: 6, Value: []byte(`{"decision_id":"bad"}`)},
 		{Topic: "docket.parking.dlq", Partition: 1, Offset: 9, Value: []byte(`{"decision_id":"c"}`)},
 	}
 	failing := func(class domain.Class) func([]domain.DeadLetter) error {
@@ -120,9 +136,23 @@ func TestIndexHandle(t *testing.T) {
 // TestForgottenWhileOpen writes down what no operator dealt with in time.
 func TestForgottenWhileOpen(t *testing.T) {
 	s := &indexStore{gone: map[domain.DeadState]int64{domain.DeadOpen: 7, domain.DeadStored: 9}}
-	x, text := newIndex(t, s, indexLog{backlog: []ports.Backlog{{Topic: "docket.dlq", Start: 100, End: 200}, {Topic: "docket.dlq", Partition: 1, Start: 100, End: 200}, {Topic: "docket.parking.dlq", End: 5}}})
+	x, text := newIndex(
+		t,
+		s,
+		indexLog{
+			backlog: []ports.Backlog{
+				{Topic: "docket.dlq", Start: 100, End: 200},
+				{Topic: "docket.dlq", Partition: 1, Start: 100, End: 200},
+				{Topic: "docket.parking.dlq", End: 5},
+			},
+		},
+	)
 	require.NoError(t, x.forget(t.Context()))
 	require.Len(t, s.audited, 1)
-	require.Equal(t, "dead-letters.expired docket 7", s.audited[0].Action+" "+s.audited[0].Caller+" "+string(rune('0'+s.audited[0].Done)))
+	require.Equal(
+		t,
+		"dead-letters.expired docket 7",
+		s.audited[0].Action+" "+s.audited[0].Caller+" "+string(rune('0'+s.audited[0].Done)),
+	)
 	require.Contains(t, text.String(), "dead_letters=7")
 }

@@ -25,7 +25,7 @@ const (
 	ReindexDone = "reindexed"
 	// ReplayDone: everything was sent. Args: done, stored, failed, reparsed, on_the_way, skipped.
 	ReplayDone = "replayed"
-	// ReplayCanary: the first dead letters were sent, and their fate is awaited. Args: sent.
+	// ReplayCanary: the first dead letters were sent, and the job waits until they are stored or fail. Args: sent.
 	ReplayCanary = "canary_sent"
 	// ReplayCrowded: many are on their way, and awaited before more are sent. Args: on_the_way.
 	ReplayCrowded = "waiting_for_replayed"

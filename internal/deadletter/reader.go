@@ -13,8 +13,8 @@ import (
 const (
 	// readAhead is how many dead letters a replay without a rate reads at once.
 	readAhead = 5000
-	// readTimeout bounds one look into the log, which reads over at most readGap records between two dead letters and spans at
-	// most readSpan.
+	// readTimeout bounds one look into the log, which reads over at most readGap records between two dead letters and
+	// spans at most readSpan.
 	readTimeout = 20 * time.Second
 	readGap     = 2000
 	readSpan    = 50_000
@@ -27,8 +27,8 @@ type fetched struct {
 	err     error
 }
 
-// reader hands out what a replay deals with next, chunk by chunk. It reads several at once, because the log hands out more
-// than is asked for, and while others are sent.
+// reader hands out what a replay deals with next, chunk by chunk. It reads several at once, because the log hands out
+// more than is asked for, and while others are sent.
 type reader struct {
 	work    *work
 	ctx     context.Context //nolint:containedctx // it ends with the turn
@@ -111,13 +111,14 @@ func (w *work) read(ctx context.Context, from domain.Position, visit func(domain
 	return w.Log.Read(ctx, from.Topic, from.Partition, from.Offset, visit)
 }
 
-// records reads the bytes of dead letters, which are in the log's order. Those that have fallen off it, or whose position has
-// other bytes by now, are missing.
+// records reads the bytes of dead letters, which are in the log's order. Those that have fallen off it, or whose
+// position has other bytes by now, are missing.
 func (w *work) records(ctx context.Context, letters []domain.DeadLetter) (map[domain.Position]domain.Record, error) {
 	found := make(map[domain.Position]domain.Record, len(letters))
 	for i := 0; i < len(letters); {
 		last := i
-		for last+1 < len(letters) && letters[last+1].Topic == letters[i].Topic && letters[last+1].Partition == letters[i].Partition &&
+		for last+1 < len(letters) && letters[last+1].Topic == letters[i].Topic &&
+			letters[last+1].Partition == letters[i].Partition &&
 			letters[last+1].Offset-letters[last].Offset <= readGap && letters[last+1].Offset-letters[i].Offset <= readSpan {
 			last++
 		}

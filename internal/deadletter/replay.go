@@ -82,8 +82,8 @@ func (w *work) replay() error {
 }
 
 // flush writes down what was sent, but for the last few steps that are younger than age: most of their dead letters are
-// stored within that time, and then change once instead of twice. A job that is killed meanwhile sends them again, which
-// stores nothing twice.
+// stored within that time, and then change once instead of twice. A job that is killed meanwhile sends them again,
+// which stores nothing twice.
 func (w *work) flush(age time.Duration, most int) (goOn bool, err error) {
 	for goOn = true; len(w.sent) > most || len(w.sent) > 0 && w.Now().Sub(w.sent[0].at) >= age; {
 		step := w.sent[0].LetterStep
@@ -106,8 +106,8 @@ func (w *work) await(d time.Duration, message domain.Message, enough func() bool
 	return w.Watch(d, message, func() { _, w.closing = w.Index.closeReplayed(w.Context, w.closing) }, enough)
 }
 
-// watch stops a replay of which too much fails, waits for the first ones before the others are sent, and keeps the replay from
-// running away from what it has sent.
+// watch stops a replay of which too much fails, waits for the first ones before the others are sent, and keeps the
+// replay from running away from what it has sent.
 func (w *work) watch(test bool) (stopped bool, err error) {
 	home := func() bool { return w.Job.OnTheWay() == 0 || w.Job.TooManyFail() }
 	if test {
@@ -152,8 +152,8 @@ func (w *work) settle() error {
 	return nil
 }
 
-// send publishes dead letters to the parking topic, where they come behind fresh decisions and wait for a store that is away.
-// A row has one attempt: one that is rejected again comes straight back.
+// send publishes dead letters to the parking topic, where they come behind fresh decisions and wait for a store that is
+// away. A row has one attempt: one that is rejected again comes straight back.
 func (w *work) send(b fetched) (step domain.LetterStep, goOn bool, err error) {
 	step.To, step.After = domain.DeadReplayed, b.letters[len(b.letters)-1].Position
 	out := outbox{work: w, alive: w.Now()}
@@ -188,8 +188,8 @@ func (w *work) send(b fetched) (step domain.LetterStep, goOn bool, err error) {
 	return step, true, out.publish()
 }
 
-// readable reports that nothing else is left of bytes that were parsed anew: what is quarantined again of a whole upload
-// becomes a dead letter of its own.
+// readable reports that nothing else is left of bytes that were parsed anew: what is quarantined again of a whole
+// upload becomes a dead letter of its own.
 func readable(l domain.DeadLetter, again ingest.Assembly) bool {
 	if l.Whole {
 		return len(again.Whole) == 0
@@ -237,23 +237,29 @@ func (o *outbox) publish() error {
 	return err
 }
 
-// resend addresses a dead decision to the parking topic. Its history stays, so that it is not counted as a new failure of the
-// store's, and so that its attempts are used up. Its docket-reason does not, because the next failure may be another.
+// resend addresses a dead decision to the parking topic. Its history stays, so that it is not counted as a new failure
+// of the store's, and so that its attempts are used up. Its docket-reason does not, because the next failure may be
+// another.
 func (w *work) resend(r domain.Record) domain.Record {
 	h := r.Headers
 	h.Replay, h.ReplayCount, h.NotBefore, h.Reason = w.Job.ID, h.ReplayCount+1, time.Time{}, ""
 	return domain.Record{Topic: w.Topics.Parking, Key: r.Key, Value: r.Value, Headers: h}
 }
 
-// reparse parses quarantined bytes anew, within the limits of today. What was sent with the wrong Content-Encoding is read by
-// its first bytes.
+// reparse parses quarantined bytes anew, within the limits of today. What was sent with the wrong Content-Encoding is
+// read by its first bytes.
 func (w *work) reparse(l domain.DeadLetter, r domain.Record) (ingest.Assembly, error) {
 	body := ingest.Body{
 		Wire: r.Value, Gzipped: l.Whole && ingest.LooksGzipped(r.Value), Topic: w.Topics.Parking,
 		Headers: domain.Headers{
-			Tenant: r.Headers.Tenant, OPAPartition: r.Headers.OPAPartition, ReceivedAt: r.Headers.ReceivedAt, Upload: r.Headers.Upload,
-			TraceParent: r.Headers.TraceParent, Origin: cmp.Or(r.Headers.Origin, r.Origin()), Replay: w.Job.ID,
-			ReplayCount: r.Headers.ReplayCount + 1,
+			Tenant:       r.Headers.Tenant,
+			OPAPartition: r.Headers.OPAPartition,
+			ReceivedAt:   r.Headers.ReceivedAt,
+			Upload:       r.Headers.Upload,
+			TraceParent:  r.Headers.TraceParent,
+			Origin:       cmp.Or(r.Headers.Origin, r.Origin()),
+			Replay:       w.Job.ID,
+			ReplayCount:  r.Headers.ReplayCount + 1,
 		},
 	}
 	if !l.Whole { // an element, which is an array of one

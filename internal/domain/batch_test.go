@@ -30,12 +30,14 @@ func TestParseBatch(t *testing.T) {
 		{"empty array, spaced", " [ \n ] \n", nil, nil},
 		{"one event", `[{"a":1}]`, []string{`{"a":1}`}, nil},
 		{"byte order mark", "\xEF\xBB\xBF" + `[{"a":1}]`, []string{`{"a":1}`}, nil},
-		{"bytes are kept", "[ { \"a\" : 1.0e+400 ,\"a\":\"\\u0000\\ud800\"}\n, {}\t]", []string{"{ \"a\" : 1.0e+400 ,\"a\":\"\\u0000\\ud800\"}", "{}"}, nil},
+		{"bytes are kept", "[ { \"a\" : 1.0e+400 ,\"a\":\"\\u0000\\ud800\"}\n, {}\t]",
+			[]string{"{ \"a\" : 1.0e+400 ,\"a\":\"\\u0000\\ud800\"}", "{}"}, nil},
 		{"null", "null", nil, []string{"not_array"}},
 		{"an object", `{"decision_id":"x"}`, nil, []string{"not_array"}},
 		{"two objects", `{"a":1}{"b":2}`, nil, []string{"not_array"}},
 		{"no JSON", "hello", nil, []string{"broken_json"}},
-		{"elements that are no objects", `[1,{"a":1},"x",null,[{}]]`, []string{`{"a":1}`}, []string{"not_object: 1", `not_object: "x"`, "not_object: null", "not_object: [{}]"}},
+		{"elements that are no objects", `[1,{"a":1},"x",null,[{}]]`, []string{`{"a":1}`}, []string{"not_object: 1",
+			`not_object: "x"`, "not_object: null", "not_object: [{}]"}},
 		{"broken element", `[{"a":1},{"b":},{"c":1}]`, []string{`{"a":1}`}, []string{"broken_json"}},
 		{"missing comma", `[{"a":1}{"b":1}]`, []string{`{"a":1}`}, []string{"broken_json"}},
 		{"comma at the end", `[{"a":1},]`, []string{`{"a":1}`}, []string{"broken_json"}},
@@ -50,23 +52,31 @@ func TestParseBatch(t *testing.T) {
 		{"trailing bytes", `[{"a":1}]x`, []string{`{"a":1}`}, []string{"trailing_bytes"}},
 		{"trailing array", `[{"a":1}] [{"b":1}]`, []string{`{"a":1}`}, []string{"trailing_bytes"}},
 		{"trailing NUL", "[{\"a\":1}]\x00", []string{`{"a":1}`}, []string{"trailing_bytes"}},
-		{"invalid UTF-8 in one of two", "[{\"a\":\"\xff\"},{\"b\":\"ü\"}]", []string{`{"b":"ü"}`}, []string{"invalid_utf8: {\"a\":\"\xff\"}"}},
+		{"invalid UTF-8 in one of two", "[{\"a\":\"\xff\"},{\"b\":\"ü\"}]", []string{`{"b":"ü"}`},
+			[]string{"invalid_utf8: {\"a\":\"\xff\"}"}},
 		{"invalid UTF-8 in a name", "[{\"\xc0\xaf\":1},{}]", []string{"{}"}, []string{"invalid_utf8: {\"\xc0\xaf\":1}"}},
 		{"invalid UTF-8 between events", "[{\"a\":1},\xff{}]", []string{`{"a":1}`}, []string{"broken_json"}},
 		{"as deep as allowed", "[" + deep(64) + "]", []string{deep(64)}, nil},
-		{"one too deep", `[{"a":1},` + deep(65) + `,{"b":1}]`, []string{`{"a":1}`, `{"b":1}`}, []string{"too_deep: " + deep(65)}},
-		{"brackets in a string are not depth", `[{"a":"` + strings.Repeat("[", 100) + `"}]`, []string{`{"a":"` + strings.Repeat("[", 100) + `"}`}, nil},
-		{"deeper than the tokenizer goes", `[{"a":1}, ` + deep(10_002) + ` ,{"b":1}]`, []string{`{"a":1}`, `{"b":1}`}, []string{"too_deep: " + deep(10_002)}},
-		{"two of them", `[` + deep(10_002) + `,{"a":1},` + deep(20_000) + `]`, []string{`{"a":1}`}, []string{"too_deep: " + deep(10_002), "too_deep: " + deep(20_000)}},
-		{"deep and broken", `[{"a":1},{"d":` + strings.Repeat("[", 10_050) + `,]`, []string{`{"a":1}`}, []string{"broken_json"}},
+		{"one too deep", `[{"a":1},` + deep(65) + `,{"b":1}]`, []string{`{"a":1}`, `{"b":1}`}, []string{"too_deep: " +
+			deep(65)}},
+		{"brackets in a string are not depth", `[{"a":"` + strings.Repeat("[", 100) + `"}]`, []string{`{"a":"` +
+			strings.Repeat("[", 100) + `"}`}, nil},
+		{"deeper than the tokenizer goes", `[{"a":1}, ` + deep(10_002) +
+			` ,{"b":1}]`, []string{`{"a":1}`, `{"b":1}`}, []string{"too_deep: " + deep(10_002)}},
+		{"two of them", `[` + deep(10_002) + `,{"a":1},` + deep(20_000) + `]`, []string{`{"a":1}`}, []string{"too_deep: " +
+			deep(10_002), "too_deep: " + deep(20_000)}},
+		{"deep and broken", `[{"a":1},{"d":` + strings.Repeat("[", 10_050) +
+			`,]`, []string{`{"a":1}`}, []string{"broken_json"}},
 		{"deep and cut off", `[{"a":1},` + strings.Repeat(`{"d":`, 10_050), []string{`{"a":1}`}, []string{"truncated"}},
 		{"too large", `[` + long + `,{"a":1}]`, []string{`{"a":1}`}, []string{"event_too_large: " + long}},
 		{"too many", `[{},{},{"c":3},{},{},{},{}]`, []string{"{}", "{}", `{"c":3}`, "{}", "{}"}, []string{"too_many_events"}},
 		{"as many as allowed", `[{},{},{},{},{}]`, []string{"{}", "{}", "{}", "{}", "{}"}, nil},
-		{"quarantined elements count as well", `[1,2,3,4,5,{}]`, nil, []string{"not_object: 1", "not_object: 2", "not_object: 3", "not_object: 4", "not_object: 5", "too_many_events"}},
+		{"quarantined elements count as well", `[1,2,3,4,5,{}]`, nil, []string{"not_object: 1", "not_object: 2",
+			"not_object: 3", "not_object: 4", "not_object: 5", "too_many_events"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for _, r := range []io.Reader{strings.NewReader(c.body), iotest.OneByteReader(strings.NewReader(c.body)), iotest.DataErrReader(strings.NewReader(c.body))} {
+			for _, r := range []io.Reader{strings.NewReader(c.body), iotest.OneByteReader(strings.NewReader(c.body)),
+				iotest.DataErrReader(strings.NewReader(c.body))} {
 				b, err := ParseBatch(r, len(c.body)/2, lim)
 				require.NoError(t, err)
 				var events, quarantined []string
@@ -120,7 +130,12 @@ func TestParseBatchIdentity(t *testing.T) {
 			require.Equal(t, want, b.Events[0].ID)
 			p, err := NewProjector(nil)
 			require.NoError(t, err)
-			require.Equal(t, want, p.Project(Record{Value: []byte(c.event)}).ID, "the saver finds the same identity in the bytes")
+			require.Equal(
+				t,
+				want,
+				p.Project(Record{Value: []byte(c.event)}).ID,
+				"the saver finds the same identity in the bytes",
+			)
 		})
 	}
 }
@@ -192,7 +207,13 @@ func (endless) Read(b []byte) (int, error) {
 }
 
 func TestParseBatchSenders(t *testing.T) {
-	b, err := ParseBatch(strings.NewReader(`[{"a":1},{"labels":{"id":"x"}},{"labels":{"id":"x"}},7,{"labels":{"id":"y"}},{"labels":1,"labels":{"id":"y"}}]`), 0, DefaultLimits)
+	b, err := ParseBatch(
+		strings.NewReader(
+			`[{"a":1},{"labels":{"id":"x"}},{"labels":{"id":"x"}},7,{"labels":{"id":"y"}},{"labels":1,"labels":{"id":"y"}}]`,
+		),
+		0,
+		DefaultLimits,
+	)
 	require.NoError(t, err)
 	require.Equal(t, []Sender{{nil, 1}, {[]byte(`{"id":"x"}`), 2}, {[]byte(`{"id":"y"}`), 2}}, b.Senders)
 }

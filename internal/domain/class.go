@@ -17,9 +17,9 @@ type Class string
 const (
 	// Canceled is our own shutdown: no commit, no attempt, nothing to report.
 	Canceled Class = "canceled"
-	// Unavailable is an outage: the same call may succeed later, and no row is to blame.
+	// Unavailable is an outage: the same call may succeed later, and no row is rejected.
 	Unavailable Class = "unavailable"
-	// Misconfigured needs a person: rights, schema, settings or a damaged file. Waiting alone will not mend it.
+	// Misconfigured needs a person: rights, schema, settings or a damaged file. Waiting alone does not help.
 	Misconfigured Class = "misconfigured"
 	// Invalid is a row that its destination will never take.
 	Invalid Class = "invalid"
@@ -93,8 +93,8 @@ func CodeOf(err error) string {
 	return ""
 }
 
-// Reclass is err with another class: a copy, because whoever returned err may still look at it. An error without a class
-// is returned with this one. text, unless empty, replaces the message.
+// Reclass is err with another class: a copy, because whoever returned err may still look at it. An error without a
+// class is returned with this one. text, unless empty, replaces the message.
 func Reclass(err error, class Class, text string) error {
 	if err == nil {
 		return nil

@@ -144,7 +144,8 @@ func (p *Projector) DeadLetter(r Record, topics Topics) DeadLetter {
 	return l
 }
 
-// FoldDeadLetters makes one of the copies in a batch, which is in the log's order: the first one's id, the last one's failure.
+// FoldDeadLetters makes one of the copies in a batch, which is in the log's order: the first one's id, the last one's
+// failure.
 func FoldDeadLetters(letters []DeadLetter) []DeadLetter {
 	type identity struct {
 		tenant string

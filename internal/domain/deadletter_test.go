@@ -57,24 +57,39 @@ func TestDeadLetterOf(t *testing.T) {
 		record Record
 		want   DeadLetter // of it, what the case is about
 	}{
-		{"a row that was rejected", Record{Topic: "docket.dlq", Key: "d-1", Value: []byte(decision), Headers: Headers{Tenant: "acme", ErrorClass: Invalid, ErrorCode: "23514", Error: "check 7", Attempt: 1}},
-			DeadLetter{Class: Invalid, Code: "23514", Cause: Rejected, Text: "check #", Tenant: "acme", DecisionID: "d-1", Path: "http/authz/allow", Timestamp: at, Decision: true}},
-		{"a row that failed too often", Record{Topic: "docket.parking.dlq", Key: "d-1", Value: []byte(decision), Headers: Headers{ErrorClass: Unknown, Error: "no"}},
-			DeadLetter{Class: Unknown, Cause: AttemptsExhausted, Text: "no", Tenant: "default", DecisionID: "d-1", Path: "http/authz/allow", Timestamp: at, Decision: true}},
-		{"a conflict", Record{Topic: "docket.dlq", Key: "d-1", Value: []byte(decision), Headers: Headers{ErrorClass: Invalid, Error: "taken", Reason: Conflict}},
-			DeadLetter{Class: Invalid, Cause: Conflict, Text: "taken", Tenant: "default", DecisionID: "d-1", Path: "http/authz/allow", Timestamp: at, Decision: true}},
-		{"a decision without an id", Record{Topic: "docket.dlq", Value: []byte(`{"a":1}`), Headers: Headers{ErrorClass: Invalid, Reason: Expired}},
-			DeadLetter{Class: Invalid, Cause: Expired, Text: "expired", Tenant: "default", DecisionID: HashID([]byte(`{"a":1}`)), Decision: true}},
-		{"an element with an id", Record{Topic: "docket.dlq", Value: []byte(decision), Headers: Headers{ErrorClass: Invalid, Reason: TooDeep, Upload: upload("more")}},
-			DeadLetter{Class: Invalid, Cause: TooDeep, Text: "too_deep", Tenant: "default", DecisionID: "d-1", Path: "http/authz/allow"}},
-		{"an element with an id that is no text", Record{Topic: "docket.dlq", Value: []byte("{\"decision_id\":\"caf\xe9\"}"), Headers: Headers{ErrorClass: Invalid, Reason: InvalidUTF8, Upload: upload("more")}},
+		{"a row that was rejected", Record{Topic: "docket.dlq", Key: "d-1", Value: []byte(decision),
+			Headers: Headers{Tenant: "acme", ErrorClass: Invalid, ErrorCode: "23514", Error: "check 7", Attempt: 1}},
+			DeadLetter{Class: Invalid, Code: "23514", Cause: Rejected, Text: "check #", Tenant: "acme", DecisionID: "d-1",
+				Path: "http/authz/allow", Timestamp: at, Decision: true}},
+		{"a row that failed too often", Record{Topic: "docket.parking.dlq", Key: "d-1", Value: []byte(decision),
+			Headers: Headers{ErrorClass: Unknown, Error: "no"}},
+			DeadLetter{Class: Unknown, Cause: AttemptsExhausted, Text: "no", Tenant: "default", DecisionID: "d-1",
+				Path: "http/authz/allow", Timestamp: at, Decision: true}},
+		{"a conflict", Record{Topic: "docket.dlq", Key: "d-1", Value: []byte(decision), Headers: Headers{ErrorClass: Invalid,
+			Error: "taken", Reason: Conflict}},
+			DeadLetter{Class: Invalid, Cause: Conflict, Text: "taken", Tenant: "default", DecisionID: "d-1",
+				Path: "http/authz/allow", Timestamp: at, Decision: true}},
+		{"a decision without an id", Record{Topic: "docket.dlq", Value: []byte(`{"a":1}`),
+			Headers: Headers{ErrorClass: Invalid, Reason: Expired}},
+			DeadLetter{Class: Invalid, Cause: Expired, Text: "expired", Tenant: "default", DecisionID: HashID([]byte(`{"a":1}`)),
+				Decision: true}},
+		{"an element with an id", Record{Topic: "docket.dlq", Value: []byte(decision), Headers: Headers{ErrorClass: Invalid,
+			Reason: TooDeep, Upload: upload("more")}},
+			DeadLetter{Class: Invalid, Cause: TooDeep, Text: "too_deep", Tenant: "default", DecisionID: "d-1",
+				Path: "http/authz/allow"}},
+		{"an element with an id that is no text", Record{Topic: "docket.dlq", Value: []byte("{\"decision_id\":\"caf\xe9\"}"),
+			Headers: Headers{ErrorClass: Invalid, Reason: InvalidUTF8, Upload: upload("more")}},
 			DeadLetter{Class: Invalid, Cause: InvalidUTF8, Text: "invalid_utf8", Tenant: "default", DecisionID: "caf\uFFFD"}},
-		{"an element that is none", Record{Topic: "docket.dlq", Value: []byte(`7`), Headers: Headers{ErrorClass: Invalid, Reason: NotObject, Upload: upload("[7]")}},
+		{"an element that is none", Record{Topic: "docket.dlq", Value: []byte(`7`), Headers: Headers{ErrorClass: Invalid,
+			Reason: NotObject, Upload: upload("[7]")}},
 			DeadLetter{Class: Invalid, Cause: NotObject, Text: "not_object", Tenant: "default"}},
-		{"a whole upload", Record{Topic: "docket.dlq", Value: []byte("rubbish"), Headers: Headers{ErrorClass: Invalid, Reason: BadGzip, Upload: upload("rubbish")}},
+		{"a whole upload", Record{Topic: "docket.dlq", Value: []byte("rubbish"), Headers: Headers{ErrorClass: Invalid,
+			Reason: BadGzip, Upload: upload("rubbish")}},
 			DeadLetter{Class: Invalid, Cause: BadGzip, Text: "bad_gzip", Tenant: "default", Whole: true}},
-		{"another program's record", Record{Topic: "docket.dlq", Value: nil, Headers: Headers{Tenant: "a\x00b", ErrorClass: "bad", Error: "\xff"}},
-			DeadLetter{Class: Unknown, Cause: Rejected, Text: "\uFFFD", Tenant: "a\uFFFDb", DecisionID: HashID(nil), Decision: true}},
+		{"another program's record", Record{Topic: "docket.dlq", Value: nil, Headers: Headers{Tenant: "a\x00b",
+			ErrorClass: "bad", Error: "\xff"}},
+			DeadLetter{Class: Unknown, Cause: Rejected, Text: "\uFFFD", Tenant: "a\uFFFDb", DecisionID: HashID(nil),
+				Decision: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.record.Partition, c.record.Offset, c.record.WrittenAt = 3, 7, at.Add(time.Nanosecond)
@@ -84,8 +99,16 @@ func TestDeadLetterOf(t *testing.T) {
 			require.Equal(t, at, got.DiedAt)
 			require.Len(t, got.Fingerprint, 2*FingerprintBytes)
 			require.Equal(t, c.want, DeadLetter{
-				Class: got.Class, Code: got.Code, Cause: got.Cause, Text: got.Text, Tenant: got.Tenant, DecisionID: got.DecisionID, Path: got.Path,
-				Timestamp: got.Timestamp, Decision: got.Decision, Whole: got.Whole,
+				Class:      got.Class,
+				Code:       got.Code,
+				Cause:      got.Cause,
+				Text:       got.Text,
+				Tenant:     got.Tenant,
+				DecisionID: got.DecisionID,
+				Path:       got.Path,
+				Timestamp:  got.Timestamp,
+				Decision:   got.Decision,
+				Whole:      got.Whole,
 			})
 		})
 	}
@@ -110,7 +133,12 @@ func TestFoldDeadLetters(t *testing.T) {
 	back := l(5, Invalid, "e")
 	back.Replay, back.Replays = "r-1", 2
 	got = FoldDeadLetters([]DeadLetter{back, l(6, Invalid, "f")})
-	require.Equal(t, []any{"r-1", 2, "f"}, []any{got[0].Replay, got[0].Replays, got[0].Error}, "one of them came from a replay")
+	require.Equal(
+		t,
+		[]any{"r-1", 2, "f"},
+		[]any{got[0].Replay, got[0].Replays, got[0].Error},
+		"one of them came from a replay",
+	)
 }
 
 func TestParseDeadQuery(t *testing.T) {
@@ -159,7 +187,8 @@ func FuzzDeadLetter(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value []byte, name, text string) {
 		h := DecodeHeaders([]Header{{name, text}})
 		l := p.DeadLetter(Record{Topic: "docket.dlq", Value: value, Headers: h}, deadTopics)
-		for _, s := range []string{string(l.Class), l.Code, string(l.Cause), l.Error, l.Text, l.Tenant, l.DecisionID, l.Path, l.Upload, l.Origin, l.Replay} {
+		for _, s := range []string{string(l.Class), l.Code, string(l.Cause), l.Error, l.Text, l.Tenant, l.DecisionID, l.Path,
+			l.Upload, l.Origin, l.Replay} {
 			if !utf8.ValidString(s) || strings.IndexByte(s, 0) >= 0 {
 				t.Fatalf("%q is no text for a store", s)
 			}

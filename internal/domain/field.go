@@ -68,10 +68,18 @@ type FieldInfo struct {
 	Counted bool
 }
 
-// DecisionFields lists the fields of decisions: to add one, add a line here, its column to both schemas, and the text to
-// TextColumns.
+// DecisionFields lists the fields of decisions: to add one, add a line here, its column to both schemas, and the text
+// to TextColumns.
 var DecisionFields = []FieldInfo{
-	{Name: FieldOutcome, Kind: Enum, Values: texts(Outcomes), What: "outcome", Column: "outcome", Param: true, Facetable: true},
+	{
+		Name:      FieldOutcome,
+		Kind:      Enum,
+		Values:    texts(Outcomes),
+		What:      "outcome",
+		Column:    "outcome",
+		Param:     true,
+		Facetable: true,
+	},
 	{Name: FieldPath, Kind: Policy, Column: "path", Param: true, Facetable: true},
 	{Name: FieldTenant, Column: "tenant", Param: true, Facetable: true},
 	{Name: FieldReason, Column: "reason"},

@@ -80,8 +80,8 @@ const (
 // JobMoves lists every move.
 var JobMoves = []JobMove{Cancel, Pause, Resume}
 
-// Can reports whether a job in this state may be moved so. This and To are the state machine of jobs; what a runner does
-// to its job goes from JobRunning to wherever its JobStep says.
+// Can reports whether a job in this state may be moved so. This and To are the state machine of jobs; what a runner
+// does to its job goes from JobRunning to wherever its JobStep says.
 func (s JobState) Can(m JobMove) bool {
 	switch m {
 	case Cancel:
@@ -138,8 +138,8 @@ type Job struct {
 	State           JobState
 	// Message says why the job is where it is.
 	Message Message
-	// Matched counts what the filter chose when the job was made. Done were dealt with: Stored have a row, Failed came back,
-	// Reparsed were quarantined bytes that are no row themselves. Skipped were left alone.
+	// Matched counts what the filter chose when the job was made. Done were dealt with: Stored have a row, Failed came
+	// back, Reparsed were quarantined bytes that are no row themselves. Skipped were left alone.
 	Matched, Done, Stored, Failed, Reparsed, Skipped int64
 	// BaseDone and BaseFailed are what they were when an operator last let the job go on.
 	BaseDone, BaseFailed int64

@@ -395,7 +395,8 @@ func unsearchable(event []byte) bool {
 	if !bytes.Contains(event, []byte(`\u`)) {
 		return false
 	}
-	if !bytes.Contains(event, []byte(`\u0000`)) && !bytes.Contains(event, []byte(`\ud`)) && !bytes.Contains(event, []byte(`\uD`)) {
+	if !bytes.Contains(event, []byte(`\u0000`)) && !bytes.Contains(event, []byte(`\ud`)) &&
+		!bytes.Contains(event, []byte(`\uD`)) {
 		return false
 	}
 	d := decode(event)

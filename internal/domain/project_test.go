@@ -42,7 +42,8 @@ func TestOutcome(t *testing.T) {
 		{"an empty error is one", `{"error":{}}`, OutcomeError},
 		{"even null is one", `{"result":true,"error":null}`, OutcomeError},
 		{"the mapping", `{"path":"custom/a","result":{"verdict":{"ok":true},"allow":false}}`, OutcomeAllowed},
-		{"the mapping beats a boolean allow", `{"path":"/custom/a","result":{"verdict":{"ok":false},"allow":true}}`, OutcomeDenied},
+		{"the mapping beats a boolean allow", `{"path":"/custom/a","result":{"verdict":{"ok":false},"allow":true}}`,
+			OutcomeDenied},
 		{"the mapping leads nowhere", `{"path":"custom/a","result":{"allow":true}}`, OutcomeAllowed},
 		{"another path", `{"path":"other","result":{"verdict":{"ok":true},"allow":false}}`, OutcomeDenied},
 		{"the last of two results", `{"result":true,"result":false}`, OutcomeDenied},
@@ -69,11 +70,19 @@ func TestProjectedTexts(t *testing.T) {
 	require.Equal(t, `x; {"m":2}`, d(`{"result":{"deny":["x",{"m": 2}]}}`).Reason)
 	require.Empty(t, d(`{"result":{"deny":true}}`).Reason, "a boolean is no reason")
 	require.Equal(t, "ü", d(`{"labels":{"id":"\u00fc","app":"shop"}}`).OPA)
-	require.Equal(t, "eval_conflict_error: two outputs", d(`{"error":{"code":"eval_conflict_error","message":"two outputs","location":{}}}`).Error)
+	require.Equal(
+		t,
+		"eval_conflict_error: two outputs",
+		d(`{"error":{"code":"eval_conflict_error","message":"two outputs","location":{}}}`).Error,
+	)
 	require.Equal(t, "{}", d(`{"error":{ }}`).Error)
 	require.Equal(t, "text", d(`{"error":"text"}`).Error)
 	require.Equal(t, `[1]`, d(`{"error":[1]}`).Error)
-	require.Equal(t, []Bundle{{"a", "1"}, {"b", ""}}, d(`{"bundles":{"a":{"revision":"1"},"b":{}},"revision":"old"}`).Bundles)
+	require.Equal(
+		t,
+		[]Bundle{{"a", "1"}, {"b", ""}},
+		d(`{"bundles":{"a":{"revision":"1"},"b":{}},"revision":"old"}`).Bundles,
+	)
 	require.Equal(t, []Bundle{{"", "old"}}, d(`{"revision":"old"}`).Bundles)
 	require.Equal(t, "dora", d(`{"path":"p","input":{"ctx":{"who":["x",{"~/n":"dora"}]},"user":"alice"}}`,
 		Mapping{Path: "p", Principal: []string{"/input/ctx/who/1/~0~1n"}}).Principal)
@@ -94,7 +103,8 @@ func TestTimestamp(t *testing.T) {
 		name, text string
 		want       time.Time
 	}{
-		{"nanoseconds are cut to microseconds", `"2026-11-20T12:34:56.123456789Z"`, time.Date(2026, 11, 20, 12, 34, 56, 123456000, time.UTC)},
+		{"nanoseconds are cut to microseconds", `"2026-11-20T12:34:56.123456789Z"`, time.Date(2026, 11, 20, 12, 34, 56,
+			123456000, time.UTC)},
 		{"zones become UTC", `"2026-11-20T12:34:56+02:00"`, time.Date(2026, 11, 20, 10, 34, 56, 0, time.UTC)},
 		{"year 1", `"0001-01-02T00:00:00Z"`, time.Date(1, 1, 2, 0, 0, 0, 0, time.UTC)},
 		{"year 9999", `"9999-12-31T23:59:59.999999999Z"`, time.Date(9999, 12, 31, 23, 59, 59, 999999000, time.UTC)},
@@ -131,7 +141,8 @@ func TestUnsearchable(t *testing.T) {
 }
 
 func TestMappingsAreChecked(t *testing.T) {
-	for _, m := range []Mapping{{Path: ""}, {Path: "/"}, {Path: "a", Allowed: []string{"result"}}, {Path: "a", Resource: []string{""}}, {Path: "a", Resource: []string{"/a~2"}}} {
+	for _, m := range []Mapping{{Path: ""}, {Path: "/"}, {Path: "a", Allowed: []string{"result"}}, {Path: "a",
+		Resource: []string{""}}, {Path: "a", Resource: []string{"/a~2"}}} {
 		_, err := NewProjector([]Mapping{m})
 		require.Equal(t, Misconfigured, ClassOf(err), "%+v", m)
 	}
@@ -181,7 +192,8 @@ func FuzzProject(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, event []byte) {
 		d := p.Project(Record{Value: event})
-		for _, s := range []string{d.ID, d.Path, d.Reason, d.Principal, d.Action, d.Resource, d.OPA, d.App, d.TraceID, d.RequestedBy, d.Error} {
+		for _, s := range []string{d.ID, d.Path, d.Reason, d.Principal, d.Action, d.Resource, d.OPA, d.App, d.TraceID,
+			d.RequestedBy, d.Error} {
 			if len(s) > maxText || strings.ContainsRune(s, 0) {
 				t.Fatalf("%q", s)
 			}

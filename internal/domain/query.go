@@ -78,7 +78,12 @@ func ParseCursor(s string) (*Cursor, error) {
 // ParseQuery reads parameters that choose decisions. now is where durations back are counted from. The error names the
 // parameter.
 func ParseQuery(values url.Values, now time.Time) (Query, error) {
-	return parseQuery(Query{Filter: Filter{Since: now.Add(-DefaultSpan).UTC()}, Limit: DefaultPage}, values, now, DecisionFields)
+	return parseQuery(
+		Query{Filter: Filter{Since: now.Add(-DefaultSpan).UTC()}, Limit: DefaultPage},
+		values,
+		now,
+		DecisionFields,
+	)
 }
 
 // ParseDeadQuery is ParseQuery over dead letters; without since it looks at all of them.
@@ -103,7 +108,11 @@ func parseQuery(q Query, values url.Values, now time.Time, fields []FieldInfo) (
 		default:
 			f, known := FieldOf(fields, Field(name))
 			if !known || !f.Param {
-				return Query{}, fmt.Errorf("unknown parameter %q: known are since, until, limit, cursor, %s", name, paramNames(fields))
+				return Query{}, fmt.Errorf(
+					"unknown parameter %q: known are since, until, limit, cursor, %s",
+					name,
+					paramNames(fields),
+				)
 			}
 			var term Expr
 			term, err = parseTerm(f, values[name])
@@ -115,7 +124,11 @@ func parseQuery(q Query, values url.Values, now time.Time, fields []FieldInfo) (
 	}
 	q.Where = AllOf(terms...)
 	if !q.Until.IsZero() && q.Until.Before(q.Since) {
-		return Query{}, fmt.Errorf("until %s lies before since %s", q.Until.Format(time.RFC3339), q.Since.Format(time.RFC3339))
+		return Query{}, fmt.Errorf(
+			"until %s lies before since %s",
+			q.Until.Format(time.RFC3339),
+			q.Since.Format(time.RFC3339),
+		)
 	}
 	return q, nil
 }

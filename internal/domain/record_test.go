@@ -18,15 +18,24 @@ func TestHeadersRoundTrip(t *testing.T) {
 		{},
 		{Tenant: "t", OPAPartition: "p", ReceivedAt: at, Upload: "u"},
 		{
-			Tenant: "t", Reason: TooDeep, TraceParent: "tp", Attempt: 3, NotBefore: at, FirstFailedAt: at.Add(time.Hour), ErrorClass: Unknown,
-			ErrorCode: "c", Error: "e", Origin: "a/0/1", Replay: "r", ReplayCount: 9,
+			Tenant: "t", Reason: TooDeep, TraceParent: "tp", Attempt: 3, NotBefore: at, FirstFailedAt: at.Add(time.Hour),
+			ErrorClass: Unknown,
+			ErrorCode:  "c", Error: "e", Origin: "a/0/1", Replay: "r", ReplayCount: 9,
 		},
 	} {
 		require.Equal(t, h, DecodeHeaders(h.Encode()))
 	}
 	require.Contains(t, Headers{ReceivedAt: at}.Encode(), Header{"docket-received-at", "2026-01-02T03:04:05.000000006Z"})
 	require.Equal(t, Headers{Tenant: "b"}, DecodeHeaders([]Header{
-		{"docket-tenant", "a"}, {"docket-tenant", "b"}, {"x-other", "1"}, {"docket-attempt", "-4"}, {"docket-replay-count", "many"}, {"docket-not-before", "soon"},
+		{
+			"docket-tenant",
+			"a",
+		},
+		{"docket-tenant", "b"},
+		{"x-other", "1"},
+		{"docket-attempt", "-4"},
+		{"docket-replay-count", "many"},
+		{"docket-not-before", "soon"},
 	}))
 }
 
@@ -128,5 +137,18 @@ func TestObservationMerge(t *testing.T) {
 	at := func(s int64) time.Time { return time.Unix(s, 0) }
 	s := Observation{OPA: "a", Version: "1", First: at(10), Last: at(20), Uploads: 2, Events: 5}
 	s.Merge(Observation{First: at(30), Last: at(30), Uploads: 1, Events: 1, Status: []byte("x"), StatusAt: at(30)})
-	require.Equal(t, Observation{OPA: "a", Version: "1", First: at(10), Last: at(30), Uploads: 3, Events: 6, Status: []byte("x"), StatusAt: at(30)}, s)
+	require.Equal(
+		t,
+		Observation{
+			OPA:      "a",
+			Version:  "1",
+			First:    at(10),
+			Last:     at(30),
+			Uploads:  3,
+			Events:   6,
+			Status:   []byte("x"),
+			StatusAt: at(30),
+		},
+		s,
+	)
 }

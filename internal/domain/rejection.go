@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// The dead-letter guard: when more than GuardRatio of at least GuardRows rows within GuardSpan are rejected at the store,
-// something is wrong that is not the rows' fault. The guard then keeps rejected rows out of the dead-letter topics. It
-// goes off once GuardEvidence rows show that the ratio has fallen: that hardly anything came is no evidence.
+// The dead-letter guard: when more than GuardRatio of at least GuardRows rows within GuardSpan are rejected at the
+// store, something is wrong that is not the rows' fault. The guard then keeps rejected rows out of the dead-letter
+// topics. It goes off once GuardEvidence rows show that the ratio has fallen: that hardly anything came is no evidence.
 const (
 	GuardSpan     = 10 * time.Minute
 	GuardRows     = 10_000

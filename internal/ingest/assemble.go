@@ -74,8 +74,8 @@ func (a Assembler) Assemble(b Body) (Assembly, error) {
 	return a.records(b, batch), nil
 }
 
-// records makes one record an event, one for everything that was quarantined with bytes of its own, and one for each cause
-// to quarantine the wire bytes.
+// records makes one record an event, one for everything that was quarantined with bytes of its own, and one for each
+// cause to quarantine the wire bytes.
 func (a Assembler) records(b Body, batch domain.Batch) Assembly {
 	out := Assembly{Senders: batch.Senders, Receipt: Receipt{
 		Accepted: len(batch.Events), Quarantined: len(batch.Quarantined), Reasons: map[domain.Cause]int{},

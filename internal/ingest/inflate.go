@@ -72,8 +72,8 @@ func (f *inflater) Read(b []byte) (int, error) {
 	return 0, f.err
 }
 
-// next enters the next member. The gzip reader's own way through several members takes a few bytes of rubbish behind the
-// last one for a header that was cut off.
+// next enters the next member. The gzip reader's own way through several members takes a few bytes of rubbish behind
+// the last one for a header that was cut off.
 func (f *inflater) next() error {
 	rest := f.wire[len(f.wire)-f.src.Len():]
 	if len(rest) == 0 {

@@ -1,6 +1,6 @@
-// Package ingest accepts uploads: it splits a body into events, makes all of them durable in the log, quarantines what cannot
-// be accepted, and observes which OPAs upload. It leaves transport, identity and the caps on the wire to its caller, and
-// storing decisions to the saver.
+// Package ingest accepts uploads: it splits a body into events, makes all of them durable in the log, quarantines what
+// cannot be accepted, and observes which OPAs upload. It leaves transport, identity and the caps on the wire to its
+// caller, and storing decisions to the saver.
 package ingest
 
 import (
@@ -25,7 +25,13 @@ type Service struct {
 }
 
 // New makes a Service. publishTimeout bounds Accept: splitting a body and waiting for the log. reg may be nil in tests.
-func New(a Assembler, publishTimeout time.Duration, log ports.Publisher, inventory *Inventory, reg prometheus.Registerer) *Service {
+func New(
+	a Assembler,
+	publishTimeout time.Duration,
+	log ports.Publisher,
+	inventory *Inventory,
+	reg prometheus.Registerer,
+) *Service {
 	s := &Service{assembler: a, publishTimeout: publishTimeout, log: log, inventory: inventory}
 	s.events = promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
 		Name: "docket_ingest_events_total",
@@ -42,8 +48,8 @@ type Upload struct {
 	// Tenant is the credential's, and Partition the {partition} of the path.
 	Tenant    string
 	Partition string
-	// Wire is the body as received, and Gzipped says to inflate it. The log keeps Wire where the body is quarantined: nobody
-	// may write to it again.
+	// Wire is the body as received, and Gzipped says to inflate it. The log keeps Wire where the body is quarantined:
+	// nobody may write to it again.
 	Wire    []byte
 	Gzipped bool
 	// Charge asks for memory beyond that of Wire; its error refuses the upload.

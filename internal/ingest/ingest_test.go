@@ -44,7 +44,13 @@ func (r *recorder) RecordOPAs(_ context.Context, s []domain.Observation) error {
 func newService(p publisher) (*Service, *Inventory, *recorder) {
 	store := &recorder{}
 	inventory := NewInventory(store, slog.New(slog.DiscardHandler))
-	return New(Assembler{Topics: topics, Limits: domain.DefaultLimits}, Default().PublishTimeout, p, inventory, nil), inventory, store
+	return New(
+		Assembler{Topics: topics, Limits: domain.DefaultLimits},
+		Default().PublishTimeout,
+		p,
+		inventory,
+		nil,
+	), inventory, store
 }
 
 func upload(body string) Upload {
@@ -56,11 +62,19 @@ func TestAcceptPublishesEverythingAtOnce(t *testing.T) {
 	s, _, _ := newService(func(_ context.Context, r []domain.Record) error { calls = append(calls, r); return nil })
 	receipt, err := s.Accept(t.Context(), upload(`[{"decision_id":"a"},7,{"b":1},{`))
 	require.NoError(t, err)
-	require.Equal(t, Receipt{Accepted: 2, Quarantined: 2, Reasons: map[domain.Cause]int{domain.NotObject: 1, domain.Truncated: 1}}, receipt)
+	require.Equal(
+		t,
+		Receipt{Accepted: 2, Quarantined: 2, Reasons: map[domain.Cause]int{domain.NotObject: 1, domain.Truncated: 1}},
+		receipt,
+	)
 	require.Len(t, calls, 1)
 	got := calls[0]
 	require.Len(t, got, 4)
-	require.Equal(t, []string{topics.Decisions, topics.Decisions, topics.DLQ, topics.DLQ}, []string{got[0].Topic, got[1].Topic, got[2].Topic, got[3].Topic})
+	require.Equal(
+		t,
+		[]string{topics.Decisions, topics.Decisions, topics.DLQ, topics.DLQ},
+		[]string{got[0].Topic, got[1].Topic, got[2].Topic, got[3].Topic},
+	)
 	require.Equal(t, "a", got[0].Key)
 	require.Equal(t, `{"decision_id":"a"}`, string(got[0].Value))
 	require.Regexp(t, "^sha256:[0-9a-f]{64}$", got[1].Key)
@@ -124,8 +138,15 @@ func TestInventory(t *testing.T) {
 		synctest.Wait()
 		require.Len(t, store.got, 1)
 		require.Equal(t, domain.Observation{
-			Tenant: "t", OPA: "opa-1", Version: "1.22.2", First: time.Unix(5, 0).UTC(), Last: time.Unix(5, 0).UTC(), Uploads: 3, Events: 6,
-			Status: []byte(`{"labels":{"id":"opa-1"},"x":1}`), StatusAt: time.Unix(9, 0),
+			Tenant:   "t",
+			OPA:      "opa-1",
+			Version:  "1.22.2",
+			First:    time.Unix(5, 0).UTC(),
+			Last:     time.Unix(5, 0).UTC(),
+			Uploads:  3,
+			Events:   6,
+			Status:   []byte(`{"labels":{"id":"opa-1"},"x":1}`),
+			StatusAt: time.Unix(9, 0),
 		}, store.got[0])
 
 		// While the store is away observations add up, and the last report comes when the inventory ends.
@@ -163,7 +184,9 @@ func TestInventoryIsBounded(t *testing.T) {
 	store.err = errors.New("away")
 	for round := range 3 {
 		for i := range maxInventory + 10 {
-			inventory.add(domain.Observation{OPA: fmt.Sprint(round, "-", i), Status: make([]byte, maxStatus), StatusAt: time.Unix(1, 0)})
+			inventory.add(
+				domain.Observation{OPA: fmt.Sprint(round, "-", i), Status: make([]byte, maxStatus), StatusAt: time.Unix(1, 0)},
+			)
 		}
 		require.Error(t, inventory.report(t.Context()))
 		require.LessOrEqual(t, len(inventory.seen), maxInventory)

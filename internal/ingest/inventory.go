@@ -22,8 +22,9 @@ const (
 	reportEvery = time.Second
 )
 
-// Inventory observes which OPAs uploaded since the last report, and reports to the store. The store being away costs nothing
-// but freshness: observations add up until it is back. They are figures for people; a kill loses the last second.
+// Inventory observes which OPAs uploaded since the last report, and reports to the store. The store being away costs
+// nothing but freshness: observations add up until it is back. They are figures for people; a kill loses the last
+// second.
 type Inventory struct {
 	store ports.OPARecorder
 	log   *slog.Logger

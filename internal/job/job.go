@@ -1,6 +1,6 @@
-// Package job works on operators' jobs as such: it takes them up lane by lane under a lease, writes down their steps, lets
-// operators pause and cancel them, and takes them up again after a crash. What a kind of job does is registered by the
-// package that it belongs to; what operators may ask for is operate's.
+// Package job works on operators' jobs as such: it takes them up lane by lane under a lease, writes down their steps,
+// lets operators pause and cancel them, and takes them up again after a crash. What a kind of job does is registered by
+// the package that it belongs to; what operators may ask for is operate's.
 package job
 
 import (
@@ -20,7 +20,8 @@ const (
 	AskEvery = 500 * time.Millisecond
 	// Lease is how long another process waits for a job whose owner was killed.
 	Lease = 15 * time.Second
-	// Heartbeat is the longest that a job goes without a word: its owner says that it lives, and hears what an operator wants.
+	// Heartbeat is the longest that a job goes without a word: its owner says that it lives, and hears what an operator
+	// wants.
 	Heartbeat = 2 * time.Second
 	// retryAfter is how long a job rests that cannot go on for now.
 	retryAfter = 5 * time.Second
@@ -34,8 +35,8 @@ const (
 	Failed = "failed"
 )
 
-// Work is what a kind of job does in one turn. It returns when the job has ended (Turn.End), when Turn.Advance says not to
-// go on, or with an error: one that passes or can be fixed has the job taken up again, and any other ends it.
+// Work is what a kind of job does in one turn. It returns when the job has ended (Turn.End), when Turn.Advance says not
+// to go on, or with an error: one that passes or can be fixed has the job taken up again, and any other ends it.
 type Work func(t *Turn) error
 
 // Runner works on the jobs of the registered kinds, one of each lane at a time.
@@ -79,14 +80,27 @@ func (r *Runner) Run(ctx context.Context) {
 	working.Wait()
 }
 
-// next works on a job of a lane, if there is one, until it is over. It reports false for a job that cannot go on for now.
+// next works on a job of a lane, if there is one, until it is over. It reports false for a job that cannot go on for
+// now.
 func (r *Runner) next(ctx context.Context, lane domain.Lane) (well bool) {
 	now := r.now().UTC()
 	j, found, err := r.queue.ClaimJob(ctx, lane, r.owner, now, now.Add(Lease))
 	if err != nil || !found {
 		return true // the breaker tells of a store that is away
 	}
-	r.logger.Info("a job is taken up", "job", j.ID, "kind", j.Kind, "dry_run", j.DryRun, "matched", j.Matched, "done", j.Done)
+	r.logger.Info(
+		"a job is taken up",
+		"job",
+		j.ID,
+		"kind",
+		j.Kind,
+		"dry_run",
+		j.DryRun,
+		"matched",
+		j.Matched,
+		"done",
+		j.Done,
+	)
 	t, well := &Turn{runner: r, Context: ctx, Job: j}, true
 	if work, known := r.kinds[j.Kind]; known {
 		err = work(t)
@@ -95,7 +109,8 @@ func (r *Runner) next(ctx context.Context, lane domain.Lane) (well bool) {
 	}
 	switch class := domain.ClassOf(err); {
 	case err == nil || ctx.Err() != nil:
-	case class == domain.Unavailable || class == domain.Misconfigured || class == domain.Canceled: // it passes, or is fixed
+	case class == domain.Unavailable || class == domain.Misconfigured ||
+		class == domain.Canceled: // it passes, or is fixed
 		well = false
 		r.logger.Warn("a job cannot go on for now; it is taken up again", "job", j.ID, "error", err)
 		message := domain.Say(Stalled, domain.Args{"error": err.Error()})
@@ -169,7 +184,8 @@ func (t *Turn) Rest(d time.Duration) (goOn bool, err error) {
 	}
 }
 
-// Watch waits until enough says so, or d has passed, with a word to the store every AskEvery. look is called before each.
+// Watch waits until enough says so, or d has passed, with a word to the store every AskEvery. look is called before
+// each.
 func (t *Turn) Watch(d time.Duration, message domain.Message, look func(), enough func() bool) (goOn bool, err error) {
 	for until := t.Now().Add(d); ; {
 		left := until.Sub(t.Now())

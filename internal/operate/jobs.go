@@ -133,7 +133,11 @@ func (req JobRequest) job(caller domain.Caller, now time.Time) (j domain.Job, er
 	}
 	if req.MaxReplays != nil {
 		if j.MaxReplays = *req.MaxReplays; j.MaxReplays < 1 || j.MaxReplays > maxMaxReplays {
-			return j, refuse(Mistaken, MaxReplaysRange, domain.Args{"max_replays": int64(j.MaxReplays), "most": int64(maxMaxReplays)})
+			return j, refuse(
+				Mistaken,
+				MaxReplaysRange,
+				domain.Args{"max_replays": int64(j.MaxReplays), "most": int64(maxMaxReplays)},
+			)
 		}
 	}
 	if req.StopRatio != nil {
@@ -167,7 +171,8 @@ func (s *Service) nothingToDo(ctx context.Context, j domain.Job) (domain.Message
 	if err != nil {
 		return domain.Message{}, err
 	}
-	if n := fits[domain.DeadOpen] + fits[domain.DeadReplayed] + fits[domain.DeadDiscarded]; n > 0 && j.Kind == domain.Replay {
+	if n := fits[domain.DeadOpen] + fits[domain.DeadReplayed] + fits[domain.DeadDiscarded]; n > 0 &&
+		j.Kind == domain.Replay {
 		return domain.Say(ReplayedTooOften, domain.Args{"matched": n, "max_replays": int64(j.MaxReplays)}), nil
 	}
 	anyState := j.Filter

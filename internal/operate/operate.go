@@ -1,6 +1,6 @@
-// Package operate is what an operator may ask for: to create and move jobs, and to accept rejections and revoke that. It owns
-// validation, defaults, conflicts and transitions, and writes each act into the audit in the same transaction. What it says
-// are codes with arguments, which the API, the CLI and pages word. It leaves doing the jobs to job.
+// Package operate is what an operator may ask for: to create and move jobs, and to accept rejections and revoke that.
+// It owns validation, defaults, conflicts and transitions, and writes each act into the audit in the same transaction.
+// What it says are codes with arguments, which the API, the CLI and pages word. It leaves doing the jobs to job.
 package operate
 
 import (

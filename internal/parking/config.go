@@ -30,7 +30,10 @@ func (c Config) Validate() error {
 		config.Positive("parking_backoff_min", c.BackoffMin),
 	}
 	if c.BackoffMax < c.BackoffMin {
-		errs = append(errs, fmt.Errorf("parking_backoff_max %s is less than parking_backoff_min %s", c.BackoffMax, c.BackoffMin))
+		errs = append(
+			errs,
+			fmt.Errorf("parking_backoff_max %s is less than parking_backoff_min %s", c.BackoffMax, c.BackoffMin),
+		)
 	}
 	return errors.Join(errs...)
 }

@@ -49,8 +49,8 @@ func (a *absent) Probe(ctx context.Context) error {
 	return a.Store.Probe(ctx)
 }
 
-// TestSixHourOutage takes every decision of six hours with the store away, and of the hour behind: breaker, probes, store
-// wait, backoff. Only the clock is not real.
+// TestSixHourOutage takes every decision of six hours with the store away, and of the hour behind: breaker, probes,
+// store wait, backoff. Only the clock is not real.
 func TestSixHourOutage(t *testing.T) {
 	path := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -60,8 +60,16 @@ func TestSixHourOutage(t *testing.T) {
 		dir, err := sqlite.OpenDir(path)
 		require.NoError(t, err)
 		log, err := sqlite.OpenLog(t.Context(), dir, sqlite.LogOptions{
-			Topics: []sqlite.Topic{{Name: topics.Decisions}, {Name: topics.Parking}, {Name: topics.ParkingDLQ}, {Name: topics.DLQ}},
-			Fatal:  fatal, Lost: func(topic string, n int64) { t.Errorf("%s has lost %d", topic, n) }, Log: logger, Migrate: true,
+			Topics: []sqlite.Topic{
+				{Name: topics.Decisions},
+				{Name: topics.Parking},
+				{Name: topics.ParkingDLQ},
+				{Name: topics.DLQ},
+			},
+			Fatal:   fatal,
+			Lost:    func(topic string, n int64) { t.Errorf("%s has lost %d", topic, n) },
+			Log:     logger,
+			Migrate: true,
 		})
 		require.NoError(t, err)
 		real, err := sqlite.OpenStore(t.Context(), dir, sqlite.StoreOptions{
@@ -73,7 +81,14 @@ func TestSixHourOutage(t *testing.T) {
 		require.NoError(t, err)
 
 		breaker := sink.NewBreaker(store, nil, logger)
-		writer := sink.NewWriter(store, breaker, sink.Concurrency{Ceiling: 2, Adaptive: true}, projector, noop.NewTracerProvider().Tracer(""), nil)
+		writer := sink.NewWriter(
+			store,
+			breaker,
+			sink.Concurrency{Ceiling: 2, Adaptive: true},
+			projector,
+			noop.NewTracerProvider().Tracer(""),
+			nil,
+		)
 		router := &sink.Router{
 			Topics: topics, Retry: sink.Retry{MaxAttempts: 10, BackoffMin: time.Second, BackoffMax: time.Minute},
 			Guard: sink.NewGuard(store, breaker, nil, logger), Metrics: sink.NewMetrics(nil),
@@ -88,7 +103,13 @@ func TestSixHourOutage(t *testing.T) {
 		roles.Go(func() { breaker.Watch(ctx) })
 		consume := func(group, topic string, handle ports.Handler) {
 			roles.Go(func() {
-				sub := ports.Subscription{Group: group, Topics: []string{topic}, MaxRecords: 1000, MaxBytes: 4 << 20, MaxWait: 100 * time.Millisecond}
+				sub := ports.Subscription{
+					Group:      group,
+					Topics:     []string{topic},
+					MaxRecords: 1000,
+					MaxBytes:   4 << 20,
+					MaxWait:    100 * time.Millisecond,
+				}
 				if err := log.Consume(ctx, sub, handle); err != nil {
 					t.Errorf("%s: %v", group, err)
 				}

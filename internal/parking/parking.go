@@ -1,6 +1,12 @@
-// Package parking replays what the store could not take. A record that was parked because the store was away waits in place
-// until the store is back, and spends no attempt. A record that was itself rejected is tried again with exponential backoff
-// and dead-lettered after its last attempt. It leaves saving and routing to sink, and redelivery to the log.
+// Package parking replays what the store could not take. A record that was parked because the store was away waits in
+// place until the store is back, and spends no attempt. A record that was itself rejected is tried again with
+// exponential backoff and dead-lettered after its last attempt. It leaves saving and routing to sink, and redelivery to
+// the log.
+//
+// Records that are not due make way: they are published unchanged behind those that are, and the partition is paused
+// only when none is due. While the dead-letter guard is on, rows that were rejected before are tried by samples of 20 a
+// batch and error; the others of an error follow when its sample succeeds. The backlog's share of the store may be less
+// than one batch at a time: a pause then follows each batch.
 package parking
 
 import (
@@ -57,7 +63,9 @@ type Parking struct {
 func New(parts Parts, reg prometheus.Registerer) *Parking {
 	f := promauto.With(reg)
 	p := &Parking{
-		Parts: parts, throttle: newThrottle(parts.Concurrency, parts.Busy), now: time.Now,
+		Parts:    parts,
+		throttle: newThrottle(parts.Concurrency, parts.Busy),
+		now:      time.Now,
 		replayed: f.NewCounter(prometheus.CounterOpts{
 			Name: "docket_parking_replayed_records_total", Help: "Parked records that the store has taken.",
 		}),
@@ -65,8 +73,12 @@ func New(parts Parts, reg prometheus.Registerer) *Parking {
 			Name: "docket_parking_attempts", Help: "Failed attempts of a record when it left the parking topic.",
 			Buckets: []float64{0, 1, 2, 3, 5, 8, 10, 15, 20},
 		}),
-		storeWait: backoff.NewExponentialBackOff(backoff.WithInitialInterval(storeWaitMin), backoff.WithMaxInterval(storeWaitMax*2/3),
-			backoff.WithMultiplier(2), backoff.WithMaxElapsedTime(0)),
+		storeWait: backoff.NewExponentialBackOff(
+			backoff.WithInitialInterval(storeWaitMin),
+			backoff.WithMaxInterval(storeWaitMax*2/3),
+			backoff.WithMultiplier(2),
+			backoff.WithMaxElapsedTime(0),
+		),
 	}
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "docket_parking_concurrency",
@@ -119,16 +131,16 @@ func (p *Parking) Handle(ctx context.Context, batch []domain.Record) ([]ports.Pa
 }
 
 const (
-	// sampleSize is how many of the rows that the guard has parked for one error are tried first: the isolation of rejected
-	// rows costs a transaction for each, and where these fail the others do.
+	// sampleSize is how many of the rows that the guard has parked for one error are tried first: the isolation of
+	// rejected rows costs a transaction for each, and where these fail the others do.
 	sampleSize = 20
-	// guardPause is how long a partition rests behind a batch with rows that were not tried for that: they are written to its
-	// tail, and come again.
+	// guardPause is how long a partition rests behind a batch with rows that were not tried for that: they are written to
+	// its tail, and come again.
 	guardPause = 5 * time.Second
 )
 
-// try saves what is due and returns what of it was tried, with the verdicts. While the dead-letter guard is on, rows that
-// were rejected before are tried by samples.
+// try saves what is due and returns what of it was tried, with the verdicts. While the dead-letter guard is on, rows
+// that were rejected before are tried by samples.
 func (p *Parking) try(ctx context.Context, due []domain.Record) ([]domain.Record, []sink.Verdict) {
 	save := func(records []domain.Record) []sink.Verdict {
 		verdicts := p.Save(ctx, records)
@@ -198,8 +210,8 @@ func (p *Parking) dueAt(r domain.Record, now time.Time) time.Time {
 	return r.Headers.NotBefore
 }
 
-// recheck bounds a pause for a record that is not due, so that neither what is parked behind it nor a clock that is set back
-// has to wait for long.
+// recheck bounds a pause for a record that is not due, so that neither what is parked behind it nor a clock that is set
+// back has to wait for long.
 const recheck = time.Second
 
 // pauseUntilDue pauses every partition until the first of its records is due, or for recheck.
@@ -246,8 +258,8 @@ func (p *Parking) waitForStore(tried []domain.Record, verdicts []sink.Verdict, r
 	return pauses
 }
 
-// depart takes in every record in front of the pauses, and returns the attempts of those that leave the parking topic. Those
-// that were not tried go to its tail, so that they do not keep the others waiting.
+// depart takes in every record in front of the pauses, and returns the attempts of those that leave the parking topic.
+// Those that were not tried go to its tail, so that they do not keep the others waiting.
 func (p *Parking) depart(
 	batch, tried []domain.Record, routes []sink.Route, pauses []ports.Pause, now time.Time,
 ) (out *sink.Departures, attempts []int) {
@@ -263,7 +275,10 @@ func (p *Parking) depart(
 		route, isTried := of[r.Position()]
 		if !isTried {
 			r.Headers.NotBefore = p.later(r, now)
-			out.Next = append(out.Next, domain.Record{Topic: p.Router.Topics.Parking, Key: r.Key, Value: r.Value, Headers: r.Headers})
+			out.Next = append(
+				out.Next,
+				domain.Record{Topic: p.Router.Topics.Parking, Key: r.Key, Value: r.Value, Headers: r.Headers},
+			)
 			continue
 		}
 		out.Add(route)
@@ -274,7 +289,8 @@ func (p *Parking) depart(
 	return out, attempts
 }
 
-// later is when a record that was not tried may be: when it said or, where it was due and not tried, after another wait.
+// later is when a record that was not tried may be: when it said or, where it was due and not tried, after another
+// wait.
 func (p *Parking) later(r domain.Record, now time.Time) time.Time {
 	if now.Before(p.dueAt(r, now)) {
 		return r.Headers.NotBefore

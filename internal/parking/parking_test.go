@@ -52,7 +52,10 @@ func newBench() *bench {
 	b.Parking = New(Parts{
 		Save: save, Busy: func() bool { return b.busy }, Log: b, Logger: logger,
 		Router: &sink.Router{
-			Topics: topics, Retry: retry, Guard: sink.NewGuard(&b.stats, sink.NewBreaker(nil, nil, logger), nil, logger), Metrics: sink.NewMetrics(nil),
+			Topics:  topics,
+			Retry:   retry,
+			Guard:   sink.NewGuard(&b.stats, sink.NewBreaker(nil, nil, logger), nil, logger),
+			Metrics: sink.NewMetrics(nil),
 		},
 		Concurrency: sink.Concurrency{Ceiling: 2, Adaptive: true},
 	}, nil)
@@ -82,7 +85,10 @@ func failing(class domain.Class) sink.Verdict {
 
 func TestSavesWhatIsDue(t *testing.T) {
 	b := newBench()
-	pauses, err := b.Handle(t.Context(), []domain.Record{parked(0, "a", domain.Headers{}), parked(1, "b", domain.Headers{Attempt: 1})})
+	pauses, err := b.Handle(
+		t.Context(),
+		[]domain.Record{parked(0, "a", domain.Headers{}), parked(1, "b", domain.Headers{Attempt: 1})},
+	)
 	require.NoError(t, err)
 	require.Empty(t, pauses)
 	require.Equal(t, []string{"a", "b"}, b.tried)
@@ -100,7 +106,11 @@ func TestStoreWait(t *testing.T) {
 					}
 					return failing(class)
 				}
-				batch := []domain.Record{parked(0, "a", domain.Headers{}), parked(1, "b", domain.Headers{}), parked(2, "c", domain.Headers{})}
+				batch := []domain.Record{
+					parked(0, "a", domain.Headers{}),
+					parked(1, "b", domain.Headers{}),
+					parked(2, "c", domain.Headers{}),
+				}
 				longest := time.Duration(0)
 				for range 100 { // an outage of minutes
 					pauses, err := b.Handle(t.Context(), batch)
@@ -167,7 +177,14 @@ func TestInvalidConflictAndExpiredAreDeadLettered(t *testing.T) {
 			return sink.Verdict{Status: domain.TooOld}
 		}
 	}
-	_, err := b.Handle(t.Context(), []domain.Record{parked(0, "invalid", domain.Headers{}), parked(1, "conflict", domain.Headers{}), parked(2, "expired", domain.Headers{})})
+	_, err := b.Handle(
+		t.Context(),
+		[]domain.Record{
+			parked(0, "invalid", domain.Headers{}),
+			parked(1, "conflict", domain.Headers{}),
+			parked(2, "expired", domain.Headers{}),
+		},
+	)
 	require.NoError(t, err)
 	require.Len(t, b.out, 3)
 	for i, reason := range []domain.Cause{"", domain.Conflict, domain.Expired} {
@@ -180,11 +197,19 @@ func TestNotYetDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench()
 		soon, later := time.Now().Add(500*time.Millisecond), time.Now().Add(3*time.Second)
-		batch := []domain.Record{parked(5, "later", domain.Headers{Attempt: 1, NotBefore: later}), parked(6, "soon", domain.Headers{Attempt: 2, NotBefore: soon})}
+		batch := []domain.Record{
+			parked(5, "later", domain.Headers{Attempt: 1, NotBefore: later}),
+			parked(6, "soon", domain.Headers{Attempt: 2, NotBefore: soon}),
+		}
 
 		pauses, err := b.Handle(t.Context(), batch)
 		require.NoError(t, err)
-		require.Equal(t, []ports.Pause{{Topic: topics.Parking, Offset: 5, Until: soon}}, pauses, "in place until the first is due")
+		require.Equal(
+			t,
+			[]ports.Pause{{Topic: topics.Parking, Offset: 5, Until: soon}},
+			pauses,
+			"in place until the first is due",
+		)
 		require.Empty(t, b.tried)
 
 		pauses, err = b.Handle(t.Context(), batch[:1])
@@ -204,7 +229,10 @@ func TestNotYetDue(t *testing.T) {
 func TestAClockThatWasSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench()
-		pauses, err := b.Handle(t.Context(), []domain.Record{parked(0, "a", domain.Headers{Attempt: 1, NotBefore: time.Now().Add(24 * time.Hour)})})
+		pauses, err := b.Handle(
+			t.Context(),
+			[]domain.Record{parked(0, "a", domain.Headers{Attempt: 1, NotBefore: time.Now().Add(24 * time.Hour)})},
+		)
 		require.NoError(t, err)
 		require.Empty(t, pauses)
 		require.Equal(t, []string{"a"}, b.tried, "no backoff is a day long")
@@ -219,7 +247,14 @@ func TestRecordsBehindAPauseAreJudgedOnce(t *testing.T) {
 		}
 		return failing(domain.Invalid)
 	}
-	pauses, err := b.Handle(t.Context(), []domain.Record{parked(0, "x", domain.Headers{}), parked(1, "away", domain.Headers{}), parked(2, "y", domain.Headers{})})
+	pauses, err := b.Handle(
+		t.Context(),
+		[]domain.Record{
+			parked(0, "x", domain.Headers{}),
+			parked(1, "away", domain.Headers{}),
+			parked(2, "y", domain.Headers{}),
+		},
+	)
 	require.NoError(t, err)
 	require.Len(t, pauses, 1)
 	require.EqualValues(t, 1, pauses[0].Offset)
@@ -250,7 +285,11 @@ func (b *bench) guarded(t *testing.T, now bool) {
 	if now {
 		b.stats.report.Rejections = []domain.Rejection{{Fingerprint: "other", Rows: 5_000}}
 	}
-	b.Router.Guard.Judge(t.Context(), []domain.Record{parked(0, "x", domain.Headers{})}, []sink.Verdict{failing(domain.Unknown)})
+	b.Router.Guard.Judge(
+		t.Context(),
+		[]domain.Record{parked(0, "x", domain.Headers{})},
+		[]sink.Verdict{failing(domain.Unknown)},
+	)
 	require.Equal(t, now, b.Router.Guard.On())
 }
 
@@ -267,7 +306,12 @@ func TestGuardParksAgain(t *testing.T) {
 		}
 		pauses, err := b.Handle(t.Context(), batch)
 		require.NoError(t, err)
-		require.Equal(t, []ports.Pause{{Topic: topics.Parking, Offset: 50, Until: time.Now().Add(guardPause)}}, pauses, "all of it is done, and not so soon again")
+		require.Equal(
+			t,
+			[]ports.Pause{{Topic: topics.Parking, Offset: 50, Until: time.Now().Add(guardPause)}},
+			pauses,
+			"all of it is done, and not so soon again",
+		)
 		require.Len(t, b.tried, 2*sampleSize, "of each error; the others are not isolated")
 		require.Len(t, b.out, 50)
 		for _, r := range b.out {
@@ -325,7 +369,10 @@ func TestGuardAndOutage(t *testing.T) {
 func TestAClockThatWasSetForward(t *testing.T) {
 	b := newBench()
 	b.now = func() time.Time { return time.Now().Add(24 * time.Hour) }
-	pauses, err := b.Handle(t.Context(), []domain.Record{parked(0, "a", domain.Headers{Attempt: 1, NotBefore: time.Now().Add(4 * time.Second)})})
+	pauses, err := b.Handle(
+		t.Context(),
+		[]domain.Record{parked(0, "a", domain.Headers{Attempt: 1, NotBefore: time.Now().Add(4 * time.Second)})},
+	)
 	require.NoError(t, err)
 	require.Empty(t, pauses)
 	require.Equal(t, []string{"a"}, b.tried)

@@ -17,17 +17,18 @@ const (
 	trifling = 10 * time.Millisecond
 	// longestRest bounds the pause behind one slow batch.
 	longestRest = 5 * time.Second
-	// floorSpan is how long the least latency is remembered, for one or two of it: a store that has become slower for good is
-	// measured anew.
+	// floorSpan is how long the least latency is remembered, for one or two of it: a store that has become slower for good
+	// is measured anew.
 	floorSpan = 5 * time.Minute
-	// turnWait is how soon a batch asks again that had no turn, and patience how long it steps back behind fresh decisions.
+	// turnWait is how soon a batch asks again that had no turn, and patience how long it steps back behind fresh
+	// decisions.
 	turnWait = 200 * time.Millisecond
 	patience = time.Second
 )
 
-// throttle decides how much of the store's time the backlog takes. Its share is a number of batches at once or, below one,
-// the part of the time in which one batch is at the store. The share is halved when batches take twice as long as others of
-// their kind did at best lately, and grows back in steps when they do not.
+// throttle decides how much of the store's time the backlog takes. Its share is a number of batches at once or, below
+// one, the part of the time in which one batch is at the store. The share is halved when batches take twice as long as
+// others of their kind did at best lately, and grows back in steps when they do not.
 type throttle struct {
 	sink.Concurrency
 	busy func() bool // the process's own fresh decisions leave no turn
@@ -38,13 +39,13 @@ type throttle struct {
 	rest    time.Time // until then nothing begins
 	denied  time.Time // since when a batch has stepped back
 	changed time.Time
-	// kinds are batches of the same binary order of size with as many others of ours at the store: our own concurrency is not
-	// somebody else's need.
+	// kinds are batches of the same binary order of size with as many others of ours at the store: our own concurrency is
+	// not somebody else's need.
 	kinds map[[2]int]*latency
 }
 
-// latency is that of batches of one kind: smoothed, and the least that the smoothed one was in the last one or two spans. The
-// least of single batches would be luck.
+// latency is that of batches of one kind: smoothed, and the least that the smoothed one was in the last one or two
+// spans. The least of single batches would be luck.
 type latency struct {
 	smooth       time.Duration
 	since        time.Time

@@ -47,7 +47,13 @@ type Acceptances interface {
 	AcceptRejections(ctx context.Context, a domain.Acceptance, e domain.AuditEntry) error
 	// RevokeAcceptance ends the acceptances of a fingerprint that are in force at a time and within the scope, and writes
 	// down who did it; revoked is false where there is none.
-	RevokeAcceptance(ctx context.Context, scope domain.Scope, fingerprint string, at time.Time, e domain.AuditEntry) (revoked bool, err error)
+	RevokeAcceptance(
+		ctx context.Context,
+		scope domain.Scope,
+		fingerprint string,
+		at time.Time,
+		e domain.AuditEntry,
+	) (revoked bool, err error)
 }
 
 // DeadLetterReader looks into the index of dead letters.
@@ -73,9 +79,14 @@ type DeadLetterIndex interface {
 	// replay opens its dead letter again and counts as a failure of its job; one whose row exists with the same bytes is
 	// Stored.
 	IndexDeadLetters(ctx context.Context, letters []domain.DeadLetter) error
-	// CloseStored looks at the next so many dead letters in a state behind a position, in the log's order, and closes those
-	// whose row exists with the same bytes. next is the last one looked at, zero at the end.
-	CloseStored(ctx context.Context, state domain.DeadState, after domain.Position, limit int) (closed int, next domain.Position, err error)
+	// CloseStored looks at the next so many dead letters in a state behind a position, in the log's order, and closes
+	// those whose row exists with the same bytes. next is the last one looked at, zero at the end.
+	CloseStored(
+		ctx context.Context,
+		state domain.DeadState,
+		after domain.Position,
+		limit int,
+	) (closed int, next domain.Position, err error)
 	// ForgetDeadLetters removes those of a partition whose newest copy has fallen off the log, and counts them by state.
 	ForgetDeadLetters(ctx context.Context, topic string, partition int32, oldest int64) (map[domain.DeadState]int64, error)
 }
@@ -96,13 +107,26 @@ type JobControl interface {
 	CreateJob(ctx context.Context, j domain.Job, e domain.AuditEntry) (twin string, err error)
 	// MoveJob moves a job where its state can be moved so (domain.JobState.Can), and writes down who did it as CreateJob
 	// does; moved is false where it cannot, or is not in the scope.
-	MoveJob(ctx context.Context, scope domain.Scope, id string, m domain.JobMove, message domain.Message, at time.Time, e domain.AuditEntry) (moved bool, err error)
+	MoveJob(
+		ctx context.Context,
+		scope domain.Scope,
+		id string,
+		m domain.JobMove,
+		message domain.Message,
+		at time.Time,
+		e domain.AuditEntry,
+	) (moved bool, err error)
 }
 
 // JobQueue lets one process at a time work on each job.
 type JobQueue interface {
 	// ClaimJob takes the oldest active job of a lane, unless another owner's lease in that lane holds.
-	ClaimJob(ctx context.Context, lane domain.Lane, owner string, at, until time.Time) (j domain.Job, found bool, err error)
+	ClaimJob(
+		ctx context.Context,
+		lane domain.Lane,
+		owner string,
+		at, until time.Time,
+	) (j domain.Job, found bool, err error)
 	// AdvanceJob writes down what was done, and returns the job as it then is. The job moves only while it is this owner's
 	// and active.
 	AdvanceJob(ctx context.Context, step domain.JobStep) (domain.Job, error)

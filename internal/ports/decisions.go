@@ -31,8 +31,8 @@ type DryRunner interface {
 	Prober
 }
 
-// DecisionReader is the store as searches see it. A scope bounds each call to its tenants: what is not in it is as if it
-// were not there.
+// DecisionReader is the store as searches see it. A scope bounds each call to its tenants: what is not in it is as if
+// it were not there.
 type DecisionReader interface {
 	// Search returns one page, the newest first by Decision.Time, then by tenant and id. Event is left nil.
 	Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error)

@@ -1,7 +1,7 @@
 // Package ports holds docket's contracts: the durable log, the decisions in the store, and what the store keeps for
-// control (jobs, dead letters, rejection stats, the OPA inventory, the audit). Each has several real implementations and
-// one conformance suite in porttest; the comments here are the specification that the suites check. A use case declares
-// what it needs of them next to its use.
+// control (jobs, dead letters, rejection stats, the OPA inventory, the audit). Each has several real implementations
+// and one conformance suite in porttest; the comments here are the specification that the suites check. A use case
+// declares what it needs of them next to its use.
 package ports
 
 import (
@@ -48,15 +48,16 @@ type Pause struct {
 // each partition that is not; partitions without one are done. With an error nothing of the batch is done, and the log
 // delivers all of it again after a backoff of its own, except that an error of class Canceled ends the consumption.
 //
-// A handler never sleeps: it pauses partitions. Its ctx allows HandlerBudget. Records may come twice, after a crash or a
-// rebalance.
+// A handler never sleeps: it pauses partitions. Its ctx allows HandlerBudget. Records may come twice, after a crash or
+// a rebalance.
 type Handler func(ctx context.Context, batch []domain.Record) ([]Pause, error)
 
 // HandlerBudget is how long a handler may take for one batch: well under half of what a consumer group waits for
 // a member.
 const HandlerBudget = 20 * time.Second
 
-// PauseAll is what an error of a handler amounts to: a pause for every partition of the batch, from its first record on.
+// PauseAll is what an error of a handler amounts to: a pause for every partition of the batch, from its first record
+// on.
 func PauseAll(batch []domain.Record, until time.Time) []Pause {
 	var pauses []Pause
 	for _, r := range batch {
@@ -102,7 +103,13 @@ type LogReader interface {
 	// partitions may be elsewhere.
 	PartitionOf(ctx context.Context, topic, key string) (int32, error)
 	// Read visits the records of a partition in order, from an offset on (or from the oldest one that is still there) up
-	// to those that are there now, until visit returns false. It returns the offset behind the last one visited or, at the end,
-	// the end. When ctx is done it stops with an error, and next tells how far it came.
-	Read(ctx context.Context, topic string, partition int32, from int64, visit func(domain.Record) bool) (next int64, err error)
+	// to those that are there now, until visit returns false. It returns the offset behind the last one visited or, at the
+	// end, the end. When ctx is done it stops with an error, and next tells how far it came.
+	Read(
+		ctx context.Context,
+		topic string,
+		partition int32,
+		from int64,
+		visit func(domain.Record) bool,
+	) (next int64, err error)
 }

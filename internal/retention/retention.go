@@ -1,5 +1,5 @@
-// Package retention says which days of decisions may go, and has the store drop them. It also has room made for the days
-// ahead. The store only lists, prepares and drops.
+// Package retention says which days of decisions may go, and has the store drop them. It also has room made for the
+// days ahead. The store only lists, prepares and drops.
 package retention
 
 import (
@@ -47,8 +47,8 @@ func (r *Retention) Run(ctx context.Context) {
 	}
 }
 
-// Apply prepares the days ahead and drops what is past the retention. Errors: those of the store; what was dropped before
-// stays so.
+// Apply prepares the days ahead and drops what is past the retention. Errors: those of the store; what was dropped
+// before stays so.
 func (r *Retention) Apply(ctx context.Context) error {
 	now := r.now()
 	today := domain.DayOf(now)

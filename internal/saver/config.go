@@ -19,7 +19,13 @@ type Config struct {
 
 // Default is four batches at once, of 1,000 records or 4 MiB.
 func Default() Config {
-	return Config{Concurrency: 4, BatchRecords: 1000, BatchBytes: 4 << 20, BatchWait: 100 * time.Millisecond, Adaptive: true}
+	return Config{
+		Concurrency:  4,
+		BatchRecords: 1000,
+		BatchBytes:   4 << 20,
+		BatchWait:    100 * time.Millisecond,
+		Adaptive:     true,
+	}
 }
 
 // maxBatchWait and a handler's time are less than what a group waits for a member.

@@ -16,8 +16,11 @@ func (r *rig) refuseSuffix(t *testing.T, suffix string) (restore func()) {
 	t.Helper()
 	_, err := r.raw.ExecContext(t.Context(), `CREATE TABLE IF NOT EXISTS refused (id TEXT CHECK (id IS NULL))`)
 	require.NoError(t, err)
-	_, err = r.raw.ExecContext(t.Context(), `CREATE TRIGGER refuse BEFORE INSERT ON decisions_out_of_window WHEN NEW.decision_id LIKE '%`+suffix+`'
-		BEGIN INSERT INTO refused VALUES ('x'); END`)
+	_, err = r.raw.ExecContext(
+		t.Context(),
+		`CREATE TRIGGER refuse BEFORE INSERT ON decisions_out_of_window WHEN NEW.decision_id LIKE '%`+suffix+`'
+		BEGIN INSERT INTO refused VALUES ('x'); END`,
+	)
 	require.NoError(t, err)
 	return func() {
 		_, err := r.raw.ExecContext(context.Background(), `DROP TRIGGER refuse`)
@@ -103,7 +106,12 @@ func TestGuardGoesOn(t *testing.T) {
 	// An operator has looked.
 	for _, b := range report.Rejections {
 		require.NoError(t, r.store.AcceptRejections(t.Context(), domain.Acceptance{
-			Fingerprint: b.Fingerprint, Tenants: domain.AllTenants(), At: time.Now(), Until: time.Now().Add(time.Hour), Caller: "ann", Comment: "x",
+			Fingerprint: b.Fingerprint,
+			Tenants:     domain.AllTenants(),
+			At:          time.Now(),
+			Until:       time.Now().Add(time.Hour),
+			Caller:      "ann",
+			Comment:     "x",
 		}, domain.AuditEntry{}))
 	}
 	require.Eventually(t, func() bool { return !r.guard.On() }, 10*time.Second, 20*time.Millisecond)

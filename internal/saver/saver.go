@@ -1,6 +1,6 @@
-// Package saver moves fresh decisions from the log to the store. It parks what the store cannot take now, and dead-letters
-// what it will never take, as sink says. It leaves gathering, committing and redelivery to the log, and replaying what is
-// parked to the parking role.
+// Package saver moves fresh decisions from the log to the store. It parks what the store cannot take now, and
+// dead-letters what it will never take, as sink says. It leaves gathering, committing and redelivery to the log, and
+// replaying what is parked to the parking role.
 package saver
 
 import (
@@ -55,9 +55,23 @@ func (s *Saver) Handle(ctx context.Context, batch []domain.Record) ([]ports.Paus
 		if out.Statuses[domain.Parked] == len(out.Next) {
 			level = slog.LevelDebug // an outage, which the breaker has told already; or a row that is tried again
 		}
-		s.logger.Log(ctx, level, "not everything of a batch was stored", "records", len(batch), "parked", out.Statuses[domain.Parked],
-			"dead", out.Statuses[domain.Dead], "conflicts", out.Statuses[domain.Conflicting], "expired", out.Statuses[domain.TooOld],
-			"error", failure)
+		s.logger.Log(
+			ctx,
+			level,
+			"not everything of a batch was stored",
+			"records",
+			len(batch),
+			"parked",
+			out.Statuses[domain.Parked],
+			"dead",
+			out.Statuses[domain.Dead],
+			"conflicts",
+			out.Statuses[domain.Conflicting],
+			"expired",
+			out.Statuses[domain.TooOld],
+			"error",
+			failure,
+		)
 	}
 	return nil, nil
 }

@@ -74,10 +74,20 @@ func newRig(t *testing.T) *rig {
 	require.NoError(t, err)
 	r := &rig{store: store, raw: raw, out: &outbox{}}
 	r.breaker = sink.NewBreaker(store, nil, slog.New(slog.DiscardHandler))
-	r.writer = sink.NewWriter(store, r.breaker, sink.Concurrency{Ceiling: 4, Adaptive: true}, p, noop.NewTracerProvider().Tracer(""), nil)
+	r.writer = sink.NewWriter(
+		store,
+		r.breaker,
+		sink.Concurrency{Ceiling: 4, Adaptive: true},
+		p,
+		noop.NewTracerProvider().Tracer(""),
+		nil,
+	)
 	r.guard = sink.NewGuard(store, r.breaker, nil, slog.New(slog.DiscardHandler))
 	router := &sink.Router{
-		Topics: topics, Retry: sink.Retry{MaxAttempts: 10, BackoffMin: time.Minute, BackoffMax: time.Hour}, Guard: r.guard, Metrics: sink.NewMetrics(nil),
+		Topics:  topics,
+		Retry:   sink.Retry{MaxAttempts: 10, BackoffMin: time.Minute, BackoffMax: time.Hour},
+		Guard:   r.guard,
+		Metrics: sink.NewMetrics(nil),
 	}
 	r.saver = saver.New(r.writer, router, r.out, slog.New(slog.DiscardHandler))
 	return r
@@ -87,10 +97,12 @@ func newRig(t *testing.T) *rig {
 func (r *rig) refuse(t *testing.T, id string, class domain.Class) {
 	t.Helper()
 	for _, text := range map[domain.Class][]string{
-		domain.Unknown: {`CREATE TRIGGER "u` + id + `" BEFORE INSERT ON decisions_out_of_window WHEN NEW.decision_id = '` + id + `' BEGIN SELECT RAISE(ABORT, 'not today'); END`},
+		domain.Unknown: {`CREATE TRIGGER "u` + id + `" BEFORE INSERT ON decisions_out_of_window WHEN NEW.decision_id = '` +
+			id + `' BEGIN SELECT RAISE(ABORT, 'not today'); END`},
 		domain.Invalid: {
 			`CREATE TABLE IF NOT EXISTS refused (id TEXT CHECK (id IS NULL))`,
-			`CREATE TRIGGER "i` + id + `" BEFORE INSERT ON decisions_out_of_window WHEN NEW.decision_id = '` + id + `' BEGIN INSERT INTO refused VALUES ('x'); END`,
+			`CREATE TRIGGER "i` + id + `" BEFORE INSERT ON decisions_out_of_window WHEN NEW.decision_id = '` + id +
+				`' BEGIN INSERT INTO refused VALUES ('x'); END`,
 		},
 	}[class] {
 		_, err := r.raw.ExecContext(t.Context(), text)
@@ -155,7 +167,12 @@ func TestEverythingIsSaved(t *testing.T) {
 
 func TestTheRejectedRowsAndNoOthers(t *testing.T) {
 	r := newRig(t)
-	rejected := map[string]domain.Class{"id-3": domain.Invalid, "id-50": domain.Unknown, "id-51": domain.Invalid, "id-99": domain.Unknown}
+	rejected := map[string]domain.Class{
+		"id-3":  domain.Invalid,
+		"id-50": domain.Unknown,
+		"id-51": domain.Invalid,
+		"id-99": domain.Unknown,
+	}
 	for id, class := range rejected {
 		r.refuse(t, id, class)
 	}

@@ -24,13 +24,13 @@ const (
 	probeMin, probeMax = 500 * time.Millisecond, time.Second
 	// watchEvery is how often Watch looks whether it has to probe.
 	watchEvery = 250 * time.Millisecond
-	// idleProbe is how long a store that took the last batch is believed to take the next one: longer than a batch that failed
-	// waits, so that its trouble is not forgotten.
+	// idleProbe is how long a store that took the last batch is believed to take the next one: longer than a batch that
+	// failed waits, so that its trouble is not forgotten.
 	idleProbe = 8 * time.Second
 )
 
-// Breaker stands between a process and the store. It opens at the first failure that is the store's own, and closes at the
-// first success. A process has one, whatever its roles. It is safe for concurrent use.
+// Breaker stands between a process and the store. It opens at the first failure that is the store's own, and closes at
+// the first success. A process has one, whatever its roles. It is safe for concurrent use.
 type Breaker struct {
 	store   ports.Prober
 	circuit circuitbreaker.CircuitBreaker[any]
@@ -44,8 +44,17 @@ type Breaker struct {
 // NewBreaker makes a Breaker; reg may be nil in tests.
 func NewBreaker(store ports.Prober, reg prometheus.Registerer, logger *slog.Logger) *Breaker {
 	b := &Breaker{store: store}
-	b.circuit = circuitbreaker.NewBuilder[any]().WithFailureThreshold(1).WithSuccessThreshold(1).WithRandomDelay(probeMin, probeMax).
-		OnStateChanged(func(e circuitbreaker.StateChangedEvent) { b.changed(logger, e) }).Build()
+	b.circuit = circuitbreaker.NewBuilder[any]().WithFailureThreshold(
+		1,
+	).WithSuccessThreshold(
+		1,
+	).WithRandomDelay(
+		probeMin,
+		probeMax,
+	).
+		OnStateChanged(
+			func(e circuitbreaker.StateChangedEvent) { b.changed(logger, e) },
+		).Build()
 	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "docket_breaker_state", Help: "Breaker in front of the store: 0 closed, 1 half-open, 2 open.",
 	}, func() float64 { return breakerLevel[b.circuit.State()] })
@@ -59,8 +68,8 @@ func (b *Breaker) OnBack(f func()) {
 	b.back = append(b.back, f)
 }
 
-// changed tells when the store goes away and when it is back. It does not tell that a probe half-opens the breaker, which
-// happens about once a second in between.
+// changed tells when the store goes away and when it is back. It does not tell that a probe half-opens the breaker,
+// which happens about once a second in between.
 func (b *Breaker) changed(logger *slog.Logger, e circuitbreaker.StateChangedEvent) {
 	switch {
 	case e.OldState == circuitbreaker.ClosedState:

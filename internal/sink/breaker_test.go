@@ -42,8 +42,8 @@ func (a *asked) answer(err error) {
 	a.err = err
 }
 
-// TestTenSaversDoNotStorm has an hour's outage: each of ten asks about once a second, never in step, and none later than a
-// second and a bit after the store is back.
+// TestTenSaversDoNotStorm has an hour's outage: each of ten asks about once a second, never in step, and none later
+// than a second and a bit after the store is back.
 func TestTenSaversDoNotStorm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stores := make([]*asked, 10)

@@ -18,8 +18,8 @@ func (r rolledBack) SaveBatch(ctx context.Context, decisions []domain.Decision) 
 	return r.DryRunBatch(ctx, decisions)
 }
 
-// NewDryRun makes a Writer whose transactions are rolled back: it tells what saving would come to. It has a breaker of its
-// own and counts nothing.
+// NewDryRun makes a Writer whose transactions are rolled back: it tells what saving would come to. It has a breaker of
+// its own and counts nothing.
 func NewDryRun(store ports.DryRunner, p *domain.Projector) *Writer {
 	quiet := NewBreaker(store, nil, slog.New(slog.DiscardHandler))
 	return NewWriter(rolledBack{store}, quiet, Concurrency{Ceiling: 1}, p, noop.NewTracerProvider().Tracer(""), nil)

@@ -30,7 +30,8 @@ const (
 
 // Guard keeps rejected rows out of the dead-letter topics while there are too many to be the rows' own fault: see
 // domain.GuardRatio. Every process that saves counts what it judges and shares the counts through the store, which also
-// keeps whether the guard is on. Where that cannot be found out, rejected rows are parked. It is safe for concurrent use.
+// keeps whether the guard is on. Where that cannot be found out, rejected rows are parked. It is safe for concurrent
+// use.
 type Guard struct {
 	stats   ports.RejectionStats
 	breaker *Breaker
@@ -154,7 +155,8 @@ func (g *Guard) rejectionOf(v Verdict, tenant string) *domain.Rejection {
 		return nil
 	}
 	r := domain.RejectionOf(v.Err, tenant, v.Path)
-	if _, known := g.counted.rejections[rejected{tenant, r.Fingerprint}]; !known && len(g.counted.rejections) >= maxFingerprints {
+	if _, known := g.counted.rejections[rejected{tenant, r.Fingerprint}]; !known &&
+		len(g.counted.rejections) >= maxFingerprints {
 		r = domain.OtherRejections(v.Err, tenant)
 	}
 	return &r
@@ -232,7 +234,11 @@ func (g *Guard) exchange(ctx context.Context) {
 		return
 	}
 	if err := g.stats.SetGuard(ctx, at, on); err != nil {
-		g.logger.Warn("the other processes could not be told that the dead-letter guard has changed; docket tries again", "error", err)
+		g.logger.Warn(
+			"the other processes could not be told that the dead-letter guard has changed; docket tries again",
+			"error",
+			err,
+		)
 		g.mu.Lock()
 		g.report.On = !on
 		g.mu.Unlock()
@@ -247,9 +253,13 @@ func (g *Guard) hear(err error) {
 	}
 	g.deaf = deaf
 	if deaf && domain.ClassOf(err) != domain.Unavailable && domain.ClassOf(err) != domain.Canceled {
-		g.logger.Error("this process cannot share its rejection stats with the others; until it can, rejected rows are parked "+
-			"instead of dead-lettered. Check that the account may use the tables rejections, rejection_acceptances and guard_periods",
-			"error", err)
+		g.logger.Error(
+			"this process cannot share its rejection stats with the others; until it can, rejected rows are parked "+
+				"instead of dead-lettered. Check that the account may use the tables rejections, rejection_acceptances and "+
+				"guard_periods",
+			"error",
+			err,
+		)
 	}
 }
 
@@ -260,11 +270,25 @@ func (g *Guard) set(on bool, r domain.RejectionReport) {
 	}
 	g.on = on
 	if !on {
-		g.logger.Info("the dead-letter guard is off: rejected rows are dead-lettered again", "judged", r.Judged, "rejected", r.Rejected())
+		g.logger.Info(
+			"the dead-letter guard is off: rejected rows are dead-lettered again",
+			"judged",
+			r.Judged,
+			"rejected",
+			r.Rejected(),
+		)
 		return
 	}
-	g.logger.Error("the dead-letter guard is on: the store rejects too many rows for it to be the rows' own fault. They are parked "+
-		"instead of dead-lettered, and everything else is stored. Look for a constraint, trigger or type that has changed and fix it: "+
-		"then docket stores them by itself; or accept their fingerprints", "judged", r.Judged, "rejected", r.Rejected(),
-		"within", domain.GuardSpan)
+	g.logger.Error(
+		"the dead-letter guard is on: the store rejects too many rows for it to be the rows' own fault. They are parked "+
+			"instead of dead-lettered, and everything else is stored. Look for a constraint, trigger or type that has changed "+
+			"and fix it: "+
+			"then docket stores them by itself; or accept their fingerprints",
+		"judged",
+		r.Judged,
+		"rejected",
+		r.Rejected(),
+		"within",
+		domain.GuardSpan,
+	)
 }

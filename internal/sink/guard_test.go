@@ -49,7 +49,11 @@ func TestGuardStatsAway(t *testing.T) {
 	l := &stats{err: domain.Errorf(domain.Misconfigured, "no right to use the table")}
 	g := NewGuard(l, NewBreaker(nil, nil, slog.New(slog.DiscardHandler)), nil, slog.New(slog.DiscardHandler))
 	batch := make([]domain.Record, 3)
-	verdicts := []Verdict{{Err: &domain.Error{Class: domain.Invalid, Text: "x"}, Path: "p"}, {Status: domain.Saved}, {Err: domain.Errorf(domain.Unavailable, "y")}}
+	verdicts := []Verdict{
+		{Err: &domain.Error{Class: domain.Invalid, Text: "x"}, Path: "p"},
+		{Status: domain.Saved},
+		{Err: domain.Errorf(domain.Unavailable, "y")},
+	}
 	g.Judge(t.Context(), batch, verdicts)
 	g.Judge(t.Context(), batch, verdicts)
 	rejection := domain.RejectionOf(verdicts[0].Err, domain.DefaultTenant, "p")
@@ -91,7 +95,11 @@ type stats struct {
 	on         bool
 }
 
-func (s *stats) ExchangeRejections(_ context.Context, _ time.Time, tally domain.RejectionTally) (r domain.RejectionReport, err error) {
+func (s *stats) ExchangeRejections(
+	_ context.Context,
+	_ time.Time,
+	tally domain.RejectionTally,
+) (r domain.RejectionReport, err error) {
 	if s.err != nil {
 		return r, s.err
 	}

@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// isolationReserve is what the isolation of rejected rows leaves of the handler's budget for publishing and committing.
+	// isolationReserve is what the isolation of rejected rows leaves of the handler's budget for publishing and
+	// committing.
 	isolationReserve = 10 * time.Second
 	// confirmWithin is how soon after a row has failed alone a probe has to speak for the store. One probe, which is a new
 	// connection, speaks for all rows that failed since the one before.
@@ -39,7 +40,8 @@ func (s *isolation) run(rows []domain.Decision, verdicts []Verdict) {
 }
 
 func (s *isolation) save(rows []domain.Decision, verdicts []Verdict) {
-	if deadline, ok := s.ctx.Deadline(); ok && s.failure != nil && s.err == nil && deadline.Sub(s.w.now()) < isolationReserve {
+	if deadline, ok := s.ctx.Deadline(); ok && s.failure != nil && s.err == nil &&
+		deadline.Sub(s.w.now()) < isolationReserve {
 		s.err = domain.Errorf(domain.Unavailable, "no time left to find the rows that the store rejects: %w", s.failure)
 	}
 	if s.err != nil {
@@ -84,8 +86,8 @@ func (s *isolation) split(rows []domain.Decision, verdicts []Verdict) {
 	}
 }
 
-// confirm probes the store: the candidates are rejected if it answers, and none is if it does not. A probe that comes late
-// says nothing about them.
+// confirm probes the store: the candidates are rejected if it answers, and none is if it does not. A probe that comes
+// late says nothing about them.
 func (s *isolation) confirm() {
 	began := s.w.now()
 	if s.err = s.w.breaker.probe(s.ctx); s.err != nil {
@@ -122,8 +124,8 @@ func (w *Writer) remember(share float64) {
 	w.rejected.Store(math.Float64bits((math.Float64frombits(w.rejected.Load()) + share) / 2))
 }
 
-// pieceOf says how large the parts of so many rows should be: halves while rejected rows are rare, and so small that most
-// parts are good or bad throughout where they are not.
+// pieceOf says how large the parts of so many rows should be: halves while rejected rows are rare, and so small that
+// most parts are good or bad throughout where they are not.
 func (w *Writer) pieceOf(rows int) int {
 	size := float64((rows + 1) / 2)
 	if share := math.Float64frombits(w.rejected.Load()); share > 0 {

@@ -53,7 +53,14 @@ func newPickyWriter(t *testing.T, p *picky) *Writer {
 	t.Helper()
 	projector, err := domain.NewProjector(nil)
 	require.NoError(t, err)
-	return NewWriter(p, NewBreaker(p, nil, slog.New(slog.DiscardHandler)), Concurrency{Ceiling: 1}, projector, noop.NewTracerProvider().Tracer(""), nil)
+	return NewWriter(
+		p,
+		NewBreaker(p, nil, slog.New(slog.DiscardHandler)),
+		Concurrency{Ceiling: 1},
+		projector,
+		noop.NewTracerProvider().Tracer(""),
+		nil,
+	)
 }
 
 func someRecords(n int) (out []domain.Record) {

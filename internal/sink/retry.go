@@ -20,8 +20,13 @@ const maxDoublings = 64
 // Backoff draws the wait before the attempt after this one, which is counted from 1.
 func (p Retry) Backoff(attempt int) time.Duration {
 	// cenkalti's jitter spans (1 - f) to (1 + f) of an interval; half the ceiling with f = 1 is zero to the ceiling.
-	b := backoff.NewExponentialBackOff(backoff.WithInitialInterval(p.BackoffMin/2), backoff.WithMaxInterval(p.BackoffMax/2),
-		backoff.WithMultiplier(2), backoff.WithRandomizationFactor(1), backoff.WithMaxElapsedTime(0))
+	b := backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(p.BackoffMin/2),
+		backoff.WithMaxInterval(p.BackoffMax/2),
+		backoff.WithMultiplier(2),
+		backoff.WithRandomizationFactor(1),
+		backoff.WithMaxElapsedTime(0),
+	)
 	var d time.Duration
 	for range min(max(attempt, 1), maxDoublings) {
 		d = b.NextBackOff()
@@ -29,8 +34,8 @@ func (p Retry) Backoff(attempt int) time.Duration {
 	return d
 }
 
-// DeferredUntil draws when a row is tried again that the dead-letter guard has parked: after half of the longest backoff to
-// the whole of it.
+// DeferredUntil draws when a row is tried again that the dead-letter guard has parked: after half of the longest
+// backoff to the whole of it.
 func (p Retry) DeferredUntil(at time.Time) time.Time {
 	return at.Add(p.BackoffMax/2 + p.Backoff(maxDoublings)/2).UTC()
 }

@@ -37,8 +37,8 @@ type Route struct {
 	Class domain.Class
 }
 
-// Router is the one table from a verdict to a record's next home, for the saver and for the parking role. It is safe for
-// concurrent use.
+// Router is the one table from a verdict to a record's next home, for the saver and for the parking role. It is safe
+// for concurrent use.
 type Router struct {
 	Topics  domain.Topics
 	Retry   Retry
@@ -68,7 +68,12 @@ func (r *Router) Route(rec domain.Record, v Verdict, at time.Time) Route {
 		if rec.Topic == r.Topics.Parking {
 			return Route{Action: Wait}
 		}
-		return Route{Action: Leave, Next: Forward(r.Topics.Parking, rec, at, v.Err), Status: domain.Parked, Class: domain.Unavailable}
+		return Route{
+			Action: Leave,
+			Next:   Forward(r.Topics.Parking, rec, at, v.Err),
+			Status: domain.Parked,
+			Class:  domain.Unavailable,
+		}
 	case domain.Invalid:
 		return Route{Action: Leave, Next: Forward(r.Topics.DLQ, rec, at, v.Err), Status: domain.Dead}
 	case domain.Unknown:
@@ -76,8 +81,8 @@ func (r *Router) Route(rec domain.Record, v Verdict, at time.Time) Route {
 	return r.retry(rec, v.Err, at)
 }
 
-// retry counts the attempt and addresses the record to the tail of the parking topic or, after the last one, to the parking
-// DLQ.
+// retry counts the attempt and addresses the record to the tail of the parking topic or, after the last one, to the
+// parking DLQ.
 func (r *Router) retry(rec domain.Record, err error, at time.Time) Route {
 	next := Forward(r.Topics.Parking, rec, at, err)
 	next.Headers.Attempt++

@@ -47,21 +47,35 @@ func TestRoute(t *testing.T) {
 		spent   int // attempts afterwards
 	}{
 		{name: "saved", from: decisions, verdict: Verdict{Status: domain.Saved}, action: Done, status: domain.Saved},
-		{name: "a duplicate", from: parked, verdict: Verdict{Status: domain.Duplicate}, action: Done, status: domain.Duplicate},
-		{name: "a conflict", from: decisions, verdict: Verdict{Status: domain.Conflicting}, action: Leave, to: topics.DLQ, status: domain.Conflicting, cause: domain.Conflict},
-		{name: "an expired row", from: parked, verdict: Verdict{Status: domain.TooOld}, action: Leave, to: topics.DLQ, status: domain.TooOld, cause: domain.Expired},
-		{name: "a conflict while the guard is on", from: decisions, guard: true, verdict: Verdict{Status: domain.Conflicting}, action: Leave, to: topics.DLQ, status: domain.Conflicting, cause: domain.Conflict},
-		{name: "an invalid row", from: decisions, verdict: failing(domain.Invalid), action: Leave, to: topics.DLQ, status: domain.Dead},
-		{name: "an invalid row that was parked", from: parked, attempt: 1, verdict: failing(domain.Invalid), action: Leave, to: topics.DLQ, status: domain.Dead, spent: 1},
-		{name: "an invalid row while the guard is on", from: decisions, guard: true, verdict: failing(domain.Invalid), action: Leave, to: parked, status: domain.Parked},
-		{name: "an unknown failure", from: decisions, verdict: failing(domain.Unknown), action: Leave, to: parked, status: domain.Parked, spent: 1},
-		{name: "an unknown failure again", from: parked, attempt: 1, verdict: failing(domain.Unknown), action: Leave, to: parked, status: domain.Parked, spent: 2},
-		{name: "the last attempt", from: parked, attempt: 2, verdict: failing(domain.Unknown), action: Leave, to: topics.ParkingDLQ, status: domain.Dead, spent: 3},
-		{name: "the last attempt while the guard is on", from: parked, attempt: 2, guard: true, verdict: failing(domain.Unknown), action: Leave, to: parked, status: domain.Parked, spent: 2},
-		{name: "a store that is away", from: decisions, verdict: failing(domain.Unavailable), action: Leave, to: parked, status: domain.Parked},
-		{name: "a store that is away, parked already", from: parked, attempt: 1, verdict: failing(domain.Unavailable), action: Wait},
+		{name: "a duplicate", from: parked, verdict: Verdict{Status: domain.Duplicate}, action: Done,
+			status: domain.Duplicate},
+		{name: "a conflict", from: decisions, verdict: Verdict{Status: domain.Conflicting}, action: Leave, to: topics.DLQ,
+			status: domain.Conflicting, cause: domain.Conflict},
+		{name: "an expired row", from: parked, verdict: Verdict{Status: domain.TooOld}, action: Leave, to: topics.DLQ,
+			status: domain.TooOld, cause: domain.Expired},
+		{name: "a conflict while the guard is on", from: decisions, guard: true, verdict: Verdict{Status: domain.Conflicting},
+			action: Leave, to: topics.DLQ, status: domain.Conflicting, cause: domain.Conflict},
+		{name: "an invalid row", from: decisions, verdict: failing(domain.Invalid), action: Leave, to: topics.DLQ,
+			status: domain.Dead},
+		{name: "an invalid row that was parked", from: parked, attempt: 1, verdict: failing(domain.Invalid), action: Leave,
+			to: topics.DLQ, status: domain.Dead, spent: 1},
+		{name: "an invalid row while the guard is on", from: decisions, guard: true, verdict: failing(domain.Invalid),
+			action: Leave, to: parked, status: domain.Parked},
+		{name: "an unknown failure", from: decisions, verdict: failing(domain.Unknown), action: Leave, to: parked,
+			status: domain.Parked, spent: 1},
+		{name: "an unknown failure again", from: parked, attempt: 1, verdict: failing(domain.Unknown), action: Leave,
+			to: parked, status: domain.Parked, spent: 2},
+		{name: "the last attempt", from: parked, attempt: 2, verdict: failing(domain.Unknown), action: Leave,
+			to: topics.ParkingDLQ, status: domain.Dead, spent: 3},
+		{name: "the last attempt while the guard is on", from: parked, attempt: 2, guard: true,
+			verdict: failing(domain.Unknown), action: Leave, to: parked, status: domain.Parked, spent: 2},
+		{name: "a store that is away", from: decisions, verdict: failing(domain.Unavailable), action: Leave, to: parked,
+			status: domain.Parked},
+		{name: "a store that is away, parked already", from: parked, attempt: 1, verdict: failing(domain.Unavailable),
+			action: Wait},
 		{name: "a store that is misconfigured", from: decisions, verdict: failing(domain.Misconfigured), action: Wait},
-		{name: "a store that is misconfigured, parked already", from: parked, verdict: failing(domain.Misconfigured), action: Wait},
+		{name: "a store that is misconfigured, parked already", from: parked, verdict: failing(domain.Misconfigured),
+			action: Wait},
 		{name: "docket stops", from: decisions, verdict: failing(domain.Canceled), action: Stop},
 		{name: "docket stops, parked already", from: parked, verdict: failing(domain.Canceled), action: Stop},
 	} {
@@ -69,7 +83,14 @@ func TestRoute(t *testing.T) {
 			r := newRouter(&stats{on: c.guard}, nil)
 			r.Guard.exchange(t.Context())
 			require.Equal(t, c.guard, r.Guard.On())
-			rec := domain.Record{Topic: c.from, Partition: 3, Offset: 7, Key: "k", Value: []byte("v"), Headers: domain.Headers{Attempt: c.attempt}}
+			rec := domain.Record{
+				Topic:     c.from,
+				Partition: 3,
+				Offset:    7,
+				Key:       "k",
+				Value:     []byte("v"),
+				Headers:   domain.Headers{Attempt: c.attempt},
+			}
 			got := r.Route(rec, c.verdict, at)
 			require.Equal(t, c.action, got.Action)
 			require.Equal(t, c.status, got.Status)
@@ -142,7 +163,12 @@ func (p publisher) Publish(context.Context, []domain.Record) error { return p.er
 
 func TestErrorsStayReachable(t *testing.T) {
 	cause := errors.New("cause")
-	r := Forward("x", domain.Record{Topic: topics.Decisions, Offset: 5}, time.Now(), domain.Errorf(domain.Unknown, "x: %w", cause))
+	r := Forward(
+		"x",
+		domain.Record{Topic: topics.Decisions, Offset: 5},
+		time.Now(),
+		domain.Errorf(domain.Unknown, "x: %w", cause),
+	)
 	require.Equal(t, topics.Decisions+"/0/5", r.Headers.Origin)
 	again := Forward("y", domain.Record{Topic: "x", Offset: 9, Headers: r.Headers}, time.Now(), cause)
 	require.Equal(t, r.Headers.Origin, again.Headers.Origin, "the first position stays")
@@ -150,7 +176,8 @@ func TestErrorsStayReachable(t *testing.T) {
 
 func TestBackoff(t *testing.T) {
 	c := Retry{BackoffMin: time.Second, BackoffMax: 60 * time.Second}
-	for attempt, ceiling := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 7: 60 * time.Second, 1000: 60 * time.Second} {
+	for attempt, ceiling := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second,
+		7: 60 * time.Second, 1000: 60 * time.Second} {
 		low, high := ceiling, time.Duration(0)
 		for range 500 {
 			d := c.Backoff(attempt)

@@ -27,8 +27,8 @@ const (
 	maxLinks = 128
 )
 
-// Writer saves records and finds the rows that the store rejects when a batch fails. The saver and the parking role of a
-// process share one. It is safe for concurrent use.
+// Writer saves records and finds the rows that the store rejects when a batch fails. The saver and the parking role of
+// a process share one. It is safe for concurrent use.
 type Writer struct {
 	store     ports.DecisionWriter
 	breaker   *Breaker
@@ -52,7 +52,14 @@ type Concurrency struct {
 }
 
 // NewWriter makes a Writer in front of b's store; reg may be nil in tests.
-func NewWriter(store ports.DecisionWriter, b *Breaker, c Concurrency, p *domain.Projector, tracer trace.Tracer, reg prometheus.Registerer) *Writer {
+func NewWriter(
+	store ports.DecisionWriter,
+	b *Breaker,
+	c Concurrency,
+	p *domain.Projector,
+	tracer trace.Tracer,
+	reg prometheus.Registerer,
+) *Writer {
 	f := promauto.With(reg)
 	w := &Writer{
 		store: store, breaker: b, limiter: newLimiter(c), projector: p, tracer: tracer, now: time.Now,
@@ -71,7 +78,8 @@ func NewWriter(store ports.DecisionWriter, b *Breaker, c Concurrency, p *domain.
 	}
 	b.OnBack(w.limiter.Reset) // a store that is back is approached anew
 	f.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "docket_save_concurrency_limit", Help: "Batches that may be at the store at once, as its latency and the inflow allow.",
+		Name: "docket_save_concurrency_limit",
+		Help: "Batches that may be at the store at once, as its latency and the inflow allow.",
 	}, func() float64 { return float64(w.limiter.Limit()) })
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "docket_save_concurrency_in_use", Help: "Batches that are at the store.",
@@ -95,8 +103,8 @@ func (w *Writer) Limit() int { return w.limiter.Limit() }
 // Busy reports that as many batches are at the store as may be.
 func (w *Writer) Busy() bool { return !w.limiter.CanAcquirePermit() }
 
-// Verdict is what became of one record: a save status of the store's, or an error whose class says what is next. Invalid
-// and Unknown are the row's own fault; no other class is.
+// Verdict is what became of one record: a save status of the store's, or an error whose class says what is next.
+// Invalid and Unknown are the row's own fault; no other class is.
 type Verdict struct {
 	Status domain.SaveStatus
 	Err    error
@@ -115,11 +123,17 @@ func (v Verdict) Rejection() domain.Rejection { return domain.RejectionOf(v.Err,
 
 var errOpen = domain.Errorf(domain.Unavailable, "the store is away: the breaker is open")
 
-// Save saves records and returns a verdict for each, in order. A row is rejected only when it fails alone in a transaction
-// of its own and a probe right afterwards succeeds within a second; what time does not allow to find out is Unavailable.
+// Save saves records and returns a verdict for each, in order. A row is rejected only when it fails alone in a
+// transaction of its own and a probe right afterwards succeeds within a second; what time does not allow to find out is
+// Unavailable.
 func (w *Writer) Save(ctx context.Context, records []domain.Record) []Verdict {
-	ctx, span := w.tracer.Start(ctx, "save decisions", trace.WithLinks(links(records)...), trace.WithSpanKind(trace.SpanKindConsumer),
-		trace.WithAttributes(attribute.Int("messaging.batch.message_count", len(records))))
+	ctx, span := w.tracer.Start(
+		ctx,
+		"save decisions",
+		trace.WithLinks(links(records)...),
+		trace.WithSpanKind(trace.SpanKindConsumer),
+		trace.WithAttributes(attribute.Int("messaging.batch.message_count", len(records))),
+	)
 	defer span.End()
 	rows := make([]domain.Decision, len(records))
 	for i, r := range records {

@@ -114,9 +114,9 @@ func (h *Health) change(f func()) {
 	f()
 }
 
-// Report speaks for the listeners: a process that takes uploads is ready whenever the log takes records, whatever the store
-// does. The trouble of the other roles unreadies only a process without an upload listener. sampler is nil until there is a
-// log.
+// Report speaks for the listeners: a process that takes uploads is ready whenever the log takes records, whatever the
+// store does. The trouble of the other roles unreadies only a process without an upload listener. sampler is nil until
+// there is a log.
 func (h *Health) Report(sampler *Sampler, verbose bool) Report {
 	r := Report{Verdict: OK, Roles: map[Role]RoleHealth{}}
 	for _, role := range Roles {
@@ -176,8 +176,11 @@ func (h *Health) of(role Role, sampler *Sampler, verbose bool) RoleHealth {
 	if verbose {
 		b := sampler.Backlog(role)
 		out.Details = map[string]any{
-			"breaker": breaker, "next_probe_seconds": nextProbe.Seconds(), "waiting": b.Waiting(), "oldest_seconds": Age(b.Oldest),
-			"concurrency_limit": sampler.store.Limit(),
+			"breaker":            breaker,
+			"next_probe_seconds": nextProbe.Seconds(),
+			"waiting":            b.Waiting(),
+			"oldest_seconds":     Age(b.Oldest),
+			"concurrency_limit":  sampler.store.Limit(),
 		}
 	}
 	return out

@@ -1,5 +1,5 @@
-// Package status owns what a process knows of itself: samples of the log, the health of each role, and the verdict. /readyz,
-// the API, metrics and the CLI render it. It leaves wording to them: what it says are codes with arguments.
+// Package status owns what a process knows of itself: samples of the log, the health of each role, and the verdict.
+// /readyz, the API, metrics and the CLI render it. It leaves wording to them: what it says are codes with arguments.
 package status
 
 // Role is what a process does.

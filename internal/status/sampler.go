@@ -32,15 +32,15 @@ type Log interface {
 	Ready(ctx context.Context) error
 }
 
-// Consumed is a topic and the group that consumes it. Role, unless empty, is whose stage it is; a topic without is one of
-// dead letters. Those of one group stand together in a list.
+// Consumed is a topic and the group that consumes it. Role, unless empty, is whose stage it is; a topic without is one
+// of dead letters. Those of one group stand together in a list.
 type Consumed struct {
 	Group, Topic string
 	Role         Role
 }
 
-// Sampler samples the log once a second: what waits, how old it is, how fast it moves, and whether the log takes records.
-// Metrics, /readyz and the API read the sample, so that looking costs the log nothing.
+// Sampler samples the log once a second: what waits, how old it is, how fast it moves, and whether the log takes
+// records. Metrics, /readyz and the API read the sample, so that looking costs the log nothing.
 type Sampler struct {
 	log      Log
 	consumed []Consumed
@@ -179,7 +179,8 @@ func (s *Sampler) read(ctx context.Context) (sample, error) {
 // Counter counts dead letters.
 type Counter func(ctx context.Context, scope domain.Scope, f domain.Filter) (map[domain.DeadState]int64, error)
 
-// CountDead asks the index how many dead letters are open, until ctx is done. While the store is away the last answer stands.
+// CountDead asks the index how many dead letters are open, until ctx is done. While the store is away the last answer
+// stands.
 func (s *Sampler) CountDead(ctx context.Context, count Counter) {
 	open := domain.Filter{Where: domain.Equals(domain.FieldState, string(domain.DeadOpen))}
 	every(ctx, sampleEvery, func(ctx context.Context) {
@@ -246,8 +247,8 @@ type DeadTopic struct {
 	Records, Waiting int64
 }
 
-// Pipeline reads what waits anew, so that a person who has just sent something sees the truth; without an answer from the
-// log the last sample has to do.
+// Pipeline reads what waits anew, so that a person who has just sent something sees the truth; without an answer from
+// the log the last sample has to do.
 func (s *Sampler) Pipeline(ctx context.Context) Pipeline {
 	ctx, cancel := context.WithTimeout(ctx, viewTimeout)
 	defer cancel()

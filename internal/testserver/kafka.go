@@ -60,7 +60,10 @@ func StartKafka(n int, settings ...string) (_ *Kafka, err error) {
 		}
 		controllers = append(controllers, controller)
 		voters = append(voters, fmt.Sprintf("%d@127.0.0.1:%d", i+1, controller))
-		k.nodes = append(k.nodes, &node{dir: filepath.Join(k.dir, fmt.Sprint(i+1)), broker: fmt.Sprintf("127.0.0.1:%d", broker)})
+		k.nodes = append(
+			k.nodes,
+			&node{dir: filepath.Join(k.dir, fmt.Sprint(i+1)), broker: fmt.Sprintf("127.0.0.1:%d", broker)},
+		)
 	}
 	copies := min(n, 3)
 	for i, b := range k.nodes {
@@ -68,12 +71,26 @@ func StartKafka(n int, settings ...string) (_ *Kafka, err error) {
 			return nil, err
 		}
 		properties := append([]string{
-			"process.roles=broker,controller", fmt.Sprintf("node.id=%d", i+1), "controller.quorum.voters=" + strings.Join(voters, ","),
-			fmt.Sprintf("listeners=PLAINTEXT://%s,CONTROLLER://127.0.0.1:%d", b.broker, controllers[i]), "controller.listener.names=CONTROLLER",
-			"log.dirs=" + filepath.Join(b.dir, "data"), "auto.create.topics.enable=false",
+			"process.roles=broker,controller",
+			fmt.Sprintf("node.id=%d", i+1),
+			"controller.quorum.voters=" + strings.Join(voters, ","),
+			fmt.Sprintf(
+				"listeners=PLAINTEXT://%s,CONTROLLER://127.0.0.1:%d",
+				b.broker,
+				controllers[i],
+			),
+			"controller.listener.names=CONTROLLER",
+			"log.dirs=" + filepath.Join(b.dir, "data"),
+			"auto.create.topics.enable=false",
 			// A test does not wait for others to join a group, nor for fifty partitions of offsets.
-			"group.initial.rebalance.delay.ms=0", "offsets.topic.num.partitions=3", fmt.Sprintf("offsets.topic.replication.factor=%d", copies),
-			fmt.Sprintf("transaction.state.log.replication.factor=%d", copies), fmt.Sprintf("transaction.state.log.min.isr=%d", max(copies-1, 1)),
+			"group.initial.rebalance.delay.ms=0",
+			"offsets.topic.num.partitions=3",
+			fmt.Sprintf("offsets.topic.replication.factor=%d", copies),
+			fmt.Sprintf(
+				"transaction.state.log.replication.factor=%d",
+				copies,
+			),
+			fmt.Sprintf("transaction.state.log.min.isr=%d", max(copies-1, 1)),
 		}, settings...)
 		if err := os.WriteFile(b.properties(), []byte(strings.Join(properties, "\n")+"\n"), 0o644); err != nil {
 			return nil, err
@@ -82,7 +99,20 @@ func StartKafka(n int, settings ...string) (_ *Kafka, err error) {
 	var g errgroup.Group
 	for _, b := range k.nodes {
 		g.Go(func() error {
-			format := exec.CommandContext(context.Background(), "java", "-cp", k.classPath(), "-Xmx128m", "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format", "-t", "ZG9ja2V0LXRlc3RzLTEyMw", "-c", b.properties())
+			format := exec.CommandContext(
+				context.Background(),
+				"java",
+				"-cp",
+				k.classPath(),
+				"-Xmx128m",
+				"-XX:TieredStopAtLevel=1",
+				"kafka.tools.StorageTool",
+				"format",
+				"-t",
+				"ZG9ja2V0LXRlc3RzLTEyMw",
+				"-c",
+				b.properties(),
+			)
 			if out, err := format.CombinedOutput(); err != nil {
 				return fmt.Errorf("format: %w: %s", err, out)
 			}

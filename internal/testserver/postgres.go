@@ -29,8 +29,8 @@ type Postgres struct {
 	pid      atomic.Int64
 }
 
-// StartPostgres makes a cluster and starts it. Settings are postgresql.conf's, such as "max_connections=20". Where dir is
-// not empty, the cluster is made in it and the caller removes it.
+// StartPostgres makes a cluster and starts it. Settings are postgresql.conf's, such as "max_connections=20". Where dir
+// is not empty, the cluster is made in it and the caller removes it.
 func StartPostgres(dir string, settings ...string) (_ *Postgres, err error) {
 	bin, err := postgresPrograms()
 	if err != nil {
@@ -56,7 +56,19 @@ func StartPostgres(dir string, settings ...string) (_ *Postgres, err error) {
 	if err := give(p.dir, postgresAccount); err != nil {
 		return nil, err
 	}
-	initdb := exec.CommandContext(context.Background(), filepath.Join(p.bin, "initdb"), "-D", p.data(), "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8")
+	initdb := exec.CommandContext(
+		context.Background(),
+		filepath.Join(p.bin, "initdb"),
+		"-D",
+		p.data(),
+		"-U",
+		"postgres",
+		"--auth=trust",
+		"--no-sync",
+		"-E",
+		"UTF8",
+		"--locale=C.UTF-8",
+	)
 	initdb.Dir = p.dir
 	if initdb.SysProcAttr, err = account(postgresAccount); err != nil {
 		return nil, err
@@ -101,11 +113,26 @@ func (p *Postgres) data() string { return filepath.Join(p.dir, "data") }
 
 // Start starts a server that was stopped, and waits until it takes connections.
 func (p *Postgres) Start() (err error) {
-	args := []string{"-D", p.data(), "-p", fmt.Sprint(p.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="}
+	args := []string{
+		"-D",
+		p.data(),
+		"-p",
+		fmt.Sprint(p.port),
+		"-c",
+		"listen_addresses=127.0.0.1",
+		"-c",
+		"unix_socket_directories=",
+	}
 	for _, s := range p.settings {
 		args = append(args, "-c", s)
 	}
-	if p.server, err = start("PostgreSQL", postgresAccount, p.dir, filepath.Join(p.dir, "log"), filepath.Join(p.bin, "postgres"), args...); err != nil {
+	if p.server, err = start(
+		"PostgreSQL",
+		postgresAccount,
+		p.dir,
+		filepath.Join(p.dir, "log"),
+		filepath.Join(p.bin, "postgres"),
+		args...); err != nil {
 		return err
 	}
 	p.pid.Store(int64(p.server.Pid()))
@@ -125,7 +152,13 @@ func (p *Postgres) URL(database, user string, options ...string) string {
 	if user == "" {
 		user = "postgres"
 	}
-	u := url.URL{Scheme: "postgres", User: url.User(user), Host: p.Addr(), Path: "/" + database, RawQuery: strings.Join(options, "&")}
+	u := url.URL{
+		Scheme:   "postgres",
+		User:     url.User(user),
+		Host:     p.Addr(),
+		Path:     "/" + database,
+		RawQuery: strings.Join(options, "&"),
+	}
 	return u.String()
 }
 
@@ -201,8 +234,13 @@ func StartPgBouncer(p *Postgres) (_ *PgBouncer, err error) {
 		return nil, err
 	}
 	users := filepath.Join(b.dir, "users")
-	config := fmt.Sprintf("[databases]\n* = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\n"+
-		"auth_type = trust\nauth_file = %s\npool_mode = transaction\nunix_socket_dir =\nmax_client_conn = 200\n", p.port, b.port, users)
+	config := fmt.Sprintf(
+		"[databases]\n* = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\n"+
+			"auth_type = trust\nauth_file = %s\npool_mode = transaction\nunix_socket_dir =\nmax_client_conn = 200\n",
+		p.port,
+		b.port,
+		users,
+	)
 	if err := os.WriteFile(users, []byte("\"postgres\" \"\"\n"), 0o644); err != nil {
 		return nil, err
 	}
@@ -231,7 +269,13 @@ func StartPgBouncer(p *Postgres) (_ *PgBouncer, err error) {
 
 // URL addresses a database through the pooler.
 func (b *PgBouncer) URL(database string, options ...string) string {
-	u := url.URL{Scheme: "postgres", User: url.User("postgres"), Host: fmt.Sprintf("127.0.0.1:%d", b.port), Path: "/" + database, RawQuery: strings.Join(options, "&")}
+	u := url.URL{
+		Scheme:   "postgres",
+		User:     url.User("postgres"),
+		Host:     fmt.Sprintf("127.0.0.1:%d", b.port),
+		Path:     "/" + database,
+		RawQuery: strings.Join(options, "&"),
+	}
 	return u.String()
 }
 

@@ -76,7 +76,12 @@ func start(name, as, dir, logFile, program string, args ...string) (*server, err
 	if err != nil {
 		return nil, err
 	}
-	s := &server{name: name, cmd: exec.CommandContext(context.Background(), program, args...), done: make(chan struct{}), log: log}
+	s := &server{
+		name: name,
+		cmd:  exec.CommandContext(context.Background(), program, args...),
+		done: make(chan struct{}),
+		log:  log,
+	}
 	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = dir, log, log
 	if s.cmd.SysProcAttr, err = account(as); err != nil {
 		return nil, errors.Join(err, log.Close())
@@ -104,8 +109,8 @@ var started = struct {
 	servers map[*server]bool
 }{servers: map[*server]bool{}}
 
-// KillAll ends all servers at once, those too that are just being started: for a program that was interrupted. Their directories
-// stay behind. They lead process groups of their own, which a terminal's interrupt does not reach.
+// KillAll ends all servers at once, those too that are just being started: for a program that was interrupted. Their
+// directories stay behind. They lead process groups of their own, which a terminal's interrupt does not reach.
 func KillAll() {
 	started.Lock()
 	defer started.Unlock()
@@ -190,8 +195,9 @@ func (s *server) signalAll(sig syscall.Signal) {
 	}
 }
 
-// pause stops every process of the server and waits until each thread of them has stopped: the kernel lets a thread that runs
-// go on for a while after the signal was sent, and a broker still answers then. When it cannot, the server runs on.
+// pause stops every process of the server and waits until each thread of them has stopped: the kernel lets a thread
+// that runs go on for a while after the signal was sent, and a broker still answers then. When it cannot, the server
+// runs on.
 func (s *server) pause() error {
 	deadline := time.Now().Add(10 * time.Second)
 	for stopped := 0; stopped < 2; { // twice: a child that was being forked is not listed the first time

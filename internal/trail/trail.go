@@ -1,6 +1,6 @@
-// Package trail answers "where is my decision?": in a row, on its way there, among the dead letters, or never received. It looks
-// at the store, at the index of dead letters and, where those do not know, at what waits in the log. It changes nothing, leaves
-// reading either to its ports, and wording what it found to its callers.
+// Package trail answers "where is my decision?": in a row, on its way there, among the dead letters, or never received.
+// It looks at the store, at the index of dead letters and, where those do not know, at what waits in the log. It
+// changes nothing, leaves reading either to its ports, and wording what it found to its callers.
 package trail
 
 import (
@@ -22,8 +22,8 @@ const (
 	answerWithin = 3400 * time.Millisecond
 )
 
-// Stage is a topic that records wait in, and the group that takes them out. What waits in one that is Dead are dead letters, to be
-// indexed.
+// Stage is a topic that records wait in, and the group that takes them out. What waits in one that is Dead are dead
+// letters, to be indexed.
 type Stage struct {
 	Name, Topic, Group string
 	Dead               bool
@@ -108,7 +108,8 @@ type Report struct {
 	LastUpload *domain.OPA
 	// Explained says that LastUpload and QuarantinedUploads were looked up.
 	Explained bool
-	// QuarantinedUploads counts whole uploads that could not be read to their end: nobody knows what they had of this decision.
+	// QuarantinedUploads counts whole uploads that could not be read to their end: nobody knows what they had of this
+	// decision.
 	QuarantinedUploads int64
 	// StoreErr is why the store could not be asked.
 	StoreErr error

@@ -70,13 +70,27 @@ func (l *log) Backlog(_ context.Context, _ string, topics ...string) ([]ports.Ba
 	return []ports.Backlog{{Topic: topics[0], End: l.n, Oldest: time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)}}, nil
 }
 
-func (l *log) Read(ctx context.Context, topic string, _ int32, from int64, visit func(domain.Record) bool) (int64, error) {
+func (l *log) Read(
+	ctx context.Context,
+	topic string,
+	_ int32,
+	from int64,
+	visit func(domain.Record) bool,
+) (int64, error) {
 	if l.hang {
 		<-ctx.Done()
 		return from, ctx.Err()
 	}
 	for at := from; at < l.n; at++ {
-		if !visit(domain.Record{Topic: topic, Offset: at, Key: l.named[at], WrittenAt: time.Unix(at, 0), Headers: domain.Headers{Tenant: l.tenant}}) {
+		if !visit(
+			domain.Record{
+				Topic:     topic,
+				Offset:    at,
+				Key:       l.named[at],
+				WrittenAt: time.Unix(at, 0),
+				Headers:   domain.Headers{Tenant: l.tenant},
+			},
+		) {
 			return at + 1, nil
 		}
 	}
@@ -85,7 +99,15 @@ func (l *log) Read(ctx context.Context, topic string, _ int32, from int64, visit
 
 func follow(t *testing.T, s *store, l *log, id, opa string, from map[string]int64) Report {
 	t.Helper()
-	r, err := New(s, l, []Stage{{Name: "saver", Topic: "decisions", Group: "g"}}).Follow(t.Context(), domain.AllTenants(), Question{ID: id, OPA: opa, From: from})
+	r, err := New(
+		s,
+		l,
+		[]Stage{{Name: "saver", Topic: "decisions", Group: "g"}},
+	).Follow(
+		t.Context(),
+		domain.AllTenants(),
+		Question{ID: id, OPA: opa, From: from},
+	)
 	require.NoError(t, err)
 	return r
 }
@@ -94,10 +116,16 @@ func TestFollow(t *testing.T) {
 	at := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	row := domain.Decision{ID: "x", ReceivedAt: at, SavedAt: at.Add(1500 * time.Millisecond)}
 	dead := func(state domain.DeadState) map[string][]domain.DeadLetter {
-		return map[string][]domain.DeadLetter{"x": {{ID: "dlq:0:1", State: state, Cause: domain.Rejected, Error: "check", Replay: "r-1", ChangedAt: at}}}
+		return map[string][]domain.DeadLetter{
+			"x": {{ID: "dlq:0:1", State: state, Cause: domain.Rejected, Error: "check", Replay: "r-1", ChangedAt: at}},
+		}
 	}
 	opas := []domain.OPA{
-		{Observation: domain.Observation{OPA: "one", Last: at}}, {Observation: domain.Observation{OPA: "two", Last: at.Add(time.Hour)}}, {Observation: domain.Observation{OPA: "status only"}},
+		{
+			Observation: domain.Observation{OPA: "one", Last: at},
+		},
+		{Observation: domain.Observation{OPA: "two", Last: at.Add(time.Hour)}},
+		{Observation: domain.Observation{OPA: "status only"}},
 	}
 	for _, c := range []struct {
 		name  string
@@ -108,9 +136,11 @@ func TestFollow(t *testing.T) {
 		last  string // the OPA of the last upload that is named
 	}{
 		{"stored", store{rows: map[string]domain.Decision{"x": row}}, log{}, "", Stored, ""},
-		{"stored, whatever else waits", store{rows: map[string]domain.Decision{"x": row}}, log{n: 1000, hang: true}, "", Stored, ""},
+		{"stored, whatever else waits", store{rows: map[string]domain.Decision{"x": row}}, log{n: 1000, hang: true}, "",
+			Stored, ""},
 		{"waiting", store{}, log{n: 10, named: map[int64]string{7: "x"}}, "", Waiting, ""},
-		{"waiting, and the store is away", store{err: errors.New("away")}, log{n: 10, named: map[int64]string{7: "x"}}, "", Waiting, ""},
+		{"waiting, and the store is away", store{err: errors.New("away")}, log{n: 10, named: map[int64]string{7: "x"}}, "",
+			Waiting, ""},
 		{"dead", store{dead: dead(domain.DeadOpen)}, log{}, "", Dead, ""},
 		{"replayed", store{dead: dead(domain.DeadReplayed)}, log{}, "", Replayed, ""},
 		{"discarded", store{dead: dead(domain.DeadDiscarded)}, log{}, "", Discarded, ""},
@@ -137,7 +167,15 @@ func TestFollow(t *testing.T) {
 		})
 	}
 	t.Run("dead, and not indexed yet", func(t *testing.T) {
-		r, err := New(&store{}, &log{n: 5, named: map[int64]string{3: "x"}}, []Stage{{Name: "index", Topic: "dlq", Group: "i", Dead: true}}).Follow(t.Context(), domain.AllTenants(), Question{ID: "x"})
+		r, err := New(
+			&store{},
+			&log{n: 5, named: map[int64]string{3: "x"}},
+			[]Stage{{Name: "index", Topic: "dlq", Group: "i", Dead: true}},
+		).Follow(
+			t.Context(),
+			domain.AllTenants(),
+			Question{ID: "x"},
+		)
 		require.NoError(t, err)
 		require.Equal(t, Dead, r.State)
 		require.Equal(t, "dlq:0:3", r.Waiting[0].Position().String())
@@ -159,7 +197,15 @@ func TestScopeHidesWhatWaits(t *testing.T) {
 	for scope, want := range map[domain.Scope]State{
 		domain.Tenants("acme"): NotFound, domain.Tenants("initech"): Waiting, domain.AllTenants(): Waiting,
 	} {
-		r, err := New(&store{}, l, []Stage{{Name: "saver", Topic: "decisions", Group: "g"}}).Follow(t.Context(), scope, Question{ID: "x"})
+		r, err := New(
+			&store{},
+			l,
+			[]Stage{{Name: "saver", Topic: "decisions", Group: "g"}},
+		).Follow(
+			t.Context(),
+			scope,
+			Question{ID: "x"},
+		)
 		require.NoError(t, err)
 		require.Equal(t, want, r.State, scope.String())
 		require.Equal(t, want == Waiting, len(r.Waiting) > 0)
@@ -211,6 +257,14 @@ func TestLookTakesThreeSeconds(t *testing.T) {
 func TestFollowEndsWithItsCaller(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := New(&store{}, &log{n: 5, hang: true}, []Stage{{Name: "saver", Topic: "decisions", Group: "g"}}).Follow(ctx, domain.AllTenants(), Question{ID: "x"})
+	_, err := New(
+		&store{},
+		&log{n: 5, hang: true},
+		[]Stage{{Name: "saver", Topic: "decisions", Group: "g"}},
+	).Follow(
+		ctx,
+		domain.AllTenants(),
+		Question{ID: "x"},
+	)
 	require.Equal(t, domain.Canceled, domain.ClassOf(err), "%v", err)
 }

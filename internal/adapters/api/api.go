@@ -1,5 +1,5 @@
-// Package api is the JSON of docket's API: what is served by queryapi, read by the CLI, and shown by pages, and the sentences
-// in it. It leaves routes and commands to them. What is absent is null.
+// Package api is the JSON of docket's API: what is served by queryapi, read by the CLI, and shown by pages, and the
+// sentences in it. It leaves routes and commands to them. What is absent is null.
 package api
 
 import (

@@ -48,12 +48,35 @@ type DeadLetter struct {
 // DeadLetterOf is a dead letter as the index knows it.
 func DeadLetterOf(l domain.DeadLetter) DeadLetter {
 	return DeadLetter{
-		ID: l.ID, State: l.State, Class: l.Class, Code: Text(l.Code), Cause: l.Cause, Error: Text(l.Error),
-		Fingerprint: l.Fingerprint, Attempts: l.Attempts, Tenant: l.Tenant, DecisionID: Text(l.DecisionID), Path: Text(l.Path),
-		Timestamp: At(l.Timestamp), ReceivedAt: At(l.ReceivedAt), FirstFailedAt: At(l.FirstFailedAt), DiedAt: At(l.DiedAt),
-		ChangedAt: At(l.ChangedAt), Topic: l.Topic, Partition: l.Partition, Offset: l.Offset, Copies: l.Copies, Bytes: l.Bytes,
-		SHA256: hex.EncodeToString(l.SHA256[:]), Upload: Text(l.Upload), Origin: Text(l.Origin), Replay: Text(l.Replay),
-		Replays: l.Replays, Runbook: runbookOf(l.Cause),
+		ID:            l.ID,
+		State:         l.State,
+		Class:         l.Class,
+		Code:          Text(l.Code),
+		Cause:         l.Cause,
+		Error:         Text(l.Error),
+		Fingerprint:   l.Fingerprint,
+		Attempts:      l.Attempts,
+		Tenant:        l.Tenant,
+		DecisionID:    Text(l.DecisionID),
+		Path:          Text(l.Path),
+		Timestamp:     At(l.Timestamp),
+		ReceivedAt:    At(l.ReceivedAt),
+		FirstFailedAt: At(l.FirstFailedAt),
+		DiedAt:        At(l.DiedAt),
+		ChangedAt: At(
+			l.ChangedAt,
+		),
+		Topic:     l.Topic,
+		Partition: l.Partition,
+		Offset:    l.Offset,
+		Copies:    l.Copies,
+		Bytes:     l.Bytes,
+		SHA256:    hex.EncodeToString(l.SHA256[:]),
+		Upload:    Text(l.Upload),
+		Origin:    Text(l.Origin),
+		Replay:    Text(l.Replay),
+		Replays:   l.Replays,
+		Runbook:   runbookOf(l.Cause),
 	}
 }
 
@@ -103,10 +126,20 @@ type DeadGroup struct {
 // DeadGroupOf is a group.
 func DeadGroupOf(g domain.DeadGroup) DeadGroup {
 	out := DeadGroup{
-		Fingerprint: g.Fingerprint, Open: g.Letters[domain.DeadOpen], Replayed: g.Letters[domain.DeadReplayed],
-		Discarded: g.Letters[domain.DeadDiscarded], Stored: g.Letters[domain.DeadStored], Class: g.Class, Code: Text(g.Code),
-		Cause: g.Cause, Error: Text(g.Text), Path: Text(g.Path), FirstSeen: At(g.First), LastSeen: At(g.Last), Sample: g.Sample,
-		Runbook: runbookOf(g.Cause),
+		Fingerprint: g.Fingerprint,
+		Open:        g.Letters[domain.DeadOpen],
+		Replayed:    g.Letters[domain.DeadReplayed],
+		Discarded:   g.Letters[domain.DeadDiscarded],
+		Stored:      g.Letters[domain.DeadStored],
+		Class:       g.Class,
+		Code:        Text(g.Code),
+		Cause:       g.Cause,
+		Error:       Text(g.Text),
+		Path:        Text(g.Path),
+		FirstSeen:   At(g.First),
+		LastSeen:    At(g.Last),
+		Sample:      g.Sample,
+		Runbook:     runbookOf(g.Cause),
 	}
 	out.Count = out.Open + out.Replayed + out.Discarded + out.Stored
 	return out

@@ -21,7 +21,11 @@ func (t *Texts) UnmarshalJSON(b []byte) error {
 	}
 	var many []string
 	if err := json.Unmarshal(b, &many); err != nil || len(many) == 0 {
-		return fmt.Errorf("a filter's values are strings or arrays of strings, at least one, and not %.40s: an empty one would choose everything", b)
+		return fmt.Errorf(
+			"a filter's values are strings or arrays of strings, at least one, and not %.40s: an empty one would choose "+
+				"everything",
+			b,
+		)
 	}
 	*t = many
 	return nil
@@ -112,11 +116,29 @@ func JobOf(j domain.Job, now time.Time) Job {
 		j.Message = domain.Say(OwnerGone, nil)
 	}
 	out := Job{
-		ID: j.ID, Kind: j.Kind, DryRun: j.DryRun, State: j.State, Code: j.Message.Code, Args: j.Message.Args,
-		Message: Word(j.Message), Filter: paramsOf(j.Filter), Tenants: tenantsOf(j.Tenants), MaxReplays: j.MaxReplays,
-		StopRatio: j.StopRatio, Comment: Text(j.Comment), Caller: j.Caller, Matched: j.Matched, Done: j.Done, Stored: j.Stored,
-		Failed: j.Failed, Reparsed: j.Reparsed, Skipped: j.Skipped, CreatedAt: At(j.CreatedAt), StartedAt: At(j.StartedAt),
-		FinishedAt: At(j.FinishedAt), Report: reportOf(j.Report),
+		ID:         j.ID,
+		Kind:       j.Kind,
+		DryRun:     j.DryRun,
+		State:      j.State,
+		Code:       j.Message.Code,
+		Args:       j.Message.Args,
+		Message:    Word(j.Message),
+		Filter:     paramsOf(j.Filter),
+		Tenants:    tenantsOf(j.Tenants),
+		MaxReplays: j.MaxReplays,
+		StopRatio:  j.StopRatio,
+		Comment:    Text(j.Comment),
+		Caller:     j.Caller,
+		Matched:    j.Matched,
+		Done:       j.Done,
+		Stored:     j.Stored,
+		Failed:     j.Failed,
+		Reparsed:   j.Reparsed,
+		Skipped:    j.Skipped,
+		CreatedAt:  At(j.CreatedAt),
+		StartedAt:  At(j.StartedAt),
+		FinishedAt: At(j.FinishedAt),
+		Report:     reportOf(j.Report),
 	}
 	if out.Args == nil {
 		out.Args = domain.Args{}

@@ -49,12 +49,24 @@ type DeadLetterTopic struct {
 // PipelineOf is a pipeline.
 func PipelineOf(p status.Pipeline) Pipeline {
 	out := Pipeline{
-		Stages: []Stage{}, Breaker: p.Breaker, NextProbe: p.NextProbe.Seconds(), Guard: p.Guard, DeadLetters: []DeadLetterTopic{},
-		DeadLettersOpen: p.DeadLettersOpen, SampledAt: p.SampledAt,
+		Stages:          []Stage{},
+		Breaker:         p.Breaker,
+		NextProbe:       p.NextProbe.Seconds(),
+		Guard:           p.Guard,
+		DeadLetters:     []DeadLetterTopic{},
+		DeadLettersOpen: p.DeadLettersOpen,
+		SampledAt:       p.SampledAt,
 	}
 	for _, s := range p.Stages {
 		out.Stages = append(out.Stages, Stage{
-			Name: string(s.Role), Topic: s.Topic, InPerSecond: s.In, OutPerSecond: s.Out, Waiting: s.Waiting, OldestAt: At(s.Oldest),
+			Name: string(
+				s.Role,
+			),
+			Topic:         s.Topic,
+			InPerSecond:   s.In,
+			OutPerSecond:  s.Out,
+			Waiting:       s.Waiting,
+			OldestAt:      At(s.Oldest),
 			OldestSeconds: status.Age(s.Oldest),
 		})
 		if s.Role == status.Parking {

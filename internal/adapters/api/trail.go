@@ -108,17 +108,33 @@ func TrailOf(r trail.Report) Trail {
 
 func storedOf(d domain.Decision) Stored {
 	return Stored{
-		Tenant: d.Tenant, Time: At(d.Time()), Timestamp: At(d.Timestamp), ReceivedAt: At(d.ReceivedAt), SavedAt: At(d.SavedAt),
-		LateSeconds: late(&d).Seconds(), Outcome: d.Outcome,
+		Tenant:      d.Tenant,
+		Time:        At(d.Time()),
+		Timestamp:   At(d.Timestamp),
+		ReceivedAt:  At(d.ReceivedAt),
+		SavedAt:     At(d.SavedAt),
+		LateSeconds: late(&d).Seconds(),
+		Outcome:     d.Outcome,
 	}
 }
 
 func waitingOf(f trail.Found) Waiting {
 	h := f.Headers
 	return Waiting{
-		Stage: f.Stage, Topic: f.Topic, Partition: f.Partition, Offset: f.Offset, Tenant: h.Tenant, ReceivedAt: At(h.ReceivedAt),
-		WrittenAt: At(f.WrittenAt), Attempt: h.Attempt, NotBefore: At(h.NotBefore), FirstFailedAt: At(h.FirstFailedAt),
-		ErrorClass: Text(h.ErrorClass), ErrorCode: Text(h.ErrorCode), Error: Text(h.Error), Replay: Text(h.Replay),
+		Stage:         f.Stage,
+		Topic:         f.Topic,
+		Partition:     f.Partition,
+		Offset:        f.Offset,
+		Tenant:        h.Tenant,
+		ReceivedAt:    At(h.ReceivedAt),
+		WrittenAt:     At(f.WrittenAt),
+		Attempt:       h.Attempt,
+		NotBefore:     At(h.NotBefore),
+		FirstFailedAt: At(h.FirstFailedAt),
+		ErrorClass:    Text(h.ErrorClass),
+		ErrorCode:     Text(h.ErrorCode),
+		Error:         Text(h.Error),
+		Replay:        Text(h.Replay),
 	}
 }
 
@@ -144,15 +160,24 @@ func wordTrail(r *trail.Report) string {
 	clauses := []string{sentence}
 	switch {
 	case r.LastUpload != nil:
-		clauses = append(clauses, fmt.Sprintf("The last upload of %s came at %s", nameOf(r.LastUpload.OPA), stamp(r.LastUpload.Last)))
+		clauses = append(
+			clauses,
+			fmt.Sprintf("The last upload of %s came at %s", nameOf(r.LastUpload.OPA), stamp(r.LastUpload.Last)),
+		)
 	case r.OPA != "":
-		clauses = append(clauses, fmt.Sprintf("Nothing has ever come from an OPA with the id %q (docket status lists those that are known)", r.OPA))
+		clauses = append(
+			clauses,
+			fmt.Sprintf("Nothing has ever come from an OPA with the id %q (docket status lists those that are known)", r.OPA),
+		)
 	default:
 		clauses = append(clauses, "Nothing has ever come from any OPA")
 	}
 	if r.QuarantinedUploads > 0 {
-		clauses = append(clauses, fmt.Sprintf("%d uploads were quarantined because they could not be read to their end, and may have had it "+
-			"(docket dlq groups)", r.QuarantinedUploads))
+		clauses = append(
+			clauses,
+			fmt.Sprintf("%d uploads were quarantined because they could not be read to their end, and may have had it "+
+				"(docket dlq groups)", r.QuarantinedUploads),
+		)
 	}
 	return joined(clauses...)
 }
@@ -161,7 +186,11 @@ func wordState(r *trail.Report) string {
 	switch r.State {
 	case trail.Stored:
 		row := &r.Rows[0]
-		return fmt.Sprintf("it is stored: received %s, saved %s later", stamp(row.ReceivedAt), late(row).Round(time.Millisecond))
+		return fmt.Sprintf(
+			"it is stored: received %s, saved %s later",
+			stamp(row.ReceivedAt),
+			late(row).Round(time.Millisecond),
+		)
 	case trail.Waiting:
 		f := r.Waiting[0]
 		sentence := fmt.Sprintf("it waits in %s for the %s, since %s", f.Topic, f.Stage, stamp(f.WrittenAt))
@@ -180,24 +209,34 @@ func wordState(r *trail.Report) string {
 			cmp.Or(l.Error, "the upload had no such decision that could be taken"))
 	case trail.Replayed:
 		l := r.DeadIn(domain.DeadReplayed)
-		return fmt.Sprintf("it was a dead letter, %s, and is on its way again: job %s replayed it at %s", l.ID, l.Replay, stamp(l.ChangedAt))
+		return fmt.Sprintf(
+			"it was a dead letter, %s, and is on its way again: job %s replayed it at %s",
+			l.ID,
+			l.Replay,
+			stamp(l.ChangedAt),
+		)
 	case trail.Discarded:
 		l := r.DeadIn(domain.DeadDiscarded)
 		return fmt.Sprintf("it is a dead letter, %s, that job %s discarded at %s", l.ID, l.Replay, stamp(l.ChangedAt))
 	case trail.NotFound:
-		return "docket has never received it, or its record has passed the retention: it is not stored, does not wait, and is no dead letter"
+		return "docket has never received it, or its record has passed the retention: it is not stored, does not wait, and " +
+			"is no dead letter"
 	case trail.Unknown:
 	}
 	left, broken := r.Left()
 	switch {
 	case r.StoreErr != nil && !r.Explained:
-		return "docket cannot say whether it is stored, because the store does not answer; it does not wait in the log, as far as that was read: " +
+		return "docket cannot say whether it is stored, because the store does not answer; it does not wait in the log, as " +
+			"far as that was read: " +
 			r.StoreErr.Error()
 	case broken != nil:
 		return "it is not stored, and docket cannot read what waits in the log: " + broken.Error()
 	default:
-		return fmt.Sprintf("it is not stored and no dead letter; it may be among %d records that wait and were not looked at%s", left,
-			oldest(r.Search))
+		return fmt.Sprintf(
+			"it is not stored and no dead letter; it may be among %d records that wait and were not looked at%s",
+			left,
+			oldest(r.Search),
+		)
 	}
 }
 

@@ -38,7 +38,10 @@ var jobWords = words{
 	OwnerGone:  fixed("the process that worked on it is gone; the next parking role takes it up"),
 
 	deadletter.DiscardDone: func(a domain.Args) string {
-		return fmt.Sprintf("%d dead letters are discarded. Their bytes stay in the log until the topic's retention", a.Count("done"))
+		return fmt.Sprintf(
+			"%d dead letters are discarded. Their bytes stay in the log until the topic's retention",
+			a.Count("done"),
+		)
 	},
 	deadletter.ReindexDone: func(a domain.Args) string {
 		return fmt.Sprintf("%d records of the dead-letter topics are in the index", a.Count("done"))
@@ -56,12 +59,16 @@ var jobWords = words{
 	deadletter.ReplayStopped: func(a domain.Args) string {
 		ratio, _ := a["stop_ratio"].(float64)
 		return fmt.Sprintf("%d of %d replayed dead letters failed again, more than %.0f %%. Find out why and fix it; "+
-			"then cancel the job and replay anew. To resume it sends only the rest", a.Count("failed"), a.Count("done"), 100*ratio)
+			"then cancel the job and replay anew. To resume it sends only the rest", a.Count("failed"), a.Count("done"),
+			100*ratio)
 	},
 	deadletter.DryRunProgress: func(a domain.Args) string {
 		return fmt.Sprintf("%d of %d looked at, %d tried", a.Count("seen"), a.Count("of"), a.Count("tried"))
 	},
-	deadletter.WouldDiscard:   func(a domain.Args) string { return fmt.Sprintf("%d dead letters would be discarded", a.Count("of")) },
+	deadletter.WouldDiscard: func(a domain.Args) string {
+		return fmt.Sprintf("%d dead letters would be discarded",
+			a.Count("of"))
+	},
 	deadletter.NothingMatches: fixed("nothing fits the filter"),
 	deadletter.BytesGone:      fixed("none of them is in the log any more"),
 	deadletter.Safe: func(a domain.Args) string {
@@ -71,8 +78,12 @@ var jobWords = words{
 		return fmt.Sprintf("all of the %d that docket tried would fail again: do not replay them yet", a.Count("tried"))
 	},
 	deadletter.SomeFail: func(a domain.Args) string {
-		return fmt.Sprintf("%d of the %d that docket tried would fail again: do not replay all of them yet. Fix the cause first, or choose "+
-			"the others", a.Count("failed"), a.Count("tried"))
+		return fmt.Sprintf(
+			"%d of the %d that docket tried would fail again: do not replay all of them yet. Fix the cause first, or choose "+
+				"the others",
+			a.Count("failed"),
+			a.Count("tried"),
+		)
 	},
 	operate.LossAccepted:   func(a domain.Args) string { return "given up for " + a.Text("group") },
 	deadletter.ExpiredOpen: fixed("the topic's retention has passed; they were still open"),
@@ -81,12 +92,20 @@ var jobWords = words{
 // refusalWords are those of operate's refusals.
 var refusalWords = words{
 	operate.RoleMissing: func(a domain.Args) string {
-		return fmt.Sprintf("%s may look and not change anything: that needs a token with the role %s", a.Text("caller"), a.Text("role"))
+		return fmt.Sprintf(
+			"%s may look and not change anything: that needs a token with the role %s",
+			a.Text("caller"),
+			a.Text("role"),
+		)
 	},
 	operate.FilterPaged:   fixed("a filter has no limit and no cursor: max bounds a job"),
 	operate.FilterInvalid: func(a domain.Args) string { return "filter: " + a.Text("error") },
 	operate.RateRange: func(a domain.Args) string {
-		return fmt.Sprintf("rate %s: it is in dead letters a second, from %s on; leave it out for as fast as it goes", a.Text("rate"), a.Text("least"))
+		return fmt.Sprintf(
+			"rate %s: it is in dead letters a second, from %s on; leave it out for as fast as it goes",
+			a.Text("rate"),
+			a.Text("least"),
+		)
 	},
 	operate.MaxRange: func(a domain.Args) string {
 		return fmt.Sprintf("max %d: at least 1; leave it out for all", a.Count("max"))
@@ -98,11 +117,17 @@ var refusalWords = words{
 		return fmt.Sprintf("stop_ratio %s: a share above 0, up to 1", a.Text("stop_ratio"))
 	},
 	operate.CommentMissing: func(a domain.Args) string {
-		return fmt.Sprintf("a comment is wanted, of at most %d bytes: whoever finds these dead letters, or the audit, will ask why", a.Count("most"))
+		return fmt.Sprintf(
+			"a comment is wanted, of at most %d bytes: whoever finds these dead letters, or the audit, will ask why",
+			a.Count("most"),
+		)
 	},
 	operate.ReindexFiltered: fixed("reindexing reads everything: it takes no filter"),
 	operate.NoFingerprint: func(a domain.Args) string {
-		return fmt.Sprintf("%q is no fingerprint: the dead-letter guard lists those of the last ten minutes", a.Text("fingerprint"))
+		return fmt.Sprintf(
+			"%q is no fingerprint: the dead-letter guard lists those of the last ten minutes",
+			a.Text("fingerprint"),
+		)
 	},
 	operate.NoAcceptance: func(a domain.Args) string {
 		return fmt.Sprintf("no acceptance of %s is in force", a.Text("fingerprint"))
@@ -131,12 +156,23 @@ func Word(m domain.Message) string {
 }
 
 func nothingLeft(a domain.Args) string {
-	return fmt.Sprintf("nothing is left to do: of what fits the filter in any state, %d are stored already, %d replayed, %d discarded and %d open",
-		a.Count("stored"), a.Count("replayed"), a.Count("discarded"), a.Count("open"))
+	return fmt.Sprintf(
+		"nothing is left to do: of what fits the filter in any state, %d are stored already, %d replayed, %d discarded and "+
+			"%d open",
+		a.Count("stored"),
+		a.Count("replayed"),
+		a.Count("discarded"),
+		a.Count("open"),
+	)
 }
 
 func replayDone(a domain.Args) string {
-	sentence := fmt.Sprintf("%d replayed: %d are stored, %d failed again", a.Count("done"), a.Count("stored"), a.Count("failed"))
+	sentence := fmt.Sprintf(
+		"%d replayed: %d are stored, %d failed again",
+		a.Count("done"),
+		a.Count("stored"),
+		a.Count("failed"),
+	)
 	for _, part := range []struct{ name, text string }{
 		{"reparsed", ", %d were quarantined bytes that can be read now"}, {"on_the_way", ", %d are still on their way"},
 		{"skipped", ", %d were left alone because their bytes are not in the log any more"},

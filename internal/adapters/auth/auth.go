@@ -1,5 +1,5 @@
-// Package auth turns the credentials of a request into a domain.Caller, one Authenticator for each listener. It leaves what a
-// caller may do to the use cases, and answering those whom it does not know to its caller.
+// Package auth turns the credentials of a request into a domain.Caller, one Authenticator for each listener. It leaves
+// what a caller may do to the use cases, and answering those whom it does not know to its caller.
 package auth
 
 import (
@@ -22,18 +22,22 @@ var (
 	ErrUnknown = errors.New("the bearer token is not known here")
 )
 
-// Anonymous knows everybody as the same caller. A listener has it on purpose: on loopback, or because docket was told that
-// something in front of it asks.
+// Anonymous knows everybody as the same caller. A listener has it on purpose: on loopback, or because docket was told
+// that something in front of it asks.
 type Anonymous struct{ Caller domain.Caller }
 
 // AnonymousUploader uploads for the default tenant.
 func AnonymousUploader() Anonymous {
-	return Anonymous{domain.Caller{Name: domain.ByNothing, Tenants: domain.Tenants(domain.DefaultTenant), How: domain.ByNothing}}
+	return Anonymous{
+		domain.Caller{Name: domain.ByNothing, Tenants: domain.Tenants(domain.DefaultTenant), How: domain.ByNothing},
+	}
 }
 
 // AnonymousOperator may do everything on the console listener, for all tenants.
 func AnonymousOperator() Anonymous {
-	return Anonymous{domain.Caller{Name: domain.ByNothing, Tenants: domain.AllTenants(), Role: domain.Admin, How: domain.ByNothing}}
+	return Anonymous{
+		domain.Caller{Name: domain.ByNothing, Tenants: domain.AllTenants(), Role: domain.Admin, How: domain.ByNothing},
+	}
 }
 
 // Authenticate returns the one caller.

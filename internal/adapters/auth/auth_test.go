@@ -43,13 +43,18 @@ func ask(a Authenticator, authorization string) (domain.Caller, error) {
 func TestTokensFile(t *testing.T) {
 	hash := hashOf("secret")
 	for _, good := range []string{
-		"ann viewer " + hash, "ann,viewer," + hash, "ann,\tviewer , " + strings.ToUpper(hash) + "\r\n", "# comment\n\nann viewer " + hash + " # hers\n",
+		"ann viewer " + hash, "ann,viewer," + hash, "ann,\tviewer , " + strings.ToUpper(hash) +
+			"\r\n", "# comment\n\nann viewer " + hash + " # hers\n",
 	} {
 		tokens, _, err := load(t, good, ConsoleUser)
 		require.NoError(t, err, good)
 		caller, err := ask(tokens, "Bearer secret")
 		require.NoError(t, err)
-		require.Equal(t, domain.Caller{Name: "ann", Tenants: domain.AllTenants(), Role: domain.Viewer, How: domain.ByToken}, caller)
+		require.Equal(
+			t,
+			domain.Caller{Name: "ann", Tenants: domain.AllTenants(), Role: domain.Viewer, How: domain.ByToken},
+			caller,
+		)
 		_, err = ask(tokens, "Bearer other")
 		require.ErrorIs(t, err, ErrUnknown)
 	}

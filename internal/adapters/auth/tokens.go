@@ -35,8 +35,8 @@ func ConsoleUser(name, role string) (domain.Caller, error) {
 	return domain.Caller{Name: name, Tenants: domain.AllTenants(), Role: domain.Role(role), How: domain.ByToken}, nil
 }
 
-// Tokens are the bearer tokens of one listener, from a file that is read again when it changes: a line each with a name, a
-// tenant or role, and the hex SHA-256 of the token, parted by white space or commas; # begins a comment.
+// Tokens are the bearer tokens of one listener, from a file that is read again when it changes: a line each with a
+// name, a tenant or role, and the hex SHA-256 of the token, parted by white space or commas; # begins a comment.
 type Tokens struct {
 	path   string
 	grant  Grant
@@ -101,14 +101,19 @@ func (t *Tokens) load() error {
 // line reads the fields of a line.
 func (t *Tokens) line(fields []string) (hash [sha256.Size]byte, caller domain.Caller, err error) {
 	if len(fields) != 3 {
-		return hash, caller, fmt.Errorf("want three fields (name, tenant or role, hex SHA-256 of the token), found %d", len(fields))
+		return hash, caller, fmt.Errorf(
+			"want three fields (name, tenant or role, hex SHA-256 of the token), found %d",
+			len(fields),
+		)
 	}
 	if caller, err = t.grant(fields[0], fields[1]); err != nil {
 		return hash, caller, err
 	}
 	b, err := hex.DecodeString(fields[2])
 	if err != nil || len(b) != sha256.Size {
-		return hash, caller, fmt.Errorf("the third field is not a hex SHA-256 (make one with: printf %%s \"$TOKEN\" | sha256sum)")
+		return hash, caller, fmt.Errorf(
+			"the third field is not a hex SHA-256 (make one with: printf %%s \"$TOKEN\" | sha256sum)",
+		)
 	}
 	copy(hash[:], b)
 	return hash, caller, nil

@@ -59,7 +59,19 @@ func (a *Audit) Run(ctx context.Context, out Out) error {
 		fmt.Fprintln(out.Stderr, "No operator has changed anything yet.")
 		return nil
 	}
-	t := newTable(out.Stdout, "AT", "CALLER", "ACTION", "TARGET", "MATCHED", "DONE", "FAILED", "COMMENT", "FILTER", "OUTCOME")
+	t := newTable(
+		out.Stdout,
+		"AT",
+		"CALLER",
+		"ACTION",
+		"TARGET",
+		"MATCHED",
+		"DONE",
+		"FAILED",
+		"COMMENT",
+		"FILTER",
+		"OUTCOME",
+	)
 	for _, i := range items {
 		e, err := read[api.AuditEntry](i)
 		if err != nil {
@@ -69,8 +81,18 @@ func (a *Audit) Run(ctx context.Context, out Out) error {
 		if err != nil {
 			values = url.Values{"filter": {e.Filter}}
 		}
-		t.row(stamp(e.At), e.Caller, e.Action, e.Target, count(e.Matched), count(e.Done), count(e.Failed), short(e.Comment, 60),
-			short(filterText(values), 60), short(e.Outcome, 80))
+		t.row(
+			stamp(e.At),
+			e.Caller,
+			e.Action,
+			e.Target,
+			count(e.Matched),
+			count(e.Done),
+			count(e.Failed),
+			short(e.Comment, 60),
+			short(filterText(values), 60),
+			short(e.Outcome, 80),
+		)
 	}
 	return t.flush()
 }

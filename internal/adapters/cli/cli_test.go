@@ -25,9 +25,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
+	goleak.VerifyTestMain(
+		m,
 		// The commands use the default client, whose idle connections end with the process.
-		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
+		goleak.IgnoreAnyFunction(
+			"net/http.(*persistConn).readLoop",
+		),
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
+	)
 }
 
 var update = flag.Bool("update", false, "rewrite the expected screens in testdata")
@@ -45,13 +50,18 @@ func golden(t *testing.T, name, got string) {
 	require.Equal(t, string(want), got, "run with -update and read the difference")
 }
 
-const denied = `{"decision_id":"d-1","time":"2026-11-20T12:34:56.000007Z","timestamp":"2026-11-20T12:34:56.000007Z","received_at":"2026-11-20T12:34:57Z",
-	"saved_at":"2026-11-20T12:34:57.1Z","tenant":"default","path":"http/authz/allow","outcome":"denied","reason":"not the owner\u001b[31m\nand red","principal":"bob",
-	"action":"GET","resource":"finance/salary/alice/with/a/very/long/tail","opa":"opa-1","app":"payroll","bundles":{"authz":{"revision":"r1"}},"trace_id":"abc",
+const denied = `{"decision_id":"d-1","time":"2026-11-20T12:34:56.000007Z",
+	"timestamp":"2026-11-20T12:34:56.000007Z","received_at":"2026-11-20T12:34:57Z",
+	"saved_at":"2026-11-20T12:34:57.1Z","tenant":"default","path":"http/authz/allow","outcome":"denied",
+	"reason":"not the owner\u001b[31m\nand red","principal":"bob",
+	"action":"GET","resource":"finance/salary/alice/with/a/very/long/tail","opa":"opa-1","app":"payroll",
+	"bundles":{"authz":{"revision":"r1"}},"trace_id":"abc",
 	"requested_by":"10.0.0.1:1","error":null}`
 
-const failed = `{"decision_id":"d-2","time":"2026-11-20T12:34:55Z","timestamp":null,"received_at":"2026-11-20T12:34:55Z","saved_at":null,"tenant":"acme","path":null,
-	"outcome":"error","reason":null,"principal":null,"action":null,"resource":null,"opa":null,"app":null,"bundles":{},"trace_id":null,"requested_by":null,
+const failed = `{"decision_id":"d-2","time":"2026-11-20T12:34:55Z","timestamp":null,
+	"received_at":"2026-11-20T12:34:55Z","saved_at":null,"tenant":"acme","path":null,
+	"outcome":"error","reason":null,"principal":null,"action":null,"resource":null,"opa":null,"app":null,"bundles":{},
+	"trace_id":null,"requested_by":null,
 	"error":"eval_conflict_error: two outputs"}`
 
 // server answers as docket would, and keeps the last request.
@@ -79,9 +89,17 @@ func screen(run func(Out) error) (string, error) {
 }
 
 func TestFindScreens(t *testing.T) {
-	s := serve(t, map[string]string{"/api/v1/decisions": `{"items":[` + denied + `,` + failed + `],"next_cursor":"more"}`})
+	s := serve(t, map[string]string{"/api/v1/decisions": `{"items":[` + denied + `,` + failed + `],
+		"next_cursor":"more"}`})
 	for _, output := range []string{"table", "json", "ndjson"} {
-		f := Find{Console: Console{Server: s.URL + "/"}, Form: Form{Output: output}, Since: "1h", Denied: true, Path: []string{"a*", "!b"}, Limit: 2}
+		f := Find{
+			Console: Console{Server: s.URL + "/"},
+			Form:    Form{Output: output},
+			Since:   "1h",
+			Denied:  true,
+			Path:    []string{"a*", "!b"},
+			Limit:   2,
+		}
 		got, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
 		require.NoError(t, err)
 		golden(t, "find-"+output, got)
@@ -118,12 +136,19 @@ func TestStatusScreens(t *testing.T) {
 	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	for name, body := range map[string][2]string{
 		"status": {
-			`{"stages":[{"name":"saver","waiting":12,"oldest_seconds":3.4,"in_per_second":10.25,"out_per_second":9},{"name":"parking","waiting":0}],"breaker":"open","dead_letters":[{"topic":"docket.dlq","records":3,"waiting":2},{"topic":"docket.parking.dlq","records":0,"waiting":0}],"dead_letters_open":3}`,
-			`{"items":[{"tenant":"default","opa":"opa-1","version":"1.22.2","first_upload":"2026-11-20T11:00:00Z","last_upload":"2026-11-20T11:59:58Z","interval_seconds":4.5,"uploads":800,"events":2400},
-				{"tenant":"default","opa":"opa-2","version":null,"first_upload":"2026-11-20T11:00:00Z","last_upload":"2026-11-20T11:52:00Z","interval_seconds":420,"uploads":8,"events":9000,"hint":"uploads are minutes apart"}]}`,
+			`{"stages":[{"name":"saver","waiting":12,"oldest_seconds":3.4,"in_per_second":10.25,"out_per_second":9},
+				{"name":"parking","waiting":0}],"breaker":"open","dead_letters":[{"topic":"docket.dlq","records":3,
+				"waiting":2},{"topic":"docket.parking.dlq","records":0,"waiting":0}],"dead_letters_open":3}`,
+			`{"items":[{"tenant":"default","opa":"opa-1","version":"1.22.2","first_upload":"2026-11-20T11:00:00Z",
+				"last_upload":"2026-11-20T11:59:58Z","interval_seconds":4.5,"uploads":800,"events":2400},
+				{"tenant":"default","opa":"opa-2","version":null,"first_upload":"2026-11-20T11:00:00Z",
+				"last_upload":"2026-11-20T11:52:00Z","interval_seconds":420,"uploads":8,"events":9000,
+				"hint":"uploads are minutes apart"}]}`,
 		},
-		"status-nothing": {`{"stages":[{"name":"saver"},{"name":"parking"}],"breaker":"closed","dead_letters":[]}`, `{"items":[]}`},
-		"status-outage":  {`{"stages":[{"name":"saver"},{"name":"parking","waiting":90000,"oldest_seconds":60}],"breaker":"open","guard":true,"dead_letters":[]}`, `null`},
+		"status-nothing": {`{"stages":[{"name":"saver"},{"name":"parking"}],"breaker":"closed","dead_letters":[]}`,
+			`{"items":[]}`},
+		"status-outage": {`{"stages":[{"name":"saver"},{"name":"parking","waiting":90000,"oldest_seconds":60}],
+			"breaker":"open","guard":true,"dead_letters":[]}`, `null`},
 	} {
 		var p api.Pipeline
 		var o *api.Items[api.OPA]
@@ -163,9 +188,17 @@ func TestStatusInAnOutage(t *testing.T) {
 
 func TestGuardScreens(t *testing.T) {
 	answer := `{"on":true,"judged":30000,"rejected":620,"within_seconds":600,"items":[
-		{"fingerprint":"0a1b2c3d4e5f","class":"invalid","code":"23514","error":"save # rows: new row violates check constraint","path":"http/authz/allow","tenant":"acme","rows":620},
-		{"fingerprint":"ffeeddccbbaa","class":"unknown","code":null,"error":"not today","path":null,"rows":9,"accepted_until":"2026-11-21T00:00:00Z","accepted_by":"ann","accepted_comment":"a test row"}]}`
-	s := serve(t, map[string]string{"/api/v1/dead-letters/guard": answer, "/api/v1/dead-letters/guard/acceptances": `{"on":false,"judged":5,"rejected":0,"items":[]}`})
+		{"fingerprint":"0a1b2c3d4e5f","class":"invalid","code":"23514",
+		"error":"save # rows: new row violates check constraint","path":"http/authz/allow","tenant":"acme","rows":620},
+		{"fingerprint":"ffeeddccbbaa","class":"unknown","code":null,"error":"not today","path":null,"rows":9,
+		"accepted_until":"2026-11-21T00:00:00Z","accepted_by":"ann","accepted_comment":"a test row"}]}`
+	s := serve(
+		t,
+		map[string]string{
+			"/api/v1/dead-letters/guard":             answer,
+			"/api/v1/dead-letters/guard/acceptances": `{"on":false,"judged":5,"rejected":0,"items":[]}`,
+		},
+	)
 	for _, output := range []string{"table", "json"} {
 		got, err := screen(func(o Out) error {
 			return (&GuardShow{Console: Console{Server: s.URL}, Form: Form{Output: output}}).Run(t.Context(), o)
@@ -174,7 +207,11 @@ func TestGuardScreens(t *testing.T) {
 		golden(t, "guard-"+output, got)
 	}
 	got, err := screen(func(o Out) error {
-		return (&GuardAccept{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Fingerprint: "0a1b2c3d4e5f", Comment: "seen"}).Run(t.Context(), o)
+		return (&GuardAccept{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Fingerprint: "0a1b2c3d4e5f",
+			Comment: "seen"}).Run(
+			t.Context(),
+			o,
+		)
 	})
 	require.NoError(t, err)
 	require.Equal(t, "/api/v1/dead-letters/guard/acceptances", s.path)
@@ -183,7 +220,8 @@ func TestGuardScreens(t *testing.T) {
 
 func TestExitCodes(t *testing.T) {
 	for status, code := range map[int]int{
-		401: ExitRefused, 403: ExitRefused, 404: ExitNotFound, 400: ExitUsage, 503: ExitUnavailable, 429: ExitUnavailable, 500: ExitFailed, 418: ExitFailed,
+		401: ExitRefused, 403: ExitRefused, 404: ExitNotFound, 400: ExitUsage, 503: ExitUnavailable, 429: ExitUnavailable,
+		500: ExitFailed, 418: ExitFailed,
 	} {
 		s := serve(t, map[string]string{"/api/v1/decisions/x": `{"status":1,"title":"T","detail":"the detail"}`})
 		s.status = status
@@ -192,7 +230,10 @@ func TestExitCodes(t *testing.T) {
 		require.Equal(t, code, ExitCode(err), status)
 		require.EqualError(t, err, "the detail")
 	}
-	s := serve(t, map[string]string{"/api/v1/decisions/x": `{"status":503,"title":"T","detail":"d","class":"misconfigured"}`})
+	s := serve(
+		t,
+		map[string]string{"/api/v1/decisions/x": `{"status":503,"title":"T","detail":"d","class":"misconfigured"}`},
+	)
 	s.status = http.StatusServiceUnavailable
 	_, err := screen(func(o Out) error {
 		return (&Show{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, ID: "x"}).Run(t.Context(), o)
@@ -205,7 +246,8 @@ func TestExitCodes(t *testing.T) {
 		require.Equal(t, ExitUsage, ExitCode(err), address)
 	}
 	for class, code := range map[domain.Class]int{
-		domain.Unavailable: ExitUnavailable, domain.Misconfigured: ExitMisconfigured, domain.Canceled: ExitFailed, domain.Invalid: ExitFailed, domain.Unknown: ExitFailed,
+		domain.Unavailable: ExitUnavailable, domain.Misconfigured: ExitMisconfigured, domain.Canceled: ExitFailed,
+		domain.Invalid: ExitFailed, domain.Unknown: ExitFailed,
 	} {
 		require.Equal(t, code, ExitCode(domain.Errorf(class, "x")))
 	}
@@ -306,7 +348,8 @@ func TestSendSplits(t *testing.T) {
 func TestSendBadFiles(t *testing.T) {
 	url, got, _ := receiver(t)
 	dir := t.TempDir()
-	for name, text := range map[string]string{"broken": `[{"a":1},{"b":]`, "cut": `[{"a":1},{"b"`, "gz": "\x1f\x8bnot gzip"} {
+	for name, text := range map[string]string{"broken": `[{"a":1},{"b":]`, "cut": `[{"a":1},{"b"`,
+		"gz": "\x1f\x8bnot gzip"} {
 		file := filepath.Join(dir, name)
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 		s := Send{UploadServer: url, Form: Form{Output: "table"}, Files: []string{file}}

@@ -81,7 +81,7 @@ type Out struct {
 
 // Form is how a command prints.
 type Form struct {
-	Output string `short:"o" help:"How to print: ${forms=table, json or ndjson}." enum:"${enum=table,json,ndjson}" default:"table"`
+	Output string `short:"o" help:"How to print: ${enum}." enum:"${forms=table,json,ndjson}" default:"table"`
 }
 
 // Console is how the commands that read reach a docket.
@@ -104,7 +104,10 @@ func (s Console) get(ctx context.Context, path string, query url.Values) ([]byte
 
 // do makes one request and turns every failure into one message with an exit code.
 func do(caller context.Context, method, u, tokenFile string, body []byte, encoding string) ([]byte, error) {
-	if parsed, err := url.Parse(u); err != nil || parsed.Host == "" || (parsed.Scheme != "http" && parsed.Scheme != "https") {
+	if parsed, err := url.Parse(
+		u,
+	); err != nil || parsed.Host == "" ||
+		(parsed.Scheme != "http" && parsed.Scheme != "https") {
 		return nil, fail(ExitUsage, "%q is no address of a docket: it looks like http://127.0.0.1:8081", u)
 	}
 	ctx, cancel := context.WithTimeout(caller, requestTimeout)
@@ -131,7 +134,11 @@ func do(caller context.Context, method, u, tokenFile string, body []byte, encodi
 		return nil, fail(ExitFailed, "interrupted")
 	}
 	if err != nil {
-		return nil, fail(ExitUnavailable, "docket does not answer: %v\nIs it running (docket serve), and is this its address? See --server, --upload-server.", err)
+		return nil, fail(
+			ExitUnavailable,
+			"docket does not answer: %v\nIs it running (docket serve), and is this its address? See --server, --upload-server.",
+			err,
+		)
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
@@ -166,7 +173,12 @@ func refusal(resp *http.Response, answer []byte) error {
 		Class         domain.Class
 	}
 	if json.Unmarshal(answer, &p) != nil || p.Title == "" {
-		return fail(exitOfStatus(resp.StatusCode), "%s answered %s, which is not docket's way: is this its address?", resp.Request.URL.Host, resp.Status)
+		return fail(
+			exitOfStatus(resp.StatusCode),
+			"%s answered %s, which is not docket's way: is this its address?",
+			resp.Request.URL.Host,
+			resp.Status,
+		)
 	}
 	code := exitOfStatus(resp.StatusCode)
 	if p.Class != "" {
@@ -183,8 +195,8 @@ func read[T any](body []byte) (v T, err error) {
 	return v, nil
 }
 
-// show asks for one thing and prints it, unless it is to be a table: that is the caller's to make of the body. Raw are the exact
-// bytes, so that their hash can be compared.
+// show asks for one thing and prints it, unless it is to be a table: that is the caller's to make of the body. Raw are
+// the exact bytes, so that their hash can be compared.
 func (s Console) show(ctx context.Context, out Out, path, output string) (body []byte, err error) {
 	if output == "raw" {
 		path += "/raw"

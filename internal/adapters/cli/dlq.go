@@ -20,7 +20,7 @@ import (
 type DLQ struct {
 	List    DLQList    `cmd:"" help:"List dead letters, the newest first."`
 	Groups  DLQGroups  `cmd:"" help:"Group dead letters by their failure: begin here."`
-	Show    DLQShow    `cmd:"" help:"Show one dead letter: why it died, its history and its bytes."`
+	Show    DLQShow    `cmd:"" help:"Show one dead letter: why it died, its history and its bytes; -o raw prints only these."`
 	Replay  DLQReplay  `cmd:"" help:"Replay dead letters. Without --yes, only report what would happen."`
 	Discard DLQDiscard `cmd:"" help:"Discard dead letters; their bytes stay in the log. Without --yes, only report which."`
 	Reindex DLQReindex `cmd:"" help:"Read the dead-letter topics into the index again."`
@@ -97,10 +97,25 @@ func (l *DLQList) Run(ctx context.Context, out Out) error {
 		return printItems(out.Stdout, items, l.Output)
 	}
 	if len(items) == 0 {
-		fmt.Fprintln(out.Stderr, "No dead letter matches. --state '*' also lists those that are replayed, discarded or stored by now.")
+		fmt.Fprintln(
+			out.Stderr,
+			"No dead letter matches. --state '*' also lists those that are replayed, discarded or stored by now.",
+		)
 		return nil
 	}
-	t := newTable(out.Stdout, "ID", "STATE", "CAUSE", "CLASS", "CODE", "FINGERPRINT", "DIED", "PATH", "DECISION ID", "ERROR")
+	t := newTable(
+		out.Stdout,
+		"ID",
+		"STATE",
+		"CAUSE",
+		"CLASS",
+		"CODE",
+		"FINGERPRINT",
+		"DIED",
+		"PATH",
+		"DECISION ID",
+		"ERROR",
+	)
 	for _, i := range items {
 		d, err := read[api.DeadLetter](i)
 		if err != nil {
@@ -133,7 +148,10 @@ func (g *DLQGroups) Run(ctx context.Context, out Out) error {
 		return printItems(out.Stdout, items.Items, g.Output)
 	}
 	if len(items.Items) == 0 {
-		fmt.Fprintln(out.Stderr, "No dead letter matches. --state '*' also groups those that are replayed, discarded or stored by now.")
+		fmt.Fprintln(
+			out.Stderr,
+			"No dead letter matches. --state '*' also groups those that are replayed, discarded or stored by now.",
+		)
 		return nil
 	}
 	t := newTable(out.Stdout, "FINGERPRINT", "OPEN", "REPLAYED", "DISCARDED", "STORED", "CAUSE", "CLASS", "CODE", "PATH",
@@ -163,7 +181,7 @@ func (g *DLQGroups) Run(ctx context.Context, out Out) error {
 // DLQShow is `docket dlq show ID`.
 type DLQShow struct {
 	Console `embed:""`
-	Form    `embed:"" set:"forms=table, json, ndjson, or raw for the exact bytes" set:"enum=table,json,ndjson,raw"`
+	Form    `embed:"" set:"forms=table,json,ndjson,raw"`
 	ID      string `arg:"" name:"ID" help:"As docket dlq list prints it, such as docket.dlq:3:1207."`
 }
 

@@ -51,8 +51,9 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 		f.Outcome = append(f.Outcome, string(domain.OutcomeDenied))
 	}
 	for name, values := range map[string][]string{
-		"outcome": f.Outcome, "path": f.Path, "tenant": f.Tenant, "principal": f.Principal, "action": f.Action, "resource": f.Resource,
-		"opa": f.OPA, "app": f.App, "revision": f.Revision, "trace_id": f.TraceID, "error": f.Error,
+		"outcome": f.Outcome, "path": f.Path, "tenant": f.Tenant, "principal": f.Principal, "action": f.Action,
+		"resource": f.Resource,
+		"opa":      f.OPA, "app": f.App, "revision": f.Revision, "trace_id": f.TraceID, "error": f.Error,
 	} {
 		for _, v := range values {
 			query.Add(name, v)
@@ -79,7 +80,12 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 }
 
 // pages reads until limit items or the end.
-func (s Console) pages(ctx context.Context, path string, query url.Values, limit int) (items []json.RawMessage, more bool, err error) {
+func (s Console) pages(
+	ctx context.Context,
+	path string,
+	query url.Values,
+	limit int,
+) (items []json.RawMessage, more bool, err error) {
 	if limit < 1 {
 		return nil, false, fail(ExitUsage, "--limit %d: at least 1", limit)
 	}
@@ -109,8 +115,16 @@ func printDecisions(w io.Writer, items []json.RawMessage) error {
 		if err != nil {
 			return err
 		}
-		t.row(string(d.Outcome), short(why(d), 60), d.Time.UTC().Format("2006-01-02T15:04:05.000Z"), string(d.Path), string(d.Principal),
-			string(d.Action), short(string(d.Resource), 40), d.DecisionID)
+		t.row(
+			string(d.Outcome),
+			short(why(d), 60),
+			d.Time.UTC().Format("2006-01-02T15:04:05.000Z"),
+			string(d.Path),
+			string(d.Principal),
+			string(d.Action),
+			short(string(d.Resource), 40),
+			d.DecisionID,
+		)
 	}
 	return t.flush()
 }
@@ -118,7 +132,7 @@ func printDecisions(w io.Writer, items []json.RawMessage) error {
 // Show is `docket show ID`.
 type Show struct {
 	Console `embed:""`
-	Form    `embed:"" set:"forms=table, json, ndjson, or raw for the event's exact bytes" set:"enum=table,json,ndjson,raw"`
+	Form    `embed:"" set:"forms=table,json,ndjson,raw"`
 	ID      string `arg:"" name:"ID" help:"The decision_id."`
 }
 

@@ -44,7 +44,20 @@ func (l *JobsList) Run(ctx context.Context, out Out) error {
 		fmt.Fprintln(out.Stderr, "There are no jobs yet: nobody has replayed, discarded or reindexed anything.")
 		return nil
 	}
-	t := newTable(out.Stdout, "JOB", "KIND", "STATE", "MATCHED", "DONE", "STORED", "FAILED", "CREATED", "CALLER", "FILTER", "COMMENT")
+	t := newTable(
+		out.Stdout,
+		"JOB",
+		"KIND",
+		"STATE",
+		"MATCHED",
+		"DONE",
+		"STORED",
+		"FAILED",
+		"CREATED",
+		"CALLER",
+		"FILTER",
+		"COMMENT",
+	)
 	for _, i := range list.Items {
 		j, err := read[api.Job](i)
 		if err != nil {
@@ -54,8 +67,19 @@ func (l *JobsList) Run(ctx context.Context, out Out) error {
 		if j.DryRun {
 			kind += " (dry run)"
 		}
-		t.row(j.ID, kind, string(j.State), count(j.Matched), count(j.Done), count(j.Stored), count(j.Failed), stamp(j.CreatedAt), j.Caller,
-			short(filterText(j.Filter), 60), short(string(j.Comment), 40))
+		t.row(
+			j.ID,
+			kind,
+			string(j.State),
+			count(j.Matched),
+			count(j.Done),
+			count(j.Stored),
+			count(j.Failed),
+			stamp(j.CreatedAt),
+			j.Caller,
+			short(filterText(j.Filter), 60),
+			short(string(j.Comment), 40),
+		)
 	}
 	return t.flush()
 }
@@ -205,7 +229,10 @@ func printReport(w io.Writer, j api.Job) error {
 		}
 	}
 	if r.Bodies > 0 {
-		t.row("  "+count(int64(r.Bodies)), fmt.Sprintf("parsed anew: %d decisions in them; %d still cannot be read to their end", r.Events, r.Broken))
+		t.row(
+			"  "+count(int64(r.Bodies)),
+			fmt.Sprintf("parsed anew: %d decisions in them; %d still cannot be read to their end", r.Events, r.Broken),
+		)
 	}
 	if r.Gone > 0 {
 		t.row("  "+count(int64(r.Gone)), "left alone: their bytes are no longer in the log")

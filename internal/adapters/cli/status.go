@@ -60,15 +60,28 @@ func printStatus(w io.Writer, p api.Pipeline, o *api.Items[api.OPA], now time.Ti
 		return err
 	}
 	if p.Breaker == "open" || p.Breaker == "half-open" {
-		fmt.Fprintf(w, "\nThe store is away (breaker %s): decisions are kept in the log and parked until it is back.\n", p.Breaker)
+		fmt.Fprintf(
+			w,
+			"\nThe store is away (breaker %s): decisions are kept in the log and parked until it is back.\n",
+			p.Breaker,
+		)
 	}
 	if p.Guard {
-		fmt.Fprintln(w, "\nThe dead-letter guard is on: the store rejects so many rows that docket parks them instead of dead-lettering them. "+
-			"docket dlq guard lists them.")
+		fmt.Fprintln(
+			w,
+			"\nThe dead-letter guard is on: the store rejects so many rows that docket parks them instead of dead-lettering "+
+				"them. "+
+				"docket dlq guard lists them.",
+		)
 	}
 	for _, d := range p.DeadLetters {
 		if d.Waiting > 0 {
-			fmt.Fprintf(w, "\n%d records of %s wait to be indexed: until then docket dlq does not know them. A parking role indexes them.\n", d.Waiting, d.Topic)
+			fmt.Fprintf(
+				w,
+				"\n%d records of %s wait to be indexed: until then docket dlq does not know them. A parking role indexes them.\n",
+				d.Waiting,
+				d.Topic,
+			)
 		}
 	}
 	if p.DeadLettersOpen > 0 {
@@ -89,8 +102,16 @@ func printStatus(w io.Writer, p api.Pipeline, o *api.Items[api.OPA], now time.Ti
 		if i.IntervalSeconds != nil {
 			every = time.Duration(*i.IntervalSeconds * float64(time.Second)).Round(10 * time.Millisecond).String()
 		}
-		t.row(cmp.Or(i.OPA, "(no labels.id)"), string(i.Version), i.Tenant, ago(i.LastUpload, now), ago(i.FirstUpload, now), every,
-			strconv.FormatInt(i.Uploads, 10), strconv.FormatInt(i.Events, 10))
+		t.row(
+			cmp.Or(i.OPA, "(no labels.id)"),
+			string(i.Version),
+			i.Tenant,
+			ago(i.LastUpload, now),
+			ago(i.FirstUpload, now),
+			every,
+			strconv.FormatInt(i.Uploads, 10),
+			strconv.FormatInt(i.Events, 10),
+		)
 	}
 	if err := t.flush(); err != nil {
 		return err

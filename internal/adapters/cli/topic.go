@@ -17,7 +17,8 @@ type Topic struct {
 func (t *Topic) Run(out Out) error {
 	if t.Name == "" {
 		_, err := fmt.Fprint(out.Stdout, "docket help replay   how to replay dead letters safely, step by step\n"+
-			"docket help trail    where a decision can be\ndocket --help        every command; docket COMMAND --help has its flags\n")
+			"docket help trail    where a decision can be\ndocket --help        every command; docket COMMAND --help has its "+
+			"flags\n")
 		return err
 	}
 	text, err := topics.ReadFile("topics/" + t.Name + ".txt")

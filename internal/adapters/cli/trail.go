@@ -67,13 +67,22 @@ func (t *Trail) Run(ctx context.Context, out Out) error {
 	case answer.State == trail.Unknown && answer.NextCursor != "" && !t.Scan:
 		return fail(ExitUnavailable, "where decision %s is cannot be told for now; --scan looks on", t.ID)
 	case answer.State == trail.Unknown:
-		return fail(ExitUnavailable, "where decision %s is cannot be told for now: try again once docket status shows nothing wrong", t.ID)
+		return fail(
+			ExitUnavailable,
+			"where decision %s is cannot be told for now: try again once docket status shows nothing wrong",
+			t.ID,
+		)
 	}
 	return nil
 }
 
 func printTrail(w io.Writer, a api.Trail) error {
-	fmt.Fprintf(w, "%s: %s\n", strings.ToUpper(strings.ReplaceAll(printable(string(a.State)), "_", " ")), printable(a.Message))
+	fmt.Fprintf(
+		w,
+		"%s: %s\n",
+		strings.ToUpper(strings.ReplaceAll(printable(string(a.State)), "_", " ")),
+		printable(a.Message),
+	)
 	if len(a.Stored)+len(a.Waiting)+len(a.Dead)+len(a.Searched) == 0 {
 		return nil
 	}
@@ -81,7 +90,12 @@ func printTrail(w io.Writer, a api.Trail) error {
 	t := newTable(w, "WHERE", "TENANT", "SINCE", "WHAT")
 	for _, s := range a.Stored {
 		late := time.Duration(s.LateSeconds * float64(time.Second)).Round(time.Millisecond)
-		t.row("stored", s.Tenant, stamp(s.SavedAt), fmt.Sprintf("%s; received %s, saved %s later", s.Outcome, stamp(s.ReceivedAt), late))
+		t.row(
+			"stored",
+			s.Tenant,
+			stamp(s.SavedAt),
+			fmt.Sprintf("%s; received %s, saved %s later", s.Outcome, stamp(s.ReceivedAt), late),
+		)
 	}
 	for _, f := range a.Waiting {
 		what := "waits for the " + f.Stage
@@ -97,7 +111,12 @@ func printTrail(w io.Writer, a api.Trail) error {
 		t.row(fmt.Sprintf("%s/%d/%d", f.Topic, f.Partition, f.Offset), f.Tenant, stamp(f.WrittenAt), short(what, 160))
 	}
 	for _, d := range a.Dead {
-		t.row(d.ID, d.Tenant, stamp(d.DiedAt), fmt.Sprintf("dead letter, %s: %s", d.State, short(cmp.Or(string(d.Error), string(d.Cause)), 120)))
+		t.row(
+			d.ID,
+			d.Tenant,
+			stamp(d.DiedAt),
+			fmt.Sprintf("dead letter, %s: %s", d.State, short(cmp.Or(string(d.Error), string(d.Cause)), 120)),
+		)
 	}
 	for _, s := range a.Searched {
 		if s.LookedAt+s.Left == 0 && s.Error == "" && a.State != trail.NotFound {

@@ -64,8 +64,21 @@ func newBar(out Out, j api.Job) *bar {
 	if j.DryRun {
 		total = -1
 	}
-	return &bar{progressbar.NewOptions64(total, progressbar.OptionSetWriter(out.Stderr), progressbar.OptionShowCount(), progressbar.OptionShowIts(),
-		progressbar.OptionSetItsString("letters"), progressbar.OptionClearOnFinish(), progressbar.OptionSetDescription(string(j.Kind)), progressbar.OptionSetPredictTime(true)), j.DryRun}
+	return &bar{
+		progressbar.NewOptions64(
+			total,
+			progressbar.OptionSetWriter(out.Stderr),
+			progressbar.OptionShowCount(),
+			progressbar.OptionShowIts(),
+			progressbar.OptionSetItsString(
+				"letters",
+			),
+			progressbar.OptionClearOnFinish(),
+			progressbar.OptionSetDescription(string(j.Kind)),
+			progressbar.OptionSetPredictTime(true),
+		),
+		j.DryRun,
+	}
 }
 
 // most is how many dead letters the job deals with at the most.
@@ -107,8 +120,12 @@ func concludeJob(out Out, answer []byte, output string) error {
 	case j.State == domain.JobPaused:
 		return fail(ExitFailed, "job %s is paused: docket jobs resume %s", j.ID, j.ID)
 	case j.State == domain.JobStopped:
-		return fail(ExitFailed, "job %s has stopped itself: docket dlq groups shows why dead letters fail again; docket jobs cancel %s ends it",
-			j.ID, j.ID)
+		return fail(
+			ExitFailed,
+			"job %s has stopped itself: docket dlq groups shows why dead letters fail again; docket jobs cancel %s ends it",
+			j.ID,
+			j.ID,
+		)
 	case j.State != domain.JobDone && j.Rests():
 		return fail(ExitFailed, "job %s is not done: it is %s", j.ID, j.State)
 	case j.State == domain.JobDone && j.Failed > 0:

@@ -39,9 +39,14 @@ func (l *Log) Backlog(ctx context.Context, group string, topics ...string) ([]po
 	return out, l.age(ctx, topics, out)
 }
 
-// offsets asks for a group's offsets, and for the first and last ones of topics. A group that is not there has none. The ends are
-// asked for last, so that a record which moves from one topic to the other meanwhile is met in one of them.
-func (l *Log) offsets(ctx context.Context, group string, topics []string) (starts, ends kadm.ListedOffsets, committed kadm.OffsetResponses, err error) {
+// offsets asks for a group's offsets, and for the first and last ones of topics. A group that is not there has none.
+// The ends are asked for last, so that a record which moves from one topic to the other meanwhile is met in one of
+// them.
+func (l *Log) offsets(
+	ctx context.Context,
+	group string,
+	topics []string,
+) (starts, ends kadm.ListedOffsets, committed kadm.OffsetResponses, err error) {
 	if group != "" {
 		committed, err = l.admin.FetchOffsets(ctx, group)
 	}
@@ -82,7 +87,8 @@ func (l *Log) age(ctx context.Context, topics []string, backlog []ports.Backlog)
 	return nil
 }
 
-// writtenAt is the time of the batch that holds an offset, read from the batch's header alone; zero where there is none.
+// writtenAt is the time of the batch that holds an offset, read from the batch's header alone; zero where there is
+// none.
 func (l *Log) writtenAt(ctx context.Context, topic kadm.TopicDetail, partition int32, offset int64) (time.Time, error) {
 	req := kmsg.NewPtrFetchRequest()
 	req.MinBytes, req.MaxBytes = 0, 1
@@ -97,7 +103,11 @@ func (l *Log) writtenAt(ctx context.Context, topic kadm.TopicDetail, partition i
 		return time.Time{}, classify("look at "+topic.Topic, err)
 	}
 	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
-		return time.Time{}, domain.Errorf(domain.Unavailable, "look at %s: the broker answers for another partition", topic.Topic)
+		return time.Time{}, domain.Errorf(
+			domain.Unavailable,
+			"look at %s: the broker answers for another partition",
+			topic.Topic,
+		)
 	}
 	answer := resp.Topics[0].Partitions[0]
 	if err := kerr.ErrorForCode(answer.ErrorCode); err != nil {
@@ -106,8 +116,8 @@ func (l *Log) writtenAt(ctx context.Context, topic kadm.TopicDetail, partition i
 	return batchTime(answer.RecordBatches), nil
 }
 
-// batchTime reads the first timestamp of a record batch (https://kafka.apache.org/documentation/#recordbatch): eight bytes
-// of base offset, four each of length, epoch, then magic, checksum, attributes, last offset delta.
+// batchTime reads the first timestamp of a record batch (https://kafka.apache.org/documentation/#recordbatch): eight
+// bytes of base offset, four each of length, epoch, then magic, checksum, attributes, last offset delta.
 func batchTime(batch []byte) time.Time {
 	const first, magic = 8 + 4 + 4 + 1 + 4 + 2 + 4, 8 + 4 + 4
 	if len(batch) < first+8 || batch[magic] != 2 {

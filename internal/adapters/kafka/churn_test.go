@@ -12,7 +12,8 @@ import (
 	"github.com/docket-project/docket/internal/ports"
 )
 
-// TestMembersComeAndGo starts and stops members at any moment of a rebalance: every one of them ends, and nothing is lost.
+// TestMembersComeAndGo starts and stops members at any moment of a rebalance: every one of them ends, and nothing is
+// lost.
 func TestMembersComeAndGo(t *testing.T) {
 	r := newRig(t, 12, nil)
 	require.NoError(t, r.publish(t, patience, r.records(r.topics.Decisions, 0, 200)...))
@@ -30,7 +31,17 @@ func TestMembersComeAndGo(t *testing.T) {
 			defer func() { done <- struct{}{} }()
 			for range rounds {
 				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rand.IntN(600))*time.Millisecond)
-				_ = r.Consume(ctx, ports.Subscription{Group: "g", Topics: []string{r.topics.Decisions}, MaxRecords: 20, MaxBytes: 1 << 20, MaxWait: 10 * time.Millisecond}, handle)
+				_ = r.Consume(
+					ctx,
+					ports.Subscription{
+						Group:      "g",
+						Topics:     []string{r.topics.Decisions},
+						MaxRecords: 20,
+						MaxBytes:   1 << 20,
+						MaxWait:    10 * time.Millisecond,
+					},
+					handle,
+				)
 				cancel()
 			}
 		}()

@@ -13,8 +13,8 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// classify is the one place that turns errors of Kafka (https://kafka.apache.org/protocol#protocol_error_codes) and of its
-// client into classes.
+// classify is the one place that turns errors of Kafka (https://kafka.apache.org/protocol#protocol_error_codes) and of
+// its client into classes.
 func classify(op string, err error) error {
 	if err == nil {
 		return nil
@@ -52,16 +52,18 @@ func classify(op string, err error) error {
 	return e
 }
 
-// classOf is total: what the protocol calls retriable passes by itself, what a person has to change is listed, and so is
-// what the record itself is to blame for.
+// classOf is total: what the protocol calls retriable passes by itself, what a person has to change is listed, and so
+// is what is the record's own fault.
 func classOf(code *kerr.Error) domain.Class {
 	switch code {
 	case kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.InvalidTimestamp:
 		return domain.Invalid
 	case kerr.UnknownTopicOrPartition, kerr.UnknownTopicID, kerr.InvalidTopicException, kerr.OffsetOutOfRange,
 		kerr.TopicAuthorizationFailed, kerr.GroupAuthorizationFailed, kerr.ClusterAuthorizationFailed,
-		kerr.TransactionalIDAuthorizationFailed, kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState,
-		kerr.UnsupportedVersion, kerr.InvalidConfig, kerr.PolicyViolation, kerr.InvalidReplicationFactor, kerr.InvalidRequiredAcks,
+		kerr.TransactionalIDAuthorizationFailed, kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism,
+		kerr.IllegalSaslState,
+		kerr.UnsupportedVersion, kerr.InvalidConfig, kerr.PolicyViolation, kerr.InvalidReplicationFactor,
+		kerr.InvalidRequiredAcks,
 		kerr.InvalidGroupID, kerr.UnsupportedForMessageFormat, kerr.UnsupportedCompressionType, kerr.CorruptMessage,
 		kerr.InvalidPartitions, kerr.SecurityDisabled, kerr.InconsistentGroupProtocol:
 		return domain.Misconfigured
@@ -72,7 +74,8 @@ func classOf(code *kerr.Error) domain.Class {
 	switch code {
 	case kerr.RebalanceInProgress, kerr.IllegalGeneration, kerr.UnknownMemberID, kerr.FencedInstanceID,
 		kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID, kerr.InvalidProducerEpoch, kerr.ProducerFenced,
-		kerr.BrokerNotAvailable, kerr.ReplicaNotAvailable, kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend, kerr.UnknownServerError:
+		kerr.BrokerNotAvailable, kerr.ReplicaNotAvailable, kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend,
+		kerr.UnknownServerError:
 		return domain.Unavailable
 	}
 	return domain.Unknown

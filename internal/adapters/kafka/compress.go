@@ -8,9 +8,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// compressor makes LZ4 frames as Kafka's own clients do: of blocks of 64 KiB, without a checksum, which a record batch has itself.
-// The client's has blocks of 4 MiB, and whoever reads or writes such a frame takes as much memory for a batch of
-// a few KiB: three quarters of ingest's heap, and as much in a saver and in the broker, which looks into every batch.
+// compressor makes LZ4 frames as Kafka's own clients do: of blocks of 64 KiB, without a checksum, which a record batch
+// has itself. The client's has blocks of 4 MiB, and whoever reads or writes such a frame takes as much memory for a
+// batch of a few KiB: three quarters of ingest's heap, and as much in a saver and in the broker, which looks into every
+// batch.
 type compressor struct{ writers sync.Pool }
 
 func newCompressor() (*compressor, error) {

@@ -51,8 +51,15 @@ func BenchmarkCompress(b *testing.B) {
 	for _, events := range []int{3, 30, 300} {
 		var src strings.Builder
 		for i := range events {
-			fmt.Fprintf(&src, `{"decision_id":"%032x","path":"authz/allow","input":{"user":"u%d","action":"read","resource":"r/%d"},"result":%t,"requested_by":"10.0.0.%d"}`,
-				rand.Uint64(), i, rand.Uint32(), i%3 == 0, i%250)
+			fmt.Fprintf(
+				&src,
+				`{"decision_id":"%032x","path":"authz/allow","input":{"user":"u%d","action":"read","resource":"r/%d"},"result":%t,"requested_by":"10.0.0.%d"}`,
+				rand.Uint64(),
+				i,
+				rand.Uint32(),
+				i%3 == 0,
+				i%250,
+			)
 		}
 		for _, c := range []struct {
 			name string

@@ -47,7 +47,12 @@ func (c Config) Validate() error {
 	errs := []error{
 		config.OneOf("kafka_unreplicated", c.Unreplicated, Refuse, Allow),
 		config.OneOf("kafka_sasl", c.SASL, noSASL, "plain", "scram-sha-256", "scram-sha-512"),
-		config.Together("kafka_sasl, kafka_user and kafka_password_file", c.SASL != noSASL, c.User != "", c.PasswordFile != ""),
+		config.Together(
+			"kafka_sasl, kafka_user and kafka_password_file",
+			c.SASL != noSASL,
+			c.User != "",
+			c.PasswordFile != "",
+		),
 	}
 	if c.CAFile != "" && !c.TLS {
 		errs = append(errs, errors.New("kafka_ca_file is set, but kafka_tls is not"))

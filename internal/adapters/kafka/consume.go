@@ -70,25 +70,46 @@ type member struct {
 	turn  int
 }
 
-// Consume delivers batches to handle; see ports.Log. A lost range stops its partition and is reported; the others go on.
+// Consume delivers batches to handle; see ports.Log. A lost range stops its partition and is reported; the others go
+// on.
 func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.Handler) error {
 	if err := l.await(ctx, sub.Topics); err != nil && domain.ClassOf(err) == domain.Misconfigured {
 		return err
 	}
 	m := &member{log: l, sub: sub, feeds: map[place]*feed{}, retry: backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(500*time.Millisecond), backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))}
+		backoff.WithInitialInterval(
+			500*time.Millisecond,
+		),
+		backoff.WithMaxInterval(5*time.Second),
+		backoff.WithMaxElapsedTime(0),
+	)}
 	life, abort := context.WithCancel(context.Background())
 	m.abort = abort
 	var err error
-	m.client, err = kgo.NewClient(append(l.base(), kgo.WithContext(life),
-		kgo.ClientID(l.process), kgo.ConsumerGroup(sub.Group), kgo.ConsumeTopics(sub.Topics...), kgo.Balancers(newShareByProcess()),
-		kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.RebalanceTimeout(rebalanceTimeout),
-		kgo.SessionTimeout(sessionTimeout), kgo.HeartbeatInterval(sessionTimeout/5),
+	m.client, err = kgo.NewClient(append(
+		l.base(),
+		kgo.WithContext(life),
+		kgo.ClientID(
+			l.process,
+		),
+		kgo.ConsumerGroup(sub.Group),
+		kgo.ConsumeTopics(sub.Topics...),
+		kgo.Balancers(newShareByProcess()),
+		kgo.DisableAutoCommit(),
+		kgo.BlockRebalanceOnPoll(),
+		kgo.RebalanceTimeout(rebalanceTimeout),
+		kgo.SessionTimeout(sessionTimeout),
+		kgo.HeartbeatInterval(sessionTimeout/5),
 		// Both: the first says where a group begins, the second that falling off the log is not an occasion to begin anew.
-		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), kgo.ConsumeResetOffset(kgo.NoResetOffset()),
-		kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
-		kgo.FetchMinBytes(fetchMinBytes), kgo.FetchMaxWait(max(sub.MaxWait, minFetchWait)),
-		kgo.OnPartitionsAssigned(m.assigned), kgo.OnPartitionsRevoked(m.revoked), kgo.OnPartitionsLost(m.lost),
+		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.FetchMaxBytes(fetchBytes),
+		kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
+		kgo.FetchMinBytes(fetchMinBytes),
+		kgo.FetchMaxWait(max(sub.MaxWait, minFetchWait)),
+		kgo.OnPartitionsAssigned(m.assigned),
+		kgo.OnPartitionsRevoked(m.revoked),
+		kgo.OnPartitionsLost(m.lost),
 	)...)
 	if err != nil {
 		abort()
@@ -110,7 +131,17 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 		}
 		if err != nil {
 			wait := m.retry.NextBackOff()
-			l.opts.Log.Warn("a batch failed; it is delivered again", "group", sub.Group, "records", len(batch), "after", wait, "error", err)
+			l.opts.Log.Warn(
+				"a batch failed; it is delivered again",
+				"group",
+				sub.Group,
+				"records",
+				len(batch),
+				"after",
+				wait,
+				"error",
+				err,
+			)
 			pauses = ports.PauseAll(batch, time.Now().Add(wait))
 		} else {
 			m.retry.Reset()
@@ -143,14 +174,21 @@ func deliver(ctx context.Context, batch []domain.Record, handle ports.Handler) (
 	return handle(work, batch)
 }
 
-// leave gives the partitions back, so that others need not wait for a session to time out. A member that is still joining
-// cannot leave: the broker answers once every other member has joined again or timed out. It does not wait for that.
+// leave gives the partitions back, so that others need not wait for a session to time out. A member that is still
+// joining cannot leave: the broker answers once every other member has joined again or timed out. It does not wait for
+// that.
 func (m *member) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	m.client.AllowRebalance()
 	if err := m.client.LeaveGroupContext(ctx); err != nil {
-		m.log.opts.Log.Debug("the group was not left in good order; its other members wait for the session to end", "group", m.sub.Group, "error", err)
+		m.log.opts.Log.Debug(
+			"the group was not left in good order; its other members wait for the session to end",
+			"group",
+			m.sub.Group,
+			"error",
+			err,
+		)
 	}
 	m.abort()
 	m.client.CloseAllowingRebalance()
@@ -221,8 +259,8 @@ func (m *member) poll(ctx context.Context, wake time.Time, limit int) error {
 	return nil
 }
 
-// eligible counts the records that may be handed over now, and says when a held partition may be looked at again. One that was
-// held behind its last record is fetched again then.
+// eligible counts the records that may be handed over now, and says when a held partition may be looked at again. One
+// that was held behind its last record is fetched again then.
 func (m *member) eligible(now time.Time) (records, bytes int, wake time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -330,8 +368,8 @@ func (m *member) settle(pauses []ports.Pause) {
 	}
 }
 
-// commit makes durable how far the partitions have come. What it cannot commit it tries again with the next batch, or when
-// the partition is revoked; until then it is only that more would be delivered again.
+// commit makes durable how far the partitions have come. What it cannot commit it tries again with the next batch, or
+// when the partition is revoked; until then it is only that more would be delivered again.
 func (m *member) commit(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
@@ -350,23 +388,27 @@ func (m *member) commit(ctx context.Context) {
 		return
 	}
 	var failure error
-	m.client.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
-		failure = err
-		if err != nil {
-			return
-		}
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		for _, t := range resp.Topics {
-			for _, p := range t.Partitions {
-				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-					failure = err
-				} else if f := m.feeds[place{t.Topic, p.Partition}]; f != nil {
-					f.committed = max(f.committed, offsets[t.Topic][p.Partition].Offset)
+	m.client.CommitOffsetsSync(
+		ctx,
+		offsets,
+		func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
+			failure = err
+			if err != nil {
+				return
+			}
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			for _, t := range resp.Topics {
+				for _, p := range t.Partitions {
+					if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+						failure = err
+					} else if f := m.feeds[place{t.Topic, p.Partition}]; f != nil {
+						f.committed = max(f.committed, offsets[t.Topic][p.Partition].Offset)
+					}
 				}
 			}
-		}
-	})
+		},
+	)
 	if failure != nil {
 		log := m.log.opts.Log.Warn
 		if isRebalance(failure) {
@@ -377,10 +419,12 @@ func (m *member) commit(ctx context.Context) {
 }
 
 func isRebalance(err error) bool {
-	return errors.Is(err, kerr.RebalanceInProgress) || errors.Is(err, kerr.IllegalGeneration) || errors.Is(err, kerr.UnknownMemberID)
+	return errors.Is(err, kerr.RebalanceInProgress) || errors.Is(err, kerr.IllegalGeneration) ||
+		errors.Is(err, kerr.UnknownMemberID)
 }
 
-// assigned begins with partitions that are new to this member. The client remembers what was paused when it had them before.
+// assigned begins with partitions that are new to this member. The client remembers what was paused when it had them
+// before.
 func (m *member) assigned(_ context.Context, client *kgo.Client, partitions map[string][]int32) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -423,8 +467,14 @@ func (m *member) failed(ctx context.Context, e kgo.FetchError) {
 		m.reportLoss(context.WithoutCancel(ctx), e)
 	case errors.As(e.Err, &loss):
 		m.log.opts.Lost(e.Topic, max(loss.ConsumedTo-loss.ResetTo, 1))
-		log.Error("Kafka has lost records that it had acknowledged: the partition was cut back. Those consumed before are stored; "+
-			"look for an unclean leader election", "consumed_to", loss.ConsumedTo, "cut_to", loss.ResetTo)
+		log.Error(
+			"Kafka has lost records that it had acknowledged: the partition was cut back. Those consumed before are stored; "+
+				"look for an unclean leader election",
+			"consumed_to",
+			loss.ConsumedTo,
+			"cut_to",
+			loss.ResetTo,
+		)
 	case domain.ClassOf(classify("", e.Err)) == domain.Unavailable:
 		log.Debug("a fetch failed; the client tries again", "error", e.Err)
 	case errors.As(e.Err, new(*kgo.ErrGroupSession)) || e.Partition < 0: // of the group, or of a whole topic
@@ -433,7 +483,11 @@ func (m *member) failed(ctx context.Context, e kgo.FetchError) {
 	default:
 		m.stop(e)
 		m.log.opts.Stopped(e.Topic, e.Partition, e.Err)
-		log.Error("a partition cannot be read and is left alone; the others go on. Mend it, then start docket again", "error", e.Err)
+		log.Error(
+			"a partition cannot be read and is left alone; docket consumes the others. Fix the cause, then start docket again",
+			"error",
+			e.Err,
+		)
 	}
 }
 
@@ -456,9 +510,18 @@ func (m *member) reportLoss(ctx context.Context, e kgo.FetchError) {
 	at := slices.IndexFunc(losses, func(loss Loss) bool { return loss.Partition == e.Partition })
 	if at < 0 { // nothing was committed there, or the brokers do not say
 		l.opts.Lost(e.Topic, 1)
-		l.opts.Log.Error("a partition's records are gone before they were consumed, and how many cannot be found out. The partition is left "+
-			"alone and the others go on; started again, the group begins with the oldest record there is",
-			"group", group, "topic", e.Topic, "partition", e.Partition, "error", err)
+		l.opts.Log.Error(
+			"a partition's records are gone before they were consumed, and how many cannot be found out. The partition is left "+
+				"alone and the others go on; started again, the group begins with the oldest record there is",
+			"group",
+			group,
+			"topic",
+			e.Topic,
+			"partition",
+			e.Partition,
+			"error",
+			err,
+		)
 		return
 	}
 	loss := losses[at]
@@ -471,9 +534,23 @@ func (m *member) reportLoss(ctx context.Context, e kgo.FetchError) {
 		return
 	}
 	l.opts.Lost(e.Topic, loss.Records())
-	l.opts.Log.Error("records are gone that were never consumed: they fell off the log. The partition is left alone and the others go on. "+
-		"If they cannot be brought back, stop this group and run: docket log accept-loss --yes",
-		"group", group, "topic", e.Topic, "partition", e.Partition, "first", loss.First, "last", loss.Last, "records", loss.Records())
+	l.opts.Log.Error(
+		"records are gone that were never consumed: they fell off the log. The partition is left alone and the others go "+
+			"on. "+
+			"If they cannot be brought back, stop this group and run: docket log accept-loss --yes",
+		"group",
+		group,
+		"topic",
+		e.Topic,
+		"partition",
+		e.Partition,
+		"first",
+		loss.First,
+		"last",
+		loss.Last,
+		"records",
+		loss.Records(),
+	)
 }
 
 // sleep waits, at most until ctx is done.

@@ -45,7 +45,15 @@ func newRig(t *testing.T, partitions int32, edit func(*Options), opts ...kfake.O
 func (r *rig) records(topic string, from, to int) []domain.Record {
 	var out []domain.Record
 	for n := from; n < to; n++ {
-		out = append(out, domain.Record{Topic: topic, Key: fmt.Sprintf("id-%d", n), Value: fmt.Appendf(nil, `{"n":%d}`, n), Headers: domain.Headers{Tenant: "t"}})
+		out = append(
+			out,
+			domain.Record{
+				Topic:   topic,
+				Key:     fmt.Sprintf("id-%d", n),
+				Value:   fmt.Appendf(nil, `{"n":%d}`, n),
+				Headers: domain.Headers{Tenant: "t"},
+			},
+		)
 	}
 	return out
 }
@@ -57,7 +65,12 @@ func (r *rig) publish(t *testing.T, within time.Duration, records ...domain.Reco
 	defer cancel()
 	start := time.Now()
 	err := r.Publish(ctx, records)
-	require.Less(t, time.Since(start), within+500*time.Millisecond, "Publish returns when its ctx is done, whatever the brokers do")
+	require.Less(
+		t,
+		time.Since(start),
+		within+500*time.Millisecond,
+		"Publish returns when its ctx is done, whatever the brokers do",
+	)
 	return err
 }
 
@@ -94,7 +107,8 @@ func (r *rig) consume(t *testing.T, topic string, handle ports.Handler) (stop fu
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- r.Consume(ctx, ports.Subscription{Group: "g", Topics: []string{topic}, MaxRecords: 100, MaxBytes: 1 << 20, MaxWait: 10 * time.Millisecond}, handle)
+		ended <- r.Consume(ctx, ports.Subscription{Group: "g", Topics: []string{topic}, MaxRecords: 100, MaxBytes: 1 << 20,
+			MaxWait: 10 * time.Millisecond}, handle)
 	}()
 	var once sync.Once
 	stop = func() {
@@ -132,7 +146,9 @@ func TestPublishFaults(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, 1, nil)
 			require.NoError(t, r.publish(t, patience, r.records(r.topics.Decisions, 0, 1)...))
-			fault := r.fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: r.topics.Decisions, Err: c.fault, Count: c.count})
+			fault := r.fake.Fault(
+				kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: r.topics.Decisions, Err: c.fault, Count: c.count},
+			)
 			within := 2 * time.Second
 			if c.want == "" {
 				within = patience
@@ -181,7 +197,12 @@ func TestPublishToABrokerThatHangs(t *testing.T) {
 	require.Equal(t, domain.Unavailable, domain.ClassOf(err), "%v", err)
 	require.Less(t, time.Since(start), 5*time.Second)
 	close(release)
-	require.Eventually(t, func() bool { return r.publish(t, time.Second, r.records(r.topics.Decisions, 100, 101)...) == nil }, patience, 10*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return r.publish(t, time.Second, r.records(r.topics.Decisions, 100, 101)...) == nil },
+		patience,
+		10*time.Millisecond,
+	)
 }
 
 func TestALostRange(t *testing.T) {
@@ -244,7 +265,9 @@ func TestALostRange(t *testing.T) {
 func TestALossThatNothingTells(t *testing.T) {
 	r := newRig(t, 1, nil)
 	require.NoError(t, r.publish(t, patience, r.records(r.topics.Decisions, 0, 10)...))
-	r.fake.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Group: "g", Err: kerr.CoordinatorNotAvailable, Count: -1})
+	r.fake.Fault(
+		kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Group: "g", Err: kerr.CoordinatorNotAvailable, Count: -1},
+	)
 	held := make(chan struct{}, 1)
 	var s seen
 	r.consume(t, r.topics.Decisions, func(ctx context.Context, batch []domain.Record) ([]ports.Pause, error) {
@@ -258,7 +281,13 @@ func TestALossThatNothingTells(t *testing.T) {
 	<-held
 	require.NoError(t, r.publish(t, patience, r.records(r.topics.Decisions, 10, 20)...))
 	require.NoError(t, r.fake.DeleteRecords(r.topics.Decisions, 0, 15))
-	require.Eventually(t, func() bool { return r.lost.Load() > 0 }, patience, 10*time.Millisecond, "it is told all the same")
+	require.Eventually(
+		t,
+		func() bool { return r.lost.Load() > 0 },
+		patience,
+		10*time.Millisecond,
+		"it is told all the same",
+	)
 }
 
 func keys(records []domain.Record) []string {
@@ -270,7 +299,8 @@ func keys(records []domain.Record) []string {
 }
 
 func TestCommitFaults(t *testing.T) {
-	for _, fault := range []*kerr.Error{kerr.RebalanceInProgress, kerr.CoordinatorNotAvailable, kerr.CoordinatorLoadInProgress} {
+	for _, fault := range []*kerr.Error{kerr.RebalanceInProgress, kerr.CoordinatorNotAvailable,
+		kerr.CoordinatorLoadInProgress} {
 		t.Run(fault.Message, func(t *testing.T) {
 			r := newRig(t, 1, nil)
 			require.NoError(t, r.publish(t, patience, r.records(r.topics.Decisions, 0, 3)...))
@@ -307,8 +337,8 @@ func TestFetchFaultsPass(t *testing.T) {
 	require.Zero(t, r.lost.Load())
 }
 
-// TestHoldsSurviveARebalance holds a partition in one member; when another member gets it, it is delivered there at once, and
-// a partition that comes back is not paused any more.
+// TestHoldsSurviveARebalance holds a partition in one member; when another member gets it, it is delivered there at
+// once, and a partition that comes back is not paused any more.
 func TestHoldsSurviveARebalance(t *testing.T) {
 	r := newRig(t, 4, nil)
 	require.NoError(t, r.publish(t, patience, r.records(r.topics.Decisions, 0, 40)...))
@@ -427,13 +457,20 @@ func TestCheck(t *testing.T) {
 		class  domain.Class // of the error; "" where it is a weakness only
 		want   string
 	}{
-		{"small records", func(t domain.Topics) string { return t.Decisions }, map[string]string{"max.message.bytes": "1000012"}, domain.Misconfigured, "max.message.bytes"},
-		{"uploads do not fit into the data DLQ", func(t domain.Topics) string { return t.DLQ }, map[string]string{"max.message.bytes": "5242880"}, domain.Misconfigured, "max.message.bytes"},
-		{"compaction", func(t domain.Topics) string { return t.Parking }, map[string]string{"cleanup.policy": "compact"}, domain.Misconfigured, "cleanup.policy"},
-		{"parking is kept for less time", func(t domain.Topics) string { return t.Parking }, map[string]string{"retention.ms": "3600000"}, domain.Misconfigured, "retention.ms"},
-		{"parking is kept for ever", func(t domain.Topics) string { return t.Parking }, map[string]string{"retention.ms": "-1"}, "", ""},
-		{"one replica may acknowledge", func(t domain.Topics) string { return t.Decisions }, map[string]string{"min.insync.replicas": "1"}, "", "min.insync.replicas=1"},
-		{"unclean elections", func(t domain.Topics) string { return t.DLQ }, map[string]string{"unclean.leader.election.enable": "true"}, "", "unclean.leader.election"},
+		{"small records", func(t domain.Topics) string { return t.Decisions },
+			map[string]string{"max.message.bytes": "1000012"}, domain.Misconfigured, "max.message.bytes"},
+		{"uploads do not fit into the data DLQ", func(t domain.Topics) string { return t.DLQ },
+			map[string]string{"max.message.bytes": "5242880"}, domain.Misconfigured, "max.message.bytes"},
+		{"compaction", func(t domain.Topics) string { return t.Parking }, map[string]string{"cleanup.policy": "compact"},
+			domain.Misconfigured, "cleanup.policy"},
+		{"parking is kept for less time", func(t domain.Topics) string { return t.Parking },
+			map[string]string{"retention.ms": "3600000"}, domain.Misconfigured, "retention.ms"},
+		{"parking is kept for ever", func(t domain.Topics) string { return t.Parking },
+			map[string]string{"retention.ms": "-1"}, "", ""},
+		{"one replica may acknowledge", func(t domain.Topics) string { return t.Decisions },
+			map[string]string{"min.insync.replicas": "1"}, "", "min.insync.replicas=1"},
+		{"unclean elections", func(t domain.Topics) string { return t.DLQ },
+			map[string]string{"unclean.leader.election.enable": "true"}, "", "unclean.leader.election"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fake := newFake(t, kfake.NumBrokers(3))
@@ -508,7 +545,8 @@ func TestClassesAreTotal(t *testing.T) {
 	require.NotContains(t, unknown, kerr.TopicAuthorizationFailed)
 	for err, want := range map[error]domain.Class{
 		context.Canceled: domain.Canceled, context.DeadlineExceeded: domain.Unavailable, kgo.ErrClientClosed: domain.Canceled,
-		kgo.ErrMaxBuffered: domain.Unavailable, kgo.ErrRecordTimeout: domain.Unavailable, kgo.ErrRecordRetries: domain.Unavailable,
+		kgo.ErrMaxBuffered: domain.Unavailable, kgo.ErrRecordTimeout: domain.Unavailable,
+		kgo.ErrRecordRetries:                         domain.Unavailable,
 		&net.OpError{Op: "dial", Err: net.ErrClosed}: domain.Unavailable, fmt.Errorf("something else"): domain.Unknown,
 		&kgo.ErrDataLoss{}: domain.Misconfigured,
 	} {

@@ -67,7 +67,12 @@ func (l *Log) AcceptLoss(ctx context.Context, losses []Loss, note string) error 
 			return classify("ask Kafka for the members of "+group, err)
 		}
 		if n := len(described[group].Members); n > 0 {
-			return domain.Errorf(domain.Misconfigured, "group %s has %d members that would not notice: stop them first, and start them afterwards", group, n)
+			return domain.Errorf(
+				domain.Misconfigured,
+				"group %s has %d members that would not notice: stop them first, and start them afterwards",
+				group,
+				n,
+			)
 		}
 		answers, err := l.admin.CommitOffsets(ctx, group, offsets)
 		if err == nil {

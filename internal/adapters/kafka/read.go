@@ -30,9 +30,15 @@ func (l *Log) PartitionOf(ctx context.Context, topic, key string) (int32, error)
 	return int32(p.Partition(&kgo.Record{Key: []byte(key)}, len(meta.Topics[topic].Partitions))), nil
 }
 
-// Read consumes one partition outside of any group; see ports.LogReader. Where the front is trimmed while it begins, it begins
-// anew.
-func (l *Log) Read(ctx context.Context, topic string, partition int32, from int64, visit func(domain.Record) bool) (int64, error) {
+// Read consumes one partition outside of any group; see ports.LogReader. Where the front is trimmed while it begins, it
+// begins anew.
+func (l *Log) Read(
+	ctx context.Context,
+	topic string,
+	partition int32,
+	from int64,
+	visit func(domain.Record) bool,
+) (int64, error) {
 	next, err := l.read(ctx, topic, partition, from, visit)
 	for range 3 {
 		if domain.CodeOf(err) != kerr.OffsetOutOfRange.Message {
@@ -43,7 +49,13 @@ func (l *Log) Read(ctx context.Context, topic string, partition int32, from int6
 	return next, err
 }
 
-func (l *Log) read(ctx context.Context, topic string, partition int32, from int64, visit func(domain.Record) bool) (int64, error) {
+func (l *Log) read(
+	ctx context.Context,
+	topic string,
+	partition int32,
+	from int64,
+	visit func(domain.Record) bool,
+) (int64, error) {
 	op := fmt.Sprintf("read partition %d of %s", partition, topic)
 	if err := ctx.Err(); err != nil {
 		return from, classify(op, err)
@@ -62,10 +74,17 @@ func (l *Log) read(ctx context.Context, topic string, partition int32, from int6
 		return end.Offset, nil
 	}
 	life, abort := context.WithCancel(context.Background())
-	client, err := kgo.NewClient(append(l.base(), kgo.WithContext(life),
+	client, err := kgo.NewClient(append(
+		l.base(),
+		kgo.WithContext(life),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().At(next)}}),
-		kgo.ConsumeResetOffset(kgo.NoResetOffset()), kgo.FetchMaxBytes(readBytes), kgo.FetchMaxPartitionBytes(readPartitionBytes),
-		kgo.FetchMinBytes(1), kgo.MaxConcurrentFetches(1),
+		kgo.ConsumeResetOffset(
+			kgo.NoResetOffset(),
+		),
+		kgo.FetchMaxBytes(readBytes),
+		kgo.FetchMaxPartitionBytes(readPartitionBytes),
+		kgo.FetchMinBytes(1),
+		kgo.MaxConcurrentFetches(1),
 	)...)
 	if err != nil {
 		abort()

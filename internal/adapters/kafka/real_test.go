@@ -75,7 +75,11 @@ func realTooLarge(t *testing.T, r *real) {
 // realFewReplicas is a topic that asks for more replicas in sync than it has: Kafka takes as many as there can be.
 func realFewReplicas(t *testing.T, r *real) {
 	two := "2"
-	_, err := r.admin.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "min.insync.replicas", Value: &two}}, r.topics.Decisions)
+	_, err := r.admin.AlterTopicConfigs(
+		t.Context(),
+		[]kadm.AlterConfig{{Op: kadm.SetConfig, Name: "min.insync.replicas", Value: &two}},
+		r.topics.Decisions,
+	)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		settings, err := r.settings(t.Context(), r.topics.Decisions)
@@ -150,7 +154,12 @@ func realHang(t *testing.T, r *real) {
 	err = r.Ready(t.Context())
 	require.Equal(t, domain.Unavailable, domain.ClassOf(err), "%v", err)
 	r.kafka.Resume(0)
-	require.Eventually(t, func() bool { return r.publish(t, 5*time.Second, r.records(r.topics.Decisions, 30, 31)...) == nil }, patience, 50*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return r.publish(t, 5*time.Second, r.records(r.topics.Decisions, 30, 31)...) == nil },
+		patience,
+		50*time.Millisecond,
+	)
 }
 
 func realKill(t *testing.T, r *real) {
@@ -175,7 +184,12 @@ func realKill(t *testing.T, r *real) {
 		require.Equal(t, domain.Unavailable, domain.ClassOf(err), "%s: %v", name, err)
 	}
 	require.NoError(t, restart())
-	require.Eventually(t, func() bool { return r.publish(t, 5*time.Second, r.records(r.topics.Decisions, 50, 51)...) == nil }, patience, 50*time.Millisecond)
+	require.Eventually(
+		t,
+		func() bool { return r.publish(t, 5*time.Second, r.records(r.topics.Decisions, 50, 51)...) == nil },
+		patience,
+		50*time.Millisecond,
+	)
 	require.Eventually(t, func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -12,24 +12,28 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// shareByProcess is a cooperative assignor that shares a group's partitions among processes as evenly as they go, among the members
-// of each likewise, and moves no more of them than that takes. Kafka's own know members only, and each batch that a role
-// has in hand at once is one: of eight savers with four members each, one held a third of twelve partitions and others none.
+// shareByProcess is a cooperative assignor that shares a group's partitions among processes as evenly as they go, among
+// the members of each likewise, and moves no more of them than that takes. Kafka's own know members only, and each
+// batch that a role has in hand at once is one: of eight savers with four members each, one held a third of twelve
+// partitions and others none.
 //
-// It speaks the protocol of the cooperative sticky assignor, so that members with and without it can be in one group, and
-// whoever leads the group decides. (Members of releases before it, all called "docket", count as one process until they are gone.)
+// It speaks the protocol of the cooperative sticky assignor, so that members with and without it can be in one group,
+// and whoever leads the group decides. (Members of releases before it, all called "docket", count as one process until
+// they are gone.)
 type shareByProcess struct{ kgo.GroupBalancer }
 
 func newShareByProcess() kgo.GroupBalancer { return shareByProcess{kgo.CooperativeStickyBalancer()} }
 
 // MemberBalancer implements kgo.GroupBalancer.
-func (s shareByProcess) MemberBalancer(members []kmsg.JoinGroupResponseMember) (kgo.GroupMemberBalancer, map[string]struct{}, error) {
+func (s shareByProcess) MemberBalancer(
+	members []kmsg.JoinGroupResponseMember,
+) (kgo.GroupMemberBalancer, map[string]struct{}, error) {
 	b, err := kgo.NewConsumerBalancer(s, members)
 	return b, b.MemberTopics(), err
 }
 
-// Balance implements kgo.ConsumerBalancerBalance. Members that want other topics than the rest, as during an update, cannot stand
-// in for each other; then the sticky assignor has to do.
+// Balance implements kgo.ConsumerBalancerBalance. Members that want other topics than the rest, as during an update,
+// cannot stand in for each other; then the sticky assignor has to do.
 func (s shareByProcess) Balance(b *kgo.ConsumerBalancer, partitions map[string]int32) kgo.IntoSyncAssignment {
 	holders, alike := holdersOf(b, partitions)
 	if !alike || len(holders) == 0 {
@@ -106,8 +110,8 @@ func holdersOf(b *kgo.ConsumerBalancer, partitions map[string]int32) (holders []
 	return holders, alike
 }
 
-// rank brings members into the order in which they may have more than each partitions: one of each process before a second of
-// any. Those that have more go first, so that what is shared evenly stays where it is.
+// rank brings members into the order in which they may have more than each partitions: one of each process before a
+// second of any. Those that have more go first, so that what is shared evenly stays where it is.
 func rank(holders []*holder, each int) {
 	have := map[string]int{} // members of a process that have more
 	for _, h := range holders {
@@ -125,7 +129,11 @@ func rank(holders []*holder, each int) {
 		seen[h.process]++
 	}
 	slices.SortFunc(holders, func(a, b *holder) int {
-		return cmp.Or(cmp.Compare(before[a], before[b]), cmp.Compare(have[b.process], have[a.process]), cmp.Compare(a.process, b.process))
+		return cmp.Or(
+			cmp.Compare(before[a], before[b]),
+			cmp.Compare(have[b.process], have[a.process]),
+			cmp.Compare(a.process, b.process),
+		)
 	})
 }
 
@@ -135,8 +143,8 @@ func processOf(memberID string) string {
 	return memberID[:max(len(memberID)-uuid, 0)]
 }
 
-// newProcessID is what all members of this process have in common, and no other process has. Kafka's tools show it beside the
-// partitions that a member pauses.
+// newProcessID is what all members of this process have in common, and no other process has. Kafka's tools show it
+// beside the partitions that a member pauses.
 func newProcessID() string {
 	host, err := os.Hostname()
 	if err != nil {

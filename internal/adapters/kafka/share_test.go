@@ -27,7 +27,12 @@ type group struct {
 }
 
 func newGroup(partitions map[string]int32) *group {
-	return &group{balancer: newShareByProcess(), partitions: partitions, topics: map[string][]string{}, holds: map[string]map[string][]int32{}}
+	return &group{
+		balancer:   newShareByProcess(),
+		partitions: partitions,
+		topics:     map[string][]string{},
+		holds:      map[string]map[string][]int32{},
+	}
 }
 
 func memberID(process, n int) string {
@@ -79,7 +84,13 @@ func (g *group) settle(t *testing.T) (moved int) {
 						moved++
 					}
 					for other, pauses := range before {
-						require.False(t, other != a.MemberID && slices.Contains(pauses[topic], p), "%s gets a partition that %s holds", a.MemberID, other)
+						require.False(
+							t,
+							other != a.MemberID && slices.Contains(pauses[topic], p),
+							"%s gets a partition that %s holds",
+							a.MemberID,
+							other,
+						)
 					}
 				}
 			}
@@ -184,7 +195,8 @@ func TestShares(t *testing.T) {
 	}
 }
 
-// TestSharesSettle lets processes of all sizes come and go: each time the group settles, with every partition in one hand.
+// TestSharesSettle lets processes of all sizes come and go: each time the group settles, with every partition in one
+// hand.
 func TestSharesSettle(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
@@ -218,7 +230,11 @@ func TestStaleClaims(t *testing.T) {
 	require.NoError(t, err)
 	plan, err := b.(kgo.GroupMemberBalancerOrError).BalanceOrError(g.partitions)
 	require.NoError(t, err)
-	require.Equal(t, map[string]map[string][]int32{stale: {"d": {1}}, now: {"d": {0}}}, plan.(*kgo.BalancePlan).AsMemberIDMap())
+	require.Equal(
+		t,
+		map[string]map[string][]int32{stale: {"d": {1}}, now: {"d": {0}}},
+		plan.(*kgo.BalancePlan).AsMemberIDMap(),
+	)
 }
 
 // TestSharesOfOthers has members that want other topics than the rest, as during an update: nobody is left out.
@@ -252,7 +268,8 @@ func shareEvenly(t *testing.T, brokers []string) {
 		done := make(chan error, 4)
 		for range cap(done) {
 			go func() {
-				done <- l.Consume(ctx, ports.Subscription{Group: group, Topics: []string{topics.Decisions}, MaxRecords: 20, MaxBytes: 1 << 20, MaxWait: 10 * time.Millisecond},
+				done <- l.Consume(ctx, ports.Subscription{Group: group, Topics: []string{topics.Decisions}, MaxRecords: 20,
+					MaxBytes: 1 << 20, MaxWait: 10 * time.Millisecond},
 					func(context.Context, []domain.Record) ([]ports.Pause, error) { return nil, nil })
 			}()
 		}
@@ -280,7 +297,10 @@ func shareEvenly(t *testing.T, brokers []string) {
 		return by
 	}
 	require.Eventually(t, func() bool {
-		return maps.Equal(shares(), map[string]int{logs[0].process: 3, logs[1].process: 3, logs[2].process: 3, logs[3].process: 3})
+		return maps.Equal(
+			shares(),
+			map[string]int{logs[0].process: 3, logs[1].process: 3, logs[2].process: 3, logs[3].process: 3},
+		)
 	}, patience, 20*time.Millisecond)
 	stops[0]()
 	require.Eventually(t, func() bool {

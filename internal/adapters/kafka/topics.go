@@ -72,8 +72,8 @@ func (l *Log) Migrate(ctx context.Context) (created []string, err error) {
 	return created, classify("wait for the new topics", ctx.Err())
 }
 
-// everywhere is nil once every broker knows the topics: they learn of new ones one after the other, and whichever is asked
-// next may be the last.
+// everywhere is nil once every broker knows the topics: they learn of new ones one after the other, and whichever is
+// asked next may be the last.
 func (l *Log) everywhere(ctx context.Context, brokers []int32, topics []string) error {
 	req := kmsg.NewPtrMetadataRequest()
 	for _, topic := range topics {
@@ -95,9 +95,9 @@ func (l *Log) everywhere(ctx context.Context, brokers []int32, topics []string) 
 	return nil
 }
 
-// Check compares the topics with what docket needs, and alters nothing. An error means that docket cannot work with them:
-// Misconfigured, or Unavailable without an answer. Weak lists in words what makes an acknowledged decision less safe than
-// docket promises.
+// Check compares the topics with what docket needs, and alters nothing. An error means that docket cannot work with
+// them: Misconfigured, or Unavailable without an answer. Weak lists in words what makes an acknowledged decision less
+// safe than docket promises.
 func (l *Log) Check(ctx context.Context) (weak []string, err error) {
 	names := l.opts.Topics.All()
 	meta, err := l.admin.Metadata(ctx, names...)
@@ -127,10 +127,16 @@ func (l *Log) Check(ctx context.Context) (weak []string, err error) {
 	for _, topic := range names {
 		has, need := settings[topic], int64(l.opts.MaxEvent+recordOverhead)
 		if topic == l.opts.Topics.DLQ {
-			need = max(need, l.opts.MaxUpload+recordOverhead) // put aside whole
+			need = max(need, l.opts.MaxUpload+recordOverhead) // quarantined whole
 		}
 		if n := has.number("max.message.bytes", 0); n < need {
-			bad("topic %s takes records of %d bytes, and docket may have to write %d: raise its max.message.bytes, or lower max_event_bytes and max_wire_bytes", topic, n, need)
+			bad(
+				"topic %s takes records of %d bytes, and docket may have to write %d: raise its max.message.bytes, or lower "+
+					"max_event_bytes and max_wire_bytes",
+				topic,
+				n,
+				need,
+			)
 		}
 		if policy := has["cleanup.policy"]; policy != "delete" {
 			bad("topic %s has cleanup.policy=%s, which drops records that share a key: set it to delete", topic, policy)
@@ -149,7 +155,11 @@ func (l *Log) Check(ctx context.Context) (weak []string, err error) {
 		}
 	}
 	if d, p := settings[l.opts.Topics.Decisions].retention(), settings[l.opts.Topics.Parking].retention(); p < d {
-		bad("topic %s keeps records for less time than %s: an outage would outlast what is parked; raise its retention.ms", l.opts.Topics.Parking, l.opts.Topics.Decisions)
+		bad(
+			"topic %s keeps records for less time than %s: an outage would outlast what is parked; raise its retention.ms",
+			l.opts.Topics.Parking,
+			l.opts.Topics.Decisions,
+		)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, domain.Errorf(domain.Misconfigured, "%w", err)

@@ -18,7 +18,8 @@ const audited = `audit AS (INSERT INTO audit (` + sqlstore.AuditColumns + `) SEL
 	nullif(E::text, '')::jsonb, E::text, E::text, E::text, E::bigint, E::bigint, E::bigint, E::text, E::text
 	WHERE EXISTS (SELECT 1 FROM changed) AND E::text <> '')`
 
-// withAudit makes a change, which returns something where it changed anything, and writes an entry of the audit with it.
+// withAudit makes a change, which returns something where it changed anything, and writes an entry of the audit with
+// it.
 func withAudit(change string, e domain.AuditEntry, args ...any) (string, []any) {
 	sql := audited
 	for _, v := range append(auditValues(e), e.Action) {
@@ -32,7 +33,19 @@ func withAudit(change string, e domain.AuditEntry, args ...any) (string, []any) 
 func auditValues(e domain.AuditEntry) []any {
 	t := sqlstore.TextsOf(e)
 	return []any{
-		timestamptz(e.At), e.Caller, t.Tenants, e.Action, e.Target, t.Filter, e.Matched, e.Done, e.Failed, e.Comment, t.Outcome,
+		timestamptz(
+			e.At,
+		),
+		e.Caller,
+		t.Tenants,
+		e.Action,
+		e.Target,
+		t.Filter,
+		e.Matched,
+		e.Done,
+		e.Failed,
+		e.Comment,
+		t.Outcome,
 	}
 }
 
@@ -47,13 +60,21 @@ func one(into *bool) func(pgx.Rows) error {
 // Audit adds an entry; see ports.AuditWriter.
 func (s *Store) Audit(ctx context.Context, e domain.AuditEntry) error {
 	return s.change(ctx, "write to the audit", func(b *pgx.Batch) {
-		b.Queue(`INSERT INTO audit (`+sqlstore.AuditColumns+`) VALUES ($1::timestamptz, $2::text, nullif($3::text, '')::jsonb, $4::text,
-			$5::text, $6::text, $7::bigint, $8::bigint, $9::bigint, $10::text, $11::text)`, auditValues(e)...)
+		b.Queue(
+			`INSERT INTO audit (`+sqlstore.AuditColumns+`) VALUES ($1::timestamptz, $2::text, nullif($3::text, '')::jsonb,
+				$4::text,
+			$5::text, $6::text, $7::bigint, $8::bigint, $9::bigint, $10::text, $11::text)`,
+			auditValues(e)...)
 	})
 }
 
 // Audits lists entries; see ports.AuditReader.
-func (s *Store) Audits(ctx context.Context, scope domain.Scope, before time.Time, limit int) (out []domain.AuditEntry, err error) {
+func (s *Store) Audits(
+	ctx context.Context,
+	scope domain.Scope,
+	before time.Time,
+	limit int,
+) (out []domain.AuditEntry, err error) {
 	w := dialect.Where()
 	w.Owned(scope)
 	w.Span("at", domain.Filter{Until: before})
@@ -69,8 +90,19 @@ func (s *Store) Audits(ctx context.Context, scope domain.Scope, before time.Time
 func scanAudit(row pgx.CollectableRow) (e domain.AuditEntry, err error) {
 	var t sqlstore.AuditTexts
 	var tenants pgtype.Text
-	if err := row.Scan(&e.At, &e.Caller, &tenants, &e.Action, &e.Target, &t.Filter, &e.Matched, &e.Done, &e.Failed, &e.Comment,
-		&t.Outcome); err != nil {
+	if err := row.Scan(
+		&e.At,
+		&e.Caller,
+		&tenants,
+		&e.Action,
+		&e.Target,
+		&t.Filter,
+		&e.Matched,
+		&e.Done,
+		&e.Failed,
+		&e.Comment,
+		&t.Outcome,
+	); err != nil {
 		return e, err
 	}
 	e.At, t.Tenants = e.At.UTC(), tenants.String

@@ -23,7 +23,8 @@ import (
 	"github.com/docket-project/docket/internal/testserver"
 )
 
-// bench is a server, a database that an account without special rights owns, and a saver's writer in front of the store.
+// bench is a server, a database that an account without special rights owns, and a saver's writer in front of the
+// store.
 type bench struct {
 	server   *testserver.Postgres
 	database string
@@ -175,7 +176,8 @@ func TestCauses(t *testing.T) {
 			name: "a missing partition and no right to make it", class: domain.Misconfigured, code: "42501",
 			provoke: func(t *testing.T, b *bench) func() {
 				today := partitionOf(domain.DayOf(time.Now()))
-				b.exec(t, `DROP TABLE `+today, `ALTER SCHEMA public OWNER TO postgres`, `REVOKE CREATE ON SCHEMA public FROM PUBLIC`, `REVOKE CREATE ON SCHEMA public FROM docket`)
+				b.exec(t, `DROP TABLE `+today, `ALTER SCHEMA public OWNER TO postgres`,
+					`REVOKE CREATE ON SCHEMA public FROM PUBLIC`, `REVOKE CREATE ON SCHEMA public FROM docket`)
 				return func() { b.exec(t, `ALTER SCHEMA public OWNER TO docket`) }
 			},
 		}, {
@@ -187,7 +189,8 @@ func TestCauses(t *testing.T) {
 		}, {
 			name: "a statement timeout that nothing keeps", class: domain.Unavailable, code: "57014",
 			provoke: func(t *testing.T, b *bench) func() {
-				tiny, err := Open(Options{URL: b.server.URL(b.database, "docket"), Window: testWindow, Log: slog.New(slog.DiscardHandler), StatementTimeout: time.Millisecond})
+				tiny, err := Open(Options{URL: b.server.URL(b.database, "docket"), Window: testWindow,
+					Log: slog.New(slog.DiscardHandler), StatementTimeout: time.Millisecond})
 				require.NoError(t, err)
 				t.Cleanup(tiny.Close)
 				b.exec(t, `CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.01); RETURN NEW; END $$`,
@@ -199,14 +202,16 @@ func TestCauses(t *testing.T) {
 				}
 			},
 		}, {
-			name: "one row in a thousand that takes too long", class: domain.Unknown, code: "57014", special: map[int]string{500: "faulty"},
+			name: "one row in a thousand that takes too long", class: domain.Unknown, code: "57014",
+			special: map[int]string{500: "faulty"},
 			options: func(o *Options) { o.StatementTimeout = 500 * time.Millisecond },
 			provoke: func(t *testing.T, b *bench) func() {
 				b.exec(t, strings.Replace(refuse, "%s", "PERFORM pg_sleep(5)", 1), trigger)
 				return nil
 			},
 		}, {
-			name: "a CHECK constraint that refuses one row in a thousand", class: domain.Invalid, code: "23514", special: map[int]string{500: "faulty"},
+			name: "a CHECK constraint that refuses one row in a thousand", class: domain.Invalid, code: "23514",
+			special: map[int]string{500: "faulty"},
 			provoke: func(t *testing.T, b *bench) func() {
 				b.exec(t, `ALTER TABLE decisions ADD CONSTRAINT innocent CHECK (event::text NOT LIKE '%faulty%')`)
 				return nil
@@ -224,7 +229,8 @@ func TestCauses(t *testing.T) {
 				return nil
 			},
 		}, {
-			name: "an index row that is too large", class: domain.Invalid, code: "54000", special: map[int]string{3: incompressible(20_000)},
+			name: "an index row that is too large", class: domain.Invalid, code: "54000",
+			special: map[int]string{3: incompressible(20_000)},
 			provoke: func(t *testing.T, b *bench) func() {
 				b.exec(t, `CREATE INDEX large ON decisions ((event ->> 'special'))`)
 				return nil
@@ -292,17 +298,31 @@ func unavailable(t *testing.T, o outcome, n int) {
 	require.Equal(t, map[domain.Class]int{domain.Unavailable: n}, o.classes, "%v", o.err)
 }
 
-// inCommit runs a save whose COMMIT waits for a replica that does not exist, calls act then, and returns what became of it.
+// inCommit runs a save whose COMMIT waits for a replica that does not exist, calls act then, and returns what became of
+// it.
 func inCommit(t *testing.T, b *bench, batch []domain.Record, act func(backend int)) outcome {
 	t.Helper()
-	require.NoError(t, b.server.Exec("postgres", `ALTER SYSTEM SET synchronous_standby_names = 'nobody'`, `SELECT pg_reload_conf()`, `SELECT pg_sleep(0.2)`))
+	require.NoError(
+		t,
+		b.server.Exec(
+			"postgres",
+			`ALTER SYSTEM SET synchronous_standby_names = 'nobody'`,
+			`SELECT pg_reload_conf()`,
+			`SELECT pg_sleep(0.2)`,
+		),
+	)
 	done := make(chan outcome, 1)
 	go func() { done <- b.save(t, batch) }()
 	conn, err := pgx.Connect(t.Context(), b.server.URL("postgres", ""))
 	require.NoError(t, err)
 	backend := 0
 	require.Eventually(t, func() bool {
-		return conn.QueryRow(t.Context(), `SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'`).Scan(&backend) == nil
+		return conn.QueryRow(
+			t.Context(),
+			`SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'`,
+		).Scan(
+			&backend,
+		) == nil
 	}, 5*time.Second, 10*time.Millisecond, "the commit waits")
 	_, err = conn.Exec(t.Context(), `ALTER SYSTEM RESET synchronous_standby_names`)
 	require.NoError(t, err)
@@ -370,7 +390,9 @@ func TestOutageBehindAPooler(t *testing.T) {
 	require.Equal(t, domain.Unavailable, domain.ClassOf(err), "%v", err)
 	require.NoError(t, p.Start())
 	recovered(t, b, records(200, nil)) // the pooler itself waits 15 s after a failed login
-	wrong, err := Open(Options{URL: pooler.URL(b.database, "search_path=x"), Window: testWindow, Log: slog.New(slog.DiscardHandler)})
+	wrong, err := Open(
+		Options{URL: pooler.URL(b.database, "search_path=x"), Window: testWindow, Log: slog.New(slog.DiscardHandler)},
+	)
 	require.NoError(t, err)
 	defer wrong.Close()
 	err = wrong.CheckSchema(t.Context())
@@ -461,18 +483,28 @@ func fillDisk(name string) error {
 func TestClosed(t *testing.T) {
 	b := newBench(t, postgres(t), nil)
 	b.store.Close()
-	_, err := b.store.SaveBatch(t.Context(), []domain.Decision{{Tenant: "t", ID: "x", ReceivedAt: time.Now(), Event: []byte("{}")}})
+	_, err := b.store.SaveBatch(
+		t.Context(),
+		[]domain.Decision{{Tenant: "t", ID: "x", ReceivedAt: time.Now(), Event: []byte("{}")}},
+	)
 	require.Equal(t, domain.Canceled, domain.ClassOf(err), "%v", err)
 }
 
 func TestNobodyListens(t *testing.T) {
 	port, err := testserver.FreePort()
 	require.NoError(t, err)
-	s, err := Open(Options{URL: fmt.Sprintf("postgres://x@127.0.0.1:%d/x", port), Window: testWindow, Log: slog.New(slog.DiscardHandler)})
+	s, err := Open(
+		Options{
+			URL:    fmt.Sprintf("postgres://x@127.0.0.1:%d/x", port),
+			Window: testWindow,
+			Log:    slog.New(slog.DiscardHandler),
+		},
+	)
 	require.NoError(t, err)
 	defer s.Close()
 	for name, err := range map[string]error{
-		"probe": s.Probe(t.Context()), "schema": s.CheckSchema(t.Context()), "migrate": s.Migrate(t.Context()), "days": s.PrepareDays(t.Context(), 0, 1),
+		"probe": s.Probe(t.Context()), "schema": s.CheckSchema(t.Context()), "migrate": s.Migrate(t.Context()),
+		"days": s.PrepareDays(t.Context(), 0, 1),
 	} {
 		require.Equal(t, domain.Unavailable, domain.ClassOf(err), "%s: %v", name, err)
 	}

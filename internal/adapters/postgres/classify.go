@@ -15,8 +15,8 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// classify is the one place that turns SQLSTATEs (https://www.postgresql.org/docs/current/errcodes-appendix.html) and the
-// driver's errors into classes.
+// classify is the one place that turns SQLSTATEs (https://www.postgresql.org/docs/current/errcodes-appendix.html) and
+// the driver's errors into classes.
 func classify(op string, err error) error {
 	if err == nil {
 		return nil
@@ -39,7 +39,9 @@ func classify(op string, err error) error {
 		e.Class = domain.Canceled
 	case errors.Is(err, context.DeadlineExceeded):
 		e.Class, e.Text = domain.Unavailable, "the database does not answer in time"
-	case errors.As(err, new(*tls.CertificateVerificationError)), errors.As(err, new(x509.UnknownAuthorityError)), strings.HasSuffix(err.Error(), "server refused TLS connection"):
+	case errors.As(err, new(*tls.CertificateVerificationError)),
+		errors.As(err, new(x509.UnknownAuthorityError)),
+		strings.HasSuffix(err.Error(), "server refused TLS connection"):
 		e.Class = domain.Misconfigured
 	case errors.As(err, &connect), errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		errors.Is(err, net.ErrClosed), pgconn.SafeToRetry(err), strings.HasSuffix(err.Error(), "conn closed"):
@@ -61,9 +63,9 @@ func classOf(code string) domain.Class {
 	return domain.Unknown
 }
 
-// poolerOutage recognises what PgBouncer says when it cannot reach its server. It gives every message of its own the code
-// of a protocol violation, as it does for what its settings do not allow; the routine, which PostgreSQL names, tells whose
-// message it is.
+// poolerOutage recognises what PgBouncer says when it cannot reach its server. It gives every message of its own the
+// code of a protocol violation, as it does for what its settings do not allow; the routine, which PostgreSQL names,
+// tells whose message it is.
 func poolerOutage(pg *pgconn.PgError) bool {
 	if pg.Code != "08P01" || pg.Routine != "" {
 		return false
@@ -86,7 +88,7 @@ var codes = map[string]domain.Class{
 	"40P01": domain.Unavailable,
 	"55P03": domain.Unavailable,   // lock not available
 	"55000": domain.Misconfigured, // not in prerequisite state
-	"57014": domain.Unknown,       // canceled, by a statement timeout most likely: the probe tells whether the server is slow
+	"57014": domain.Unknown,       // canceled, mostly by a statement timeout: a probe tells whether the server is slow
 	"23502": domain.Invalid,
 	"23514": domain.Invalid,
 	"42P05": domain.Misconfigured,
@@ -115,7 +117,8 @@ func textOf(pg *pgconn.PgError) string {
 	if strings.HasPrefix(pg.Code, "22") {
 		text = "the database cannot take a value of the row"
 	}
-	for _, at := range []struct{ name, value string }{{"table", pg.TableName}, {"column", pg.ColumnName}, {"constraint", pg.ConstraintName}} {
+	for _, at := range []struct{ name, value string }{{"table", pg.TableName}, {"column", pg.ColumnName}, {"constraint",
+		pg.ConstraintName}} {
 		if at.value != "" && !strings.Contains(text, at.value) {
 			text += ", " + at.name + " " + at.value
 		}

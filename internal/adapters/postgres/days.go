@@ -67,8 +67,8 @@ func (s *Store) ensureDay(ctx context.Context, conn *pgx.Conn, d domain.Day) err
 	return nil
 }
 
-// makeDay makes a partition unless it is there. It is made beside the table and then attached, because that does not lock
-// out those who read and write other days.
+// makeDay makes a partition unless it is there. It is made beside the table and then attached, because that does not
+// lock out those who read and write other days.
 func (s *Store) makeDay(ctx context.Context, conn *pgx.Conn, d domain.Day) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.StatementTimeout+answerMargin)
 	defer cancel()
@@ -86,17 +86,23 @@ func (s *Store) makeDay(ctx context.Context, conn *pgx.Conn, d domain.Day) error
 	name := partitionOf(d)
 	attached, exists := false, false
 	err = tx.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL,
-		EXISTS (SELECT 1 FROM pg_inherits WHERE inhrelid = to_regclass($1) AND inhparent = 'decisions'::regclass)`, name).Scan(&exists, &attached)
+		EXISTS (SELECT 1 FROM pg_inherits WHERE inhrelid = to_regclass($1) AND inhparent = 'decisions'::regclass)`,
+		name).Scan(&exists, &attached)
 	if err != nil || attached {
 		return err
 	}
 	statements := []string{
-		`CREATE TABLE ` + name + ` (LIKE decisions INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION)`,
+		`CREATE TABLE ` + name + ` (LIKE decisions INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING
+			COMPRESSION)`,
 		fmt.Sprintf(`ALTER TABLE decisions ATTACH PARTITION %s FOR VALUES FROM ('%s') TO ('%s')`, name,
 			d.Start().Format(time.RFC3339), d.End().Format(time.RFC3339)),
 	}
 	if exists {
-		return domain.Errorf(domain.Misconfigured, "there is a table %s which is no partition of decisions: drop it, or attach it", name)
+		return domain.Errorf(
+			domain.Misconfigured,
+			"there is a table %s which is no partition of decisions: drop it, or attach it",
+			name,
+		)
 	}
 	for _, statement := range statements {
 		if _, err := tx.Exec(ctx, statement); err != nil {
@@ -124,7 +130,11 @@ func misplaced(err error) error {
 	if !noPartition(err) {
 		return err
 	}
-	return domain.Reclass(err, domain.Misconfigured, "a day's partition of decisions is missing, although it was made: does something drop it?")
+	return domain.Reclass(
+		err,
+		domain.Misconfigured,
+		"a day's partition of decisions is missing, although it was made: does something drop it?",
+	)
 }
 
 // daysAhead is how many days after today a new schema has partitions for, so that the first batch does not make them.
@@ -161,8 +171,8 @@ func (s *Store) Days(ctx context.Context) (days []domain.Day, err error) {
 	return days, err
 }
 
-// DropDay drops a partition; see ports.DecisionDays. It locks everybody out of the table, and everybody behind it while it
-// waits, so it waits for 200 ms only.
+// DropDay drops a partition; see ports.DecisionDays. It locks everybody out of the table, and everybody behind it while
+// it waits, so it waits for 200 ms only.
 func (s *Store) DropDay(ctx context.Context, d domain.Day) error {
 	err := s.change(ctx, "drop "+partitionOf(d), func(b *pgx.Batch) {
 		b.Queue(`SELECT set_config('lock_timeout', '200', true)`)

@@ -33,9 +33,9 @@ func unknownType(err error) bool {
 }
 
 // wire is a value in PostgreSQL's binary format. That of arrays and records is what array_recv and record_recv read: an
-// array is its dimensions (1), a flag for nulls, its elements' type, their number, the first index (1) and the elements; a
-// record is the number of its columns and, for each, its type and value. Values are preceded by their length, which is -1
-// for null.
+// array is its dimensions (1), a flag for nulls, its elements' type, their number, the first index (1) and the
+// elements; a record is the number of its columns and, for each, its type and value. Values are preceded by their
+// length, which is -1 for null.
 type wire []byte
 
 // inputColumns counts the columns of decision_input.

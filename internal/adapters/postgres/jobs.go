@@ -18,23 +18,29 @@ var (
 	running    = sqlstore.InList([]domain.JobState{domain.JobRunning})
 )
 
-const createJob = `INSERT INTO jobs (` + sqlstore.JobColumns + `) VALUES ($1::text, $2::text, $3::text, $4::boolean, $5::text,
-	nullif($6::text, '')::jsonb, $7::double precision, $8::bigint, $9::int, $10::double precision, $11::text, $12::text, $13::text,
+const createJob = `INSERT INTO jobs (` + sqlstore.JobColumns + `) VALUES ($1::text, $2::text, $3::text, $4::boolean,
+	$5::text,
+	nullif($6::text, '')::jsonb, $7::double precision, $8::bigint, $9::int, $10::double precision, $11::text, $12::text,
+	$13::text,
 	$14::text, $15::bigint, 0, 0, 0, 0, 0, 0, 0, '', 0, 0, NULL, $16::timestamptz, NULL, $17::timestamptz, NULL, NULL)
 	ON CONFLICT DO NOTHING RETURNING true`
 
 // twinOf finds a job that does the same as another.
 const twinOf = `SELECT id FROM jobs WHERE kind = $1::text AND filter = $2::text
-	AND tenants IS NOT DISTINCT FROM nullif($3::text, '')::jsonb AND NOT dry_run AND id <> $4::text ORDER BY created_at DESC LIMIT 1`
+	AND tenants IS NOT DISTINCT FROM nullif($3::text, '')::jsonb AND NOT dry_run AND id <> $4::text ORDER BY created_at
+	DESC LIMIT 1`
 
 var (
 	moveJob = `UPDATE jobs SET state = $2::text, message = $3::text, owner = NULL, lease_until = NULL,
 		finished_at = CASE WHEN $2::text IN ` + overJobs + ` THEN $4::timestamptz END,
 		base_done = CASE $2::text WHEN '` + string(domain.JobPending) + `' THEN done ELSE base_done END,
 		base_failed = CASE $2::text WHEN '` + string(domain.JobPending) + `' THEN failed ELSE base_failed END`
-	claimJob = `UPDATE jobs SET state = '` + string(domain.JobRunning) + `', owner = $2::text, lease_until = $3::timestamptz,
+	claimJob = `UPDATE jobs SET state = '` + string(
+		domain.JobRunning,
+	) + `', owner = $2::text, lease_until = $3::timestamptz,
 			started_at = coalesce(started_at, $4::timestamptz)
-		WHERE id = (SELECT id FROM jobs WHERE state IN ` + activeJobs + ` AND lane = $1::text ORDER BY created_at, id LIMIT 1 FOR UPDATE)
+		WHERE id = (SELECT id FROM jobs WHERE state IN ` + activeJobs + ` AND lane = $1::text ORDER BY created_at, id LIMIT 1
+		FOR UPDATE)
 		AND (owner IS NULL OR owner = $2::text OR lease_until < $4::timestamptz)
 		AND NOT EXISTS (SELECT 1 FROM jobs o WHERE o.lane = $1::text AND o.state IN ` + running + ` AND o.owner <> $2::text
 			AND o.lease_until >= $4::timestamptz)
@@ -51,8 +57,10 @@ var (
 )
 
 // jobColumns are sqlstore.JobColumns as they are read.
-const jobColumns = `id, kind, dry_run, filter, tenants::text, rate, max, max_replays, stop_ratio, comment, caller, state, message,
-	matched, done, stored, failed, reparsed, skipped, base_done, base_failed, after_topic, after_partition, after_offset, report,
+const jobColumns = `id, kind, dry_run, filter, tenants::text, rate, max, max_replays, stop_ratio, comment, caller,
+	state, message,
+	matched, done, stored, failed, reparsed, skipped, base_done, base_failed, after_topic, after_partition, after_offset,
+	report,
 	created_at, started_at, finished_at, owner, lease_until`
 
 // CreateJob writes a job down; see ports.JobControl.
@@ -60,18 +68,42 @@ func (s *Store) CreateJob(ctx context.Context, j domain.Job, e domain.AuditEntry
 	filter, tenants := sqlstore.EncodeFilter(j.Filter), sqlstore.EncodeScope(j.Tenants)
 	created := false
 	err = s.change(ctx, "create a job", func(b *pgx.Batch) {
-		sql, args := withAudit(createJob, e, j.ID, string(j.Kind), string(j.Kind.Lane(j.DryRun)), j.DryRun, filter, tenants, j.Rate,
-			j.Max, j.MaxReplays, j.StopRatio, j.Comment, j.Caller, string(j.State), sqlstore.EncodeMessage(j.Message), j.Matched,
-			j.CreatedAt, timestamptz(j.FinishedAt))
+		sql, args := withAudit(
+			createJob,
+			e,
+			j.ID,
+			string(j.Kind),
+			string(j.Kind.Lane(j.DryRun)),
+			j.DryRun,
+			filter,
+			tenants,
+			j.Rate,
+			j.Max,
+			j.MaxReplays,
+			j.StopRatio,
+			j.Comment,
+			j.Caller,
+			string(j.State),
+			sqlstore.EncodeMessage(j.Message),
+			j.Matched,
+			j.CreatedAt,
+			timestamptz(j.FinishedAt),
+		)
 		b.Queue(sql, args...).Query(one(&created))
 	})
 	if err != nil || created {
 		return "", err
 	}
-	err = s.query(ctx, "find the job that does the same", twinOf, []any{string(j.Kind), filter, tenants, j.ID}, func(rows pgx.Rows) error {
-		twin, err = pgx.CollectExactlyOneRow(rows, pgx.RowTo[string])
-		return err
-	})
+	err = s.query(
+		ctx,
+		"find the job that does the same",
+		twinOf,
+		[]any{string(j.Kind), filter, tenants, j.ID},
+		func(rows pgx.Rows) error {
+			twin, err = pgx.CollectExactlyOneRow(rows, pgx.RowTo[string])
+			return err
+		},
+	)
 	return twin, err
 }
 
@@ -105,7 +137,13 @@ func (s *Store) Jobs(ctx context.Context, scope domain.Scope) ([]domain.Job, err
 
 // MoveJob changes a job's state; see ports.JobControl.
 func (s *Store) MoveJob(
-	ctx context.Context, scope domain.Scope, id string, m domain.JobMove, message domain.Message, at time.Time, e domain.AuditEntry,
+	ctx context.Context,
+	scope domain.Scope,
+	id string,
+	m domain.JobMove,
+	message domain.Message,
+	at time.Time,
+	e domain.AuditEntry,
 ) (moved bool, err error) {
 	w := dialect.Where(id, string(m.To()), sqlstore.EncodeMessage(message), at)
 	w.Add("id = $1::text AND state IN " + sqlstore.InList(m.From()))
@@ -116,7 +154,12 @@ func (s *Store) MoveJob(
 }
 
 // ClaimJob takes a job; see ports.JobQueue.
-func (s *Store) ClaimJob(ctx context.Context, lane domain.Lane, owner string, at, until time.Time) (domain.Job, bool, error) {
+func (s *Store) ClaimJob(
+	ctx context.Context,
+	lane domain.Lane,
+	owner string,
+	at, until time.Time,
+) (domain.Job, bool, error) {
 	var found []domain.Job
 	err := s.change(ctx, "take up a job", func(b *pgx.Batch) {
 		b.Queue(claimJob, string(lane), owner, until, at).Query(func(rows pgx.Rows) (err error) {
@@ -154,10 +197,38 @@ func scanJob(row pgx.CollectableRow) (j domain.Job, err error) {
 	var tenants, report, owner pgtype.Text
 	var created time.Time
 	var started, finished, lease pgtype.Timestamptz
-	if err := row.Scan(&j.ID, &j.Kind, &j.DryRun, &t.Filter, &tenants, &j.Rate, &j.Max, &j.MaxReplays, &j.StopRatio, &j.Comment,
-		&j.Caller, &j.State, &t.Message, &j.Matched, &j.Done, &j.Stored, &j.Failed, &j.Reparsed, &j.Skipped, &j.BaseDone,
-		&j.BaseFailed, &j.After.Topic, &j.After.Partition, &j.After.Offset, &report, &created, &started, &finished, &owner,
-		&lease); err != nil {
+	if err := row.Scan(
+		&j.ID,
+		&j.Kind,
+		&j.DryRun,
+		&t.Filter,
+		&tenants,
+		&j.Rate,
+		&j.Max,
+		&j.MaxReplays,
+		&j.StopRatio,
+		&j.Comment,
+		&j.Caller,
+		&j.State,
+		&t.Message,
+		&j.Matched,
+		&j.Done,
+		&j.Stored,
+		&j.Failed,
+		&j.Reparsed,
+		&j.Skipped,
+		&j.BaseDone,
+		&j.BaseFailed,
+		&j.After.Topic,
+		&j.After.Partition,
+		&j.After.Offset,
+		&report,
+		&created,
+		&started,
+		&finished,
+		&owner,
+		&lease,
+	); err != nil {
 		return j, err
 	}
 	j.Owner, j.CreatedAt, j.StartedAt = owner.String, created.UTC(), instant(started)

@@ -16,10 +16,13 @@ const (
 			state = CASE WHEN d.state = 'stored' OR p.stored THEN 'stored' ELSE $5::text END,
 			replays = d.replays + CASE WHEN $5::text = 'replayed' THEN 1 ELSE 0 END, changed_at = $6::timestamptz
 		FROM unnest($2::text[], $3::int[], $4::bigint[], $8::boolean[]) AS p(topic, partition, "offset", stored)
-		WHERE d.state = ANY($7::text[]) AND (d.topic, d.partition, d."offset") = (p.topic, p.partition, p."offset") RETURNING d.state)
-		UPDATE jobs SET done = done + cardinality($2::text[]), stored = stored + (SELECT count(*) FROM moved WHERE state = 'stored'),
+		WHERE d.state = ANY($7::text[]) AND (d.topic, d.partition, d."offset") = (p.topic, p.partition, p."offset") RETURNING
+		d.state)
+		UPDATE jobs SET done = done + cardinality($2::text[]), stored = stored + (SELECT count(*) FROM moved WHERE state =
+		'stored'),
 			reparsed = reparsed + $10::bigint WHERE id = $1::text AND (owner IS NULL OR owner = $9::text)`
-	failLetters = `WITH failed AS (UPDATE dead_letters d SET replay = $1::text, replays = d.replays + 1, changed_at = $5::timestamptz
+	failLetters = `WITH failed AS (UPDATE dead_letters d SET replay = $1::text, replays = d.replays + 1, changed_at =
+		$5::timestamptz
 		FROM unnest($2::text[], $3::int[], $4::bigint[]) AS p(topic, partition, "offset")
 		WHERE d.state = ANY($6::text[]) AND (d.topic, d.partition, d."offset") = (p.topic, p.partition, p."offset"))
 		UPDATE jobs SET done = done + cardinality($2::text[]), failed = failed + cardinality($2::text[])
@@ -32,7 +35,14 @@ func (s *Store) lettersOf(ctx context.Context, j domain.Job) (*sqlstore.Where, e
 	if err != nil {
 		return nil, err
 	}
-	w.Add("state <> 'stored' AND replay IS DISTINCT FROM " + w.Param(sqlstore.Text, j.ID) + " AND died_at <= " + w.At(j.CreatedAt))
+	w.Add(
+		"state <> 'stored' AND replay IS DISTINCT FROM " + w.Param(
+			sqlstore.Text,
+			j.ID,
+		) + " AND died_at <= " + w.At(
+			j.CreatedAt,
+		),
+	)
 	if j.Kind == domain.Replay {
 		w.Add("replays < " + w.Param(sqlstore.Int, j.MaxReplays))
 	}
@@ -57,7 +67,8 @@ func (s *Store) TallyLettersOfJob(ctx context.Context, j domain.Job) (out []doma
 	if err != nil {
 		return nil, err
 	}
-	sql := `SELECT cause, coalesce(path, ''), class, coalesce(code, ''), coalesce(error_text, ''), count(*) FROM dead_letters
+	sql := `SELECT cause, coalesce(path, ''), class, coalesce(code, ''), coalesce(error_text, ''), count(*) FROM
+		dead_letters
 		WHERE ` + w.String() + ` GROUP BY 1, 2, 3, 4, 5 ORDER BY 6 DESC, 1, 2 LIMIT 100`
 	err = s.query(ctx, "count the dead letters of a job", sql, w.Args, func(rows pgx.Rows) (err error) {
 		out, err = pgx.CollectRows(rows, pgx.RowToStructByPos[domain.Tally])
@@ -95,8 +106,19 @@ func (s *Store) MoveLetters(ctx context.Context, step domain.LetterStep) (j doma
 		b.Queue(inIndexOrder)
 		if len(step.Moved) > 0 {
 			topics, partitions, offsets := columnsOf(positions)
-			b.Queue(moveLetters, step.Job, topics, partitions, offsets, string(step.To), step.At, deadStates(), stored, step.Owner,
-				step.Reparsed)
+			b.Queue(
+				moveLetters,
+				step.Job,
+				topics,
+				partitions,
+				offsets,
+				string(step.To),
+				step.At,
+				deadStates(),
+				stored,
+				step.Owner,
+				step.Reparsed,
+			)
 		}
 		if len(step.Failed) > 0 {
 			topics, partitions, offsets := columnsOf(step.Failed)

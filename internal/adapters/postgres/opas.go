@@ -13,9 +13,11 @@ import (
 )
 
 // The interval follows the newest uploads: the gap since the last known one, spread over those that came, counts 30 %.
-const upsertOPA = `INSERT INTO opas AS o (tenant, opa, version, first_upload, last_upload, upload_interval, uploads, events, status_at, status)
+const upsertOPA = `INSERT INTO opas AS o (tenant, opa, version, first_upload, last_upload, upload_interval, uploads,
+	events, status_at, status)
 	VALUES ($1::text, $2::text, $3::text, $4::timestamptz, $5::timestamptz,
-		CASE WHEN $6::bigint > 1 THEN ($5::timestamptz - $4::timestamptz) / ($6::bigint - 1) ELSE '0' END, $6::bigint, $7::bigint, $8::timestamptz, $9::bytea)
+		CASE WHEN $6::bigint > 1 THEN ($5::timestamptz - $4::timestamptz) / ($6::bigint - 1) ELSE '0' END, $6::bigint,
+		$7::bigint, $8::timestamptz, $9::bytea)
 	ON CONFLICT (tenant, opa) DO UPDATE SET
 	version = CASE WHEN excluded.version = '' THEN o.version ELSE excluded.version END,
 	first_upload = least(o.first_upload, excluded.first_upload),
@@ -37,7 +39,18 @@ func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observatio
 	})
 	return s.change(ctx, "record OPAs", func(b *pgx.Batch) {
 		for _, g := range sorted {
-			b.Queue(upsertOPA, g.Tenant, g.OPA, g.Version, timestamptz(g.First), timestamptz(g.Last), g.Uploads, g.Events, timestamptz(g.StatusAt), g.Status)
+			b.Queue(
+				upsertOPA,
+				g.Tenant,
+				g.OPA,
+				g.Version,
+				timestamptz(g.First),
+				timestamptz(g.Last),
+				g.Uploads,
+				g.Events,
+				timestamptz(g.StatusAt),
+				g.Status,
+			)
 		}
 	})
 }
@@ -46,15 +59,25 @@ func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observatio
 func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, error) {
 	w := dialect.Where()
 	w.Fits(domain.DecisionFields, scope.Expr())
-	sql := `SELECT tenant, opa, version, first_upload, last_upload, (extract(epoch FROM upload_interval) * 1000000)::bigint,
-		uploads, events, status_at, status FROM opas WHERE ` + w.String() + ` ORDER BY last_upload DESC NULLS LAST, opa LIMIT 1000`
+	sql := `SELECT tenant, opa, version, first_upload, last_upload, (extract(epoch FROM upload_interval) *
+		1000000)::bigint,
+		uploads, events, status_at, status FROM opas WHERE ` + w.String() + ` ORDER BY last_upload DESC NULLS LAST, opa LIMIT
+		1000`
 	var out []domain.OPA
 	err := s.query(ctx, "list OPAs", sql, w.Args, func(rows pgx.Rows) (err error) {
 		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (o domain.OPA, err error) {
 			var first, last, statusAt pgtype.Timestamptz
 			var micros int64
 			err = row.Scan(&o.Tenant, &o.OPA, &o.Version, &first, &last, &micros, &o.Uploads, &o.Events, &statusAt, &o.Status)
-			o.First, o.Last, o.StatusAt, o.Interval = instant(first), instant(last), instant(statusAt), time.Duration(micros)*time.Microsecond
+			o.First, o.Last, o.StatusAt, o.Interval = instant(
+				first,
+			), instant(
+				last,
+			), instant(
+				statusAt,
+			), time.Duration(
+				micros,
+			)*time.Microsecond
 			return o, err
 		})
 		return err

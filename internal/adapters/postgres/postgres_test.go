@@ -93,8 +93,11 @@ func storeHarness(p *testserver.Postgres, url func(database string) string) func
 				exec(t, `ALTER TABLE decisions ADD CONSTRAINT refused CHECK (decision_id <> '`+id+`')`)
 				return
 			}
-			exec(t, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$`,
-				`CREATE TRIGGER refuse BEFORE INSERT ON decisions FOR EACH ROW WHEN (NEW.decision_id = '`+id+`') EXECUTE FUNCTION refuse()`)
+			exec(
+				t,
+				`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$`,
+				`CREATE TRIGGER refuse BEFORE INSERT ON decisions FOR EACH ROW WHEN (NEW.decision_id = '`+id+`') EXECUTE FUNCTION refuse()`,
+			)
 		}
 		h.Break = func(t *testing.T, class domain.Class) func() {
 			if class == domain.Misconfigured {

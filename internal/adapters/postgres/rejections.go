@@ -30,7 +30,11 @@ const (
 )
 
 // ExchangeRejections adds to what is known and sums it up; see ports.RejectionStats.
-func (s *Store) ExchangeRejections(ctx context.Context, at time.Time, tally domain.RejectionTally) (report domain.RejectionReport, err error) {
+func (s *Store) ExchangeRejections(
+	ctx context.Context,
+	at time.Time,
+	tally domain.RejectionTally,
+) (report domain.RejectionReport, err error) {
 	rows := slices.Clone(tally.Rejections)
 	for tenant, n := range tally.Judged {
 		rows = append(rows, domain.Rejection{Tenant: tenant, Rows: n})
@@ -40,7 +44,17 @@ func (s *Store) ExchangeRejections(ctx context.Context, at time.Time, tally doma
 	})
 	err = s.change(ctx, "exchange rejections", func(b *pgx.Batch) {
 		for _, r := range rows {
-			b.Queue(addRejection, at.Truncate(time.Minute), r.Tenant, r.Fingerprint, string(r.Class), r.Code, r.Text, r.Path, r.Rows)
+			b.Queue(
+				addRejection,
+				at.Truncate(time.Minute),
+				r.Tenant,
+				r.Fingerprint,
+				string(r.Class),
+				r.Code,
+				r.Text,
+				r.Path,
+				r.Rows,
+			)
 		}
 		if len(rows) > 0 {
 			b.Queue(forgetRejections, at)
@@ -51,7 +65,11 @@ func (s *Store) ExchangeRejections(ctx context.Context, at time.Time, tally doma
 }
 
 // RejectionReport sums up what is known; see ports.RejectionReader.
-func (s *Store) RejectionReport(ctx context.Context, scope domain.Scope, at time.Time) (report domain.RejectionReport, err error) {
+func (s *Store) RejectionReport(
+	ctx context.Context,
+	scope domain.Scope,
+	at time.Time,
+) (report domain.RejectionReport, err error) {
 	err = s.reading(ctx, "read the rejection stats", func(b *pgx.Batch) { queueReport(b, scope, at, &report) })
 	return report, err
 }
@@ -61,20 +79,31 @@ func queueReport(b *pgx.Batch, scope domain.Scope, at time.Time, report *domain.
 	w := dialect.Where(at.Add(-domain.GuardSpan), at.Add(time.Minute))
 	w.Add("minute > $1::timestamptz AND minute <= $2::timestamptz")
 	w.Fits(domain.DeadLetterFields, scope.Expr())
-	b.Queue(`SELECT CASE fingerprint WHEN '' THEN '' ELSE tenant END, fingerprint, min(class), min(code), min(error), min(path),
-		sum(rows)::bigint FROM rejections WHERE `+w.String()+` GROUP BY 1, 2 ORDER BY fingerprint <> '', 7 DESC, 2, 1 LIMIT 1001`,
-		w.Args...).Query(func(rows pgx.Rows) error {
-		var r domain.Rejection
-		_, err := pgx.ForEachRow(rows, []any{&r.Tenant, &r.Fingerprint, &r.Class, &r.Code, &r.Text, &r.Path, &r.Rows}, func() error {
-			report.Add(r)
-			return nil
-		})
-		return err
-	})
+	b.Queue(
+		`SELECT CASE fingerprint WHEN '' THEN '' ELSE tenant END, fingerprint, min(class), min(code), min(error), min(path),
+		sum(rows)::bigint FROM rejections WHERE `+w.String()+` GROUP BY 1, 2 ORDER BY fingerprint <> '', 7 DESC, 2, 1 LIMIT
+		1001`,
+		w.Args...).Query(
+		func(rows pgx.Rows) error {
+			var r domain.Rejection
+			_, err := pgx.ForEachRow(
+				rows,
+				[]any{&r.Tenant, &r.Fingerprint, &r.Class, &r.Code, &r.Text, &r.Path, &r.Rows},
+				func() error {
+					report.Add(r)
+					return nil
+				},
+			)
+			return err
+		},
+	)
 	b.Queue(`SELECT fingerprint, tenants::text, accepted_at, until, caller, comment FROM `+lastAcceptances+`
 		WHERE until > $1::timestamptz ORDER BY accepted_at DESC LIMIT 1000`, at).Query(func(rows pgx.Rows) (err error) {
 		report.Acceptances, err = pgx.AppendRows(report.Acceptances, rows, scanAcceptance)
-		report.Acceptances = slices.DeleteFunc(report.Acceptances, func(a domain.Acceptance) bool { return !a.Tenants.Meets(scope) })
+		report.Acceptances = slices.DeleteFunc(
+			report.Acceptances,
+			func(a domain.Acceptance) bool { return !a.Tenants.Meets(scope) },
+		)
 		return err
 	})
 	b.Queue(guardOn).QueryRow(func(row pgx.Row) error {
@@ -108,7 +137,16 @@ func (s *Store) SetGuard(ctx context.Context, at time.Time, on bool) error {
 // AcceptRejections writes an acceptance down; see ports.Acceptances.
 func (s *Store) AcceptRejections(ctx context.Context, a domain.Acceptance, e domain.AuditEntry) error {
 	return s.change(ctx, "accept a fingerprint", func(b *pgx.Batch) {
-		sql, args := withAudit(acceptRejections, e, a.Fingerprint, sqlstore.EncodeScope(a.Tenants), a.At, a.Until, a.Caller, a.Comment)
+		sql, args := withAudit(
+			acceptRejections,
+			e,
+			a.Fingerprint,
+			sqlstore.EncodeScope(a.Tenants),
+			a.At,
+			a.Until,
+			a.Caller,
+			a.Comment,
+		)
 		b.Queue(sql, args...)
 	})
 }

@@ -32,8 +32,11 @@ type key struct {
 var (
 	inserted = `timestamp, received_at, saved_at, sanitised, unsearchable, sha256, tenant, decision_id, outcome, ` +
 		sqlstore.TextColumns("") + `, bundles, event`
-	selected = `u.timestamp, u.received_at, $1::timestamptz, u.sanitised, u.unsearchable, u.sha256, u.tenant, u.decision_id,
-		u.outcome, ` + sqlstore.TextColumns("u.") + `, u.bundles, u.event FROM unnest($2::decision_input[]) u`
+	selected = `u.timestamp, u.received_at, $1::timestamptz, u.sanitised, u.unsearchable, u.sha256, u.tenant,
+		u.decision_id,
+		u.outcome, ` + sqlstore.TextColumns(
+		"u.",
+	) + `, u.bundles, u.event FROM unnest($2::decision_input[]) u`
 	insertDecisions = `INSERT INTO decisions (` + inserted + `) SELECT ` + selected + `
 		WHERE NOT EXISTS (SELECT 1 FROM decisions_out_of_window o
 			WHERE o.decision_id = u.decision_id AND o.tenant = u.tenant AND o.timestamp = u.timestamp)
@@ -47,10 +50,12 @@ var (
 
 // Who holds the keys that were not inserted. Out of window the key has no timestamp, so any row of the same id stands
 // in the way there.
-const holders = `SELECT k.n, d.sha256 FROM unnest($1::text[], $2::text[], $3::timestamptz[]) WITH ORDINALITY AS k(tenant, decision_id, timestamp, n)
+const holders = `SELECT k.n, d.sha256 FROM unnest($1::text[], $2::text[], $3::timestamptz[]) WITH ORDINALITY AS
+	k(tenant, decision_id, timestamp, n)
 			JOIN decisions d ON d.timestamp = k.timestamp AND d.tenant = k.tenant AND d.decision_id = k.decision_id
 			WHERE d.timestamp BETWEEN $4 AND $5
-		UNION ALL SELECT k.n, o.sha256 FROM unnest($1::text[], $2::text[], $3::timestamptz[], $6::boolean[]) WITH ORDINALITY AS k(tenant, decision_id, timestamp, inside, n)
+		UNION ALL SELECT k.n, o.sha256 FROM unnest($1::text[], $2::text[], $3::timestamptz[], $6::boolean[]) WITH ORDINALITY
+		AS k(tenant, decision_id, timestamp, inside, n)
 			JOIN decisions_out_of_window o ON o.decision_id = k.decision_id AND o.tenant = k.tenant
 			WHERE NOT k.inside OR o.timestamp = k.timestamp`
 
@@ -88,11 +93,13 @@ func (s *Store) insertBatch(ctx context.Context, decisions []domain.Decision, en
 	return statuses, nil
 }
 
-// likeTheirFirst judges rows whose key comes twice in a batch that was rolled back: what would stand in their way is not there.
+// likeTheirFirst judges rows whose key comes twice in a batch that was rolled back: what would stand in their way is
+// not there.
 func likeTheirFirst(rows, twins []row, statuses []domain.SaveStatus) {
 	for _, t := range twins {
 		i := slices.IndexFunc(rows, func(r row) bool {
-			return statuses[r.at] == domain.Saved && r.Tenant == t.Tenant && r.ID == t.ID && (!r.inside || r.Timestamp.Equal(t.Timestamp))
+			return statuses[r.at] == domain.Saved && r.Tenant == t.Tenant && r.ID == t.ID &&
+				(!r.inside || r.Timestamp.Equal(t.Timestamp))
 		})
 		if i < 0 {
 			continue
@@ -103,8 +110,8 @@ func likeTheirFirst(rows, twins []row, statuses []domain.SaveStatus) {
 	}
 }
 
-// classify sorts a batch: rows of each table in the order of its key, so that two batches never wait for each other, and rows
-// whose key comes twice. What is too old has its status already.
+// classify sorts a batch: rows of each table in the order of its key, so that two batches never wait for each other,
+// and rows whose key comes twice. What is too old has its status already.
 func (s *Store) classify(decisions []domain.Decision, statuses []domain.SaveStatus) (inside, outside, twins []row) {
 	now := s.opts.Now()
 	seen := make(map[key]bool, len(decisions))
@@ -130,7 +137,10 @@ func (s *Store) classify(decisions []domain.Decision, statuses []domain.SaveStat
 	slices.SortFunc(inside, func(a, b row) int {
 		return cmp.Or(a.Timestamp.Compare(b.Timestamp), cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.ID, b.ID))
 	})
-	slices.SortFunc(outside, func(a, b row) int { return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Tenant, b.Tenant)) })
+	slices.SortFunc(
+		outside,
+		func(a, b row) int { return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Tenant, b.Tenant)) },
+	)
 	return inside, outside, twins
 }
 
@@ -168,9 +178,15 @@ type insertion struct {
 	timestamps bool
 }
 
-// insert runs insertions in one transaction of one round trip. The types of the parameters are given, so that the server
-// is not asked for them first: that would wait for the table's lock before the settings are in force.
-func (s *Store) insert(ctx context.Context, conn *pgx.Conn, settings, end string, inserts []insertion, statuses []domain.SaveStatus) error {
+// insert runs insertions in one transaction of one round trip. The types of the parameters are given, so that the
+// server is not asked for them first: that would wait for the table's lock before the settings are in force.
+func (s *Store) insert(
+	ctx context.Context,
+	conn *pgx.Conn,
+	settings, end string,
+	inserts []insertion,
+	statuses []domain.SaveStatus,
+) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.StatementTimeout+answerMargin)
 	defer cancel()
 	element, err := s.inputType(ctx, conn)
@@ -182,7 +198,13 @@ func (s *Store) insert(ctx context.Context, conn *pgx.Conn, settings, end string
 	batch.ExecParams("BEGIN", nil, nil, nil, nil)
 	batch.ExecParams(settings, nil, nil, nil, nil)
 	for _, i := range inserts {
-		batch.ExecParams(i.sql, [][]byte{now, encode(element, i.rows)}, []uint32{pgtype.TimestamptzOID, 0}, binaryFormat, binaryFormat)
+		batch.ExecParams(
+			i.sql,
+			[][]byte{now, encode(element, i.rows)},
+			[]uint32{pgtype.TimestamptzOID, 0},
+			binaryFormat,
+			binaryFormat,
+		)
 	}
 	batch.ExecParams(end, nil, nil, nil, nil)
 	results := conn.PgConn().ExecBatch(ctx, &batch)
@@ -246,7 +268,10 @@ func (s *Store) explain(ctx context.Context, rows []row, statuses []domain.SaveS
 	}
 	for _, r := range rows {
 		if statuses[r.at] == "" {
-			return domain.Errorf(domain.Unavailable, "decision rows changed while a batch was saved: what stood in the way of one is gone; trying again is right")
+			return domain.Errorf(
+				domain.Unavailable,
+				"decision rows changed while a batch was saved: what stood in the way of one is gone; trying again is right",
+			)
 		}
 	}
 	return nil
@@ -255,7 +280,19 @@ func (s *Store) explain(ctx context.Context, rows []row, statuses []domain.SaveS
 // visitHolders tells of every row that holds the key of one of these, and whether it has the same bytes.
 func (s *Store) visitHolders(ctx context.Context, rows []row, visit func(r row, same bool)) error {
 	n := len(rows)
-	tenants, ids, timestamps, inside := make([]string, n), make([]string, n), make([]pgtype.Timestamptz, n), make([]bool, n)
+	tenants, ids, timestamps, inside := make(
+		[]string,
+		n,
+	), make(
+		[]string,
+		n,
+	), make(
+		[]pgtype.Timestamptz,
+		n,
+	), make(
+		[]bool,
+		n,
+	)
 	first, last := time.Time{}, time.Time{}
 	for i, r := range rows {
 		tenants[i], ids[i], timestamps[i], inside[i] = r.Tenant, r.ID, timestamptz(r.Timestamp), r.inside

@@ -16,8 +16,11 @@ import (
 )
 
 // columns are those of a decision without its event, in the order of scan. TIME stands for each table's own column.
-var columns = `timestamp, TIME AS time, received_at, saved_at, sanitised, unsearchable, sha256, tenant, decision_id, outcome, ` +
-	sqlstore.TextColumns("") + `, bundles::text AS bundles`
+var columns = `timestamp, TIME AS time, received_at, saved_at, sanitised, unsearchable, sha256, tenant, decision_id,
+	outcome, ` +
+	sqlstore.TextColumns(
+		"",
+	) + `, bundles::text AS bundles`
 
 // The tables, and what each orders by.
 var tables = []struct{ name, time string }{{"decisions", "timestamp"}, {"decisions_out_of_window", "time"}}
@@ -63,8 +66,10 @@ func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) 
 	w.Span("TIME", q.Filter)
 	if a := q.After; a != nil {
 		at := w.At(a.Time)
-		w.Add("TIME <= " + at + " AND (TIME < " + at + " OR (tenant, decision_id) > (" + w.Param(sqlstore.Text, a.Tenant) + ", " +
-			w.Param(sqlstore.Text, a.ID) + "))")
+		w.Add(
+			"TIME <= " + at + " AND (TIME < " + at + " OR (tenant, decision_id) > (" + w.Param(sqlstore.Text, a.Tenant) + ", " +
+				w.Param(sqlstore.Text, a.ID) + "))",
+		)
 	}
 	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
 	order := ` ORDER BY TIME DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, q.Limit+1)
@@ -102,9 +107,13 @@ func (s *Store) Decisions(ctx context.Context, scope domain.Scope, id string) ([
 		return nil, err
 	}
 	newest := &out[0]
-	err = s.query(ctx, "read a decision's event", bothTables(`SELECT event::text FROM TABLE WHERE decision_id = $1::text AND tenant = $2::text AND
+	err = s.query(
+		ctx,
+		"read a decision's event",
+		bothTables(`SELECT event::text FROM TABLE WHERE decision_id = $1::text AND tenant = $2::text AND
 		timestamp IS NOT DISTINCT FROM $3::timestamptz AND TIME = $4::timestamptz`),
-		[]any{newest.ID, newest.Tenant, timestamptz(newest.Timestamp), newest.Time()}, func(rows pgx.Rows) error {
+		[]any{newest.ID, newest.Tenant, timestamptz(newest.Timestamp), newest.Time()},
+		func(rows pgx.Rows) error {
 			events, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
 			if err == nil && len(events) == 0 {
 				err = domain.Errorf(domain.Unavailable, "decision %s was dropped meanwhile: it is past its retention", id)
@@ -113,12 +122,18 @@ func (s *Store) Decisions(ctx context.Context, scope domain.Scope, id string) ([
 				newest.Event = events[0]
 			}
 			return err
-		})
+		},
+	)
 	if err != nil {
 		return nil, err
 	}
 	if sha256.Sum256(newest.Event) != newest.SHA256 {
-		return nil, domain.Errorf(domain.Misconfigured, "decision %s is damaged in the database: its bytes do not have the hash they were stored with; restore them from a backup", id)
+		return nil, domain.Errorf(
+			domain.Misconfigured,
+			"decision %s is damaged in the database: its bytes do not have the hash they were stored with; restore them from "+
+				"a backup",
+			id,
+		)
 	}
 	return out, nil
 }

@@ -1,8 +1,8 @@
-// Package postgres is the store on PostgreSQL. It owns its pools, the schema and the partitions of each day. It leaves to
-// its caller which row of a batch that failed is rejected, when to try again, and which days are dropped.
+// Package postgres is the store on PostgreSQL. It owns its pools, the schema and the partitions of each day. It leaves
+// to its caller which row of a batch that failed is rejected, when to try again, and which days are dropped.
 //
-// Every statement is sent unnamed and every setting is local to its transaction, so that a pooler in transaction mode may
-// stand in front.
+// Every statement is sent unnamed and every setting is local to its transaction, so that a pooler in transaction mode
+// may stand in front.
 package postgres
 
 import (
@@ -89,10 +89,16 @@ func Open(opts Options) (*Store, error) {
 	}
 	settings := func(lock time.Duration) string {
 		return fmt.Sprintf(`SELECT set_config('statement_timeout', '%d', true), set_config('lock_timeout', '%d', true),
-		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)`,
+		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE
+		current_setting('synchronous_commit') END, true)`,
 			opts.StatementTimeout.Milliseconds(), lock.Milliseconds())
 	}
-	s := &Store{opts: opts, days: map[domain.Day]bool{}, settings: settings(lockTimeout), probing: settings(probeLockTimeout)}
+	s := &Store{
+		opts:     opts,
+		days:     map[domain.Day]bool{},
+		settings: settings(lockTimeout),
+		probing:  settings(probeLockTimeout),
+	}
 	var err error
 	if s.write, err = s.pool(true); err != nil {
 		return nil, err
@@ -169,8 +175,14 @@ func (s *Store) Close() {
 func (s *Store) Pool() sql.DBStats {
 	st := s.write.Stat()
 	return sql.DBStats{
-		MaxOpenConnections: int(st.MaxConns()), OpenConnections: int(st.TotalConns()), InUse: int(st.AcquiredConns()), Idle: int(st.IdleConns()),
-		WaitCount: st.EmptyAcquireCount(), WaitDuration: st.EmptyAcquireWaitTime(),
+		MaxOpenConnections: int(
+			st.MaxConns(),
+		),
+		OpenConnections: int(st.TotalConns()),
+		InUse:           int(st.AcquiredConns()),
+		Idle:            int(st.IdleConns()),
+		WaitCount:       st.EmptyAcquireCount(),
+		WaitDuration:    st.EmptyAcquireWaitTime(),
 	}
 }
 
@@ -229,11 +241,22 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 	pending := true
 	err := s.withDB(ctx, func(db *sql.DB, p *goose.Provider) error {
 		var known bool
-		if err := db.QueryRowContext(ctx, `SELECT to_regclass('goose_db_version') IS NOT NULL`).Scan(&known); err != nil || !known {
+		if err := db.QueryRowContext(
+			ctx,
+			`SELECT to_regclass('goose_db_version') IS NOT NULL`,
+		).Scan(
+			&known,
+		); err != nil ||
+			!known {
 			return err
 		}
 		var current int64
-		if err := db.QueryRowContext(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`).Scan(&current); err != nil {
+		if err := db.QueryRowContext(
+			ctx,
+			`SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`,
+		).Scan(
+			&current,
+		); err != nil {
 			return err
 		}
 		pending = slices.ContainsFunc(p.ListSources(), func(source *goose.Source) bool { return source.Version > current })
@@ -243,7 +266,10 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 		return classify("look at the schema of the database", err)
 	}
 	if pending {
-		return domain.Errorf(domain.Misconfigured, "the database does not have the schema of this version: run docket migrate")
+		return domain.Errorf(
+			domain.Misconfigured,
+			"the database does not have the schema of this version: run docket migrate",
+		)
 	}
 	return nil
 }
@@ -256,7 +282,12 @@ func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	if err != nil && wait.Err() != nil && ctx.Err() == nil {
 		st := s.write.Stat()
 		return nil, &domain.Error{Class: domain.Unavailable, Code: "ACQUIRE_TIMEOUT", Err: err, Text: fmt.Sprintf(
-			"no connection to the database within %s: %d of %d are busy, %d are being made", acquireTimeout, st.AcquiredConns(), st.MaxConns(), st.ConstructingConns())}
+			"no connection to the database within %s: %d of %d are busy, %d are being made",
+			acquireTimeout,
+			st.AcquiredConns(),
+			st.MaxConns(),
+			st.ConstructingConns(),
+		)}
 	}
 	return conn, err
 }
@@ -266,9 +297,9 @@ func (s *Store) settle(op string, conn *pgx.Conn, err error) error {
 	return settleOn(s.write, s.opts.Log, op, conn, err)
 }
 
-// settleOn classifies the error of a statement, ends a transaction that failed, and lets go of every connection after one
-// has broken: the others are most likely to the same dead server, and each would cost a batch. One that was closed because
-// its caller went away says nothing of the others.
+// settleOn classifies the error of a statement, ends a transaction that failed, and lets go of every connection after
+// one has broken: the others are most likely to the same dead server, and each would cost a batch. One that was closed
+// because its caller went away says nothing of the others.
 func settleOn(pool *pgxpool.Pool, log *slog.Logger, op string, conn *pgx.Conn, err error) error {
 	if err == nil {
 		return nil
@@ -308,8 +339,8 @@ func (s *Store) change(ctx context.Context, op string, queries func(*pgx.Batch))
 	return notTheRows(s.settle(op, conn.Conn(), s.inTx(ctx, conn.Conn(), "BEGIN", queries)))
 }
 
-// notTheRows makes a statement that was canceled (57014) an outage: it is about rows of docket's own, none of which is the
-// cause.
+// notTheRows makes a statement that was canceled (57014) an outage: it is about rows of docket's own, none of which is
+// the cause.
 func notTheRows(err error) error {
 	if domain.CodeOf(err) != "57014" {
 		return err
@@ -337,9 +368,21 @@ func (s *Store) Probe(ctx context.Context) error {
 		return err
 	}
 	rows := []row{{inside: true, Decision: &domain.Decision{
-		Tenant: "docket-probe", ID: fmt.Sprintf("probe-%d", now.UnixNano()), Timestamp: now, ReceivedAt: now, Outcome: domain.OutcomeUnknown,
-		Event: probeEvent, SHA256: sha256.Sum256(probeEvent),
+		Tenant:     "docket-probe",
+		ID:         fmt.Sprintf("probe-%d", now.UnixNano()),
+		Timestamp:  now,
+		ReceivedAt: now,
+		Outcome:    domain.OutcomeUnknown,
+		Event:      probeEvent,
+		SHA256:     sha256.Sum256(probeEvent),
 	}}}
-	err = s.insert(ctx, conn, s.probing, "ROLLBACK", []insertion{{insertDecisions, rows, true}}, make([]domain.SaveStatus, 1))
+	err = s.insert(
+		ctx,
+		conn,
+		s.probing,
+		"ROLLBACK",
+		[]insertion{{insertDecisions, rows, true}},
+		make([]domain.SaveStatus, 1),
+	)
 	return classify("probe the database", err)
 }

@@ -44,7 +44,10 @@ func partitions(t *testing.T, url string) []string {
 	conn, err := pgx.Connect(t.Context(), url)
 	require.NoError(t, err)
 	defer conn.Close(context.Background())
-	rows, err := conn.Query(t.Context(), `SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'decisions'::regclass ORDER BY 1`)
+	rows, err := conn.Query(
+		t.Context(),
+		`SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'decisions'::regclass ORDER BY 1`,
+	)
 	require.NoError(t, err)
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(t, err)
@@ -56,20 +59,47 @@ func TestPartitionsComeAndGo(t *testing.T) {
 	database := newDatabase(t, p)
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	s := newStore(t, p.URL(database, ""), func(o *Options) { o.Now = func() time.Time { return now } })
-	require.Equal(t, []string{"decisions_20261122", "decisions_20261123", "decisions_20261124"}, partitions(t, p.URL(database, "")), "ahead")
+	require.Equal(
+		t,
+		[]string{"decisions_20261122", "decisions_20261123", "decisions_20261124"},
+		partitions(t, p.URL(database, "")),
+		"ahead",
+	)
 
 	row := func(id string, at time.Time) domain.Decision {
-		return domain.Decision{Tenant: "t", ID: id, Timestamp: at, ReceivedAt: now, Outcome: domain.OutcomeAllowed, Event: probeEvent, SHA256: sha256.Sum256(probeEvent)}
+		return domain.Decision{
+			Tenant:     "t",
+			ID:         id,
+			Timestamp:  at,
+			ReceivedAt: now,
+			Outcome:    domain.OutcomeAllowed,
+			Event:      probeEvent,
+			SHA256:     sha256.Sum256(probeEvent),
+		}
 	}
 	old := domain.DayOf(now) - 80
-	statuses, err := s.SaveBatch(t.Context(), []domain.Decision{row("old", old.Start()), row("new", now), row("none", time.Time{})})
+	statuses, err := s.SaveBatch(
+		t.Context(),
+		[]domain.Decision{row("old", old.Start()), row("new", now), row("none", time.Time{})},
+	)
 	require.NoError(t, err)
 	require.Equal(t, []domain.SaveStatus{domain.Saved, domain.Saved, domain.Saved}, statuses)
 	require.Contains(t, partitions(t, p.URL(database, "")), partitionOf(old), "on demand")
-	require.NoError(t, p.Exec(database, `CREATE TABLE decisions_archive PARTITION OF decisions FOR VALUES FROM ('2020-01-01') TO ('2020-01-02')`))
+	require.NoError(
+		t,
+		p.Exec(
+			database,
+			`CREATE TABLE decisions_archive PARTITION OF decisions FOR VALUES FROM ('2020-01-01') TO ('2020-01-02')`,
+		),
+	)
 	days, err := s.Days(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []domain.Day{old, domain.DayOf(now), domain.DayOf(now) + 1, domain.DayOf(now) + 2}, days, "and not what docket has not made")
+	require.Equal(
+		t,
+		[]domain.Day{old, domain.DayOf(now), domain.DayOf(now) + 1, domain.DayOf(now) + 2},
+		days,
+		"and not what docket has not made",
+	)
 
 	require.NoError(t, s.DropDay(t.Context(), old))
 	require.NotContains(t, partitions(t, p.URL(database, "")), partitionOf(old))
@@ -81,7 +111,12 @@ func TestPartitionsComeAndGo(t *testing.T) {
 	require.Empty(t, found)
 	statuses, err = s.SaveBatch(t.Context(), []domain.Decision{row("old again", old.Start())})
 	require.NoError(t, err)
-	require.Equal(t, []domain.SaveStatus{domain.Saved}, statuses, "a day that was dropped is made again where it is needed")
+	require.Equal(
+		t,
+		[]domain.SaveStatus{domain.Saved},
+		statuses,
+		"a day that was dropped is made again where it is needed",
+	)
 
 	release := lockTable(t, p, database)
 	start := time.Now()
@@ -90,7 +125,10 @@ func TestPartitionsComeAndGo(t *testing.T) {
 	require.Less(t, time.Since(start), 3*time.Second, "a lock is not waited for")
 	release()
 
-	require.NoError(t, s.RecordOPAs(t.Context(), []domain.Observation{{Tenant: "t", OPA: "gone", First: now, Last: now, Uploads: 1}}))
+	require.NoError(
+		t,
+		s.RecordOPAs(t.Context(), []domain.Observation{{Tenant: "t", OPA: "gone", First: now, Last: now, Uploads: 1}}),
+	)
 	require.NoError(t, s.DropReceivedBefore(t.Context(), now))
 	opas, err := s.OPAs(t.Context(), domain.AllTenants())
 	require.NoError(t, err)
@@ -112,7 +150,12 @@ func TestManyAtOnce(t *testing.T) {
 	var batch []domain.Decision
 	for n := range 200 {
 		batch = append(batch, domain.Decision{
-			Tenant: "t", ID: fmt.Sprintf("id-%d", n), Timestamp: now.Add(-time.Duration(n) * 6 * time.Hour), ReceivedAt: now, Outcome: domain.OutcomeAllowed, Event: []byte("{}"),
+			Tenant:     "t",
+			ID:         fmt.Sprintf("id-%d", n),
+			Timestamp:  now.Add(-time.Duration(n) * 6 * time.Hour),
+			ReceivedAt: now,
+			Outcome:    domain.OutcomeAllowed,
+			Event:      []byte("{}"),
 		})
 	}
 	var mu sync.Mutex
@@ -154,5 +197,11 @@ func TestSchemaIsChecked(t *testing.T) {
 	require.NoError(t, s.Migrate(t.Context()))
 	require.NoError(t, s.CheckSchema(t.Context()))
 	require.NoError(t, s.NoteLoss(t.Context(), "docket-saver", "docket.decisions", 3, 1, 7, "ann@example"))
-	require.NoError(t, p.Exec(database, `DO $$ BEGIN ASSERT (SELECT count(*) = 1 FROM log_losses WHERE last_offset = 7 AND caller = 'ann@example'); END $$`))
+	require.NoError(
+		t,
+		p.Exec(
+			database,
+			`DO $$ BEGIN ASSERT (SELECT count(*) = 1 FROM log_losses WHERE last_offset = 7 AND caller = 'ann@example'); END $$`,
+		),
+	)
 }

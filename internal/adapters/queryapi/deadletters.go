@@ -61,8 +61,11 @@ func (r *routes) find(c echo.Context) (domain.DeadLetter, error) {
 	}
 	l, found, err := r.Control.DeadLetter(c.Request().Context(), scope(c), id)
 	if err == nil && !found {
-		err = web.Problem(http.StatusNotFound, "there is no dead letter "+id+": it may have passed its topic's retention, be a copy of "+
-			"another one, or not be indexed yet")
+		err = web.Problem(
+			http.StatusNotFound,
+			"there is no dead letter "+id+": it may have passed its topic's retention, be a copy of "+
+				"another one, or not be indexed yet",
+		)
 	}
 	return l, err
 }
@@ -91,7 +94,11 @@ func (r *routes) deadLetter(c echo.Context) error {
 		return err
 	}
 	rec, found, err := r.bytesOf(c, &l)
-	answer := api.DeadLetterWithBytes{DeadLetter: api.DeadLetterOf(l), Available: found, Headers: api.HeadersOf(rec.Headers)}
+	answer := api.DeadLetterWithBytes{
+		DeadLetter: api.DeadLetterOf(l),
+		Available:  found,
+		Headers:    api.HeadersOf(rec.Headers),
+	}
 	event := []byte("null")
 	switch {
 	case err != nil: // what the index knows is an answer
@@ -136,7 +143,10 @@ func (r *routes) deadLetterRaw(c echo.Context) error {
 	case err != nil:
 		return err
 	case !found:
-		return web.Problem(http.StatusNotFound, "the bytes of "+l.ID+" are not in the log any more: they have passed the retention of "+l.Topic)
+		return web.Problem(
+			http.StatusNotFound,
+			"the bytes of "+l.ID+" are not in the log any more: they have passed the retention of "+l.Topic,
+		)
 	case l.Decision:
 		return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, rec.Value)
 	default:

@@ -1,5 +1,5 @@
-// Package queryapi are the routes of docket's API: what people, programs and the CLI ask and command on the console listener.
-// It leaves the JSON to api, who asks to web, and what an operator may do to operate.
+// Package queryapi are the routes of docket's API: what people, programs and the CLI ask and command on the console
+// listener. It leaves the JSON to api, who asks to web, and what an operator may do to operate.
 package queryapi
 
 import (
@@ -85,7 +85,10 @@ func Mount(e *echo.Echo, p Parts) {
 	g.GET("/pipeline", func(c echo.Context) error {
 		return c.JSON(http.StatusOK, api.PipelineOf(r.Pipeline(c.Request().Context())))
 	})
-	e.GET("/api/v1/openapi.yaml", func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", api.OpenAPI) })
+	e.GET(
+		"/api/v1/openapi.yaml",
+		func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", api.OpenAPI) },
+	)
 }
 
 // scope is that of the caller.
@@ -119,8 +122,8 @@ func (r *routes) query(c echo.Context, parse func(url.Values, time.Time) (domain
 
 const decisionPrefix = "/api/v1/decisions/"
 
-// decision answers GET /api/v1/decisions/{decision_id}, …/raw and …/trail. An id may be anything, a percent-encoded slash
-// included, so it is taken from the path as it was sent.
+// decision answers GET /api/v1/decisions/{decision_id}, …/raw and …/trail. An id may be anything, a percent-encoded
+// slash included, so it is taken from the path as it was sent.
 func (r *routes) decision(c echo.Context) error {
 	escaped := strings.TrimPrefix(c.Request().URL.EscapedPath(), decisionPrefix)
 	escaped, raw := strings.CutSuffix(escaped, "/raw")
@@ -137,8 +140,11 @@ func (r *routes) decision(c echo.Context) error {
 		return err
 	}
 	if len(rows) == 0 {
-		return web.Problem(http.StatusNotFound, "no decision "+id+" is stored: it may still be on its way, have been quarantined as a dead "+
-			"letter, or never have come. Its trail tells: docket trail, or /api/v1/decisions/{decision_id}/trail")
+		return web.Problem(
+			http.StatusNotFound,
+			"no decision "+id+" is stored: it may still be on its way, have been quarantined as a dead "+
+				"letter, or never have come. Its trail tells: docket trail, or /api/v1/decisions/{decision_id}/trail",
+		)
 	}
 	if raw {
 		return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, rows[0].Event)
@@ -210,8 +216,13 @@ const maxRequest = 64 << 10
 
 // request reads a small JSON body that looks like the example.
 func request(c echo.Context, into any, example string) error {
-	if kind, _, _ := mime.ParseMediaType(c.Request().Header.Get(echo.HeaderContentType)); kind != echo.MIMEApplicationJSON {
-		return web.Problem(http.StatusUnsupportedMediaType, "want Content-Type: application/json") // no page of a browser's may send it unasked
+	if kind, _, _ := mime.ParseMediaType(
+		c.Request().Header.Get(echo.HeaderContentType),
+	); kind != echo.MIMEApplicationJSON {
+		return web.Problem(
+			http.StatusUnsupportedMediaType,
+			"want Content-Type: application/json",
+		) // no page of a browser's may send it unasked
 	}
 	dec := json.NewDecoder(io.LimitReader(c.Request().Body, maxRequest))
 	dec.DisallowUnknownFields()

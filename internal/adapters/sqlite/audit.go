@@ -27,13 +27,30 @@ func audit(tx *sql.Tx, e domain.AuditEntry) error {
 		return nil
 	}
 	t := sqlstore.TextsOf(e)
-	_, err := tx.Exec(insertAudit, e.At.UnixMicro(), e.Caller, text(t.Tenants), e.Action, e.Target, t.Filter, e.Matched, e.Done,
-		e.Failed, e.Comment, t.Outcome)
+	_, err := tx.Exec(
+		insertAudit,
+		e.At.UnixMicro(),
+		e.Caller,
+		text(t.Tenants),
+		e.Action,
+		e.Target,
+		t.Filter,
+		e.Matched,
+		e.Done,
+		e.Failed,
+		e.Comment,
+		t.Outcome,
+	)
 	return err
 }
 
 // Audits lists entries; see ports.AuditReader.
-func (s *Store) Audits(ctx context.Context, scope domain.Scope, before time.Time, limit int) (out []domain.AuditEntry, err error) {
+func (s *Store) Audits(
+	ctx context.Context,
+	scope domain.Scope,
+	before time.Time,
+	limit int,
+) (out []domain.AuditEntry, err error) {
 	w := dialect.Where()
 	w.Owned(scope)
 	w.Span("at", domain.Filter{Until: before})
@@ -44,8 +61,19 @@ func (s *Store) Audits(ctx context.Context, scope domain.Scope, before time.Time
 		var t sqlstore.AuditTexts
 		var tenants sql.NullString
 		var at int64
-		if err := rows.Scan(&at, &e.Caller, &tenants, &e.Action, &e.Target, &t.Filter, &e.Matched, &e.Done, &e.Failed, &e.Comment,
-			&t.Outcome); err != nil {
+		if err := rows.Scan(
+			&at,
+			&e.Caller,
+			&tenants,
+			&e.Action,
+			&e.Target,
+			&t.Filter,
+			&e.Matched,
+			&e.Done,
+			&e.Failed,
+			&e.Comment,
+			&t.Outcome,
+		); err != nil {
 			return err
 		}
 		e.At, t.Tenants = time.UnixMicro(at).UTC(), tenants.String

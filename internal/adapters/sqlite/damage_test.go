@@ -22,7 +22,10 @@ import (
 func publishN(t *testing.T, l *Log, topic string, n int) {
 	t.Helper()
 	for i := range n {
-		require.NoError(t, l.Publish(t.Context(), []domain.Record{{Topic: topic, Key: fmt.Sprint(i), Value: fmt.Appendf(nil, "value-%d", i)}}))
+		require.NoError(
+			t,
+			l.Publish(t.Context(), []domain.Record{{Topic: topic, Key: fmt.Sprint(i), Value: fmt.Appendf(nil, "value-%d", i)}}),
+		)
 	}
 }
 
@@ -52,13 +55,20 @@ func TestDamageIsFoundAtStartAndCanBeAccepted(t *testing.T) {
 		name, harm string
 		lost       []Loss
 	}{
-		{"a value", `UPDATE records SET value = x'00' WHERE id & 0xfff = 3`, []Loss{{testTopics.DLQ, 3, 3, "damaged or missing"}}},
-		{"a key", `UPDATE records SET key = 'x' WHERE id & 0xfff IN (3, 4)`, []Loss{{testTopics.DLQ, 3, 4, "damaged or missing"}}},
-		{"headers", `UPDATE records SET headers = '[ ]' WHERE id & 0xfff = 0`, []Loss{{testTopics.DLQ, 0, 0, "damaged or missing"}}},
-		{"a time", `UPDATE records SET written_at = 0 WHERE id & 0xfff = 9`, []Loss{{testTopics.DLQ, 9, 9, "damaged or missing"}}},
-		{"two swapped", `UPDATE records SET id = id + 100 WHERE id & 0xfff = 5`, []Loss{{testTopics.DLQ, 5, 5, "damaged or missing"}}},
-		{"records in the middle are gone", `DELETE FROM records WHERE id & 0xfff BETWEEN 2 AND 6`, []Loss{{testTopics.DLQ, 2, 6, "damaged or missing"}}},
-		{"records at the end are gone", `DELETE FROM records WHERE id & 0xfff > 7`, []Loss{{testTopics.DLQ, 8, 9, "damaged or missing"}}},
+		{"a value", `UPDATE records SET value = x'00' WHERE id & 0xfff = 3`, []Loss{{testTopics.DLQ, 3, 3,
+			"damaged or missing"}}},
+		{"a key", `UPDATE records SET key = 'x' WHERE id & 0xfff IN (3, 4)`, []Loss{{testTopics.DLQ, 3, 4,
+			"damaged or missing"}}},
+		{"headers", `UPDATE records SET headers = '[ ]' WHERE id & 0xfff = 0`, []Loss{{testTopics.DLQ, 0, 0,
+			"damaged or missing"}}},
+		{"a time", `UPDATE records SET written_at = 0 WHERE id & 0xfff = 9`, []Loss{{testTopics.DLQ, 9, 9,
+			"damaged or missing"}}},
+		{"two swapped", `UPDATE records SET id = id + 100 WHERE id & 0xfff = 5`, []Loss{{testTopics.DLQ, 5, 5,
+			"damaged or missing"}}},
+		{"records in the middle are gone", `DELETE FROM records WHERE id & 0xfff BETWEEN 2 AND 6`, []Loss{{testTopics.DLQ, 2,
+			6, "damaged or missing"}}},
+		{"records at the end are gone", `DELETE FROM records WHERE id & 0xfff > 7`, []Loss{{testTopics.DLQ, 8, 9,
+			"damaged or missing"}}},
 		{"an old copy", `DELETE FROM records WHERE id & 0xfff > 7; UPDATE topics SET next_offset = 8 WHERE name = 'docket.dlq'`, []Loss{{testTopics.DLQ, 8, 9, "missing below the high-water mark"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -111,7 +121,8 @@ func readAll(t *testing.T, l *Log, topic string) []string {
 	defer cancel()
 	done := make(chan error, 1)
 	go func() {
-		done <- l.Consume(ctx, ports.Subscription{Group: "all", Topics: []string{topic}, MaxRecords: 3, MaxBytes: 1 << 20, MaxWait: time.Millisecond},
+		done <- l.Consume(ctx, ports.Subscription{Group: "all", Topics: []string{topic}, MaxRecords: 3, MaxBytes: 1 << 20,
+			MaxWait: time.Millisecond},
 			func(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
 				for _, r := range batch {
 					require.Equal(t, fmt.Sprint(r.Offset), r.Key)
@@ -139,11 +150,24 @@ func TestDamageWhileRunningStopsTheTopic(t *testing.T) {
 	require.NoError(t, err)
 	publishN(t, l, testTopics.Decisions, 3)
 	execFile(t, dir, `UPDATE records SET value = x'00' WHERE id & 0xfff = 1`)
-	err = l.Consume(t.Context(), ports.Subscription{Group: "g", Topics: []string{testTopics.Decisions}, MaxRecords: 10, MaxBytes: 1000, MaxWait: time.Millisecond},
-		func(context.Context, []domain.Record) ([]ports.Pause, error) { return nil, errors.New("not reached") })
+	err = l.Consume(
+		t.Context(),
+		ports.Subscription{
+			Group:      "g",
+			Topics:     []string{testTopics.Decisions},
+			MaxRecords: 10,
+			MaxBytes:   1000,
+			MaxWait:    time.Millisecond,
+		},
+		func(context.Context, []domain.Record) ([]ports.Pause, error) { return nil, errors.New("not reached") },
+	)
 	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "%v", err)
 	require.EqualValues(t, 1, <-lost)
-	require.NoError(t, l.Publish(t.Context(), []domain.Record{{Topic: testTopics.Decisions, Key: "k", Value: []byte("{}")}}), "uploads are still taken")
+	require.NoError(
+		t,
+		l.Publish(t.Context(), []domain.Record{{Topic: testTopics.Decisions, Key: "k", Value: []byte("{}")}}),
+		"uploads are still taken",
+	)
 	require.NoError(t, l.Close())
 }
 
@@ -159,7 +183,7 @@ func TestTheMarkIsMissed(t *testing.T) {
 			_, err := OpenLog(t.Context(), dir, logOptions(t))
 			require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
 			require.ErrorContains(t, err, "docket log accept-loss")
-			require.NoError(t, harm(filepath.Join(dir.path, markFile)), "opening it does not mend it")
+			require.NoError(t, harm(filepath.Join(dir.path, markFile)), "opening it does not repair it")
 			lost, err := AcceptLoss(t.Context(), dir, logOptions(t), false)
 			require.NoError(t, err)
 			require.Empty(t, lost)
@@ -178,8 +202,20 @@ func TestConsumedRecordsAreTrimmed(t *testing.T) {
 	defer l.Close()
 	publishN(t, l, testTopics.Decisions, 5)
 	ctx, cancel := context.WithCancel(t.Context())
-	require.NoError(t, l.Consume(ctx, ports.Subscription{Group: "g", Topics: []string{testTopics.Decisions}, MaxRecords: 5, MaxBytes: 1000, MaxWait: time.Millisecond},
-		func(context.Context, []domain.Record) ([]ports.Pause, error) { cancel(); return nil, nil }))
+	require.NoError(
+		t,
+		l.Consume(
+			ctx,
+			ports.Subscription{
+				Group:      "g",
+				Topics:     []string{testTopics.Decisions},
+				MaxRecords: 5,
+				MaxBytes:   1000,
+				MaxWait:    time.Millisecond,
+			},
+			func(context.Context, []domain.Record) ([]ports.Pause, error) { cancel(); return nil, nil },
+		),
+	)
 	var left int
 	require.NoError(t, l.read.QueryRowContext(t.Context(), `SELECT count(*) FROM records`).Scan(&left))
 	require.Zero(t, left)
@@ -227,7 +263,14 @@ func TestManyDecisionsAreDropped(t *testing.T) {
 	defer s.Close()
 	var rows []domain.Decision
 	for i := range 2500 {
-		d := domain.Decision{Tenant: "t", ID: fmt.Sprint(i), Timestamp: now, ReceivedAt: now, Outcome: domain.OutcomeDenied, Event: []byte("{}")}
+		d := domain.Decision{
+			Tenant:     "t",
+			ID:         fmt.Sprint(i),
+			Timestamp:  now,
+			ReceivedAt: now,
+			Outcome:    domain.OutcomeDenied,
+			Event:      []byte("{}"),
+		}
 		if i%2 == 0 {
 			d.Timestamp = time.Time{}
 		}
@@ -251,13 +294,24 @@ func TestDamagedRowIsNotServed(t *testing.T) {
 	dir := openDir(t, t.TempDir())
 	defer dir.Close()
 	s, err := OpenStore(t.Context(), dir, StoreOptions{
-		Window: domain.Window{Retention: time.Hour, Ahead: time.Hour}, Migrate: true, Fatal: func(err error) { t.Error(err) }, Log: logOptions(t).Log,
+		Window: domain.Window{
+			Retention: time.Hour,
+			Ahead:     time.Hour,
+		},
+		Migrate: true,
+		Fatal:   func(err error) { t.Error(err) },
+		Log:     logOptions(t).Log,
 	})
 	require.NoError(t, err)
 	defer s.Close()
 	p, err := domain.NewProjector(nil)
 	require.NoError(t, err)
-	_, err = s.SaveBatch(t.Context(), []domain.Decision{p.Project(domain.Record{Value: []byte(`{"decision_id":"a"}`), Headers: domain.Headers{ReceivedAt: time.Now()}})})
+	_, err = s.SaveBatch(
+		t.Context(),
+		[]domain.Decision{
+			p.Project(domain.Record{Value: []byte(`{"decision_id":"a"}`), Headers: domain.Headers{ReceivedAt: time.Now()}}),
+		},
+	)
 	require.NoError(t, err)
 	_, err = s.write.ExecContext(t.Context(), `UPDATE decisions_out_of_window SET event = '{"decision_id":"b"}'`)
 	require.NoError(t, err)

@@ -35,16 +35,23 @@ const deleteStep = 1000
 // DropDay deletes a day's rows; see ports.DecisionDays.
 func (s *Store) DropDay(ctx context.Context, day domain.Day) error {
 	first := day.Start().UnixMicro()
-	return s.deleteSteps(ctx, "drop a day in "+storeFile,
-		`DELETE FROM decisions WHERE rowid IN (SELECT rowid FROM decisions WHERE time >= ? AND time < ? LIMIT ?)`, first, first+microsOfDay)
+	return s.deleteSteps(
+		ctx,
+		"drop a day in "+storeFile,
+		`DELETE FROM decisions WHERE rowid IN (SELECT rowid FROM decisions WHERE time >= ? AND time < ? LIMIT ?)`,
+		first,
+		first+microsOfDay,
+	)
 }
 
 // DropReceivedBefore deletes what is kept by receipt; see ports.DecisionDays.
 func (s *Store) DropReceivedBefore(ctx context.Context, oldest time.Time) error {
 	for _, query := range []string{
-		`DELETE FROM decisions_out_of_window WHERE rowid IN (SELECT rowid FROM decisions_out_of_window WHERE received_at < ? LIMIT ?)`,
+		`DELETE FROM decisions_out_of_window WHERE rowid IN (SELECT rowid FROM decisions_out_of_window WHERE received_at < ?
+			LIMIT ?)`,
 		// OPAs make up a new id at every start.
-		`DELETE FROM opas WHERE rowid IN (SELECT rowid FROM opas WHERE max(coalesce(last_upload, 0), coalesce(status_at, 0)) < ? LIMIT ?)`,
+		`DELETE FROM opas WHERE rowid IN (SELECT rowid FROM opas WHERE max(coalesce(last_upload, 0), coalesce(status_at, 0)) <
+			? LIMIT ?)`,
 	} {
 		if err := s.deleteSteps(ctx, "expire in "+storeFile, query, oldest.UnixMicro()); err != nil {
 			return err

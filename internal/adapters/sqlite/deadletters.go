@@ -17,27 +17,35 @@ var anyDeadState = sqlstore.InList(domain.DeadStates)
 
 // A record that is known is read again, and everything else is as it was; a copy is behind it.
 var (
-	isCopy = `(CASE WHEN excluded.topic = d.topic AND excluded.partition = d.partition THEN excluded."offset" > d."offset" ELSE excluded.died_at > d.died_at END)`
+	isCopy = `(CASE WHEN excluded.topic = d.topic AND excluded.partition = d.partition THEN excluded."offset" > d."offset"
+		ELSE excluded.died_at > d.died_at END)`
 
 	indexDeadLetter = `INSERT INTO dead_letters AS d (` + sqlstore.DeadLetterColumns + `) VALUES (` +
 		placeholders(sqlstore.Columns(sqlstore.DeadLetterColumns)) + `)
 		ON CONFLICT (sha256, tenant, class) DO UPDATE SET
-		topic = excluded.topic, partition = excluded.partition, "offset" = excluded."offset", code = excluded.code, cause = excluded.cause,
-		error = excluded.error, error_text = excluded.error_text, fingerprint = excluded.fingerprint, attempts = excluded.attempts,
-		decision_id = excluded.decision_id, path = excluded.path, timestamp = excluded.timestamp, decision = excluded.decision, whole = excluded.whole,
+		topic = excluded.topic, partition = excluded.partition, "offset" = excluded."offset", code = excluded.code, cause =
+		excluded.cause,
+		error = excluded.error, error_text = excluded.error_text, fingerprint = excluded.fingerprint, attempts =
+		excluded.attempts,
+		decision_id = excluded.decision_id, path = excluded.path, timestamp = excluded.timestamp, decision =
+		excluded.decision, whole = excluded.whole,
 		upload = excluded.upload, origin = excluded.origin, died_at = max(d.died_at, excluded.died_at),
 		state = CASE WHEN ` + isCopy + ` AND excluded.replay IS NOT NULL AND d.state <> 'stored' THEN 'open' ELSE d.state END,
-		changed_at = CASE WHEN ` + isCopy + ` AND excluded.replay IS NOT NULL AND d.state <> 'stored' THEN excluded.changed_at ELSE d.changed_at END,
+		changed_at = CASE WHEN ` + isCopy + ` AND excluded.replay IS NOT NULL AND d.state <> 'stored' THEN excluded.changed_at
+		ELSE d.changed_at END,
 		indexed_at = CASE WHEN ` + isCopy + ` THEN excluded.indexed_at ELSE d.indexed_at END,
 		copies = CASE WHEN ` + isCopy + ` THEN d.copies + excluded.copies ELSE max(d.copies, excluded.copies) END,
 		replay = coalesce(excluded.replay, d.replay), replays = max(d.replays, excluded.replays)
-		WHERE ` + isCopy + ` OR (excluded.topic = d.topic AND excluded.partition = d.partition AND excluded."offset" = d."offset")
+		WHERE ` + isCopy + ` OR (excluded.topic = d.topic AND excluded.partition = d.partition AND excluded."offset" =
+		d."offset")
 		RETURNING replay, changed_at`
 )
 
 // The row of a dead letter, wherever it is.
-const hasRow = `(EXISTS (SELECT 1 FROM decisions x WHERE x.decision_id = d.decision_id AND x.tenant = d.tenant AND x.timestamp = d.timestamp AND x.sha256 = d.sha256)
-	OR EXISTS (SELECT 1 FROM decisions_out_of_window x WHERE x.decision_id = d.decision_id AND x.tenant = d.tenant AND x.sha256 = d.sha256))`
+const hasRow = `(EXISTS (SELECT 1 FROM decisions x WHERE x.decision_id = d.decision_id AND x.tenant = d.tenant AND
+	x.timestamp = d.timestamp AND x.sha256 = d.sha256)
+	OR EXISTS (SELECT 1 FROM decisions_out_of_window x WHERE x.decision_id = d.decision_id AND x.tenant = d.tenant AND
+	x.sha256 = d.sha256))`
 
 // IndexDeadLetters takes in dead letters; see ports.DeadLetterIndex.
 func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLetter) error {
@@ -54,7 +62,13 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 				return err
 			}
 			// What stands there with other bytes is of a topic that was made anew.
-			if _, err := tx.Exec(`DELETE FROM dead_letters WHERE id = ? AND (sha256, tenant, class) <> (?, ?, ?)`, l.ID, l.SHA256[:], l.Tenant, string(l.Class)); err != nil {
+			if _, err := tx.Exec(
+				`DELETE FROM dead_letters WHERE id = ? AND (sha256, tenant, class) <> (?, ?, ?)`,
+				l.ID,
+				l.SHA256[:],
+				l.Tenant,
+				string(l.Class),
+			); err != nil {
 				return err
 			}
 			var replay sql.NullString
@@ -66,7 +80,15 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 			if replay.Valid && changed == now {
 				failed[replay.String]++
 			}
-			if err := closeOne(tx, now, `sha256 = ? AND tenant = ? AND class = ?`, l.SHA256[:], l.Tenant, string(l.Class)); err != nil && !errors.Is(err, sql.ErrNoRows) {
+			if err := closeOne(
+				tx,
+				now,
+				`sha256 = ? AND tenant = ? AND class = ?`,
+				l.SHA256[:],
+				l.Tenant,
+				string(l.Class),
+			); err != nil &&
+				!errors.Is(err, sql.ErrNoRows) {
 				return err
 			}
 		}
@@ -83,19 +105,53 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 // deadValues are a dead letter's, in the order of sqlstore.DeadLetterColumns.
 func deadValues(l domain.DeadLetter, now int64) []any {
 	return []any{
-		l.ID, l.Topic, l.Partition, l.Offset, string(domain.DeadOpen), string(l.Class), text(l.Code), string(l.Cause), text(l.Error), text(l.Text), l.Fingerprint,
-		l.Attempts, l.Tenant, text(l.DecisionID), text(l.Path), micros(l.Timestamp), l.Decision, l.Whole, l.SHA256[:], l.Bytes, text(l.Upload), text(l.Origin),
-		micros(l.ReceivedAt), micros(l.FirstFailedAt), l.DiedAt.UnixMicro(), now, now, l.Copies, text(l.Replay), l.Replays,
+		l.ID,
+		l.Topic,
+		l.Partition,
+		l.Offset,
+		string(domain.DeadOpen),
+		string(l.Class),
+		text(l.Code),
+		string(l.Cause),
+		text(l.Error),
+		text(l.Text),
+		l.Fingerprint,
+		l.Attempts,
+		l.Tenant,
+		text(l.DecisionID),
+		text(l.Path),
+		micros(l.Timestamp),
+		l.Decision,
+		l.Whole,
+		l.SHA256[:],
+		l.Bytes,
+		text(l.Upload),
+		text(l.Origin),
+		micros(l.ReceivedAt),
+		micros(l.FirstFailedAt),
+		l.DiedAt.UnixMicro(),
+		now,
+		now,
+		l.Copies,
+		text(l.Replay),
+		l.Replays,
 	}
 }
 
-// closeOne closes a dead letter whose row exists with the same bytes, or returns sql.ErrNoRows. The count of a job's stored dead
-// letters follows only what it has replayed.
+// closeOne closes a dead letter whose row exists with the same bytes, or returns sql.ErrNoRows. The count of a job's
+// stored dead letters follows only what it has replayed.
 func closeOne(tx *sql.Tx, now int64, which string, args ...any) error {
 	var id, state string
 	var replay sql.NullString
-	if err := tx.QueryRow(`SELECT id, state, replay FROM dead_letters AS d WHERE `+which+` AND state IN ('open', 'replayed') AND decision AND `+hasRow, args...).
-		Scan(&id, &state, &replay); err != nil {
+	if err := tx.QueryRow(
+		`SELECT id, state, replay FROM dead_letters AS d WHERE `+which+` AND state IN ('open', 'replayed') AND decision AND
+			`+hasRow,
+		args...).
+		Scan(
+			&id,
+			&state,
+			&replay,
+		); err != nil {
 		return err
 	}
 	if _, err := tx.Exec(`UPDATE dead_letters SET state = 'stored', changed_at = ? WHERE id = ?`, now, id); err != nil {
@@ -109,9 +165,22 @@ func closeOne(tx *sql.Tx, now int64, which string, args ...any) error {
 }
 
 // CloseStored closes the next dead letters in a state that have a row; see ports.DeadLetterIndex.
-func (s *Store) CloseStored(ctx context.Context, state domain.DeadState, after domain.Position, limit int) (closed int, next domain.Position, err error) {
-	candidates, err := s.deadLetters(ctx, `WHERE state = ? AND decision AND (topic, partition, "offset") > (?, ?, ?) ORDER BY topic, partition, "offset" LIMIT ?`,
-		string(state), after.Topic, after.Partition, after.Offset, limit)
+func (s *Store) CloseStored(
+	ctx context.Context,
+	state domain.DeadState,
+	after domain.Position,
+	limit int,
+) (closed int, next domain.Position, err error) {
+	candidates, err := s.deadLetters(
+		ctx,
+		`WHERE state = ? AND decision AND (topic, partition, "offset") > (?, ?, ?) ORDER BY topic, partition, "offset" LIMIT
+			?`,
+		string(state),
+		after.Topic,
+		after.Partition,
+		after.Offset,
+		limit,
+	)
 	if err != nil || len(candidates) == 0 {
 		return 0, domain.Position{}, err
 	}
@@ -133,14 +202,24 @@ func (s *Store) CloseStored(ctx context.Context, state domain.DeadState, after d
 }
 
 // ForgetDeadLetters removes what has fallen off the log; see ports.DeadLetterIndex.
-func (s *Store) ForgetDeadLetters(ctx context.Context, topic string, partition int32, oldest int64) (map[domain.DeadState]int64, error) {
+func (s *Store) ForgetDeadLetters(
+	ctx context.Context,
+	topic string,
+	partition int32,
+	oldest int64,
+) (map[domain.DeadState]int64, error) {
 	gone := map[domain.DeadState]int64{}
 	const step = 1000
 	for removed := step; removed == step; {
 		removed = 0
 		err := s.inTx(ctx, func(tx *sql.Tx) error {
-			rows, err := tx.Query(`DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE state IN `+anyDeadState+`
-				AND topic = ? AND partition = ? AND "offset" < ? LIMIT 1000) RETURNING state`, topic, partition, oldest)
+			rows, err := tx.Query(
+				`DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters WHERE state IN `+anyDeadState+`
+				AND topic = ? AND partition = ? AND "offset" < ? LIMIT 1000) RETURNING state`,
+				topic,
+				partition,
+				oldest,
+			)
 			if err != nil {
 				return err
 			}
@@ -168,8 +247,8 @@ const rare = 50_000
 // maxFingerprints is how many fingerprints are looked for one by one.
 const maxFingerprints = 200
 
-// ofDeadLetters is what a filter wants of the index. What a fingerprint stands for is looked up in the counts first: a path
-// that is rare among a million dead letters is found by its fingerprints.
+// ofDeadLetters is what a filter wants of the index. What a fingerprint stands for is looked up in the counts first: a
+// path that is rare among a million dead letters is found by its fingerprints.
 func (s *Store) ofDeadLetters(ctx context.Context, scope domain.Scope, f domain.Filter) (*sqlstore.Where, error) {
 	w := dialect.Where()
 	wanted := domain.AllOf(f.Where, scope.Expr())
@@ -230,7 +309,12 @@ func (s *Store) DeadLetters(ctx context.Context, scope domain.Scope, q domain.Qu
 }
 
 // inScope reads the rows of the index that a condition chooses within a scope.
-func (s *Store) inScope(ctx context.Context, scope domain.Scope, w *sqlstore.Where, tail string) ([]domain.DeadLetter, error) {
+func (s *Store) inScope(
+	ctx context.Context,
+	scope domain.Scope,
+	w *sqlstore.Where,
+	tail string,
+) ([]domain.DeadLetter, error) {
 	w.Fits(domain.DeadLetterFields, scope.Expr())
 	return s.deadLetters(ctx, "WHERE "+w.String()+tail, w.Args...)
 }
@@ -259,7 +343,11 @@ func (s *Store) DeadLettersOf(ctx context.Context, scope domain.Scope, decisionI
 }
 
 // CountDeadLetters counts by state; see ports.DeadLetterReader.
-func (s *Store) CountDeadLetters(ctx context.Context, scope domain.Scope, f domain.Filter) (map[domain.DeadState]int64, error) {
+func (s *Store) CountDeadLetters(
+	ctx context.Context,
+	scope domain.Scope,
+	f domain.Filter,
+) (map[domain.DeadState]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	w, err := s.ofDeadLetters(ctx, scope, f)
@@ -268,7 +356,8 @@ func (s *Store) CountDeadLetters(ctx context.Context, scope domain.Scope, f doma
 	}
 	query := `SELECT state, count(*) FROM dead_letters WHERE ` + w.String() + ` GROUP BY state`
 	if f.Countable() {
-		query = `SELECT state, sum(letters) FROM dead_letter_counts WHERE ` + w.String() + ` GROUP BY state HAVING sum(letters) > 0`
+		query = `SELECT state, sum(letters) FROM dead_letter_counts WHERE ` + w.String() + ` GROUP BY state HAVING
+			sum(letters) > 0`
 	}
 	out := map[domain.DeadState]int64{}
 	err = s.each(ctx, query, w.Args, func(rows *sql.Rows) error {
@@ -297,19 +386,44 @@ func (s *Store) DeadGroups(ctx context.Context, scope domain.Scope, f domain.Fil
 	sample := having.And()
 	sample.Fits(domain.DeadLetterFields, wanted.About(domain.FieldTenant, domain.FieldTopic))
 	sum := func(state domain.DeadState) string { return fmt.Sprintf("sum(iif(state = '%s', letters, 0))", state) }
-	query := `SELECT g.*, coalesce((SELECT id FROM dead_letters d WHERE d.fingerprint = g.fingerprint AND ` + sample.String() + `
+	query := `SELECT g.*, coalesce((SELECT id FROM dead_letters d WHERE d.fingerprint = g.fingerprint AND ` +
+		sample.String() + `
 		ORDER BY died_at DESC LIMIT 1), '') FROM (
-		SELECT fingerprint, min(class), coalesce(min(code), ''), min(cause), coalesce(min(error_text), ''), coalesce(min(path), ''), ` +
-		sum(domain.DeadOpen) + ` AS open, ` + sum(domain.DeadReplayed) + `, ` + sum(domain.DeadDiscarded) + `, ` +
-		sum(domain.DeadStored) + `, min(first_at), max(last_at) FROM dead_letter_counts
+		SELECT fingerprint, min(class), coalesce(min(code), ''), min(cause), coalesce(min(error_text), ''),
+		coalesce(min(path), ''), ` +
+		sum(
+			domain.DeadOpen,
+		) + ` AS open, ` + sum(
+		domain.DeadReplayed,
+	) + `, ` + sum(
+		domain.DeadDiscarded,
+	) + `, ` +
+		sum(
+			domain.DeadStored,
+		) + `, min(first_at), max(last_at) FROM dead_letter_counts
 		WHERE ` + counts.String() + ` GROUP BY fingerprint HAVING ` + having.String() + `
-		ORDER BY open DESC, sum(letters) DESC, fingerprint LIMIT ` + fmt.Sprint(domain.MaxGroups) + `) g`
+		ORDER BY open DESC, sum(letters) DESC, fingerprint LIMIT ` + fmt.Sprint(
+		domain.MaxGroups,
+	) + `) g`
 	var out []domain.DeadGroup
 	err := s.each(ctx, query, sample.Args, func(rows *sql.Rows) error {
 		var g domain.DeadGroup
 		var open, replayed, discarded, stored, first, last int64
-		err := rows.Scan(&g.Fingerprint, &g.Class, &g.Code, &g.Cause, &g.Text, &g.Path, &open, &replayed, &discarded, &stored, &first,
-			&last, &g.Sample)
+		err := rows.Scan(
+			&g.Fingerprint,
+			&g.Class,
+			&g.Code,
+			&g.Cause,
+			&g.Text,
+			&g.Path,
+			&open,
+			&replayed,
+			&discarded,
+			&stored,
+			&first,
+			&last,
+			&g.Sample,
+		)
 		g.Letters = map[domain.DeadState]int64{
 			domain.DeadOpen: open, domain.DeadReplayed: replayed, domain.DeadDiscarded: discarded, domain.DeadStored: stored,
 		}
@@ -326,15 +440,56 @@ func scanDeadLetter(rows *sql.Rows) (l domain.DeadLetter, err error) {
 	var timestamp, receivedAt, firstFailedAt sql.NullInt64
 	var died, indexed, changed int64
 	var sum []byte
-	err = rows.Scan(&l.ID, &l.Topic, &l.Partition, &l.Offset, &l.State, &l.Class, &code, &l.Cause, &failure, &errorText, &l.Fingerprint, &l.Attempts, &l.Tenant,
-		&decisionID, &path, &timestamp, &l.Decision, &l.Whole, &sum, &l.Bytes, &upload, &origin, &receivedAt, &firstFailedAt, &died, &indexed, &changed,
-		&l.Copies, &replay, &l.Replays)
-	l.Code, l.Error, l.Text, l.DecisionID, l.Path = code.String, failure.String, errorText.String, decisionID.String, path.String
+	err = rows.Scan(
+		&l.ID,
+		&l.Topic,
+		&l.Partition,
+		&l.Offset,
+		&l.State,
+		&l.Class,
+		&code,
+		&l.Cause,
+		&failure,
+		&errorText,
+		&l.Fingerprint,
+		&l.Attempts,
+		&l.Tenant,
+		&decisionID,
+		&path,
+		&timestamp,
+		&l.Decision,
+		&l.Whole,
+		&sum,
+		&l.Bytes,
+		&upload,
+		&origin,
+		&receivedAt,
+		&firstFailedAt,
+		&died,
+		&indexed,
+		&changed,
+		&l.Copies,
+		&replay,
+		&l.Replays,
+	)
+	l.Code, l.Error, l.Text, l.DecisionID, l.Path = code.String, failure.String, errorText.String, decisionID.String,
+		path.String
 	l.Upload, l.Origin, l.Replay = upload.String, origin.String, replay.String
 	l.Timestamp, l.ReceivedAt, l.FirstFailedAt = instant(timestamp), instant(receivedAt), instant(firstFailedAt)
-	l.DiedAt, l.IndexedAt, l.ChangedAt = time.UnixMicro(died).UTC(), time.UnixMicro(indexed).UTC(), time.UnixMicro(changed).UTC()
+	l.DiedAt, l.IndexedAt, l.ChangedAt = time.UnixMicro(
+		died,
+	).UTC(), time.UnixMicro(
+		indexed,
+	).UTC(), time.UnixMicro(
+		changed,
+	).UTC()
 	if err == nil && len(sum) != sha256.Size {
-		return l, domain.Errorf(domain.Misconfigured, "dead letter %s has a hash of %d bytes: repair the index with docket dlq reindex", l.ID, len(sum))
+		return l, domain.Errorf(
+			domain.Misconfigured,
+			"dead letter %s has a hash of %d bytes: repair the index with docket dlq reindex",
+			l.ID,
+			len(sum),
+		)
 	}
 	copy(l.SHA256[:], sum)
 	return l, err

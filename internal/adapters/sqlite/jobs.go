@@ -19,11 +19,27 @@ var (
 func (s *Store) CreateJob(ctx context.Context, j domain.Job, e domain.AuditEntry) (twin string, err error) {
 	filter, tenants := sqlstore.EncodeFilter(j.Filter), text(sqlstore.EncodeScope(j.Tenants))
 	err = s.inTx(ctx, func(tx *sql.Tx) error {
-		res, err := tx.Exec(`INSERT INTO jobs (`+sqlstore.JobColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+		res, err := tx.Exec(
+			`INSERT INTO jobs (`+sqlstore.JobColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
 			0, 0, 0, 0, 0, 0, 0, '', 0, 0, NULL, ?, NULL, ?, NULL, NULL) ON CONFLICT DO NOTHING`,
-			j.ID, string(j.Kind), string(j.Kind.Lane(j.DryRun)), j.DryRun, filter, tenants, j.Rate, j.Max, j.MaxReplays, j.StopRatio,
-			j.Comment, j.Caller, string(j.State), sqlstore.EncodeMessage(j.Message), j.Matched, j.CreatedAt.UnixMicro(),
-			micros(j.FinishedAt))
+			j.ID,
+			string(j.Kind),
+			string(j.Kind.Lane(j.DryRun)),
+			j.DryRun,
+			filter,
+			tenants,
+			j.Rate,
+			j.Max,
+			j.MaxReplays,
+			j.StopRatio,
+			j.Comment,
+			j.Caller,
+			string(j.State),
+			sqlstore.EncodeMessage(j.Message),
+			j.Matched,
+			j.CreatedAt.UnixMicro(),
+			micros(j.FinishedAt),
+		)
 		if err != nil {
 			return err
 		}
@@ -89,7 +105,13 @@ func (s *Store) Jobs(ctx context.Context, scope domain.Scope) ([]domain.Job, err
 
 // MoveJob changes a job's state; see ports.JobControl.
 func (s *Store) MoveJob(
-	ctx context.Context, scope domain.Scope, id string, m domain.JobMove, message domain.Message, at time.Time, e domain.AuditEntry,
+	ctx context.Context,
+	scope domain.Scope,
+	id string,
+	m domain.JobMove,
+	message domain.Message,
+	at time.Time,
+	e domain.AuditEntry,
 ) (moved bool, err error) {
 	err = s.inTx(ctx, func(tx *sql.Tx) error {
 		found, err := ownJob(ctx, tx, scope, id)
@@ -105,8 +127,16 @@ func (s *Store) MoveJob(
 		if to == domain.JobPending {
 			j.BaseDone, j.BaseFailed = j.Done, j.Failed
 		}
-		_, err = tx.Exec(`UPDATE jobs SET state = ?, message = ?, owner = NULL, lease_until = NULL, finished_at = ?, base_done = ?,
-			base_failed = ? WHERE id = ?`, string(to), sqlstore.EncodeMessage(message), finished, j.BaseDone, j.BaseFailed, id)
+		_, err = tx.Exec(
+			`UPDATE jobs SET state = ?, message = ?, owner = NULL, lease_until = NULL, finished_at = ?, base_done = ?,
+			base_failed = ? WHERE id = ?`,
+			string(to),
+			sqlstore.EncodeMessage(message),
+			finished,
+			j.BaseDone,
+			j.BaseFailed,
+			id,
+		)
 		if err == nil {
 			err = audit(tx, e)
 		}
@@ -116,9 +146,20 @@ func (s *Store) MoveJob(
 }
 
 // ClaimJob takes a job; see ports.JobQueue.
-func (s *Store) ClaimJob(ctx context.Context, lane domain.Lane, owner string, at, until time.Time) (j domain.Job, found bool, err error) {
+func (s *Store) ClaimJob(
+	ctx context.Context,
+	lane domain.Lane,
+	owner string,
+	at, until time.Time,
+) (j domain.Job, found bool, err error) {
 	active := `WHERE state IN ` + activeJobs + ` AND lane = ? ORDER BY created_at, id LIMIT 1`
-	if waiting, err := jobs(ctx, s.read, active, string(lane)); err != nil || len(waiting) == 0 { // asked often, and without a turn at writing
+	if waiting, err := jobs(
+		ctx,
+		s.read,
+		active,
+		string(lane),
+	); err != nil ||
+		len(waiting) == 0 { // asked often, and without a turn at writing
 		return domain.Job{}, false, s.checked("take up a job in "+storeFile, err)
 	}
 	err = s.inTx(ctx, func(tx *sql.Tx) error {
@@ -126,7 +167,15 @@ func (s *Store) ClaimJob(ctx context.Context, lane domain.Lane, owner string, at
 		if err != nil || len(waiting) == 0 {
 			return err
 		}
-		busy, err := jobs(ctx, tx, `WHERE lane = ? AND state = ? AND owner <> ? AND lease_until >= ?`, string(lane), running, owner, at.UnixMicro())
+		busy, err := jobs(
+			ctx,
+			tx,
+			`WHERE lane = ? AND state = ? AND owner <> ? AND lease_until >= ?`,
+			string(lane),
+			running,
+			owner,
+			at.UnixMicro(),
+		)
 		if err != nil || len(busy) > 0 {
 			return err
 		}
@@ -158,7 +207,12 @@ func advance(ctx context.Context, tx *sql.Tx, step domain.JobStep) (j domain.Job
 		"report = coalesce(?, report)", "message = ?",
 	}
 	args := []any{
-		step.Done, step.Skipped, step.Matched, step.Matched, step.LeaseUntil.UnixMicro(), text(sqlstore.EncodeReport(step.Report)),
+		step.Done,
+		step.Skipped,
+		step.Matched,
+		step.Matched,
+		step.LeaseUntil.UnixMicro(),
+		text(sqlstore.EncodeReport(step.Report)),
 		sqlstore.EncodeMessage(step.Message),
 	}
 	if step.After.Topic != "" {
@@ -201,10 +255,39 @@ func scanJob(rows *sql.Rows) (j domain.Job, err error) {
 	var tenants, report, owner sql.NullString
 	var created int64
 	var started, finished, lease sql.NullInt64
-	if err := rows.Scan(&j.ID, &j.Kind, &lane, &j.DryRun, &t.Filter, &tenants, &j.Rate, &j.Max, &j.MaxReplays, &j.StopRatio,
-		&j.Comment, &j.Caller, &j.State, &t.Message, &j.Matched, &j.Done, &j.Stored, &j.Failed, &j.Reparsed, &j.Skipped,
-		&j.BaseDone, &j.BaseFailed, &j.After.Topic, &j.After.Partition, &j.After.Offset, &report, &created, &started, &finished,
-		&owner, &lease); err != nil {
+	if err := rows.Scan(
+		&j.ID,
+		&j.Kind,
+		&lane,
+		&j.DryRun,
+		&t.Filter,
+		&tenants,
+		&j.Rate,
+		&j.Max,
+		&j.MaxReplays,
+		&j.StopRatio,
+		&j.Comment,
+		&j.Caller,
+		&j.State,
+		&t.Message,
+		&j.Matched,
+		&j.Done,
+		&j.Stored,
+		&j.Failed,
+		&j.Reparsed,
+		&j.Skipped,
+		&j.BaseDone,
+		&j.BaseFailed,
+		&j.After.Topic,
+		&j.After.Partition,
+		&j.After.Offset,
+		&report,
+		&created,
+		&started,
+		&finished,
+		&owner,
+		&lease,
+	); err != nil {
 		return j, err
 	}
 	j.Owner, j.CreatedAt, j.StartedAt = owner.String, time.UnixMicro(created).UTC(), instant(started)

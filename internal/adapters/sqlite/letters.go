@@ -42,13 +42,18 @@ func (s *Store) TallyLettersOfJob(ctx context.Context, j domain.Job) (out []doma
 	if err != nil {
 		return nil, err
 	}
-	err = s.each(ctx, `SELECT cause, coalesce(path, ''), class, coalesce(code, ''), coalesce(error_text, ''), count(*) FROM dead_letters
-		WHERE `+w.String()+` GROUP BY 1, 2, 3, 4, 5 ORDER BY 6 DESC, 1, 2 LIMIT 100`, w.Args, func(rows *sql.Rows) error {
-		var t domain.Tally
-		err := rows.Scan(&t.Cause, &t.Path, &t.Class, &t.Code, &t.Error, &t.Letters)
-		out = append(out, t)
-		return err
-	})
+	err = s.each(
+		ctx,
+		`SELECT cause, coalesce(path, ''), class, coalesce(code, ''), coalesce(error_text, ''), count(*) FROM dead_letters
+		WHERE `+w.String()+` GROUP BY 1, 2, 3, 4, 5 ORDER BY 6 DESC, 1, 2 LIMIT 100`,
+		w.Args,
+		func(rows *sql.Rows) error {
+			var t domain.Tally
+			err := rows.Scan(&t.Cause, &t.Path, &t.Class, &t.Code, &t.Error, &t.Letters)
+			out = append(out, t)
+			return err
+		},
+	)
 	return out, s.slow(err)
 }
 
@@ -71,9 +76,16 @@ func (s *Store) MoveLetters(ctx context.Context, step domain.LetterStep) (j doma
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`UPDATE jobs SET done = done + ?, stored = stored + ?, failed = failed + ?, reparsed = reparsed + ?
-			WHERE id = ? AND (owner IS NULL OR owner = ?)`, len(step.Moved)+len(step.Failed), stored, len(step.Failed), step.Reparsed,
-			step.Job, step.Owner); err != nil {
+		if _, err := tx.Exec(
+			`UPDATE jobs SET done = done + ?, stored = stored + ?, failed = failed + ?, reparsed = reparsed + ?
+			WHERE id = ? AND (owner IS NULL OR owner = ?)`,
+			len(step.Moved)+len(step.Failed),
+			stored,
+			len(step.Failed),
+			step.Reparsed,
+			step.Job,
+			step.Owner,
+		); err != nil {
 			return err
 		}
 		j, err = advance(ctx, tx, step.JobStep)
@@ -82,13 +94,15 @@ func (s *Store) MoveLetters(ctx context.Context, step domain.LetterStep) (j doma
 	return j, s.checked("write down what a job has done in "+storeFile, err)
 }
 
-// moveLetters changes dead letters as a step says, and counts those that turn out to be stored already. One that has come back
-// meanwhile has another position, and stays as it is.
+// moveLetters changes dead letters as a step says, and counts those that turn out to be stored already. One that has
+// come back meanwhile has another position, and stays as it is.
 func moveLetters(tx *sql.Tx, step domain.LetterStep) (stored int64, err error) {
 	at := step.At.UnixMicro()
 	standing := ` WHERE state IN ` + anyDeadState + ` AND topic = ? AND partition = ? AND "offset" = ?`
-	move, err := tx.Prepare(`UPDATE dead_letters AS d SET state = iif(state = 'stored' OR ? AND decision AND ` + hasRow + `, 'stored', ?),
-		replay = ?, replays = replays + ?, changed_at = ?` + standing + ` RETURNING state = 'stored'`)
+	move, err := tx.Prepare(
+		`UPDATE dead_letters AS d SET state = iif(state = 'stored' OR ? AND decision AND ` + hasRow + `, 'stored', ?),
+		replay = ?, replays = replays + ?, changed_at = ?` + standing + ` RETURNING state = 'stored'`,
+	)
 	if err != nil {
 		return 0, err
 	}
@@ -99,7 +113,18 @@ func moveLetters(tx *sql.Tx, step domain.LetterStep) (stored int64, err error) {
 	}
 	for _, p := range step.Moved {
 		var already bool
-		err := move.QueryRow(step.To == domain.DeadReplayed, string(step.To), step.Job, replays, at, p.Topic, p.Partition, p.Offset).Scan(&already)
+		err := move.QueryRow(
+			step.To == domain.DeadReplayed,
+			string(step.To),
+			step.Job,
+			replays,
+			at,
+			p.Topic,
+			p.Partition,
+			p.Offset,
+		).Scan(
+			&already,
+		)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return 0, err
 		}
@@ -108,7 +133,14 @@ func moveLetters(tx *sql.Tx, step domain.LetterStep) (stored int64, err error) {
 		}
 	}
 	for _, p := range step.Failed {
-		if _, err := tx.Exec(`UPDATE dead_letters SET replay = ?, replays = replays + 1, changed_at = ?`+standing, step.Job, at, p.Topic, p.Partition, p.Offset); err != nil {
+		if _, err := tx.Exec(
+			`UPDATE dead_letters SET replay = ?, replays = replays + 1, changed_at = ?`+standing,
+			step.Job,
+			at,
+			p.Topic,
+			p.Partition,
+			p.Offset,
+		); err != nil {
 			return 0, err
 		}
 	}

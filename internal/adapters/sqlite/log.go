@@ -161,7 +161,11 @@ func openLog(ctx context.Context, dir *Dir, opts LogOptions) (_ *Log, err error)
 // load reads topics and committed offsets, adding topics that are new.
 func (l *Log) load(ctx context.Context) error {
 	for _, t := range l.opts.Topics {
-		if _, err := l.write.ExecContext(ctx, `INSERT INTO topics (name) VALUES (?) ON CONFLICT DO NOTHING`, t.Name); err != nil {
+		if _, err := l.write.ExecContext(
+			ctx,
+			`INSERT INTO topics (name) VALUES (?) ON CONFLICT DO NOTHING`,
+			t.Name,
+		); err != nil {
 			return classify("add topic "+t.Name, err)
 		}
 		loaded := &topic{Topic: t}
@@ -171,7 +175,10 @@ func (l *Log) load(ctx context.Context) error {
 		}
 		l.topics[t.Name] = loaded
 	}
-	rows, err := l.write.QueryContext(ctx, `SELECT c.consumer_group, t.name, c.next_offset FROM commits c JOIN topics t ON t.number = c.topic`)
+	rows, err := l.write.QueryContext(
+		ctx,
+		`SELECT c.consumer_group, t.name, c.next_offset FROM commits c JOIN topics t ON t.number = c.topic`,
+	)
 	if err != nil {
 		return classify("read committed offsets", err)
 	}
@@ -277,7 +284,8 @@ func (l *Log) Ready(ctx context.Context) error {
 	return l.submit(ctx, &call{ctx: ctx, touch: true, bytes: 1, done: make(chan error, 1)})
 }
 
-// committed is a group's next record: at first, and where its own is trimmed, the oldest there is. The caller holds l.mu.
+// committed is a group's next record: at first, and where its own is trimmed, the oldest there is. The caller holds
+// l.mu.
 func (l *Log) committed(group string, t *topic) int64 {
 	return max(l.commits[groupTopic{group, t.Name}], t.first)
 }

@@ -64,7 +64,8 @@ func decodeSlot(b []byte) (sequence uint64, offsets map[string]int64, ok bool) {
 		return 0, nil, false
 	}
 	n := binary.LittleEndian.Uint32(b[4:])
-	if uint64(n) > uint64(len(b)-slotHeader) || crc32.Checksum(b[4:slotHeader+n], castagnoli) != binary.LittleEndian.Uint32(b) {
+	if uint64(n) > uint64(len(b)-slotHeader) ||
+		crc32.Checksum(b[4:slotHeader+n], castagnoli) != binary.LittleEndian.Uint32(b) {
 		return 0, nil, false
 	}
 	if err := json.Unmarshal(b[slotHeader:slotHeader+n], &offsets); err != nil || offsets == nil {

@@ -49,7 +49,12 @@ func OpenDir(path string) (*Dir, error) {
 	}
 	f, err := os.OpenFile(filepath.Join(path, lockFile), os.O_RDWR|os.O_CREATE, 0o640)
 	if err != nil {
-		return nil, domain.Errorf(domain.Misconfigured, "lock the data directory: %w; docket needs to write to %s, or choose another with DOCKET_DATA", err, path)
+		return nil, domain.Errorf(
+			domain.Misconfigured,
+			"lock the data directory: %w; docket needs to write to %s, or choose another with DOCKET_DATA",
+			err,
+			path,
+		)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		owner := "another process"
@@ -59,7 +64,12 @@ func OpenDir(path string) (*Dir, error) {
 			}
 		}
 		_ = f.Close()
-		return nil, domain.Errorf(domain.Misconfigured, "the data directory %s is in use by %s: stop it, or choose another directory with DOCKET_DATA", path, owner)
+		return nil, domain.Errorf(
+			domain.Misconfigured,
+			"the data directory %s is in use by %s: stop it, or choose another directory with DOCKET_DATA",
+			path,
+			owner,
+		)
 	}
 	// The number is for people only; a full disk must not keep docket from starting.
 	if err := f.Truncate(0); err == nil {
@@ -85,7 +95,8 @@ const writerCache = "-8000"
 func (d *Dir) open(file string, readers int) (*sql.DB, error) {
 	q := url.Values{"_txlock": {"immediate"}}
 	for _, p := range []string{
-		"busy_timeout(2500)", "journal_mode(WAL)", "synchronous(FULL)", "wal_autocheckpoint(0)", "foreign_keys(1)", "temp_store(MEMORY)",
+		"busy_timeout(2500)", "journal_mode(WAL)", "synchronous(FULL)", "wal_autocheckpoint(0)", "foreign_keys(1)",
+		"temp_store(MEMORY)",
 	} {
 		q.Add("_pragma", p)
 	}
@@ -121,7 +132,11 @@ func (d *Dir) migrate(ctx context.Context, db *sql.DB, file, dir string, apply b
 			return damaged(d, file, err)
 		}
 		if pending {
-			return domain.Errorf(domain.Misconfigured, "%s does not have the schema of this version: run docket migrate, or start without --migrate=false", filepath.Join(d.path, file))
+			return domain.Errorf(
+				domain.Misconfigured,
+				"%s does not have the schema of this version: run docket migrate, or start without --migrate=false",
+				filepath.Join(d.path, file),
+			)
 		}
 		return nil
 	}
@@ -136,7 +151,12 @@ func damaged(d *Dir, file string, err error) error {
 	err = classify("open "+filepath.Join(d.path, file), err)
 	var e *domain.Error
 	if errors.As(err, &e) && e.Class == domain.Misconfigured && isDamage(err) {
-		e.Text += fmt.Sprintf("; the file is damaged: restore the directory %s from a backup, or move %s aside to start with an empty one (what it held is then lost)", d.path, file)
+		e.Text += fmt.Sprintf(
+			"; the file is damaged: restore the directory %s from a backup, or move %s aside to start with an empty one (what "+
+				"it held is then lost)",
+			d.path,
+			file,
+		)
 	}
 	return err
 }

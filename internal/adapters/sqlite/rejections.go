@@ -12,7 +12,8 @@ import (
 
 const (
 	addRejection = `INSERT INTO rejections AS r (minute, tenant, fingerprint, class, code, error, path, rows)
-		VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (minute, tenant, fingerprint) DO UPDATE SET rows = r.rows + excluded.rows`
+		VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (minute, tenant, fingerprint) DO UPDATE SET rows = r.rows +
+		excluded.rows`
 	acceptRejections = `INSERT INTO rejection_acceptances (fingerprint, tenants, accepted_at, until, caller, comment)
 		VALUES (?, ?, ?, ?, ?, ?)`
 	// The last word of each fingerprint and scope. The other columns are those of the row with the maximum
@@ -22,7 +23,11 @@ const (
 )
 
 // ExchangeRejections adds to what is known and sums it up; see ports.RejectionStats.
-func (s *Store) ExchangeRejections(ctx context.Context, at time.Time, tally domain.RejectionTally) (report domain.RejectionReport, err error) {
+func (s *Store) ExchangeRejections(
+	ctx context.Context,
+	at time.Time,
+	tally domain.RejectionTally,
+) (report domain.RejectionReport, err error) {
 	rows := slices.Clone(tally.Rejections)
 	for tenant, n := range tally.Judged {
 		rows = append(rows, domain.Rejection{Tenant: tenant, Rows: n})
@@ -36,27 +41,40 @@ func (s *Store) ExchangeRejections(ctx context.Context, at time.Time, tally doma
 }
 
 // RejectionReport sums up what is known; see ports.RejectionReader.
-func (s *Store) RejectionReport(ctx context.Context, scope domain.Scope, at time.Time) (report domain.RejectionReport, err error) {
+func (s *Store) RejectionReport(
+	ctx context.Context,
+	scope domain.Scope,
+	at time.Time,
+) (report domain.RejectionReport, err error) {
 	w := dialect.Where(at.Add(-domain.GuardSpan).UnixMicro(), at.Add(time.Minute).UnixMicro())
 	w.Add("minute > ?1 AND minute <= ?2")
 	w.Fits(domain.DeadLetterFields, scope.Expr())
-	err = s.each(ctx, `SELECT CASE fingerprint WHEN '' THEN '' ELSE tenant END, fingerprint, min(class), min(code), min(error),
-		min(path), sum(rows) FROM rejections WHERE `+w.String()+` GROUP BY 1, 2 ORDER BY fingerprint <> '', 7 DESC, 2, 1 LIMIT 1001`,
-		w.Args, func(rows *sql.Rows) error {
+	err = s.each(
+		ctx,
+		`SELECT CASE fingerprint WHEN '' THEN '' ELSE tenant END, fingerprint, min(class), min(code), min(error),
+		min(path), sum(rows) FROM rejections WHERE `+w.String()+` GROUP BY 1, 2 ORDER BY fingerprint <> '', 7 DESC, 2, 1 LIMIT
+		1001`,
+		w.Args,
+		func(rows *sql.Rows) error {
 			var r domain.Rejection
 			err := rows.Scan(&r.Tenant, &r.Fingerprint, &r.Class, &r.Code, &r.Text, &r.Path, &r.Rows)
 			report.Add(r)
 			return err
-		})
+		},
+	)
 	if err == nil {
-		err = s.each(ctx, `SELECT * FROM `+lastAcceptances+` WHERE until > ? ORDER BY accepted_at DESC LIMIT 1000`, []any{at.UnixMicro()},
+		err = s.each(
+			ctx,
+			`SELECT * FROM `+lastAcceptances+` WHERE until > ? ORDER BY accepted_at DESC LIMIT 1000`,
+			[]any{at.UnixMicro()},
 			func(rows *sql.Rows) error {
 				a, err := scanAcceptance(rows)
 				if a.Tenants.Meets(scope) {
 					report.Acceptances = append(report.Acceptances, a)
 				}
 				return err
-			})
+			},
+		)
 	}
 	if err == nil {
 		err = s.read.QueryRowContext(ctx, `SELECT count(*) > 0 FROM guard_periods WHERE ended_at IS NULL`).Scan(&report.On)
@@ -79,7 +97,17 @@ func (s *Store) addRejections(ctx context.Context, at time.Time, rejections []do
 	return s.inTx(ctx, func(tx *sql.Tx) error {
 		minute := at.Truncate(time.Minute).UnixMicro()
 		for _, r := range rejections {
-			if _, err := tx.Exec(addRejection, minute, r.Tenant, r.Fingerprint, r.Class, r.Code, r.Text, r.Path, r.Rows); err != nil {
+			if _, err := tx.Exec(
+				addRejection,
+				minute,
+				r.Tenant,
+				r.Fingerprint,
+				r.Class,
+				r.Code,
+				r.Text,
+				r.Path,
+				r.Rows,
+			); err != nil {
 				return err
 			}
 		}

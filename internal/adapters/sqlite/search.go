@@ -19,7 +19,14 @@ const queryTimeout = 10 * time.Second
 // slow tells a person what to do about a search that took too long.
 func (s *Store) slow(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
-		return &domain.Error{Class: domain.Unavailable, Text: fmt.Sprintf("the search took longer than %s: narrow the time with since and until, or name more", queryTimeout), Err: err}
+		return &domain.Error{
+			Class: domain.Unavailable,
+			Text: fmt.Sprintf(
+				"the search took longer than %s: narrow the time with since and until, or name more",
+				queryTimeout,
+			),
+			Err: err,
+		}
 	}
 	return s.checked("search", err)
 }
@@ -32,8 +39,10 @@ func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) 
 	w.Span("time", q.Filter)
 	if a := q.After; a != nil {
 		at := w.At(a.Time)
-		w.Add("time <= " + at + " AND (time < " + at + " OR (tenant, decision_id) > (" + w.Param(sqlstore.Text, a.Tenant) + ", " +
-			w.Param(sqlstore.Text, a.ID) + "))")
+		w.Add(
+			"time <= " + at + " AND (time < " + at + " OR (tenant, decision_id) > (" + w.Param(sqlstore.Text, a.Tenant) + ", " +
+				w.Param(sqlstore.Text, a.ID) + "))",
+		)
 	}
 	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
 	order := ` ORDER BY time DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, q.Limit+1)
@@ -90,14 +99,24 @@ func (s *Store) Decisions(ctx context.Context, scope domain.Scope, id string) ([
 		return nil, s.checked("find a decision", err)
 	}
 	newest := &out[0]
-	row := s.read.QueryRowContext(ctx, `SELECT event FROM decisions WHERE decision_id = ?1 AND tenant = ?2 AND timestamp IS ?3
+	row := s.read.QueryRowContext(
+		ctx,
+		`SELECT event FROM decisions WHERE decision_id = ?1 AND tenant = ?2 AND timestamp IS ?3
 		UNION ALL SELECT event FROM decisions_out_of_window WHERE decision_id = ?1 AND tenant = ?2 AND timestamp IS ?3`,
-		newest.ID, newest.Tenant, micros(newest.Timestamp))
+		newest.ID,
+		newest.Tenant,
+		micros(newest.Timestamp),
+	)
 	if err := row.Scan(&newest.Event); err != nil {
 		return nil, s.checked("read a decision's event", err)
 	}
 	if sha256.Sum256(newest.Event) != newest.SHA256 {
-		return nil, domain.Errorf(domain.Misconfigured, "decision %s is damaged in %s: its bytes do not have the hash they were stored with; restore the file from a backup", id, storeFile)
+		return nil, domain.Errorf(
+			domain.Misconfigured,
+			"decision %s is damaged in %s: its bytes do not have the hash they were stored with; restore the file from a backup",
+			id,
+			storeFile,
+		)
 	}
 	return out, nil
 }
@@ -119,7 +138,13 @@ func scanDecision(rows *sql.Rows) (d domain.Decision, err error) {
 	for i, c := range domain.TextColumns {
 		*c.Of(&d) = texts[i].String
 	}
-	d.Timestamp, d.ReceivedAt, d.SavedAt = instant(timestamp), time.UnixMicro(receivedAt).UTC(), time.UnixMicro(savedAt).UTC()
+	d.Timestamp, d.ReceivedAt, d.SavedAt = instant(
+		timestamp,
+	), time.UnixMicro(
+		receivedAt,
+	).UTC(), time.UnixMicro(
+		savedAt,
+	).UTC()
 	copy(d.SHA256[:], sum)
 	d.Bundles, err = domain.DecodeBundles(bundles.String)
 	return d, err
@@ -129,8 +154,11 @@ func scanDecision(rows *sql.Rows) (d domain.Decision, err error) {
 func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, error) {
 	w := dialect.Where()
 	w.Fits(domain.DecisionFields, scope.Expr())
-	rows, err := s.read.QueryContext(ctx, `SELECT tenant, opa, version, first_upload, last_upload, interval, uploads, events, status_at,
-		status FROM opas WHERE `+w.String()+` ORDER BY last_upload DESC, opa LIMIT 1000`, w.Args...)
+	rows, err := s.read.QueryContext(
+		ctx,
+		`SELECT tenant, opa, version, first_upload, last_upload, interval, uploads, events, status_at,
+		status FROM opas WHERE `+w.String()+` ORDER BY last_upload DESC, opa LIMIT 1000`,
+		w.Args...)
 	if err != nil {
 		return nil, s.checked("list OPAs", err)
 	}
@@ -140,7 +168,18 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 		var o domain.OPA
 		var first, last, statusAt sql.NullInt64
 		var interval int64
-		if err := rows.Scan(&o.Tenant, &o.OPA, &o.Version, &first, &last, &interval, &o.Uploads, &o.Events, &statusAt, &o.Status); err != nil {
+		if err := rows.Scan(
+			&o.Tenant,
+			&o.OPA,
+			&o.Version,
+			&first,
+			&last,
+			&interval,
+			&o.Uploads,
+			&o.Events,
+			&statusAt,
+			&o.Status,
+		); err != nil {
 			return nil, s.checked("list OPAs", err)
 		}
 		o.First, o.Last, o.StatusAt = instant(first), instant(last), instant(statusAt)

@@ -26,8 +26,13 @@ var testTopics = domain.TopicsWithPrefix("docket.")
 func logOptions(t *testing.T) LogOptions {
 	return LogOptions{
 		Topics: []Topic{
-			{Name: testTopics.Decisions}, {Name: testTopics.Parking},
-			{Name: testTopics.ParkingDLQ, Retention: 30 * 24 * time.Hour}, {Name: testTopics.DLQ, Retention: 30 * 24 * time.Hour},
+			{Name: testTopics.Decisions},
+			{Name: testTopics.Parking},
+			{
+				Name:      testTopics.ParkingDLQ,
+				Retention: 30 * 24 * time.Hour,
+			},
+			{Name: testTopics.DLQ, Retention: 30 * 24 * time.Hour},
 		},
 		Fatal: func(err error) { t.Errorf("fatal: %v", err) },
 		Lost:  func(string, int64) {},
@@ -106,10 +111,16 @@ func TestStoreConformance(t *testing.T) {
 		h.Poison = func(t *testing.T, id string, class domain.Class) {
 			if class == domain.Invalid {
 				exec(t, `CREATE TABLE refuse (id TEXT NOT NULL CHECK (id <> 'x'))`)
-				exec(t, `CREATE TRIGGER invalid BEFORE INSERT ON decisions WHEN NEW.decision_id = '`+id+`' BEGIN INSERT INTO refuse VALUES ('x'); END`)
+				exec(
+					t,
+					`CREATE TRIGGER invalid BEFORE INSERT ON decisions WHEN NEW.decision_id = '`+id+`' BEGIN INSERT INTO refuse VALUES ('x'); END`,
+				)
 				return
 			}
-			exec(t, `CREATE TRIGGER unknown BEFORE INSERT ON decisions WHEN NEW.decision_id = '`+id+`' BEGIN SELECT RAISE(ABORT, 'not today'); END`)
+			exec(
+				t,
+				`CREATE TRIGGER unknown BEFORE INSERT ON decisions WHEN NEW.decision_id = '`+id+`' BEGIN SELECT RAISE(ABORT, 'not today'); END`,
+			)
 		}
 		h.Break = func(t *testing.T, class domain.Class) func() {
 			if class == domain.Misconfigured {
@@ -142,14 +153,25 @@ func BenchmarkPublish(b *testing.B) {
 	require.NoError(b, err)
 	defer dir.Close()
 	l, err := OpenLog(b.Context(), dir, LogOptions{
-		Topics: []Topic{{Name: testTopics.Decisions}}, Fatal: func(err error) { b.Error(err) }, Lost: func(string, int64) {}, Log: slog.Default(), Migrate: true,
+		Topics: []Topic{
+			{Name: testTopics.Decisions},
+		},
+		Fatal:   func(err error) { b.Error(err) },
+		Lost:    func(string, int64) {},
+		Log:     slog.Default(),
+		Migrate: true,
 	})
 	require.NoError(b, err)
 	defer l.Close()
 	value := make([]byte, 1400)
 	records := make([]domain.Record, 3)
 	for i := range records {
-		records[i] = domain.Record{Topic: testTopics.Decisions, Key: "0123456789abcdef", Value: value, Headers: domain.Headers{Tenant: "t", Upload: "x", ReceivedAt: time.Now()}}
+		records[i] = domain.Record{
+			Topic:   testTopics.Decisions,
+			Key:     "0123456789abcdef",
+			Value:   value,
+			Headers: domain.Headers{Tenant: "t", Upload: "x", ReceivedAt: time.Now()},
+		}
 	}
 	b.ReportAllocs()
 	var wg sync.WaitGroup
@@ -176,7 +198,13 @@ func BenchmarkSaveBatch(b *testing.B) {
 	require.NoError(b, err)
 	defer dir.Close()
 	s, err := OpenStore(b.Context(), dir, StoreOptions{
-		Window: domain.Window{Retention: time.Hour * 24, Ahead: time.Hour}, Fatal: func(err error) { b.Error(err) }, Log: slog.Default(), Migrate: true,
+		Window: domain.Window{
+			Retention: time.Hour * 24,
+			Ahead:     time.Hour,
+		},
+		Fatal:   func(err error) { b.Error(err) },
+		Log:     slog.Default(),
+		Migrate: true,
 	})
 	require.NoError(b, err)
 	defer s.Close()
@@ -206,7 +234,8 @@ func spread(n uint64) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// TestReadWhileTrimmed has a reader that holds nothing look where a consumer is at work: what is trimmed under its eyes is no loss.
+// TestReadWhileTrimmed has a reader that holds nothing look where a consumer is at work: what is trimmed under its eyes
+// is no loss.
 func TestReadWhileTrimmed(t *testing.T) {
 	dir := openDir(t, t.TempDir())
 	defer dir.Close()
@@ -218,8 +247,20 @@ func TestReadWhileTrimmed(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		require.NoError(t, l.Consume(ctx, ports.Subscription{Group: "g", Topics: []string{testTopics.Decisions}, MaxRecords: 50, MaxBytes: 1 << 20, MaxWait: time.Millisecond},
-			func(context.Context, []domain.Record) ([]ports.Pause, error) { return nil, nil }))
+		require.NoError(
+			t,
+			l.Consume(
+				ctx,
+				ports.Subscription{
+					Group:      "g",
+					Topics:     []string{testTopics.Decisions},
+					MaxRecords: 50,
+					MaxBytes:   1 << 20,
+					MaxWait:    time.Millisecond,
+				},
+				func(context.Context, []domain.Record) ([]ports.Pause, error) { return nil, nil },
+			),
+		)
 	})
 	reads := 0
 	for range 40 {

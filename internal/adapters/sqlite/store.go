@@ -163,7 +163,11 @@ func (s *Store) DryRunBatch(ctx context.Context, decisions []domain.Decision) ([
 }
 
 // insertBatch inserts decisions and fills in what becomes of them.
-func (s *Store) insertBatch(ctx context.Context, decisions []domain.Decision, statuses []domain.SaveStatus) func(*sql.Tx) error {
+func (s *Store) insertBatch(
+	ctx context.Context,
+	decisions []domain.Decision,
+	statuses []domain.SaveStatus,
+) func(*sql.Tx) error {
 	return func(tx *sql.Tx) error {
 		now := s.opts.Now()
 		in, err := tx.Prepare(s.decisions.insert)
@@ -285,8 +289,15 @@ func (s *Store) Probe(ctx context.Context) (err error) {
 	}
 	defer func() { _ = tx.Rollback() }() // that is the point
 	now := s.opts.Now()
-	d := domain.Decision{Tenant: "docket-probe", ID: "probe", Timestamp: now, ReceivedAt: now, Outcome: domain.OutcomeUnknown,
-		Event: []byte("{}"), SHA256: sha256.Sum256([]byte("{}"))}
+	d := domain.Decision{
+		Tenant:     "docket-probe",
+		ID:         "probe",
+		Timestamp:  now,
+		ReceivedAt: now,
+		Outcome:    domain.OutcomeUnknown,
+		Event:      []byte("{}"),
+		SHA256:     sha256.Sum256([]byte("{}")),
+	}
 	_, err = tx.ExecContext(ctx, s.decisions.insert, values(&d, now)...)
 	return s.checked("probe "+storeFile, err)
 }
@@ -294,7 +305,8 @@ func (s *Store) Probe(ctx context.Context) (err error) {
 // RecordOPAs adds observations; see ports.OPARecorder.
 func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observation) error {
 	// The interval follows the newest uploads: the gap since the last known one, spread over those that came, counts 30 %.
-	const upsert = `INSERT INTO opas AS o (tenant, opa, version, first_upload, last_upload, interval, uploads, events, status_at, status)
+	const upsert = `INSERT INTO opas AS o (tenant, opa, version, first_upload, last_upload, interval, uploads, events,
+		status_at, status)
 		VALUES (?1, ?2, ?3, ?4, ?5, CASE WHEN ?6 > 1 THEN (?5 - ?4) / (?6 - 1) ELSE 0 END, ?6, ?7, ?8, ?9)
 		ON CONFLICT (tenant, opa) DO UPDATE SET
 		version = CASE WHEN excluded.version = '' THEN o.version ELSE excluded.version END,
@@ -310,7 +322,18 @@ func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observatio
 		status = coalesce(excluded.status, o.status)`
 	err := s.inTx(ctx, func(tx *sql.Tx) error {
 		for _, g := range observations {
-			_, err := tx.Exec(upsert, g.Tenant, g.OPA, g.Version, micros(g.First), micros(g.Last), g.Uploads, g.Events, micros(g.StatusAt), g.Status)
+			_, err := tx.Exec(
+				upsert,
+				g.Tenant,
+				g.OPA,
+				g.Version,
+				micros(g.First),
+				micros(g.Last),
+				g.Uploads,
+				g.Events,
+				micros(g.StatusAt),
+				g.Status,
+			)
 			if err != nil {
 				return err
 			}

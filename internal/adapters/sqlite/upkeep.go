@@ -72,8 +72,13 @@ func (l *Log) expire(ctx context.Context) error {
 			first, end := t.first, min(t.first+expireStep, t.next)
 			l.mu.Unlock()
 			to := t.id(end)
-			row := l.read.QueryRowContext(ctx, `SELECT id FROM records WHERE id >= ? AND id < ? AND written_at >= ? ORDER BY id LIMIT 1`,
-				t.id(first), t.id(end), oldest)
+			row := l.read.QueryRowContext(
+				ctx,
+				`SELECT id FROM records WHERE id >= ? AND id < ? AND written_at >= ? ORDER BY id LIMIT 1`,
+				t.id(first),
+				t.id(end),
+				oldest,
+			)
 			if err := row.Scan(&to); err != nil && !errors.Is(err, sql.ErrNoRows) {
 				return classify("find what is past its retention", err)
 			}

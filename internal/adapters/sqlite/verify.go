@@ -12,22 +12,32 @@ import (
 // lossText tells an operator what is lost and what to do.
 func lossText(d *Dir, topic string, offset int64, what string) string {
 	return fmt.Sprintf("the log in %s has lost acknowledged records: %s/0/%d %s. Restore the directory from a backup; "+
-		"or accept the loss and go on with the rest: docket log accept-loss --data %s", filepath.Join(d.path, logFile), topic, offset, what, d.path)
+		"or accept the loss and go on with the rest: docket log accept-loss --data %s", filepath.Join(d.path, logFile), topic,
+		offset, what, d.path)
 }
 
 // verify reads every record, and compares the end of each topic with the high-water mark.
 func (l *Log) verify(ctx context.Context) error {
 	for _, t := range l.topics {
 		if !l.marked && t.next > 0 {
-			return domain.Errorf(domain.Misconfigured, "%s is missing or unreadable, so nobody can tell whether the log lost its tail: "+
-				"restore the directory from a backup; or go on with what is there: docket log accept-loss --yes --data %s",
-				filepath.Join(l.dir.path, markFile), l.dir.path)
+			return domain.Errorf(
+				domain.Misconfigured,
+				"%s is missing or unreadable, so nobody can tell whether the log lost its tail: "+
+					"restore the directory from a backup; or go on with what is there: docket log accept-loss --yes --data %s",
+				filepath.Join(l.dir.path, markFile),
+				l.dir.path,
+			)
 		}
 	}
 	for name, end := range l.mark.offsets {
 		t := l.topics[name]
 		if t != nil && t.next < end {
-			return l.loss(t, t.next, end-t.next, fmt.Sprintf("and everything up to offset %d is missing, by the high-water mark in %s", end-1, markFile))
+			return l.loss(
+				t,
+				t.next,
+				end-t.next,
+				fmt.Sprintf("and everything up to offset %d is missing, by the high-water mark in %s", end-1, markFile),
+			)
 		}
 	}
 	for _, t := range l.opts.Topics {
@@ -141,9 +151,21 @@ func (l *Log) giveUp(ctx context.Context, t *topic, lost []Loss) error {
 		}
 	}
 	for _, g := range lost {
-		exec(`INSERT INTO losses (accepted_at, topic, first_offset, last_offset, reason) VALUES (?, ?, ?, ?, ?)`, now, g.Topic, g.First, g.Last, g.Reason)
+		exec(
+			`INSERT INTO losses (accepted_at, topic, first_offset, last_offset, reason) VALUES (?, ?, ?, ?, ?)`,
+			now,
+			g.Topic,
+			g.First,
+			g.Last,
+			g.Reason,
+		)
 		for offset := g.First; offset <= g.Last; offset++ {
-			exec(`INSERT OR REPLACE INTO records (id, written_at, checksum, key, headers, value) VALUES (?, ?, ?, '', '[]', x'')`, t.id(offset), now, placeholder)
+			exec(
+				`INSERT OR REPLACE INTO records (id, written_at, checksum, key, headers, value) VALUES (?, ?, ?, '', '[]', x'')`,
+				t.id(offset),
+				now,
+				placeholder,
+			)
 		}
 		next = max(next, g.Last+1)
 	}

@@ -48,8 +48,12 @@ func DecodeFilter(text string) (f domain.Filter, err error) {
 		return f, fmt.Errorf("read a stored filter: %w", err)
 	}
 	if in.Version != filterVersion {
-		return f, domain.Errorf(domain.Misconfigured, "a stored filter has version %d: this docket reads version %d; update it",
-			in.Version, filterVersion)
+		return f, domain.Errorf(
+			domain.Misconfigured,
+			"a stored filter has version %d: this docket reads version %d; update it",
+			in.Version,
+			filterVersion,
+		)
 	}
 	f.Since, f.Until = at(in.Since), at(in.Until)
 	if in.Where != nil {

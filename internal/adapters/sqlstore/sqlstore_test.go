@@ -117,7 +117,7 @@ func TestTextsAreKept(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(`{"v":1,"where":{"op":"and","args":[{"op":"equal","field":"state","value":"open"}]}}`)
 	f.Add(`{"code":"x","args":{"n":1e999}}`)
-	f.Fuzz(func(t *testing.T, text string) {
+	f.Fuzz(func(_ *testing.T, text string) {
 		if filter, err := DecodeFilter(text); err == nil {
 			w := plain.Where()
 			w.Fits(domain.DeadLetterFields, filter.Where)

@@ -65,7 +65,9 @@ var errCutOff = errors.New("the body broke off")
 // readWire reads a body as it came, at most limit bytes.
 func readWire(r *http.Request, limit int64, s *share) ([]byte, error) {
 	tooLarge := web.Problem(http.StatusRequestEntityTooLarge, fmt.Sprintf(
-		"the upload is larger than %d bytes on the wire: set decision_logs.reporting.upload_size_limit_bytes to at most that", limit))
+		"the upload is larger than %d bytes on the wire: set decision_logs.reporting.upload_size_limit_bytes to at most that",
+		limit,
+	))
 	if r.ContentLength > limit {
 		return nil, tooLarge
 	}
@@ -91,6 +93,9 @@ func encodingOf(r *http.Request) (gzipped bool, err error) {
 	case "gzip", "x-gzip":
 		return true, nil
 	default:
-		return false, web.Problem(http.StatusUnsupportedMediaType, fmt.Sprintf("Content-Encoding %.80q cannot be undone here: send gzip or none", e))
+		return false, web.Problem(
+			http.StatusUnsupportedMediaType,
+			fmt.Sprintf("Content-Encoding %.80q cannot be undone here: send gzip or none", e),
+		)
 	}
 }

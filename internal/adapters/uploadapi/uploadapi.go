@@ -1,5 +1,5 @@
-// Package uploadapi is the HTTP API that OPA uploads to. It owns limits on the wire and the budget of bytes in flight. It
-// leaves what an upload means to ingest, who sends it to auth, and listeners to its caller.
+// Package uploadapi is the HTTP API that OPA uploads to. It owns limits on the wire and the budget of bytes in flight.
+// It leaves what an upload means to ingest, who sends it to auth, and listeners to its caller.
 package uploadapi
 
 import (
@@ -124,8 +124,8 @@ func (u *upload) status(c echo.Context) error {
 	})
 }
 
-// notDurable is the one way an upload is refused once its body was read: send it again. What the log says is kept, under
-// the status that OPA's operators know.
+// notDurable is the one way an upload is refused once its body was read: send it again. What the log says is kept,
+// under the status that OPA's operators know.
 func notDurable(err error) error {
 	class := domain.ClassOf(err)
 	if class != domain.Invalid && class != domain.Unknown {

@@ -81,7 +81,13 @@ func TestStatusOfEveryClass(t *testing.T) {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/logs", strings.NewReader(`[{}]`)))
 		require.Equal(t, want, web.StatusOf(class))
-		require.Equal(t, http.StatusServiceUnavailable, w.Code, "an upload that is not durable is to be sent again, whatever the class: %s", class)
+		require.Equal(
+			t,
+			http.StatusServiceUnavailable,
+			w.Code,
+			"an upload that is not durable is to be sent again, whatever the class: %s",
+			class,
+		)
 		require.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
 		require.Less(t, w.Body.Len(), 1024, "OPA logs no more")
 		var p api.Problem
@@ -131,7 +137,8 @@ func TestShareGivesBackWhatItHolds(t *testing.T) {
 
 func TestVersionOf(t *testing.T) {
 	for agent, want := range map[string]string{
-		"Open-Policy-Agent/1.22.2 (linux, amd64)": "1.22.2", "Open Policy Agent/0.39.0 (linux, amd64)": "0.39.0", "curl/8.0": "", "": "",
+		"Open-Policy-Agent/1.22.2 (linux, amd64)": "1.22.2", "Open Policy Agent/0.39.0 (linux, amd64)": "0.39.0",
+		"curl/8.0": "", "": "",
 	} {
 		require.Equal(t, want, versionOf(agent))
 	}
@@ -142,7 +149,10 @@ func BenchmarkUpload(b *testing.B) {
 	h := newTestUpload(func(context.Context, []domain.Record) error { return nil }, 1<<30)
 	var wire bytes.Buffer
 	z := gzip.NewWriter(&wire)
-	event := `{"labels":{"id":"x","version":"1"},"decision_id":"id","path":"http/authz/allow","input":{"user":"alice","pad":"` + strings.Repeat("abc ", 300) + `"},"result":false}`
+	event := `{"labels":{"id":"x","version":"1"},"decision_id":"id","path":"http/authz/allow","input":{"user":"alice","pad":"` + strings.Repeat(
+		"abc ",
+		300,
+	) + `"},"result":false}`
 	_, _ = io.WriteString(z, "["+event+","+event+","+event+"]")
 	_ = z.Close()
 	b.ReportAllocs()

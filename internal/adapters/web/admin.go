@@ -14,7 +14,12 @@ import (
 )
 
 // NewAdmin makes the handler of the admin listener. pprof is served on loopback addresses only.
-func NewAdmin(listen string, g prometheus.Gatherer, report func(verbose bool) status.Report, logger *slog.Logger) http.Handler {
+func NewAdmin(
+	listen string,
+	g prometheus.Gatherer,
+	report func(verbose bool) status.Report,
+	logger *slog.Logger,
+) http.Handler {
 	e := New(logger)
 	e.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(g, promhttp.HandlerOpts{EnableOpenMetrics: true})))
 	e.GET("/livez", func(c echo.Context) error { return c.JSON(http.StatusOK, map[string]bool{"live": true}) })

@@ -1,5 +1,6 @@
-// Package web is what docket's listeners have in common: problem details and the one table from failure to status, identity
-// of the caller, and the admin listener. It leaves routes and what they mean to uploadapi, queryapi and the pages.
+// Package web is what docket's listeners have in common: problem details and the one table from failure to status,
+// identity of the caller, and the admin listener. It leaves routes and what they mean to uploadapi, queryapi and the
+// pages.
 package web
 
 import (
@@ -30,8 +31,8 @@ func Problem(status int, detail string) *api.Problem {
 // BadRequest is a problem with what the client sent.
 func BadRequest(err error) error { return Problem(http.StatusBadRequest, err.Error()) }
 
-// StatusOf is total over the classes. None of them is a 4xx: what a client did wrong is a Problem, or a refusal, from the
-// start.
+// StatusOf is total over the classes. None of them is a 4xx: what a client did wrong is a Problem, or a refusal, from
+// the start.
 func StatusOf(c domain.Class) int {
 	switch c {
 	case domain.Unavailable, domain.Canceled, domain.Misconfigured:

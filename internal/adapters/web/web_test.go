@@ -46,7 +46,8 @@ func TestProblems(t *testing.T) {
 		{"what is not there", refuse(operate.Absent), http.StatusNotFound, "", "r-1"},
 		{"a conflict", refuse(operate.Conflicting), http.StatusConflict, "", "r-1"},
 		{"no route", echo.ErrNotFound, http.StatusNotFound, "", "there is nothing at GET /x"},
-		{"a store that is away", domain.Errorf(domain.Unavailable, "away"), http.StatusServiceUnavailable, domain.Unavailable, "away"},
+		{"a store that is away", domain.Errorf(domain.Unavailable, "away"), http.StatusServiceUnavailable, domain.Unavailable,
+			"away"},
 		{"anything else", errors.New("boom"), http.StatusInternalServerError, domain.Unknown, "boom"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -63,7 +64,12 @@ func TestProblems(t *testing.T) {
 			require.Equal(t, c.status >= 500, w.Header().Get("Retry-After") != "")
 		})
 	}
-	require.Less(t, len(Problem(http.StatusBadRequest, strings.Repeat("x", 5000)).Detail), 1000, "OPA logs the first 1,024 bytes")
+	require.Less(
+		t,
+		len(Problem(http.StatusBadRequest, strings.Repeat("x", 5000)).Detail),
+		1000,
+		"OPA logs the first 1,024 bytes",
+	)
 }
 
 func TestAuthenticated(t *testing.T) {
@@ -99,7 +105,8 @@ func TestAuthenticated(t *testing.T) {
 
 func TestLoopback(t *testing.T) {
 	for listen, want := range map[string]bool{
-		"127.0.0.1:1": true, "[::1]:1": true, "localhost:1": true, "127.8.8.8:0": true, "0.0.0.0:1": false, ":1": false, "[::]:1": false, "10.0.0.1:1": false, "nonsense": false,
+		"127.0.0.1:1": true, "[::1]:1": true, "localhost:1": true, "127.8.8.8:0": true, "0.0.0.0:1": false, ":1": false,
+		"[::]:1": false, "10.0.0.1:1": false, "nonsense": false,
 	} {
 		require.Equal(t, want, Loopback(listen), listen)
 	}
@@ -107,8 +114,18 @@ func TestLoopback(t *testing.T) {
 
 func TestPprofOnlyOnLoopback(t *testing.T) {
 	for listen, want := range map[string]int{"127.0.0.1:1": http.StatusOK, "0.0.0.0:1": http.StatusNotFound} {
-		report := status.Report{Verdict: status.Down, Roles: map[status.Role]status.RoleHealth{status.Saver: {Reasons: []domain.Message{domain.Say(status.Starting, nil)}}}}
-		h := NewAdmin(listen, prometheus.NewRegistry(), func(bool) status.Report { return report }, slog.New(slog.DiscardHandler))
+		report := status.Report{
+			Verdict: status.Down,
+			Roles: map[status.Role]status.RoleHealth{
+				status.Saver: {Reasons: []domain.Message{domain.Say(status.Starting, nil)}},
+			},
+		}
+		h := NewAdmin(
+			listen,
+			prometheus.NewRegistry(),
+			func(bool) status.Report { return report },
+			slog.New(slog.DiscardHandler),
+		)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/debug/pprof/cmdline", nil))
 		require.Equal(t, want, w.Code)

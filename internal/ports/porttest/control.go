@@ -17,9 +17,21 @@ func storeOPAs(t *testing.T, h *StoreHarness) {
 		t.Helper()
 		require.NoError(t, h.Control.RecordOPAs(t.Context(), s))
 	}
-	record(domain.Observation{Tenant: "default", OPA: "a", Version: "1.0.0", First: at(0), Last: at(0), Uploads: 1, Events: 3})
-	record(domain.Observation{Tenant: "default", OPA: "a", Version: "1.22.2", First: at(300), Last: at(300), Uploads: 1, Events: 2},
-		domain.Observation{Tenant: "default", OPA: "b", First: at(10), Last: at(14), Uploads: 5, Events: 5})
+	record(
+		domain.Observation{Tenant: "default", OPA: "a", Version: "1.0.0", First: at(0), Last: at(0), Uploads: 1, Events: 3},
+	)
+	record(
+		domain.Observation{
+			Tenant:  "default",
+			OPA:     "a",
+			Version: "1.22.2",
+			First:   at(300),
+			Last:    at(300),
+			Uploads: 1,
+			Events:  2,
+		},
+		domain.Observation{Tenant: "default", OPA: "b", First: at(10), Last: at(14), Uploads: 5, Events: 5},
+	)
 	record(domain.Observation{Tenant: "acme", OPA: "a", Status: []byte(`{"s":1}`), StatusAt: at(400)})
 	opas, err := h.Control.OPAs(t.Context(), domain.AllTenants())
 	require.NoError(t, err)
@@ -49,7 +61,13 @@ func storeRejections(t *testing.T, h *StoreHarness) {
 	rejection := func(text, path string) domain.Rejection {
 		return domain.RejectionOf(&domain.Error{Class: domain.Invalid, Code: "23514", Text: text}, "default", path)
 	}
-	rejected, alike := rejection("row 7 violates a check", "http/authz/allow"), rejection("row 8 violates a check", "http/authz/allow")
+	rejected, alike := rejection(
+		"row 7 violates a check",
+		"http/authz/allow",
+	), rejection(
+		"row 8 violates a check",
+		"http/authz/allow",
+	)
 	elsewhere := rejection("row 9 violates a check", "kafka/authz/allow")
 	require.Equal(t, rejected.Fingerprint, alike.Fingerprint, "numbers do not count")
 	require.NotEqual(t, rejected.Fingerprint, elsewhere.Fingerprint)
@@ -82,10 +100,20 @@ func storeRejections(t *testing.T, h *StoreHarness) {
 	require.False(t, exchange(at, 0).On)
 
 	accepted := domain.Acceptance{
-		Fingerprint: rejected.Fingerprint, Tenants: domain.AllTenants(), At: at.UTC(), Until: at.Add(time.Hour).UTC(), Caller: "ann",
-		Comment: "a test row",
+		Fingerprint: rejected.Fingerprint,
+		Tenants:     domain.AllTenants(),
+		At:          at.UTC(),
+		Until:       at.Add(time.Hour).UTC(),
+		Caller:      "ann",
+		Comment:     "a test row",
 	}
-	entry := domain.AuditEntry{At: at.UTC(), Caller: "ann", Tenants: domain.AllTenants(), Action: "guard.accept", Target: rejected.Fingerprint}
+	entry := domain.AuditEntry{
+		At:      at.UTC(),
+		Caller:  "ann",
+		Tenants: domain.AllTenants(),
+		Action:  "guard.accept",
+		Target:  rejected.Fingerprint,
+	}
 	require.NoError(t, h.Control.AcceptRejections(t.Context(), accepted, entry))
 	report = exchange(at.Add(time.Second), 0)
 	require.Equal(t, []domain.Acceptance{accepted}, report.Acceptances)
@@ -100,8 +128,19 @@ func storeRejections(t *testing.T, h *StoreHarness) {
 	require.Empty(t, exchange(at.Add(3*time.Second), 0).Acceptances, "the last one has expired")
 
 	revoke := func(at time.Time) bool {
-		revoked, err := h.Control.RevokeAcceptance(t.Context(), domain.AllTenants(), rejected.Fingerprint, at,
-			domain.AuditEntry{At: at.UTC(), Caller: "bob", Tenants: domain.AllTenants(), Action: "guard.revoke", Target: rejected.Fingerprint})
+		revoked, err := h.Control.RevokeAcceptance(
+			t.Context(),
+			domain.AllTenants(),
+			rejected.Fingerprint,
+			at,
+			domain.AuditEntry{
+				At:      at.UTC(),
+				Caller:  "bob",
+				Tenants: domain.AllTenants(),
+				Action:  "guard.revoke",
+				Target:  rejected.Fingerprint,
+			},
+		)
 		require.NoError(t, err)
 		return revoked
 	}
@@ -111,12 +150,22 @@ func storeRejections(t *testing.T, h *StoreHarness) {
 	require.True(t, revoke(at.Add(5*time.Second)))
 	require.Empty(t, exchange(at.Add(6*time.Second), 0).Acceptances)
 	require.False(t, revoke(at.Add(6*time.Second)))
-	require.Equal(t, []string{"guard.revoke", "guard.accept", "guard.accept", "guard.accept"}, h.actions(t, domain.AllTenants()),
-		"each with its entry in the audit, and nothing for what was not done")
+	require.Equal(
+		t,
+		[]string{"guard.revoke", "guard.accept", "guard.accept", "guard.accept"},
+		h.actions(t, domain.AllTenants()),
+		"each with its entry in the audit, and nothing for what was not done",
+	)
 }
 
 // exchange reports what a process has judged of one tenant's rows.
-func (h *StoreHarness) exchange(t *testing.T, at time.Time, tenant string, judged int64, rejections ...domain.Rejection) domain.RejectionReport {
+func (h *StoreHarness) exchange(
+	t *testing.T,
+	at time.Time,
+	tenant string,
+	judged int64,
+	rejections ...domain.Rejection,
+) domain.RejectionReport {
 	t.Helper()
 	tally := domain.RejectionTally{Rejections: rejections}
 	if judged > 0 {

@@ -17,11 +17,30 @@ import (
 func (h *StoreHarness) dead(n int, edit ...func(*domain.DeadLetter)) domain.DeadLetter {
 	row := h.row(n)
 	l := domain.DeadLetter{
-		Position: domain.Position{Topic: "docket.dlq", Partition: int32(n % 2), Offset: int64(n)}, State: domain.DeadOpen,
-		Class: domain.Invalid, Code: "23514", Cause: domain.Rejected, Error: fmt.Sprintf("check %d", n), Text: "check #", Fingerprint: "f00d",
-		Attempts: 1, Tenant: row.Tenant, DecisionID: row.ID, Path: "http/authz/allow", Timestamp: row.Timestamp, Decision: true, SHA256: row.SHA256,
-		Bytes: len(row.Event), Upload: "ab", Origin: "docket.decisions/0/1", ReceivedAt: row.ReceivedAt, FirstFailedAt: row.ReceivedAt.Add(time.Second),
-		DiedAt: row.Timestamp.Add(time.Millisecond), Copies: 1,
+		Position:    domain.Position{Topic: "docket.dlq", Partition: int32(n % 2), Offset: int64(n)},
+		State:       domain.DeadOpen,
+		Class:       domain.Invalid,
+		Code:        "23514",
+		Cause:       domain.Rejected,
+		Error:       fmt.Sprintf("check %d", n),
+		Text:        "check #",
+		Fingerprint: "f00d",
+		Attempts:    1,
+		Tenant:      row.Tenant,
+		DecisionID:  row.ID,
+		Path:        "http/authz/allow",
+		Timestamp:   row.Timestamp,
+		Decision:    true,
+		SHA256:      row.SHA256,
+		Bytes: len(
+			row.Event,
+		),
+		Upload:        "ab",
+		Origin:        "docket.decisions/0/1",
+		ReceivedAt:    row.ReceivedAt,
+		FirstFailedAt: row.ReceivedAt.Add(time.Second),
+		DiedAt:        row.Timestamp.Add(time.Millisecond),
+		Copies:        1,
 	}
 	for _, e := range edit {
 		e(&l)
@@ -81,7 +100,8 @@ func (h *StoreHarness) counts(t *testing.T, query string) map[domain.DeadState]i
 
 func storeDeadLetters(t *testing.T, h *StoreHarness) {
 	whole := h.dead(9, func(l *domain.DeadLetter) {
-		l.Decision, l.Whole, l.DecisionID, l.Path, l.Timestamp, l.Code, l.Error, l.Origin = false, true, "", "", time.Time{}, "", "", ""
+		l.Decision, l.Whole, l.DecisionID, l.Path, l.Timestamp, l.Code, l.Error, l.Origin = false, true, "", "", time.Time{},
+			"", "", ""
 		l.Cause, l.Text, l.Fingerprint, l.FirstFailedAt, l.Attempts = domain.BadGzip, "bad_gzip", "beef", time.Time{}, 0
 	})
 	want := h.dead(1)
@@ -131,7 +151,12 @@ func storeDeadCopies(t *testing.T, h *StoreHarness) {
 
 	anew := h.dead(9, func(l *domain.DeadLetter) { l.Position = first.Position })
 	h.index(t, anew)
-	require.Equal(t, anew.DecisionID, h.deadLetter(t, first.ID).DecisionID, "the topic was made anew: its place holds other bytes")
+	require.Equal(
+		t,
+		anew.DecisionID,
+		h.deadLetter(t, first.ID).DecisionID,
+		"the topic was made anew: its place holds other bytes",
+	)
 	require.Equal(t, map[domain.DeadState]int64{domain.DeadOpen: 3}, h.counts(t, ""))
 }
 
@@ -251,9 +276,21 @@ func storeDeadGroups(t *testing.T, h *StoreHarness) {
 	require.NoError(t, err)
 	require.Len(t, groups, 2)
 	require.Equal(t, domain.DeadGroup{
-		Fingerprint: "f00d", Class: domain.Invalid, Code: "23514", Cause: domain.Rejected, Text: "check #", Path: "http/authz/allow",
-		Letters: map[domain.DeadState]int64{domain.DeadOpen: 3, domain.DeadStored: 1, domain.DeadReplayed: 0, domain.DeadDiscarded: 0},
-		First:   letters[3].DiedAt, Last: letters[0].DiedAt, Sample: letters[0].ID,
+		Fingerprint: "f00d",
+		Class:       domain.Invalid,
+		Code:        "23514",
+		Cause:       domain.Rejected,
+		Text:        "check #",
+		Path:        "http/authz/allow",
+		Letters: map[domain.DeadState]int64{
+			domain.DeadOpen:      3,
+			domain.DeadStored:    1,
+			domain.DeadReplayed:  0,
+			domain.DeadDiscarded: 0,
+		},
+		First:  letters[3].DiedAt,
+		Last:   letters[0].DiedAt,
+		Sample: letters[0].ID,
 	}, groups[0])
 	require.Equal(t, "cafe", groups[1].Fingerprint)
 	for query, want := range map[string]int{

@@ -14,8 +14,20 @@ import (
 func (h *StoreHarness) job(t *testing.T, id, query string, edit ...func(*domain.Job)) domain.Job {
 	t.Helper()
 	j := domain.Job{
-		ID: id, Kind: domain.Replay, Filter: deadQuery(t, query).Filter, Tenants: domain.AllTenants(), Rate: 12.5, Max: 100, MaxReplays: 3, StopRatio: 0.1, Comment: "fixed",
-		Caller: "ann", State: domain.JobPending, Message: domain.Say("waits", nil), Matched: 7, CreatedAt: h.Now.UTC().Truncate(time.Microsecond),
+		ID:         id,
+		Kind:       domain.Replay,
+		Filter:     deadQuery(t, query).Filter,
+		Tenants:    domain.AllTenants(),
+		Rate:       12.5,
+		Max:        100,
+		MaxReplays: 3,
+		StopRatio:  0.1,
+		Comment:    "fixed",
+		Caller:     "ann",
+		State:      domain.JobPending,
+		Message:    domain.Say("waits", nil),
+		Matched:    7,
+		CreatedAt:  h.Now.UTC().Truncate(time.Microsecond),
 	}
 	for _, e := range edit {
 		e(&j)
@@ -41,7 +53,13 @@ func (h *StoreHarness) move(t *testing.T, id string, m domain.JobMove, caller st
 	now := h.Now.UTC().Truncate(time.Microsecond)
 	entry := domain.AuditEntry{}
 	if caller != "" {
-		entry = domain.AuditEntry{At: now, Caller: caller, Tenants: domain.AllTenants(), Action: "replay." + string(m), Target: id}
+		entry = domain.AuditEntry{
+			At:      now,
+			Caller:  caller,
+			Tenants: domain.AllTenants(),
+			Action:  "replay." + string(m),
+			Target:  id,
+		}
 	}
 	moved, err := h.Control.MoveJob(t.Context(), domain.AllTenants(), id, m, domain.Say("moved", nil), now, entry)
 	require.NoError(t, err)
@@ -84,8 +102,15 @@ func storeJobs(t *testing.T, h *StoreHarness) {
 	require.True(t, found, "and others once its lease is over")
 	require.Equal(t, "two", taken.Owner)
 
-	report := &domain.DryRunReport{Histogram: []domain.Tally{{Cause: domain.Rejected, Letters: 3}}, Tried: 3, Statuses: map[domain.SaveStatus]int{domain.Saved: 3}}
-	after, err := h.Control.AdvanceJob(ctx, domain.JobStep{Job: "r-1", Owner: "one", At: now, LeaseUntil: now, State: domain.JobDone})
+	report := &domain.DryRunReport{
+		Histogram: []domain.Tally{{Cause: domain.Rejected, Letters: 3}},
+		Tried:     3,
+		Statuses:  map[domain.SaveStatus]int{domain.Saved: 3},
+	}
+	after, err := h.Control.AdvanceJob(
+		ctx,
+		domain.JobStep{Job: "r-1", Owner: "one", At: now, LeaseUntil: now, State: domain.JobDone},
+	)
 	require.NoError(t, err)
 	require.Equal(t, domain.JobRunning, after.State, "it is not the owner any more")
 	place := domain.Position{Topic: "docket.dlq", Partition: 1, Offset: 7}
@@ -101,7 +126,10 @@ func storeJobs(t *testing.T, h *StoreHarness) {
 
 	require.True(t, h.move(t, "r-1", domain.Pause, "ann"))
 	require.False(t, h.move(t, "r-1", domain.Pause, "ann"), "it is paused already")
-	after, err = h.Control.AdvanceJob(ctx, domain.JobStep{Job: "r-1", Owner: "two", At: now, LeaseUntil: now, State: domain.JobDone})
+	after, err = h.Control.AdvanceJob(
+		ctx,
+		domain.JobStep{Job: "r-1", Owner: "two", At: now, LeaseUntil: now, State: domain.JobDone},
+	)
 	require.NoError(t, err)
 	require.Equal(t, domain.JobPaused, after.State, "who was working on it sees that")
 	require.Equal(t, place, after.After)
@@ -129,7 +157,12 @@ func storeJobs(t *testing.T, h *StoreHarness) {
 	after, _, err = h.Control.Job(ctx, domain.AllTenants(), "r-1")
 	require.NoError(t, err)
 	require.Equal(t, now, after.FinishedAt)
-	h.job(t, "r-5", "", func(j *domain.Job) { j.Filter = want.Filter }) // which the one that is over does not keep from being made
+	h.job(
+		t,
+		"r-5",
+		"",
+		func(j *domain.Job) { j.Filter = want.Filter },
+	) // which the one that is over does not keep from being made
 	entries, err := h.Control.Audits(ctx, domain.AllTenants(), time.Time{}, 100)
 	require.NoError(t, err)
 	actions := map[string]int{}
@@ -137,7 +170,12 @@ func storeJobs(t *testing.T, h *StoreHarness) {
 		actions[e.Action+" "+e.Target]++
 	}
 	require.Equal(t, map[string]int{
-		"replay.create r-1": 1, "replay.create r-3": 1, "replay.create r-4": 1, "replay.create r-5": 1, "replay.pause r-1": 1, "replay.cancel r-1": 1,
+		"replay.create r-1": 1,
+		"replay.create r-3": 1,
+		"replay.create r-4": 1,
+		"replay.create r-5": 1,
+		"replay.pause r-1":  1,
+		"replay.cancel r-1": 1,
 	}, actions, "what was done, and nothing that was not")
 	list, err := h.Control.Jobs(ctx, domain.AllTenants())
 	require.NoError(t, err)
@@ -174,18 +212,38 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	require.EqualValues(t, 7, n)
 	tallies, err := h.Control.TallyLettersOfJob(ctx, j)
 	require.NoError(t, err)
-	require.Equal(t, []domain.Tally{{Cause: domain.Rejected, Path: "http/authz/allow", Class: domain.Invalid, Code: "23514", Error: "check #", Letters: 7}}, tallies)
+	require.Equal(
+		t,
+		[]domain.Tally{
+			{
+				Cause:   domain.Rejected,
+				Path:    "http/authz/allow",
+				Class:   domain.Invalid,
+				Code:    "23514",
+				Error:   "check #",
+				Letters: 7,
+			},
+		},
+		tallies,
+	)
 
 	_, found := h.claim(t, domain.DeadLetterJobs, "one", now)
 	require.True(t, found)
-	// The first comes back before it is written down that it was sent, the third is stored by then, and the second fails at once.
+	// The first comes back before it is written down that it was sent, the third is stored by then, and the second fails
+	// at once.
 	first, second, third, fourth := letters[1], letters[3], letters[5], letters[0]
 	back := copyOf(first, 300, "r-1")
 	h.index(t, back)
 	h.save(t, domain.Saved, h.row(6))
 	j, err = h.Control.MoveLetters(ctx, domain.LetterStep{
 		JobStep: domain.JobStep{Job: "r-1", Owner: "one", At: now, LeaseUntil: now.Add(time.Minute), After: fourth.Position},
-		Moved:   []domain.DeadLetter{first, third, fourth}, Failed: []domain.Position{second.Position}, To: domain.DeadReplayed,
+		Moved: []domain.DeadLetter{
+			first,
+			third,
+			fourth,
+		},
+		Failed: []domain.Position{second.Position},
+		To:     domain.DeadReplayed,
 	})
 	require.NoError(t, err)
 	require.Equal(t, []int64{4, 1, 2, 1}, []int64{j.Done, j.Stored, j.Failed, j.OnTheWay()})
@@ -197,7 +255,12 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	require.Equal(t, "r-1", h.deadLetter(t, fourth.ID).Replay)
 	require.Equal(t, []string{"docket.dlq:1:3", "docket.dlq:1:5", "docket.dlq:1:7"}, ids(100))
 	j.After = domain.Position{}
-	require.Equal(t, []string{"docket.dlq:1:3", "docket.dlq:1:5", "docket.dlq:1:7"}, ids(100), "nothing twice, wherever it begins")
+	require.Equal(
+		t,
+		[]string{"docket.dlq:1:3", "docket.dlq:1:5", "docket.dlq:1:7"},
+		ids(100),
+		"nothing twice, wherever it begins",
+	)
 
 	h.save(t, domain.Saved, h.row(1))
 	closed, _, err := h.Control.CloseStored(ctx, domain.DeadReplayed, domain.Position{}, 100)
@@ -207,7 +270,12 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	h.index(t, back)
 	j, _, err = h.Control.Job(ctx, domain.AllTenants(), "r-1")
 	require.NoError(t, err)
-	require.Equal(t, []int64{4, 2, 2, 0}, []int64{j.Done, j.Stored, j.Failed, j.OnTheWay()}, "what comes again is not counted again")
+	require.Equal(
+		t,
+		[]int64{4, 2, 2, 0},
+		[]int64{j.Done, j.Stored, j.Failed, j.OnTheWay()},
+		"what comes again is not counted again",
+	)
 	require.Equal(t, map[domain.DeadState]int64{domain.DeadOpen: 6, domain.DeadStored: 2}, h.counts(t, ""))
 	h.Now = h.Now.Add(time.Millisecond)
 	h.index(t, copyOf(second, 301, ""))
@@ -215,9 +283,16 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	require.NoError(t, err)
 	require.EqualValues(t, 2, j.Failed, "a copy that nobody has replayed is no failure of the last job")
 
-	end := domain.JobStep{Job: "r-1", Owner: "one", At: now, LeaseUntil: now, State: domain.JobDone, Audit: domain.AuditEntry{
-		At: now, Caller: "docket", Tenants: domain.AllTenants(), Action: "replay.done", Target: "r-1",
-	}}
+	end := domain.JobStep{
+		Job:        "r-1",
+		Owner:      "one",
+		At:         now,
+		LeaseUntil: now,
+		State:      domain.JobDone,
+		Audit: domain.AuditEntry{
+			At: now, Caller: "docket", Tenants: domain.AllTenants(), Action: "replay.done", Target: "r-1",
+		},
+	}
 	for range 2 { // the second time it is over
 		j, err = h.Control.AdvanceJob(ctx, end)
 		require.NoError(t, err)
@@ -230,7 +305,12 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	require.NoError(t, err)
 	require.Len(t, entries, 2)
 
-	discard := h.job(t, "d-1", "state=open&decision_id=id-8", func(j *domain.Job) { j.Kind, j.CreatedAt = domain.Discard, now.Add(time.Second) })
+	discard := h.job(
+		t,
+		"d-1",
+		"state=open&decision_id=id-8",
+		func(j *domain.Job) { j.Kind, j.CreatedAt = domain.Discard, now.Add(time.Second) },
+	)
 	next, err := h.Control.LettersOfJob(ctx, discard, 10)
 	require.NoError(t, err)
 	require.Len(t, next, 1, "the guard against loops is for replays")
@@ -240,7 +320,12 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	require.NoError(t, err)
 	require.Equal(t, domain.DeadDiscarded, h.deadLetter(t, next[0].ID).State)
 	h.index(t, copyOf(letters[7], 400, ""))
-	require.Equal(t, domain.DeadDiscarded, h.deadLetter(t, next[0].ID).State, "a copy that nobody has replayed stays given up")
+	require.Equal(
+		t,
+		domain.DeadDiscarded,
+		h.deadLetter(t, next[0].ID).State,
+		"a copy that nobody has replayed stays given up",
+	)
 	newer := h.dead(20, func(l *domain.DeadLetter) { l.DiedAt = now.Add(time.Minute) })
 	h.index(t, newer)
 	require.NotContains(t, ids(100), newer.ID, "what died later is not the job's")
@@ -250,12 +335,31 @@ func storeAudit(t *testing.T, h *StoreHarness) {
 	ctx := t.Context()
 	now := h.Now.UTC().Truncate(time.Microsecond)
 	first := domain.AuditEntry{
-		At: now, Caller: "ann", Tenants: domain.AllTenants(), Action: "replay.create", Target: "r-1",
-		Filter: deadQuery(t, "class=invalid&path=!http*").Filter, Matched: 7, Comment: "fixed", Outcome: domain.Say("pending", domain.Args{"n": "1"}),
+		At:      now,
+		Caller:  "ann",
+		Tenants: domain.AllTenants(),
+		Action:  "replay.create",
+		Target:  "r-1",
+		Filter: deadQuery(
+			t,
+			"class=invalid&path=!http*",
+		).Filter,
+		Matched: 7,
+		Comment: "fixed",
+		Outcome: domain.Say("pending", domain.Args{"n": "1"}),
 	}
 	second := domain.AuditEntry{
-		At: now.Add(time.Second), Caller: "docket", Tenants: domain.Tenants("acme", "default"), Action: "replay.done", Target: "r-1",
-		Matched: 7, Done: 6, Failed: 1, Outcome: domain.Say("done", nil),
+		At: now.Add(
+			time.Second,
+		),
+		Caller:  "docket",
+		Tenants: domain.Tenants("acme", "default"),
+		Action:  "replay.done",
+		Target:  "r-1",
+		Matched: 7,
+		Done:    6,
+		Failed:  1,
+		Outcome: domain.Say("done", nil),
 	}
 	require.NoError(t, h.Control.Audit(ctx, first))
 	require.NoError(t, h.Control.Audit(ctx, second))
@@ -281,7 +385,18 @@ func storeDryRun(t *testing.T, h *StoreHarness) {
 	for range 2 {
 		statuses, err := h.Decisions.DryRunBatch(t.Context(), rows)
 		require.NoError(t, err)
-		require.Equal(t, []domain.SaveStatus{domain.Duplicate, domain.Saved, domain.Duplicate, domain.Saved, domain.Conflicting, domain.TooOld}, statuses)
+		require.Equal(
+			t,
+			[]domain.SaveStatus{
+				domain.Duplicate,
+				domain.Saved,
+				domain.Duplicate,
+				domain.Saved,
+				domain.Conflicting,
+				domain.TooOld,
+			},
+			statuses,
+		)
 	}
 	require.Empty(t, h.get(t, "id-3"), "nothing is stored")
 	require.Empty(t, h.get(t, "id-4"))

@@ -94,7 +94,13 @@ func publish(t *testing.T, l ports.Publisher, records ...domain.Record) {
 }
 
 func (h LogHarness) sub() ports.Subscription {
-	return ports.Subscription{Group: "suite", Topics: []string{h.Topics.Decisions}, MaxRecords: 100, MaxBytes: 1 << 20, MaxWait: 10 * time.Millisecond}
+	return ports.Subscription{
+		Group:      "suite",
+		Topics:     []string{h.Topics.Decisions},
+		MaxRecords: 100,
+		MaxBytes:   1 << 20,
+		MaxWait:    10 * time.Millisecond,
+	}
 }
 
 // consumption runs Consume in the background and stops it with the test.
@@ -179,8 +185,18 @@ func logRoundTrip(t *testing.T, h LogHarness) {
 	l := h.opened(t)
 	at := time.Date(2026, 11, 20, 12, 34, 56, 123456789, time.UTC)
 	sent := []domain.Record{
-		{Topic: h.Topics.Decisions, Key: "plain", Value: []byte(`{"a":1}`), Headers: domain.Headers{Tenant: "default", ReceivedAt: at, Upload: "ab"}},
-		{Topic: h.Topics.Decisions, Key: "päth/ \u2028💥", Value: []byte("{\"a\":\"\\u0000\\ud800\", \"a\":1e999 }"), Headers: domain.Headers{Tenant: "default", ReceivedAt: at, Upload: "ab"}},
+		{
+			Topic:   h.Topics.Decisions,
+			Key:     "plain",
+			Value:   []byte(`{"a":1}`),
+			Headers: domain.Headers{Tenant: "default", ReceivedAt: at, Upload: "ab"},
+		},
+		{
+			Topic:   h.Topics.Decisions,
+			Key:     "päth/ \u2028💥",
+			Value:   []byte("{\"a\":\"\\u0000\\ud800\", \"a\":1e999 }"),
+			Headers: domain.Headers{Tenant: "default", ReceivedAt: at, Upload: "ab"},
+		},
 		{Topic: h.Topics.Decisions, Key: "bytes", Value: []byte{0, 255, '\n', 0x80}, Headers: domain.Headers{
 			Tenant: "t", OPAPartition: "p/q", ReceivedAt: at, Upload: "cd", Reason: domain.InvalidUTF8,
 			TraceParent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", Attempt: 3, NotBefore: at.Add(time.Second),
@@ -354,7 +370,9 @@ func logHoldOthers(t *testing.T, h LogHarness) {
 		c.add(batch)
 		for _, r := range batch {
 			if r.Topic == h.Topics.Parking {
-				return []ports.Pause{{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Until: time.Now().Add(time.Hour)}}, nil
+				return []ports.Pause{
+					{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Until: time.Now().Add(time.Hour)},
+				}, nil
 			}
 		}
 		return nil, nil

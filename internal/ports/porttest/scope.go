@@ -51,7 +51,13 @@ func scopeDecisions(t *testing.T, h *StoreHarness) {
 func scopeOPAs(t *testing.T, h *StoreHarness) {
 	at := h.Now.UTC().Truncate(time.Microsecond)
 	for _, tenant := range []string{own, foreign} {
-		require.NoError(t, h.Control.RecordOPAs(t.Context(), []domain.Observation{{Tenant: tenant, OPA: "opa-1", First: at, Last: at, Uploads: 1}}))
+		require.NoError(
+			t,
+			h.Control.RecordOPAs(
+				t.Context(),
+				[]domain.Observation{{Tenant: tenant, OPA: "opa-1", First: at, Last: at, Uploads: 1}},
+			),
+		)
 	}
 	opas, err := h.Control.OPAs(t.Context(), ownScope)
 	require.NoError(t, err)
@@ -77,9 +83,20 @@ func scopeRejections(t *testing.T, h *StoreHarness) {
 	require.EqualValues(t, 110, read(domain.AllTenants()).Judged)
 
 	acceptance := domain.Acceptance{
-		Fingerprint: theirs.Fingerprint, Tenants: domain.Tenants(foreign), At: at.UTC(), Until: at.Add(time.Hour).UTC(), Caller: "ann", Comment: "known",
+		Fingerprint: theirs.Fingerprint,
+		Tenants:     domain.Tenants(foreign),
+		At:          at.UTC(),
+		Until:       at.Add(time.Hour).UTC(),
+		Caller:      "ann",
+		Comment:     "known",
 	}
-	entry := domain.AuditEntry{At: at.UTC(), Caller: "ann", Tenants: acceptance.Tenants, Action: "guard.accept", Target: theirs.Fingerprint}
+	entry := domain.AuditEntry{
+		At:      at.UTC(),
+		Caller:  "ann",
+		Tenants: acceptance.Tenants,
+		Action:  "guard.accept",
+		Target:  theirs.Fingerprint,
+	}
 	require.NoError(t, h.Control.AcceptRejections(t.Context(), acceptance, entry))
 	require.Empty(t, read(ownScope).Acceptances)
 	require.Len(t, read(domain.Tenants(foreign)).Acceptances, 1)
@@ -110,7 +127,8 @@ func scopeDeadLetters(t *testing.T, h *StoreHarness) {
 	of, err := h.Control.DeadLettersOf(t.Context(), ownScope, mine.DecisionID)
 	require.NoError(t, err)
 	require.Len(t, of, 1)
-	for name, scope := range map[string]domain.Scope{"one": ownScope, "both": domain.Tenants(own, foreign), "none": domain.Tenants()} {
+	for name, scope := range map[string]domain.Scope{"one": ownScope, "both": domain.Tenants(own, foreign),
+		"none": domain.Tenants()} {
 		want := map[string]int64{"one": 1, "both": 2, "none": 0}[name]
 		n, err := h.Control.CountDeadLetters(t.Context(), scope, domain.Filter{})
 		require.NoError(t, err)

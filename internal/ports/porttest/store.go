@@ -109,7 +109,8 @@ func (h *StoreHarness) get(t *testing.T, id string) []domain.Decision {
 func storeRoundTrip(t *testing.T, h *StoreHarness) {
 	want := h.row(1, func(d *domain.Decision) {
 		d.Tenant, d.ID = "acme", "weird/%2F id\u2028💥"
-		d.Path, d.Reason, d.Principal, d.Action, d.Resource = "http/authz/allow", "not the owner", "alice", "GET", "finance/salary"
+		d.Path, d.Reason, d.Principal, d.Action, d.Resource = "http/authz/allow", "not the owner", "alice", "GET",
+			"finance/salary"
 		d.OPA, d.App, d.TraceID, d.RequestedBy = "opa-1", "shop", "4bf92f3577b34da6a3ce929d0e0e4736", "10.0.0.1:5"
 		d.Error, d.Outcome = "eval_conflict_error: two", domain.OutcomeError
 		d.Bundles = []domain.Bundle{{Name: "a", Revision: "1"}, {Name: "b", Revision: ""}}
@@ -210,7 +211,11 @@ func storePlacement(t *testing.T, h *StoreHarness) {
 	// Out of the window the key has no timestamp.
 	absent := h.row(2000, at(time.Time{}))
 	h.save(t, domain.Saved, absent)
-	future := h.row(2000, at(h.Now.Add(48*time.Hour).Truncate(time.Microsecond)), func(d *domain.Decision) { d.Event = []byte(`{"x":1}`) })
+	future := h.row(
+		2000,
+		at(h.Now.Add(48*time.Hour).Truncate(time.Microsecond)),
+		func(d *domain.Decision) { d.Event = []byte(`{"x":1}`) },
+	)
 	h.save(t, domain.Conflicting, future)
 }
 
@@ -237,20 +242,33 @@ func storeNeighbour(t *testing.T, h *StoreHarness) {
 	h.save(t, domain.Duplicate, inside)
 	require.Len(t, h.get(t, inside.ID), 1)
 
-	page, err := h.Decisions.Search(t.Context(), domain.AllTenants(), domain.Query{Filter: domain.Filter{Since: h.Now.Add(-time.Hour)}, Limit: 10})
+	page, err := h.Decisions.Search(
+		t.Context(),
+		domain.AllTenants(),
+		domain.Query{Filter: domain.Filter{Since: h.Now.Add(-time.Hour)}, Limit: 10},
+	)
 	require.NoError(t, err)
 	require.Len(t, page.Items, 2, "both tables, without repeats")
 }
 
 func storeTenants(t *testing.T, h *StoreHarness) {
-	h.save(t, domain.Saved, h.row(1), h.row(1, func(d *domain.Decision) { d.Tenant = "other"; d.Event = []byte(`{"o":1}`) }))
+	h.save(
+		t,
+		domain.Saved,
+		h.row(1),
+		h.row(1, func(d *domain.Decision) { d.Tenant = "other"; d.Event = []byte(`{"o":1}`) }),
+	)
 	require.Len(t, h.get(t, "id-1"), 2)
 }
 
 func storeSanitised(t *testing.T, h *StoreHarness) {
 	p, err := domain.NewProjector(nil)
 	require.NoError(t, err)
-	raw := []byte(`{"decision_id":"nul","path":"a\u0000b","labels":{"id":"\ud800"},"timestamp":"` + h.Now.Format(time.RFC3339Nano) + `","result":true,"input":{"user":"x\udfffy"}}`)
+	raw := []byte(
+		`{"decision_id":"nul","path":"a\u0000b","labels":{"id":"\ud800"},"timestamp":"` + h.Now.Format(
+			time.RFC3339Nano,
+		) + `","result":true,"input":{"user":"x\udfffy"}}`,
+	)
 	d := p.Project(domain.Record{Value: raw, Headers: domain.Headers{ReceivedAt: h.Now}})
 	require.True(t, d.Sanitised && d.Unsearchable)
 	h.save(t, domain.Saved, d, h.row(1))
@@ -259,7 +277,11 @@ func storeSanitised(t *testing.T, h *StoreHarness) {
 	require.Equal(t, raw, got[0].Event)
 	require.Equal(t, "a\uFFFDb", got[0].Path)
 	require.True(t, got[0].Sanitised && got[0].Unsearchable)
-	page, err := h.Decisions.Search(t.Context(), domain.AllTenants(), domain.Query{Filter: domain.Filter{Since: h.Now.Add(-time.Hour)}, Limit: 10})
+	page, err := h.Decisions.Search(
+		t.Context(),
+		domain.AllTenants(),
+		domain.Query{Filter: domain.Filter{Since: h.Now.Add(-time.Hour)}, Limit: 10},
+	)
 	require.NoError(t, err)
 	require.Len(t, page.Items, 2, "one such row does not break a search")
 }
