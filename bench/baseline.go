@@ -62,10 +62,7 @@ func insertAll(ctx context.Context, pool *pgxpool.Pool, events []map[string]any)
 			if _, err := tx.Exec(
 				ctx,
 				`INSERT INTO baseline (decision_id, timestamp, path, event) VALUES ($1, $2::text::timestamptz, $3, $4) ON CONFLICT DO NOTHING`,
-				event["decision_id"],
-				event["timestamp"],
-				event["path"],
-				b,
+				event["decision_id"], event["timestamp"], event["path"], b,
 			); err != nil {
 				return err
 			}
@@ -109,15 +106,7 @@ func baselineSuite(docket, out string, rate, seconds int) error {
 	fmt.Fprintln(w, "DATABASE\tSERVICE\tEVENTS SENT\tUPLOADS DROPPED\tREFUSED\tP95 ms\tSTORED\tCPU µs/decision")
 	for _, r := range results {
 		fmt.Fprintf(
-			w,
-			"%s\t%s\t%d\t%d\t%d\t%.2f\t%d\t%.0f\n",
-			r.Condition,
-			r.Service,
-			r.Sent,
-			r.Dropped,
-			r.Refused,
-			r.P95,
-			r.Stored,
+			w, "%s\t%s\t%d\t%d\t%d\t%.2f\t%d\t%.0f\n", r.Condition, r.Service, r.Sent, r.Dropped, r.Refused, r.P95, r.Stored,
 			r.CPU,
 		)
 	}

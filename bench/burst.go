@@ -37,13 +37,8 @@ func burstSuite(docket, k6, out string, uploads int64, connections int) error {
 		case <-tick.C:
 			_, rate := w.latest()
 			fmt.Fprintf(
-				os.Stderr,
-				"  taken %s of %s uploads, refused %d times; arrived %.0f/s, saved %.0f/s\n",
-				n(f.taken.Load()),
-				n(uploads),
-				f.refused.Load(),
-				rate("arrived"),
-				rate("saved"),
+				os.Stderr, "  taken %s of %s uploads, refused %d times; arrived %.0f/s, saved %.0f/s\n", n(f.taken.Load()),
+				n(uploads), f.refused.Load(), rate("arrived"), rate("saved"),
 			)
 		}
 	}

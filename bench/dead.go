@@ -122,15 +122,9 @@ func (b *deadBench) fill() error {
 		records := make([]domain.Record, 0, batch)
 		for i := first; i < min(first+batch, b.n); i++ {
 			r := domain.Record{Topic: b.topics.DLQ, Key: deadID(i), Value: b.event(deadID(i), i, now), Headers: domain.Headers{
-				Tenant:        "default",
-				ReceivedAt:    now,
-				Upload:        fmt.Sprintf("%064x", i/3),
-				FirstFailedAt: now,
-				Attempt:       1,
-				ErrorClass:    domain.Invalid,
-				ErrorCode:     "23514",
-				Error:         `new row violates check constraint "amount"`,
-				Origin:        "docket.decisions/0/1",
+				Tenant: "default", ReceivedAt: now, Upload: fmt.Sprintf("%064x", i/3), FirstFailedAt: now, Attempt: 1,
+				ErrorClass: domain.Invalid, ErrorCode: "23514", Error: `new row violates check constraint "amount"`,
+				Origin: "docket.decisions/0/1",
 			}}
 			if i%2 == 0 {
 				r.Topic, r.Headers.ErrorClass, r.Headers.ErrorCode, r.Headers.Attempt, r.Headers.Error = b.topics.ParkingDLQ,
@@ -353,16 +347,12 @@ func (b *deadBench) killed() error {
 func (b *deadBench) trails() error {
 	trail := func(id string) string { return "/api/v1/decisions/" + url.PathEscape(id) + "/trail" }
 	if err := b.latency(
-		"a trail of what is stored",
-		200,
-		func(i int) string { return trail(deadID(i * 37 % b.n)) },
+		"a trail of what is stored", 200, func(i int) string { return trail(deadID(i * 37 % b.n)) },
 	); err != nil {
 		return err
 	}
 	if err := b.latency(
-		"a trail of what never came",
-		100,
-		func(i int) string { return trail(fmt.Sprintf("never-%d", i)) },
+		"a trail of what never came", 100, func(i int) string { return trail(fmt.Sprintf("never-%d", i)) },
 	); err != nil {
 		return err
 	}
@@ -380,9 +370,7 @@ func (b *deadBench) trails() error {
 			records = append(
 				records,
 				domain.Record{
-					Topic:   b.topics.Decisions,
-					Key:     hot,
-					Value:   b.event(hot, i, now),
+					Topic: b.topics.Decisions, Key: hot, Value: b.event(hot, i, now),
 					Headers: domain.Headers{Tenant: "default", ReceivedAt: now},
 				},
 			)
@@ -403,8 +391,6 @@ func (b *deadBench) trails() error {
 		}
 	}
 	return b.latency(
-		"a trail of what never came, behind 500,000 that wait",
-		10,
-		func(i int) string { return trail(neighbours[i]) },
+		"a trail of what never came, behind 500,000 that wait", 10, func(i int) string { return trail(neighbours[i]) },
 	)
 }

@@ -31,10 +31,8 @@ func describe(docket, k6 string) ([]report.Fact, error) {
 		{
 			Name: "machine",
 			Value: fmt.Sprintf(
-				"%d cores of %s, %.0f GiB, which the load, the service and all servers share",
-				runtime.NumCPU(),
-				processors[0].ModelName,
-				float64(*memory.MemTotal)/(1<<20),
+				"%d cores of %s, %.0f GiB, which the load, the service and all servers share", runtime.NumCPU(),
+				processors[0].ModelName, float64(*memory.MemTotal)/(1<<20),
 			),
 		},
 	}

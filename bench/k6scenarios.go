@@ -26,13 +26,8 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 	none := func([]*k6Figures) []report.Table { return nil }
 	reference := func(service, condition string, delay time.Duration) k6Case {
 		c := k6Case{
-			service:   service,
-			condition: condition,
-			script:    "ingest.js",
-			env:       steady,
-			length:    time.Minute,
-			delay:     delay,
-			warm:      warmUploads,
+			service: service, condition: condition, script: "ingest.js", env: steady, length: time.Minute, delay: delay,
+			warm: warmUploads,
 		}
 		if service == synchronous {
 			c.warm = warmSynchronous
@@ -57,8 +52,7 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 			},
 			verdicts: func(f []*k6Figures) []report.Verdict {
 				return []report.Verdict{
-					zero("dropped uploads", f[0].Dropped),
-					zero("refused and failed uploads", f[0].Refused+f[0].Failed),
+					zero("dropped uploads", f[0].Dropped), zero("refused and failed uploads", f[0].Refused+f[0].Failed),
 					stored(f[0]),
 				}
 			},
@@ -75,11 +69,7 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 			cases: []k6Case{
 				reference(synchronous, "database as it is", 0),
 				reference("docket", "database as it is", 0),
-				reference(
-					synchronous,
-					"database 2 ms away",
-					2*time.Millisecond,
-				),
+				reference(synchronous, "database 2 ms away", 2*time.Millisecond),
 				reference("docket", "database 2 ms away", 2*time.Millisecond),
 			},
 			verdicts: func(f []*k6Figures) (out []report.Verdict) {
@@ -87,11 +77,8 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 					out = append(
 						out,
 						named(
-							f[i].Condition,
-							zero("dropped uploads", f[i].Dropped),
-							zero("refused and failed uploads", f[i].Refused+f[i].Failed),
-							atMost("p95", 6, f[i].P95),
-							stored(f[i]),
+							f[i].Condition, zero("dropped uploads", f[i].Dropped),
+							zero("refused and failed uploads", f[i].Refused+f[i].Failed), atMost("p95", 6, f[i].P95), stored(f[i]),
 						)...)
 				}
 				return out
@@ -104,12 +91,7 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 				"from before k6 begins until after it has ended; then it comes back, and everything has to be stored.",
 			cases: []k6Case{
 				reference("docket", "database as it is", 0),
-				outage(
-					"docket",
-					"database away for the middle third",
-					1.0/3,
-					2.0/3,
-				),
+				outage("docket", "database away for the middle third", 1.0/3, 2.0/3),
 				outage("docket", "database away for the whole run", 0, 1),
 				outage(synchronous, "database away for the middle third", 1.0/3, 2.0/3),
 			},
@@ -121,11 +103,7 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 							f[i].Condition,
 							zero("dropped uploads", f[i].Dropped),
 							zero("refused and failed uploads", f[i].Refused+f[i].Failed),
-							atMost(
-								fmt.Sprintf("p95 while it is away (%.1f ms with it)", f[0].P95),
-								outageLimit(f),
-								f[i].AwayP95,
-							),
+							atMost(fmt.Sprintf("p95 while it is away (%.1f ms with it)", f[0].P95), outageLimit(f), f[i].AwayP95),
 							stored(f[i]),
 							zero("dead letters", int64(f[i].DeadLetters)),
 						)...)
@@ -219,8 +197,7 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 			verdicts: func(f []*k6Figures) []report.Verdict {
 				return []report.Verdict{
 					zero("acknowledged decisions lost", int64(f[0].Lost)),
-					zero("uploads that failed otherwise than by a clean 503 or 429", f[0].Failed),
-					stored(f[0]),
+					zero("uploads that failed otherwise than by a clean 503 or 429", f[0].Failed), stored(f[0]),
 				}
 			},
 			tables: func(f []*k6Figures) []report.Table {
@@ -267,8 +244,7 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 			},
 			verdicts: func(f []*k6Figures) (out []report.Verdict) {
 				out = []report.Verdict{
-					zero("dropped uploads", f[0].Dropped),
-					zero("refused and failed uploads", f[0].Refused+f[0].Failed),
+					zero("dropped uploads", f[0].Dropped), zero("refused and failed uploads", f[0].Refused+f[0].Failed),
 					stored(f[0]),
 				}
 				for _, role := range []string{"ingest", "saver", "parking"} {
@@ -276,10 +252,8 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 					out = append(
 						out,
 						report.Verdict{
-							What:     "memory of " + role + ", rise over the second half",
-							Asked:    "within 2 %",
-							Measured: fmt.Sprintf("%+.1f %%", slope),
-							Met:      slope <= 2,
+							What: "memory of " + role + ", rise over the second half", Asked: "within 2 %",
+							Measured: fmt.Sprintf("%+.1f %%", slope), Met: slope <= 2,
 						},
 					)
 				}
@@ -332,20 +306,16 @@ func atMostCount(what string, asked, measured int64) report.Verdict {
 
 func atMost(what string, asked, measured float64) report.Verdict {
 	return report.Verdict{
-		What:     what,
-		Asked:    fmt.Sprintf("at most %.1f ms", asked),
-		Measured: fmt.Sprintf("%.1f ms", measured),
-		Met:      measured > 0 && measured <= asked,
+		What: what, Asked: fmt.Sprintf("at most %.1f ms", asked), Measured: fmt.Sprintf("%.1f ms", measured),
+		Met: measured > 0 && measured <= asked,
 	}
 }
 
 // stored is whether everything that was acknowledged is stored, once, and nothing else but what was sent.
 func stored(f *k6Figures) report.Verdict {
 	return report.Verdict{
-		What:     "acknowledged decisions that are stored, each once",
-		Asked:    n(int64(f.Acked)),
-		Measured: n(int64(f.Acked - f.Lost - f.Twice)),
-		Met:      f.Acked > 0 && f.sound() == nil,
+		What: "acknowledged decisions that are stored, each once", Asked: n(int64(f.Acked)),
+		Measured: n(int64(f.Acked - f.Lost - f.Twice)), Met: f.Acked > 0 && f.sound() == nil,
 	}
 }
 

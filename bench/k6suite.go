@@ -71,9 +71,7 @@ func k6Suite(docket, k6, scripts, out, name string, rate int, soak time.Duration
 	s, ok := k6Scenarios(rate, soak, users)[name]
 	if !ok {
 		return fmt.Errorf(
-			"%s is no scenario: %s",
-			name,
-			strings.Join(slices.Sorted(maps.Keys(k6Scenarios(rate, soak, users))), ", "),
+			"%s is no scenario: %s", name, strings.Join(slices.Sorted(maps.Keys(k6Scenarios(rate, soak, users))), ", "),
 		)
 	}
 	environment, err := describe(docket, k6)
@@ -95,15 +93,8 @@ func k6Suite(docket, k6, scripts, out, name string, rate int, soak time.Duration
 		figures = append(figures, f)
 		r.Runs = append(r.Runs, report.Run{Name: c.name(), Charts: charts})
 		fmt.Fprintf(
-			os.Stderr,
-			"  %s: dropped %d, refused %d, failed %d, p95 %.1f ms; %d of %d acknowledged decisions stored\n",
-			c.name(),
-			f.Dropped,
-			f.Refused,
-			f.Failed,
-			f.P95,
-			f.Acked-f.Lost,
-			f.Acked,
+			os.Stderr, "  %s: dropped %d, refused %d, failed %d, p95 %.1f ms; %d of %d acknowledged decisions stored\n",
+			c.name(), f.Dropped, f.Refused, f.Failed, f.P95, f.Acked-f.Lost, f.Acked,
 		)
 	}
 	r.Tables = append(k6Tables(figures), s.tables(figures)...)

@@ -103,17 +103,8 @@ func (c *corpus) event(w io.Writer, id string) {
 	fmt.Fprintf(
 		w,
 		`{"labels":{"app":"shop","env":"prod","id":"opa-%d","version":"1.22.2"},"decision_id":%q,"trace_id":"%032x","span_id":"%016x","bundles":{"authz":{"revision":"W3sibCI6InN5cy9jYXRhbG9nIiwicyI6NDA3MX1d"}},"path":"http/authz/allow","input":{"method":"GET","path":["finance","salary","user%d"],"user":"alice%d","subject":{"id":"alice","roles":["employee","manager","auditor"],"department":"finance","clearance":3},"source":{"address":"10.0.%d.%d","port":443},"headers":{"accept":"application/json","user-agent":"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36","x-request-id":"%032x","x-forwarded-for":"203.0.113.7, 10.0.0.1"},"resource":{"type":"salary","owner":"bob","sensitivity":"high","tags":["pii","payroll"]}},"result":{"allow":false,"reasons":["user is not the owner","user is not in the group hr"],"obligations":[{"type":"log","level":"warn"}]},"requested_by":"10.0.12.7:51442","timestamp":%q,"metrics":{"counter_server_query_cache_hit":1,"timer_rego_input_parse_ns":32111,"timer_rego_query_eval_ns":187221,"timer_server_handler_ns":301232,"timer_rego_external_resolve_ns":1042},"req_id":%d}`,
-		c.next%200,
-		id,
-		c.events,
-		c.events,
-		c.events%1000,
-		c.events%5000,
-		c.events%256,
-		c.events%251,
-		c.events,
-		time.Now().UTC().Format(time.RFC3339Nano),
-		c.events,
+		c.next%200, id, c.events, c.events, c.events%1000, c.events%5000, c.events%256, c.events%251, c.events,
+		time.Now().UTC().Format(time.RFC3339Nano), c.events,
 	)
 }
 

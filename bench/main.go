@@ -160,23 +160,8 @@ func printRoles(results []result) {
 		fmt.Fprintf(
 			w,
 			"%s\t%.0f\t%d\t%.2f\t%.2f\t%.2f\t%.1f\t%d\t%d\t%.0f\t%.0f MiB\t%+.1f %%\t%.2f\t%.0f MiB\t%+.1f %%\t%.2f\t%.1f ms\n",
-			r.Scenario,
-			r.PerSecond,
-			r.Refused,
-			r.P50,
-			r.P95,
-			r.P99,
-			r.Max,
-			r.Events,
-			r.Stored,
-			r.EndToEndP99,
-			r.PeakRSS,
-			r.RSSSlope,
-			r.CPUPer100k,
-			r.SaverRSS,
-			r.SaverSlope,
-			r.SaverCPUPer100k,
-			r.GeneratorMs,
+			r.Scenario, r.PerSecond, r.Refused, r.P50, r.P95, r.P99, r.Max, r.Events, r.Stored, r.EndToEndP99, r.PeakRSS,
+			r.RSSSlope, r.CPUPer100k, r.SaverRSS, r.SaverSlope, r.SaverCPUPer100k, r.GeneratorMs,
 		)
 	}
 	_ = w.Flush()
@@ -191,22 +176,9 @@ func print(results []result) {
 	)
 	for _, r := range results {
 		fmt.Fprintf(
-			w,
-			"%s\t%.0f\t%d\t%.2f\t%.2f\t%.2f\t%.1f\t%d\t%d\t%.0f ms\t%.0f MiB\t%+.1f %%\t%.2f\t%.1f ms\n",
-			r.Scenario,
-			r.PerSecond,
-			r.Refused,
-			r.P50,
-			r.P95,
-			r.P99,
-			r.Max,
-			r.Events,
-			r.Stored,
-			r.DrainedMs,
-			r.PeakRSS,
-			r.RSSSlope,
-			r.CPUPer100k,
-			r.GeneratorMs,
+			w, "%s\t%.0f\t%d\t%.2f\t%.2f\t%.2f\t%.1f\t%d\t%d\t%.0f ms\t%.0f MiB\t%+.1f %%\t%.2f\t%.1f ms\n", r.Scenario,
+			r.PerSecond, r.Refused, r.P50, r.P95, r.P99, r.Max, r.Events, r.Stored, r.DrainedMs, r.PeakRSS, r.RSSSlope,
+			r.CPUPer100k, r.GeneratorMs,
 		)
 	}
 	_ = w.Flush()

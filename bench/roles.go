@@ -58,13 +58,9 @@ func startStack(docket string, brokers int) (_ *stack, err error) {
 		return nil, err
 	}
 	s.vars = append(
-		os.Environ(),
-		"DOCKET_KAFKA_BROKERS="+strings.Join(s.kafka.Brokers(), ","),
-		"DOCKET_DATABASE_URL="+s.postgres.URL("postgres", ""),
-		"DOCKET_LISTEN="+s.upload,
-		"DOCKET_CONSOLE_LISTEN="+s.console,
-		"DOCKET_KAFKA_UNREPLICATED=allow",
-		"DOCKET_LOG_LEVEL=error",
+		os.Environ(), "DOCKET_KAFKA_BROKERS="+strings.Join(s.kafka.Brokers(), ","),
+		"DOCKET_DATABASE_URL="+s.postgres.URL("postgres", ""), "DOCKET_LISTEN="+s.upload,
+		"DOCKET_CONSOLE_LISTEN="+s.console, "DOCKET_KAFKA_UNREPLICATED=allow", "DOCKET_LOG_LEVEL=error",
 	)
 	migrate := exec.Command(docket, "migrate")
 	migrate.Env = s.vars

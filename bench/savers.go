@@ -196,11 +196,7 @@ func (c *saversCluster) scale(backlog int64) (report.Table, error) {
 			fmt.Sprint(m.concurrency),
 			fmt.Sprintf("%.0f", perSecond),
 			fmt.Sprintf("%.2f", perSecond/first),
-			fmt.Sprintf(
-				"%.0f to %.0f %%",
-				100*slices.Min(shares),
-				100*slices.Max(shares),
-			),
+			fmt.Sprintf("%.0f to %.0f %%", 100*slices.Min(shares), 100*slices.Max(shares)),
 			fmt.Sprintf("%.2f", jain(shares)),
 			fmt.Sprintf("%.0f MiB", memory),
 		})
@@ -220,8 +216,7 @@ func (c *saversCluster) settings(backlog int64) (report.Table, error) {
 			return t, err
 		}
 		perSecond, _, memory, err := c.drain(
-			1,
-			fmt.Sprintf("DOCKET_SAVER_CONCURRENCY=%d", m.concurrency),
+			1, fmt.Sprintf("DOCKET_SAVER_CONCURRENCY=%d", m.concurrency),
 			fmt.Sprintf("DOCKET_SAVER_BATCH_RECORDS=%d", m.records),
 			fmt.Sprintf("DOCKET_DATABASE_URL=%s?pool_max_conns=%d", c.postgres.URL("postgres", ""), m.connections),
 		)
@@ -327,14 +322,8 @@ func (c *saversCluster) replication(uploads int64) (t report.Table, err error) {
 	answers, err := kadm.NewClient(
 		cl,
 	).CreateTopics(
-		context.Background(),
-		12,
-		1,
-		map[string]*string{"min.insync.replicas": &minISR, "max.message.bytes": &maxMessage},
-		prefix+"decisions",
-		prefix+"parking",
-		prefix+"parking.dlq",
-		prefix+"dlq",
+		context.Background(), 12, 1, map[string]*string{"min.insync.replicas": &minISR, "max.message.bytes": &maxMessage},
+		prefix+"decisions", prefix+"parking", prefix+"parking.dlq", prefix+"dlq",
 	)
 	if err != nil {
 		return t, err

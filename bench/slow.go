@@ -25,10 +25,7 @@ func newDistance(upstream string, delay time.Duration) (*toxiproxy.Proxy, error)
 		return nil, err
 	}
 	proxy := toxiproxy.NewProxy(
-		toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.New(io.Discard)),
-		"postgres",
-		addr,
-		upstream,
+		toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.New(io.Discard)), "postgres", addr, upstream,
 	)
 	if err := proxy.Start(); err != nil {
 		return nil, err
@@ -121,14 +118,8 @@ func slowSuite(docket, out string, connections int) error {
 	fmt.Fprintln(w, "DATABASE AWAY\tROWS/S\tOF THE FIRST\tBEST SECOND\tLIMIT\tPARKED")
 	for _, p := range spans {
 		fmt.Fprintf(
-			w,
-			"%d ms\t%.0f\t%.2f\t%.0f\t%.0f\t%.0f\n",
-			p.DelayMs,
-			p.PerSecond,
-			p.PerSecond/spans[0].PerSecond,
-			p.Best,
-			p.Limit,
-			p.Parks,
+			w, "%d ms\t%.0f\t%.2f\t%.0f\t%.0f\t%.0f\n", p.DelayMs, p.PerSecond, p.PerSecond/spans[0].PerSecond, p.Best,
+			p.Limit, p.Parks,
 		)
 	}
 	return errors.Join(w.Flush(), writeJSON(out, "slow.json", spans))

@@ -107,9 +107,7 @@ func storeRun(name string, ddl []string, rows int) (_ []storeResult, err error) 
 	if err := server.Exec(
 		"postgres",
 		append(
-			ddl,
-			`CREATE TABLE copied (LIKE decisions INCLUDING ALL)`,
-			`CREATE TABLE bare (LIKE decisions)`,
+			ddl, `CREATE TABLE copied (LIKE decisions INCLUDING ALL)`, `CREATE TABLE bare (LIKE decisions)`,
 		)...); err != nil {
 		return nil, err
 	}
@@ -166,10 +164,7 @@ func storeRun(name string, ddl []string, rows int) (_ []storeResult, err error) 
 	step := max(rows/10, batchRows)
 	for from := 0; from < rows; from += step {
 		if err := stretch(
-			fmt.Sprintf("%d to %d", from, from+step),
-			step,
-			day.Add(time.Duration(from)*300*time.Microsecond),
-			from == step,
+			fmt.Sprintf("%d to %d", from, from+step), step, day.Add(time.Duration(from)*300*time.Microsecond), from == step,
 		); err != nil {
 			return nil, err
 		}

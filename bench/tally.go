@@ -28,10 +28,7 @@ type tally struct {
 func (t tally) sound() error {
 	if t.Lost+t.Twice+t.Strangers > 0 {
 		return fmt.Errorf(
-			"of %d acknowledged decisions %d are lost; %d are stored twice, %d were never sent",
-			t.Acked,
-			t.Lost,
-			t.Twice,
+			"of %d acknowledged decisions %d are lost; %d are stored twice, %d were never sent", t.Acked, t.Lost, t.Twice,
 			t.Strangers,
 		)
 	}

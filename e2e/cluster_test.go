@@ -235,11 +235,7 @@ func (c *cluster) drill(t *testing.T, fault string, rate int, events func(int) [
 
 // longDrill lets the load flow for as long in front of the fault.
 func (c *cluster) longDrill(
-	t *testing.T,
-	fault string,
-	rate int,
-	before time.Duration,
-	events func(int) []string,
+	t *testing.T, fault string, rate int, before time.Duration, events func(int) []string,
 ) *drill {
 	t.Helper()
 	where := "roles"
@@ -314,8 +310,7 @@ func (c *cluster) records(t *testing.T, topic string) (out []record) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cl, err := kgo.NewClient(
-		kgo.SeedBrokers(c.servers.brokers...),
-		kgo.ConsumeTopics(c.topics+topic),
+		kgo.SeedBrokers(c.servers.brokers...), kgo.ConsumeTopics(c.topics+topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 	)
 	require.NoError(t, err)

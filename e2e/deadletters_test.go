@@ -81,14 +81,7 @@ func TestDrillDeadLetters(t *testing.T) {
 	require.Contains(t, out, "do not replay them yet")
 	log.note("the dry run: do not replay them yet")
 	out, code := c.command(
-		t,
-		"dlq",
-		"replay",
-		"--fingerprint",
-		g.Fingerprint,
-		"--yes",
-		"--comment",
-		"a try in spite of that",
+		t, "dlq", "replay", "--fingerprint", g.Fingerprint, "--yes", "--comment", "a try in spite of that",
 	)
 	require.Equal(t, 1, code, out)
 	require.Contains(t, out, "failed again")
@@ -103,20 +96,8 @@ func TestDrillDeadLetters(t *testing.T) {
 	log.note("the dry run: safe to replay")
 	open := c.groups(t, "state=open")[0].Open
 	out = c.operate(
-		t,
-		0,
-		"dlq",
-		"replay",
-		"--fingerprint",
-		g.Fingerprint,
-		"--yes",
-		"--comment",
-		"constraint dropped",
-		"--rate",
-		"15",
-		"--detach",
-		"-o",
-		"json",
+		t, 0, "dlq", "replay", "--fingerprint", g.Fingerprint, "--yes", "--comment", "constraint dropped", "--rate", "15",
+		"--detach", "-o", "json",
 	)
 	var job struct {
 		ID, State     string

@@ -68,13 +68,7 @@ const unmeasured = -1
 
 // newDrill puts a load on docket, warms it up and lets it flow for a while.
 func newDrill(
-	t *testing.T,
-	fault, where string,
-	s site,
-	known *ledger,
-	rate int,
-	before time.Duration,
-	events func(int) []string,
+	t *testing.T, fault, where string, s site, known *ledger, rate int, before time.Duration, events func(int) []string,
 ) *drill {
 	t.Helper()
 	d := &drill{
@@ -83,12 +77,7 @@ func newDrill(
 	}
 	client := newClient(t)
 	warm := startLoad(
-		t,
-		client,
-		s.uploads(),
-		known,
-		rate,
-		decisions("warm-"+shortName(), 0),
+		t, client, s.uploads(), known, rate, decisions("warm-"+shortName(), 0),
 	) // connections, caches, compiled code
 	sleepFor(t, 2*time.Second)
 	warm.finish()

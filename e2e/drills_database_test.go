@@ -152,26 +152,17 @@ var causes = []cause{
 	altered("the database is read only", "read only", true,
 		`ALTER DATABASE x SET default_transaction_read_only = on`, `ALTER DATABASE x RESET default_transaction_read_only`),
 	altered(
-		"too many connections (53300)",
-		"too many connections",
-		true,
-		`ALTER ROLE docket CONNECTION LIMIT 0`,
+		"too many connections (53300)", "too many connections", true, `ALTER ROLE docket CONNECTION LIMIT 0`,
 		`ALTER ROLE docket CONNECTION LIMIT -1`,
 	),
 	altered(
-		"a column is renamed (42703)",
-		"resource",
-		false,
-		`ALTER TABLE decisions RENAME COLUMN resource TO resources`,
+		"a column is renamed (42703)", "resource", false, `ALTER TABLE decisions RENAME COLUMN resource TO resources`,
 		`ALTER TABLE decisions RENAME COLUMN resources TO resource`,
 	).inPlace(),
 	altered("a table is renamed (42P01)", "does not exist", false,
 		`ALTER TABLE decisions_out_of_window RENAME TO gone`, `ALTER TABLE gone RENAME TO decisions_out_of_window`).inPlace(),
 	altered(
-		"the role may not log in (28000)",
-		"not permitted to log in",
-		true,
-		`ALTER ROLE docket NOLOGIN`,
+		"the role may not log in (28000)", "not permitted to log in", true, `ALTER ROLE docket NOLOGIN`,
 		`ALTER ROLE docket LOGIN`,
 	),
 	altered("the database takes no connections (55000)", "not currently accepting connections", true,
@@ -328,9 +319,7 @@ func proxied(t *testing.T) (*cluster, *toxiproxy.Proxy) {
 	s, err := single()
 	testserver.Need(t, err)
 	p := toxiproxy.NewProxy(
-		toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.New(io.Discard)),
-		"postgres",
-		freeAddr(t),
+		toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.New(io.Discard)), "postgres", freeAddr(t),
 		s.postgres.Addr(),
 	)
 	require.NoError(t, p.Start())
@@ -393,10 +382,7 @@ func drillNetwork(t *testing.T, often bool) {
 			require.Greater(t, slow, usual+x.slower*9/10, "the fault has its effect")
 			if !x.away {
 				require.Less(
-					t,
-					c.metric(t, "saver", "docket_store_pool_wait_seconds_total")-waited,
-					0.5,
-					"the pool is not exhausted",
+					t, c.metric(t, "saver", "docket_store_pool_wait_seconds_total")-waited, 0.5, "the pool is not exhausted",
 				)
 				require.NoError(t, d.unhealthy(), "slow is not away, and everything is stored in time")
 			}
@@ -509,8 +495,7 @@ func (c *cluster) guarded(t *testing.T, share string, permil int) {
 	eventually(t, 30*time.Second, func() error {
 		var permil float64
 		c.query(
-			t,
-			&permil,
+			t, &permil,
 			`SELECT 1000 * (sum(rows) FILTER (WHERE fingerprint <> '') / sum(rows) FILTER (WHERE fingerprint = ''))::float8 FROM rejections`,
 		)
 		if permil < 11 || c.metric(t, "saver", "docket_dead_letter_guard") == 0 {

@@ -126,17 +126,8 @@ func TestDrillEmbeddedFsyncError(t *testing.T) {
 	d := dk.drill(t, "an fsync fails (EIO)")
 	d.inject(func() func() {
 		cmd := exec.Command(
-			"strace",
-			"-f",
-			"-qq",
-			"-o",
-			"/dev/null",
-			"-p",
-			strconv.Itoa(dk.cmd.Process.Pid),
-			"-e",
-			"trace=fsync,fdatasync",
-			"-e",
-			"inject=fsync,fdatasync:error=EIO",
+			"strace", "-f", "-qq", "-o", "/dev/null", "-p", strconv.Itoa(dk.cmd.Process.Pid), "-e", "trace=fsync,fdatasync",
+			"-e", "inject=fsync,fdatasync:error=EIO",
 		)
 		require.NoError(t, cmd.Start())
 		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
@@ -217,8 +208,7 @@ func TestDrillEmbeddedDamagedStore(t *testing.T) {
 	dk := newDocket(t, t.TempDir())
 	dk.serve(t)
 	resp, err := http.Post(
-		"http://"+dk.upload+"/logs",
-		"application/json",
+		"http://"+dk.upload+"/logs", "application/json",
 		strings.NewReader(`[{"decision_id":"victim","mark":"TO-BE-FLIPPED"}]`),
 	)
 	require.NoError(t, err)

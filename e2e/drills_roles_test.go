@@ -35,10 +35,7 @@ func TestDrillKilledRoles(t *testing.T) {
 	const rounds = 3
 	c := oneBroker(t)
 	d := c.drill(
-		t,
-		fmt.Sprintf("kill -9 of every role in a database outage, %d times", rounds),
-		150,
-		decisions(shortName(), 0),
+		t, fmt.Sprintf("kill -9 of every role in a database outage, %d times", rounds), 150, decisions(shortName(), 0),
 	)
 	d.inject(func() func() { return nothing })
 	for range rounds {
@@ -96,11 +93,7 @@ func (c *cluster) without(t *testing.T, do func()) {
 func outageDrill(t *testing.T, c *cluster, rate int, before, length, after time.Duration) *drill {
 	t.Helper()
 	d := c.longDrill(
-		t,
-		fmt.Sprintf("PostgreSQL stopped for %s at %d uploads/s", length, rate),
-		rate,
-		before,
-		decisions(shortName(), 0),
+		t, fmt.Sprintf("PostgreSQL stopped for %s at %d uploads/s", length, rate), rate, before, decisions(shortName(), 0),
 	)
 	d.inject(func() func() {
 		require.NoError(t, c.servers.postgres.Stop(true))
@@ -126,8 +119,7 @@ func TestLongDrillReference(t *testing.T) {
 	d := outageDrill(t, c, 1000, time.Minute, time.Minute, 50*time.Second)
 	var late, drained float64
 	c.query(
-		t,
-		&late,
+		t, &late,
 		`SELECT extract(epoch FROM percentile_cont(0.95) WITHIN GROUP (ORDER BY saved_at - received_at)) FROM decisions WHERE received_at > $1`,
 		d.healed,
 	)

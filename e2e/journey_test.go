@@ -25,12 +25,7 @@ func TestJourney(t *testing.T) {
 func journey(t *testing.T, d *docket) {
 	l := newLedger()
 	o := startOPA(
-		t,
-		"1.22",
-		recorder(t, d.upload, l),
-		tokenFile(t, "unused"),
-		"testdata/policy.rego",
-		"testdata/mask.rego",
+		t, "1.22", recorder(t, d.upload, l), tokenFile(t, "unused"), "testdata/policy.rego", "testdata/mask.rego",
 	)
 	answered := askAll(t, o, 1000)
 	found(t, d, l, answered)
@@ -39,9 +34,7 @@ func journey(t *testing.T, d *docket) {
 		Items []struct{ Outcome, Reason, Path, Principal string }
 	}
 	require.Equal(
-		t,
-		http.StatusOK,
-		d.getJSON(t, "/api/v1/decisions?outcome=denied&path=http/authz/decision&limit=5", &denied),
+		t, http.StatusOK, d.getJSON(t, "/api/v1/decisions?outcome=denied&path=http/authz/decision&limit=5", &denied),
 	)
 	require.NotEmpty(t, denied.Items)
 	require.Equal(t, "not the owner", denied.Items[0].Reason)

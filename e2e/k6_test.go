@@ -57,9 +57,7 @@ func TestK6(t *testing.T) {
 	metrics, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
 	require.Contains(
-		t,
-		string(metrics),
-		"\ndocket_ingest_events_total{result=\"quarantined\"} 0\n",
+		t, string(metrics), "\ndocket_ingest_events_total{result=\"quarantined\"} 0\n",
 		"docket takes no offence at what k6 sends",
 	)
 	d.terminate(t)

@@ -49,12 +49,7 @@ func newClient(t *testing.T) *http.Client {
 // startLoad sends so many uploads a second, of one to five decisions each, until finish. What it sends stands in the
 // ledger.
 func startLoad(
-	t *testing.T,
-	client *http.Client,
-	target string,
-	l *ledger,
-	rate int,
-	events func(n int) []string,
+	t *testing.T, client *http.Client, target string, l *ledger, rate int, events func(n int) []string,
 ) *load {
 	ctx, cancel := context.WithCancel(t.Context())
 	g := &load{target: target, ledger: l, client: client, stop: cancel, make: events, ended: t.Context().Done()}
@@ -173,14 +168,7 @@ func decisions(prefix string, rejected int) func(n int) []string {
 				out,
 				fmt.Sprintf(
 					idMark+`%s-%d-%d","labels":{"id":"opa-%d"},"path":"http/authz/allow","input":{"user":%q,"method":"GET","pad":%q},"result":%t,"timestamp":%q}`,
-					prefix,
-					n,
-					i,
-					n%200,
-					user,
-					padding[n%100:],
-					n%2 == 0,
-					time.Now().UTC().Format(time.RFC3339Nano),
+					prefix, n, i, n%200, user, padding[n%100:], n%2 == 0, time.Now().UTC().Format(time.RFC3339Nano),
 				),
 			)
 		}

@@ -183,10 +183,7 @@ func (d *docket) run(t *testing.T, args ...string) (string, int) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, docketBinary, args...)
 	cmd.Env = append(
-		os.Environ(),
-		"DOCKET_SERVER=http://"+d.console,
-		"DOCKET_UPLOAD_SERVER=http://"+d.upload,
-		"DOCKET_DATA="+d.dir,
+		os.Environ(), "DOCKET_SERVER=http://"+d.console, "DOCKET_UPLOAD_SERVER=http://"+d.upload, "DOCKET_DATA="+d.dir,
 	)
 	out, _ := cmd.CombinedOutput()
 	return string(out), cmd.ProcessState.ExitCode()

@@ -79,14 +79,7 @@ func constant(v int) []byte {
 	return fmt.Appendf(
 		nil,
 		`","labels":{"app":"shop","env":"prod","id":"opa-%03d","version":"1.22.2"},"trace_id":"4bf92f3577b34da6a3ce929d0e0e%04x","span_id":"00f067aa0ba9%04x","bundles":{"authz":{"revision":"W3sibCI6InN5cy9jYXRhbG9nIiwicyI6NDA3MX1d"}},"path":"http/authz/allow","input":{"method":"GET","path":["finance","salary","user%03d"],"user":"alice%03d","subject":{"id":"alice%03d","roles":["employee","manager","auditor"],"department":"finance","clearance":3},"source":{"address":"10.0.12.%d","port":443},"headers":{"accept":"application/json","user-agent":"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36","x-request-id":"7d0f6a2be1c94f3c8a55e0b1d2f3%04x","x-forwarded-for":"203.0.113.7, 10.0.0.1"},"resource":{"type":"salary","owner":"bob","sensitivity":"high","tags":["pii","payroll"]}},"result":{"allow":false,"reasons":["user is not the owner","user is not in the group hr"],"obligations":[{"type":"log","level":"warn"}]},"requested_by":"10.0.12.7:51442","metrics":{"counter_server_query_cache_hit":1,"timer_rego_input_parse_ns":32111,"timer_rego_query_eval_ns":187221,"timer_server_handler_ns":301232,"timer_rego_external_resolve_ns":1042}}`,
-		v*7,
-		v*4099,
-		v*257,
-		v*61,
-		v*37,
-		v*37,
-		100+v,
-		v*3571,
+		v*7, v*4099, v*257, v*61, v*37, v*37, 100+v, v*3571,
 	)
 }
 

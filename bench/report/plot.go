@@ -18,12 +18,7 @@ import (
 // in grey.
 var (
 	colours = []color.Color{
-		color.RGBA{
-			0,
-			114,
-			178,
-			255,
-		},
+		color.RGBA{0, 114, 178, 255},
 		color.RGBA{213, 94, 0, 255},
 		color.RGBA{0, 158, 115, 255},
 		color.RGBA{204, 121, 167, 255},

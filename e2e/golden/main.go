@@ -105,18 +105,8 @@ func ask(opa, policies, url string, queries []string) error {
 	addr := l.Addr().String()
 	_ = l.Close()
 	cmd := exec.Command(
-		opa,
-		"run",
-		"--server",
-		"--addr",
-		addr,
-		"--config-file",
-		file,
-		"--log-level",
-		"error",
-		"--skip-version-check",
-		filepath.Join(policies, "policy.rego"),
-		filepath.Join(policies, "mask.rego"),
+		opa, "run", "--server", "--addr", addr, "--config-file", file, "--log-level", "error", "--skip-version-check",
+		filepath.Join(policies, "policy.rego"), filepath.Join(policies, "mask.rego"),
 	)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
@@ -137,9 +127,7 @@ func ask(opa, policies, url string, queries []string) error {
 	}
 	for i := 0; i+1 < len(queries); i += 2 {
 		resp, err := http.Post(
-			"http://"+addr+"/v1/data/"+queries[i],
-			"application/json",
-			strings.NewReader(`{"input":`+queries[i+1]+`}`),
+			"http://"+addr+"/v1/data/"+queries[i], "application/json", strings.NewReader(`{"input":`+queries[i+1]+`}`),
 		)
 		if err != nil {
 			return err
@@ -158,9 +146,7 @@ func embedded(url string) error {
 		return err
 	}
 	cfg, err := logs.ParseConfig(
-		[]byte(`{"service":"docket","reporting":{"min_delay_seconds":1,"max_delay_seconds":1}}`),
-		[]string{"docket"},
-		nil,
+		[]byte(`{"service":"docket","reporting":{"min_delay_seconds":1,"max_delay_seconds":1}}`), []string{"docket"}, nil,
 	)
 	if err != nil {
 		return err
@@ -173,13 +159,8 @@ func embedded(url string) error {
 	for i, allowed := range []any{true, false} {
 		var input any = map[string]any{"user": "alice", "n": i}
 		info := &server.Info{
-			BatchDecisionID:     "batch-1",
-			DecisionID:          fmt.Sprintf("batch-1-%d", i),
-			Path:                "/http/authz/allow",
-			Timestamp:           time.Now().UTC(),
-			Input:               &input,
-			Results:             &allowed,
-			RemoteAddr:          "127.0.0.1:1",
+			BatchDecisionID: "batch-1", DecisionID: fmt.Sprintf("batch-1-%d", i), Path: "/http/authz/allow",
+			Timestamp: time.Now().UTC(), Input: &input, Results: &allowed, RemoteAddr: "127.0.0.1:1",
 			IntermediateResults: map[string]any{"data.http.authz.is_owner": allowed},
 		}
 		if err := plugin.Log(ctx, info); err != nil {

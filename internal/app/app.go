@@ -156,12 +156,7 @@ func (a *App) listen(ctx context.Context, name, setting, addr string, tlsConfig 
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return nil, domain.Errorf(
-			domain.Misconfigured,
-			"the %s listener cannot take %s: %w; choose another with %s",
-			name,
-			addr,
-			err,
-			setting,
+			domain.Misconfigured, "the %s listener cannot take %s: %w; choose another with %s", name, addr, err, setting,
 		)
 	}
 	a.onStop(name+" port", func(context.Context) error {

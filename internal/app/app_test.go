@@ -330,8 +330,7 @@ func TestMappingsFromFile(t *testing.T) {
 	require.NoError(
 		t,
 		os.WriteFile(
-			file,
-			[]byte("mappings:\n  - path: custom/*\n    allowed: [/result/verdict]\n    principal: [/input/who]\n"),
+			file, []byte("mappings:\n  - path: custom/*\n    allowed: [/result/verdict]\n    principal: [/input/who]\n"),
 			0o600,
 		),
 	)
@@ -340,10 +339,7 @@ func TestMappingsFromFile(t *testing.T) {
 		require.NoError(t, err)
 	})
 	_, status := postLogs(
-		t,
-		a,
-		[]byte(`[{"decision_id":"m","path":"custom/x","result":{"verdict":false},"input":{"who":"eve"}}]`),
-		"",
+		t, a, []byte(`[{"decision_id":"m","path":"custom/x","result":{"verdict":false},"input":{"who":"eve"}}]`), "",
 	)
 	require.Equal(t, http.StatusOK, status)
 	a.drained(t)
@@ -362,9 +358,7 @@ func TestGuardAcceptances(t *testing.T) {
 	a := startApp(t, func(c *Config) { c.ConsoleTokensFile = file })
 	post := func(token, contentType, body string) (int, string) {
 		req, err := http.NewRequestWithContext(
-			t.Context(),
-			http.MethodPost,
-			"http://"+a.ConsoleAddr()+"/api/v1/dead-letters/guard/acceptances",
+			t.Context(), http.MethodPost, "http://"+a.ConsoleAddr()+"/api/v1/dead-letters/guard/acceptances",
 			strings.NewReader(body),
 		)
 		require.NoError(t, err)
@@ -400,9 +394,7 @@ func TestGuardAcceptances(t *testing.T) {
 	}
 	revoke := func(token, fingerprint string) int {
 		req, err := http.NewRequestWithContext(
-			t.Context(),
-			http.MethodDelete,
-			"http://"+a.ConsoleAddr()+"/api/v1/dead-letters/guard/acceptances/"+fingerprint,
+			t.Context(), http.MethodDelete, "http://"+a.ConsoleAddr()+"/api/v1/dead-letters/guard/acceptances/"+fingerprint,
 			http.NoBody,
 		)
 		require.NoError(t, err)

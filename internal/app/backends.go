@@ -87,10 +87,7 @@ func (a *App) retention(days ports.DecisionDays) *retention.Retention {
 
 // openLog opens the embedded log.
 func (a *App) openLog(
-	ctx context.Context,
-	dir *sqlite.Dir,
-	lost func(string, int64),
-	newStore bool,
+	ctx context.Context, dir *sqlite.Dir, lost func(string, int64), newStore bool,
 ) (ports.Log, error) {
 	a.health.Phase(domain.Say(status.StartingLog, nil))
 	options := logOptions(a.topics, a.logger, a.fatal, lost)
@@ -100,11 +97,7 @@ func (a *App) openLog(
 		return nil, err
 	}
 	a.onStop("log", within(log.Close))
-	if handed, err := log.Backlog(
-		ctx,
-		saver.Group,
-		a.topics.Decisions,
-	); err == nil && newStore &&
+	if handed, err := log.Backlog(ctx, saver.Group, a.topics.Decisions); err == nil && newStore &&
 		handed[0].Committed > 0 {
 		a.logger.Error(
 			"the store is new, but the log has handed decisions to one before: if its file was lost, stop docket and restore "+
@@ -120,10 +113,7 @@ func (a *App) openLog(
 
 // logOptions are the embedded log's topics and hooks.
 func logOptions(
-	topics domain.Topics,
-	logger *slog.Logger,
-	fatal func(error),
-	lost func(string, int64),
+	topics domain.Topics, logger *slog.Logger, fatal func(error), lost func(string, int64),
 ) sqlite.LogOptions {
 	return sqlite.LogOptions{
 		Topics: []sqlite.Topic{
@@ -192,10 +182,7 @@ func (a *App) openPostgres(ctx context.Context, b *backends) error {
 // newKafka makes the log on Kafka. lost and stopped are told what the log turns out to have lost, and which partitions
 // it cannot read on.
 func newKafka(
-	cfg Config,
-	logger *slog.Logger,
-	lost func(string, int64),
-	stopped func(string, int32, error),
+	cfg Config, logger *slog.Logger, lost func(string, int64), stopped func(string, int32, error),
 ) (*kafka.Log, error) {
 	options := kafka.Options{
 		Topics: cfg.Topics(), MaxEvent: cfg.Ingest.MaxEventBytes, MaxUpload: cfg.Upload.MaxWireBytes,

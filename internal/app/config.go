@@ -85,14 +85,7 @@ func (c *Config) Validate(role status.Role) error {
 		c.Parking.Validate(),
 		c.Retention.Validate(),
 		c.Kafka.ValidateSizes(c.Ingest.MaxEventBytes, c.Upload.MaxWireBytes),
-		config.OneOf(
-			"log_level",
-			c.LogLevel,
-			"debug",
-			"info",
-			"warn",
-			"error",
-		),
+		config.OneOf("log_level", c.LogLevel, "debug", "info", "warn", "error"),
 		config.OneOf("log_format", c.LogFormat, "text", "json"),
 	}
 	if c.Upload.MaxInFlightBytes < int64(c.Ingest.MaxInflatedBytes)+c.Upload.MaxWireBytes {

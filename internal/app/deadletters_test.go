@@ -40,10 +40,7 @@ type jobAnswer struct {
 func (r *running) post(t *testing.T, path, token, body string) (int, []byte) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(
-		t.Context(),
-		http.MethodPost,
-		"http://"+r.ConsoleAddr()+"/api/v1/"+path,
-		strings.NewReader(body),
+		t.Context(), http.MethodPost, "http://"+r.ConsoleAddr()+"/api/v1/"+path, strings.NewReader(body),
 	)
 	require.NoError(t, err)
 	req.Header.Set("Content-Type", "application/json")
@@ -102,13 +99,8 @@ func (r *running) indexed(t *testing.T, n int, query string) []deadAnswer {
 	t.Helper()
 	var got []deadAnswer
 	require.Eventually(
-		t,
-		func() bool { got = r.dead(t, "limit=1000&"+query); return len(got) == n },
-		testPatience,
-		testTick,
-		"%d of %s",
-		n,
-		query,
+		t, func() bool { got = r.dead(t, "limit=1000&"+query); return len(got) == n }, testPatience, testTick, "%d of %s",
+		n, query,
 	)
 	return got
 }
@@ -270,9 +262,7 @@ func TestReparse(t *testing.T) {
 	done := a.job(t, "replays", `{"dry_run":false,"comment":"larger limits"}`)
 	require.Equal(t, "done", done.State, done.Message)
 	require.Equal(
-		t,
-		[]int64{4, 3, 1},
-		[]int64{done.Done, done.Reparsed, done.Failed},
+		t, []int64{4, 3, 1}, []int64{done.Done, done.Reparsed, done.Failed},
 		"7 is no object now either, and a dead letter of its own",
 	)
 	a.drained(t)
@@ -340,10 +330,7 @@ func TestPausedJob(t *testing.T) {
 	a.indexed(t, 30, "state=open")
 	restore()
 	code, answer := a.post(
-		t,
-		"dead-letters/replays",
-		"",
-		`{"filter":{"path":"slow"},"dry_run":false,"comment":"gently","rate":5,"max":20}`,
+		t, "dead-letters/replays", "", `{"filter":{"path":"slow"},"dry_run":false,"comment":"gently","rate":5,"max":20}`,
 	)
 	require.Equal(t, http.StatusAccepted, code, "%s", answer)
 	var j jobAnswer
@@ -418,10 +405,7 @@ func TestOperatorsMistakes(t *testing.T) {
 	}
 	get := func(path string) (int, string) {
 		req, err := http.NewRequestWithContext(
-			t.Context(),
-			http.MethodGet,
-			"http://"+a.ConsoleAddr()+"/api/v1/"+path,
-			http.NoBody,
+			t.Context(), http.MethodGet, "http://"+a.ConsoleAddr()+"/api/v1/"+path, http.NoBody,
 		)
 		require.NoError(t, err)
 		req.Header.Set("Authorization", "Bearer v")

@@ -37,12 +37,7 @@ func TestOpenAPI(t *testing.T) {
 	_, _ = postLogs(t, a, []byte(`[{"decision_id":"one","labels":{"id":"x"},"result":true},7]`), "")
 	a.drained(t)
 	ids := strings.NewReplacer(
-		"{decision_id}",
-		"one",
-		"{dead_letter_id}",
-		a.indexed(t, 1, "")[0].ID,
-		"{job_id}",
-		a.job(t, "reindexes", "{}").ID,
+		"{decision_id}", "one", "{dead_letter_id}", a.indexed(t, 1, "")[0].ID, "{job_id}", a.job(t, "reindexes", "{}").ID,
 	)
 	for path, methods := range doc.Paths {
 		if methods["get"] == nil {

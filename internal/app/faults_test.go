@@ -67,15 +67,10 @@ func TestStoreAway(t *testing.T) {
 	}
 	upload()
 	require.Eventually(
-		t,
-		func() bool { upload(); return a.metric(t, "docket_breaker_state") == "2" },
-		testPatience,
-		testTick,
+		t, func() bool { upload(); return a.metric(t, "docket_breaker_state") == "2" }, testPatience, testTick,
 	)
 	require.Eventually(
-		t,
-		func() bool { return a.metric(t, `docket_parked_records_total{class="unavailable"}`) != "0" },
-		testPatience,
+		t, func() bool { return a.metric(t, `docket_parked_records_total{class="unavailable"}`) != "0" }, testPatience,
 		testTick,
 	)
 	code, body := a.get(t, a.AdminAddr(), "/readyz")
@@ -136,9 +131,7 @@ func TestPoisonRow(t *testing.T) {
 	require.Equal(t, http.StatusOK, a.status(t, "after"))
 	require.Equal(t, http.StatusNotFound, a.status(t, "poison"))
 	require.Equal(
-		t,
-		"2",
-		a.metric(t, `docket_parked_records_total{class="unknown"}`),
+		t, "2", a.metric(t, `docket_parked_records_total{class="unknown"}`),
 		"attempts 1 and 2 were parked, the third was the last",
 	)
 }
@@ -183,10 +176,7 @@ func TestTraces(t *testing.T) {
 	require.Len(t, save.Links, 1)
 	require.Equal(t, request.TraceId, save.Links[0].TraceId, "the batch links to the upload")
 	require.NotEqual(
-		t,
-		"4bf92f3577b34da6a3ce929d0e0e4736",
-		fmt.Sprintf("%x", request.TraceId),
-		"the application's trace is not ours",
+		t, "4bf92f3577b34da6a3ce929d0e0e4736", fmt.Sprintf("%x", request.TraceId), "the application's trace is not ours",
 	)
 }
 

@@ -174,12 +174,7 @@ func (a *App) newStore(back backends, p *domain.Projector, tracer trace.Tracer) 
 	if s.fresh+s.backlog > 0 {
 		adaptive := a.cfg.Saver.Adaptive && (s.fresh > 0 || a.cfg.Parking.Adaptive)
 		s.writer = sink.NewWriter(
-			back.Decisions,
-			s.breaker,
-			sink.Concurrency{Ceiling: s.fresh + s.backlog, Adaptive: adaptive},
-			p,
-			tracer,
-			a.reg,
+			back.Decisions, s.breaker, sink.Concurrency{Ceiling: s.fresh + s.backlog, Adaptive: adaptive}, p, tracer, a.reg,
 		)
 	}
 	return s
@@ -218,20 +213,14 @@ func (a *App) consumers(log ports.Log, s *store) {
 			Logger:      a.logger.With("role", status.Parking),
 		}, a.reg)
 		a.consume(
-			status.Parking,
-			log,
-			s.backlog,
-			ports.Subscription{Group: parking.Group, Topics: []string{a.topics.Parking}},
+			status.Parking, log, s.backlog, ports.Subscription{Group: parking.Group, Topics: []string{a.topics.Parking}},
 			park.Handle,
 		)
 	}
 	if a.role.Is(status.Saver) {
 		save := saver.New(s.writer, router, log, a.logger.With("role", status.Saver))
 		a.consume(
-			status.Saver,
-			log,
-			s.fresh,
-			ports.Subscription{Group: saver.Group, Topics: []string{a.topics.Decisions}},
+			status.Saver, log, s.fresh, ports.Subscription{Group: saver.Group, Topics: []string{a.topics.Decisions}},
 			save.Handle,
 		)
 	}

@@ -45,8 +45,7 @@ func newTracing(ctx context.Context) (tracing, error) {
 	res, err := resource.New(
 		ctx,
 		resource.WithAttributes(attribute.String("service.name", "docket"), attribute.String("service.version", Version)),
-		resource.WithFromEnv(),
-		resource.WithTelemetrySDK(),
+		resource.WithFromEnv(), resource.WithTelemetrySDK(),
 	)
 	if err != nil {
 		return tracing{}, domain.Errorf(domain.Misconfigured, "set up traces: %w", err)

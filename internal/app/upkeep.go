@@ -181,13 +181,7 @@ func acceptKafkaLoss(ctx context.Context, cfg Config, logger *slog.Logger, yes b
 	}
 	for _, l := range losses {
 		fmt.Fprintf(
-			w,
-			"%s/%d offsets %d to %d: %d records that %s had not done\n",
-			l.Topic,
-			l.Partition,
-			l.First,
-			l.Last,
-			l.Records(),
+			w, "%s/%d offsets %d to %d: %d records that %s had not done\n", l.Topic, l.Partition, l.First, l.Last, l.Records(),
 			l.Group,
 		)
 	}

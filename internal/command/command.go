@@ -166,9 +166,7 @@ func (r *roleCommand) serve(ctx context.Context, role status.Role, out cli.Out, 
 	logger := newLogger(out.Stderr, r.Config)
 	for _, name := range unknown {
 		logger.Warn(
-			"this environment variable sets nothing; is it misspelt? docs/configuration.md lists them",
-			"variable",
-			name,
+			"this environment variable sets nothing; is it misspelt? docs/configuration.md lists them", "variable", name,
 		)
 	}
 	return app.Run(ctx, role, r.Config, logger, func(a *app.App) { printBanner(out.Stdout, a) })

@@ -85,15 +85,7 @@ func TestRolesRefuseUnreplicatedTopics(t *testing.T) {
 	brokers := k.ListenAddrs()[0]
 	nowhere := "postgres://x@127.0.0.1:1/x?connect_timeout=1"
 	code, out := runMain(
-		t,
-		"ingest",
-		"--kafka-brokers",
-		brokers,
-		"--database-url",
-		nowhere,
-		"--listen",
-		"127.0.0.1:0",
-		"--admin-listen",
+		t, "ingest", "--kafka-brokers", brokers, "--database-url", nowhere, "--listen", "127.0.0.1:0", "--admin-listen",
 		"127.0.0.1:0",
 	)
 	require.Equal(t, cli.ExitMisconfigured, code, out)
@@ -103,15 +95,7 @@ func TestRolesRefuseUnreplicatedTopics(t *testing.T) {
 	require.Contains(t, out, "Topic docket.decisions was created.")
 	require.Contains(t, out, "1 replicas of at least 3")
 	code, out = runMain(
-		t,
-		"ingest",
-		"--kafka-brokers",
-		brokers,
-		"--database-url",
-		nowhere,
-		"--listen",
-		"127.0.0.1:0",
-		"--admin-listen",
+		t, "ingest", "--kafka-brokers", brokers, "--database-url", nowhere, "--listen", "127.0.0.1:0", "--admin-listen",
 		"127.0.0.1:0",
 	)
 	require.Equal(t, cli.ExitMisconfigured, code, out)
@@ -139,9 +123,7 @@ func TestAcceptLossOnKafka(t *testing.T) {
 	}
 	cl.Close()
 	member, err := kgo.NewClient(
-		kgo.SeedBrokers(k.ListenAddrs()...),
-		kgo.ConsumerGroup(saver.Group),
-		kgo.ConsumeTopics(topics.Decisions),
+		kgo.SeedBrokers(k.ListenAddrs()...), kgo.ConsumerGroup(saver.Group), kgo.ConsumeTopics(topics.Decisions),
 		kgo.DisableAutoCommit(),
 	)
 	require.NoError(t, err)
@@ -206,9 +188,7 @@ func TestMainExitCodes(t *testing.T) {
 	require.Eventually(t, func() bool {
 		var out bytes.Buffer
 		code := command.Main(
-			t.Context(),
-			[]string{"find", "--server", "http://" + a.ConsoleAddr(), "--denied", "--path", "http/authz/*"},
-			&out,
+			t.Context(), []string{"find", "--server", "http://" + a.ConsoleAddr(), "--denied", "--path", "http/authz/*"}, &out,
 			&out,
 		)
 		return code == cli.ExitDone && strings.Count(out.String(), "\n") == 2
@@ -236,8 +216,7 @@ func TestWhereASettingComesFrom(t *testing.T) {
 	require.NoError(
 		t,
 		os.WriteFile(
-			file,
-			[]byte("saver: {concurrency: 3}\nretention: 7d\nmappings:\n  - path: a/*\n    principal: [/input/who]\n"),
+			file, []byte("saver: {concurrency: 3}\nretention: 7d\nmappings:\n  - path: a/*\n    principal: [/input/who]\n"),
 			0o600,
 		),
 	)
@@ -256,14 +235,7 @@ func TestWhereASettingComesFrom(t *testing.T) {
 // TestConfigPrintsAFile has what docket config prints read back as a file.
 func TestConfigPrintsAFile(t *testing.T) {
 	code, first := runMain(
-		t,
-		"config",
-		"--saver-concurrency",
-		"7",
-		"--kafka-brokers",
-		"a:1,b:2",
-		"--listen",
-		"127.0.0.1:99",
+		t, "config", "--saver-concurrency", "7", "--kafka-brokers", "a:1,b:2", "--listen", "127.0.0.1:99",
 	)
 	require.Equal(t, cli.ExitDone, code, first)
 	file := filepath.Join(t.TempDir(), "docket.yaml")

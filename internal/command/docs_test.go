@@ -53,13 +53,8 @@ prints what is in force, secrets hidden.
 `)
 	for _, s := range inOrder() {
 		fmt.Fprintf(
-			&b,
-			"| `--%s` | `%s` | `%s` | `%s` | %s |\n",
-			s.flag.Name,
-			s.flag.Envs[0],
-			keyOf(s.flag.Name),
-			cmp.Or(s.fallback, "-"),
-			s.flag.Help,
+			&b, "| `--%s` | `%s` | `%s` | `%s` | %s |\n", s.flag.Name, s.flag.Envs[0], keyOf(s.flag.Name),
+			cmp.Or(s.fallback, "-"), s.flag.Help,
 		)
 	}
 	b.WriteString(`

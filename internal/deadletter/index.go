@@ -87,10 +87,7 @@ func (x *Index) take(ctx context.Context, records []domain.Record) error {
 	case half == 0:
 		x.Logger.Error(
 			"a dead letter cannot be indexed: it is in the log, and in no list. Fix the cause, and have the index read again",
-			"dead_letter",
-			records[0].Position().String(),
-			"error",
-			err,
+			"dead_letter", records[0].Position().String(), "error", err,
 		)
 		return nil
 	default:
@@ -159,13 +156,8 @@ func (x *Index) forget(ctx context.Context) error {
 		x.Logger.Error("open dead letters have passed their topic's retention, and their bytes are gone", "topic", b.Topic,
 			"partition", b.Partition, "dead_letters", n)
 		if err := x.Store.Audit(ctx, domain.AuditEntry{
-			At:      time.Now().UTC(),
-			Caller:  "docket",
-			Tenants: domain.AllTenants(),
-			Action:  "dead-letters.expired",
-			Target:  b.Topic,
-			Done:    n,
-			Outcome: domain.Say(ExpiredOpen, domain.Args{"topic": b.Topic, "dead_letters": n}),
+			At: time.Now().UTC(), Caller: "docket", Tenants: domain.AllTenants(), Action: "dead-letters.expired",
+			Target: b.Topic, Done: n, Outcome: domain.Say(ExpiredOpen, domain.Args{"topic": b.Topic, "dead_letters": n}),
 		}); err != nil {
 			return err
 		}

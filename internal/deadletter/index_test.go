@@ -33,10 +33,7 @@ func (s *indexStore) IndexDeadLetters(_ context.Context, letters []domain.DeadLe
 }
 
 func (s *indexStore) ForgetDeadLetters(
-	_ context.Context,
-	_ string,
-	partition int32,
-	_ int64,
+	_ context.Context, _ string, partition int32, _ int64,
 ) (map[domain.DeadState]int64, error) {
 	if partition > 0 {
 		return nil, nil
@@ -63,11 +60,8 @@ func newIndex(t *testing.T, s *indexStore, l ports.Log) (*Index, *strings.Builde
 	require.NoError(t, err)
 	var text strings.Builder
 	return &Index{
-		Store:     s,
-		Log:       l,
-		Projector: p,
-		Topics:    domain.TopicsWithPrefix("docket."),
-		Logger:    slog.New(slog.NewTextHandler(&text, nil)),
+		Store: s, Log: l, Projector: p, Topics: domain.TopicsWithPrefix("docket."),
+		Logger: slog.New(slog.NewTextHandler(&text, nil)),
 	}, &text
 }
 
@@ -150,8 +144,7 @@ func TestForgottenWhileOpen(t *testing.T) {
 	require.NoError(t, x.forget(t.Context()))
 	require.Len(t, s.audited, 1)
 	require.Equal(
-		t,
-		"dead-letters.expired docket 7",
+		t, "dead-letters.expired docket 7",
 		s.audited[0].Action+" "+s.audited[0].Caller+" "+string(rune('0'+s.audited[0].Done)),
 	)
 	require.Contains(t, text.String(), "dead_letters=7")

@@ -252,14 +252,9 @@ func (w *work) reparse(l domain.DeadLetter, r domain.Record) (ingest.Assembly, e
 	body := ingest.Body{
 		Wire: r.Value, Gzipped: l.Whole && ingest.LooksGzipped(r.Value), Topic: w.Topics.Parking,
 		Headers: domain.Headers{
-			Tenant:       r.Headers.Tenant,
-			OPAPartition: r.Headers.OPAPartition,
-			ReceivedAt:   r.Headers.ReceivedAt,
-			Upload:       r.Headers.Upload,
-			TraceParent:  r.Headers.TraceParent,
-			Origin:       cmp.Or(r.Headers.Origin, r.Origin()),
-			Replay:       w.Job.ID,
-			ReplayCount:  r.Headers.ReplayCount + 1,
+			Tenant: r.Headers.Tenant, OPAPartition: r.Headers.OPAPartition, ReceivedAt: r.Headers.ReceivedAt,
+			Upload: r.Headers.Upload, TraceParent: r.Headers.TraceParent, Origin: cmp.Or(r.Headers.Origin, r.Origin()),
+			Replay: w.Job.ID, ReplayCount: r.Headers.ReplayCount + 1,
 		},
 	}
 	if !l.Whole { // an element, which is an array of one

@@ -131,10 +131,7 @@ func TestParseBatchIdentity(t *testing.T) {
 			p, err := NewProjector(nil)
 			require.NoError(t, err)
 			require.Equal(
-				t,
-				want,
-				p.Project(Record{Value: []byte(c.event)}).ID,
-				"the saver finds the same identity in the bytes",
+				t, want, p.Project(Record{Value: []byte(c.event)}).ID, "the saver finds the same identity in the bytes",
 			)
 		})
 	}

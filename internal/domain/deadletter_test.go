@@ -99,16 +99,8 @@ func TestDeadLetterOf(t *testing.T) {
 			require.Equal(t, at, got.DiedAt)
 			require.Len(t, got.Fingerprint, 2*FingerprintBytes)
 			require.Equal(t, c.want, DeadLetter{
-				Class:      got.Class,
-				Code:       got.Code,
-				Cause:      got.Cause,
-				Text:       got.Text,
-				Tenant:     got.Tenant,
-				DecisionID: got.DecisionID,
-				Path:       got.Path,
-				Timestamp:  got.Timestamp,
-				Decision:   got.Decision,
-				Whole:      got.Whole,
+				Class: got.Class, Code: got.Code, Cause: got.Cause, Text: got.Text, Tenant: got.Tenant,
+				DecisionID: got.DecisionID, Path: got.Path, Timestamp: got.Timestamp, Decision: got.Decision, Whole: got.Whole,
 			})
 		})
 	}
@@ -134,10 +126,7 @@ func TestFoldDeadLetters(t *testing.T) {
 	back.Replay, back.Replays = "r-1", 2
 	got = FoldDeadLetters([]DeadLetter{back, l(6, Invalid, "f")})
 	require.Equal(
-		t,
-		[]any{"r-1", 2, "f"},
-		[]any{got[0].Replay, got[0].Replays, got[0].Error},
-		"one of them came from a replay",
+		t, []any{"r-1", 2, "f"}, []any{got[0].Replay, got[0].Replays, got[0].Error}, "one of them came from a replay",
 	)
 }
 

@@ -63,9 +63,7 @@ func (m Mapping) validate() error {
 				strings.Contains(rest, "~") {
 				return fmt.Errorf(
 					"mapping %s: %s: %q is no JSON pointer: it begins with a slash, like /input/user, and spells ~ as ~0 and / as ~1",
-					m.Path,
-					field,
-					p,
+					m.Path, field, p,
 				)
 			}
 		}

@@ -71,17 +71,14 @@ func TestProjectedTexts(t *testing.T) {
 	require.Empty(t, d(`{"result":{"deny":true}}`).Reason, "a boolean is no reason")
 	require.Equal(t, "ü", d(`{"labels":{"id":"\u00fc","app":"shop"}}`).OPA)
 	require.Equal(
-		t,
-		"eval_conflict_error: two outputs",
+		t, "eval_conflict_error: two outputs",
 		d(`{"error":{"code":"eval_conflict_error","message":"two outputs","location":{}}}`).Error,
 	)
 	require.Equal(t, "{}", d(`{"error":{ }}`).Error)
 	require.Equal(t, "text", d(`{"error":"text"}`).Error)
 	require.Equal(t, `[1]`, d(`{"error":[1]}`).Error)
 	require.Equal(
-		t,
-		[]Bundle{{"a", "1"}, {"b", ""}},
-		d(`{"bundles":{"a":{"revision":"1"},"b":{}},"revision":"old"}`).Bundles,
+		t, []Bundle{{"a", "1"}, {"b", ""}}, d(`{"bundles":{"a":{"revision":"1"},"b":{}},"revision":"old"}`).Bundles,
 	)
 	require.Equal(t, []Bundle{{"", "old"}}, d(`{"revision":"old"}`).Bundles)
 	require.Equal(t, "dora", d(`{"path":"p","input":{"ctx":{"who":["x",{"~/n":"dora"}]},"user":"alice"}}`,

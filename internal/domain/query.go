@@ -79,10 +79,7 @@ func ParseCursor(s string) (*Cursor, error) {
 // parameter.
 func ParseQuery(values url.Values, now time.Time) (Query, error) {
 	return parseQuery(
-		Query{Filter: Filter{Since: now.Add(-DefaultSpan).UTC()}, Limit: DefaultPage},
-		values,
-		now,
-		DecisionFields,
+		Query{Filter: Filter{Since: now.Add(-DefaultSpan).UTC()}, Limit: DefaultPage}, values, now, DecisionFields,
 	)
 }
 
@@ -109,9 +106,7 @@ func parseQuery(q Query, values url.Values, now time.Time, fields []FieldInfo) (
 			f, known := FieldOf(fields, Field(name))
 			if !known || !f.Param {
 				return Query{}, fmt.Errorf(
-					"unknown parameter %q: known are since, until, limit, cursor, %s",
-					name,
-					paramNames(fields),
+					"unknown parameter %q: known are since, until, limit, cursor, %s", name, paramNames(fields),
 				)
 			}
 			var term Expr
@@ -125,9 +120,7 @@ func parseQuery(q Query, values url.Values, now time.Time, fields []FieldInfo) (
 	q.Where = AllOf(terms...)
 	if !q.Until.IsZero() && q.Until.Before(q.Since) {
 		return Query{}, fmt.Errorf(
-			"until %s lies before since %s",
-			q.Until.Format(time.RFC3339),
-			q.Since.Format(time.RFC3339),
+			"until %s lies before since %s", q.Until.Format(time.RFC3339), q.Since.Format(time.RFC3339),
 		)
 	}
 	return q, nil

@@ -140,14 +140,7 @@ func TestObservationMerge(t *testing.T) {
 	require.Equal(
 		t,
 		Observation{
-			OPA:      "a",
-			Version:  "1",
-			First:    at(10),
-			Last:     at(30),
-			Uploads:  3,
-			Events:   6,
-			Status:   []byte("x"),
-			StatusAt: at(30),
+			OPA: "a", Version: "1", First: at(10), Last: at(30), Uploads: 3, Events: 6, Status: []byte("x"), StatusAt: at(30),
 		},
 		s,
 	)

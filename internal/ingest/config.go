@@ -23,11 +23,8 @@ type Config struct {
 func Default() Config {
 	d := domain.DefaultLimits
 	return Config{
-		MaxInflatedBytes: d.Inflated,
-		MaxEvents:        d.Events,
-		MaxEventBytes:    d.Event,
-		MaxDepth:         d.Depth,
-		PublishTimeout:   7 * time.Second,
+		MaxInflatedBytes: d.Inflated, MaxEvents: d.Events, MaxEventBytes: d.Event, MaxDepth: d.Depth,
+		PublishTimeout: 7 * time.Second,
 	}
 }
 

@@ -26,11 +26,7 @@ type Service struct {
 
 // New makes a Service. publishTimeout bounds Accept: splitting a body and waiting for the log. reg may be nil in tests.
 func New(
-	a Assembler,
-	publishTimeout time.Duration,
-	log ports.Publisher,
-	inventory *Inventory,
-	reg prometheus.Registerer,
+	a Assembler, publishTimeout time.Duration, log ports.Publisher, inventory *Inventory, reg prometheus.Registerer,
 ) *Service {
 	s := &Service{assembler: a, publishTimeout: publishTimeout, log: log, inventory: inventory}
 	s.events = promauto.With(reg).NewCounterVec(prometheus.CounterOpts{

@@ -45,11 +45,7 @@ func newService(p publisher) (*Service, *Inventory, *recorder) {
 	store := &recorder{}
 	inventory := NewInventory(store, slog.New(slog.DiscardHandler))
 	return New(
-		Assembler{Topics: topics, Limits: domain.DefaultLimits},
-		Default().PublishTimeout,
-		p,
-		inventory,
-		nil,
+		Assembler{Topics: topics, Limits: domain.DefaultLimits}, Default().PublishTimeout, p, inventory, nil,
 	), inventory, store
 }
 
@@ -63,16 +59,14 @@ func TestAcceptPublishesEverythingAtOnce(t *testing.T) {
 	receipt, err := s.Accept(t.Context(), upload(`[{"decision_id":"a"},7,{"b":1},{`))
 	require.NoError(t, err)
 	require.Equal(
-		t,
-		Receipt{Accepted: 2, Quarantined: 2, Reasons: map[domain.Cause]int{domain.NotObject: 1, domain.Truncated: 1}},
+		t, Receipt{Accepted: 2, Quarantined: 2, Reasons: map[domain.Cause]int{domain.NotObject: 1, domain.Truncated: 1}},
 		receipt,
 	)
 	require.Len(t, calls, 1)
 	got := calls[0]
 	require.Len(t, got, 4)
 	require.Equal(
-		t,
-		[]string{topics.Decisions, topics.Decisions, topics.DLQ, topics.DLQ},
+		t, []string{topics.Decisions, topics.Decisions, topics.DLQ, topics.DLQ},
 		[]string{got[0].Topic, got[1].Topic, got[2].Topic, got[3].Topic},
 	)
 	require.Equal(t, "a", got[0].Key)
@@ -138,15 +132,8 @@ func TestInventory(t *testing.T) {
 		synctest.Wait()
 		require.Len(t, store.got, 1)
 		require.Equal(t, domain.Observation{
-			Tenant:   "t",
-			OPA:      "opa-1",
-			Version:  "1.22.2",
-			First:    time.Unix(5, 0).UTC(),
-			Last:     time.Unix(5, 0).UTC(),
-			Uploads:  3,
-			Events:   6,
-			Status:   []byte(`{"labels":{"id":"opa-1"},"x":1}`),
-			StatusAt: time.Unix(9, 0),
+			Tenant: "t", OPA: "opa-1", Version: "1.22.2", First: time.Unix(5, 0).UTC(), Last: time.Unix(5, 0).UTC(),
+			Uploads: 3, Events: 6, Status: []byte(`{"labels":{"id":"opa-1"},"x":1}`), StatusAt: time.Unix(9, 0),
 		}, store.got[0])
 
 		// While the store is away observations add up, and the last report comes when the inventory ends.

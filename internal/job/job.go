@@ -89,17 +89,7 @@ func (r *Runner) next(ctx context.Context, lane domain.Lane) (well bool) {
 		return true // the breaker tells of a store that is away
 	}
 	r.logger.Info(
-		"a job is taken up",
-		"job",
-		j.ID,
-		"kind",
-		j.Kind,
-		"dry_run",
-		j.DryRun,
-		"matched",
-		j.Matched,
-		"done",
-		j.Done,
+		"a job is taken up", "job", j.ID, "kind", j.Kind, "dry_run", j.DryRun, "matched", j.Matched, "done", j.Done,
 	)
 	t, well := &Turn{runner: r, Context: ctx, Job: j}, true
 	if work, known := r.kinds[j.Kind]; known {

@@ -16,6 +16,8 @@ const (
 	Waiting = "waiting"
 	// WaitingFor: it waits for another one to end. Args: job.
 	WaitingFor = "waiting_for"
+	// WaitingForOthers: it waits for a job that its caller may not see.
+	WaitingForOthers = "waiting_for_others"
 	// NothingMatches: nothing fits the filter.
 	NothingMatches = "nothing_matches"
 	// NothingLeft: what fits the filter is in other states. Args: stored, replayed, discarded, open.
@@ -134,9 +136,7 @@ func (req JobRequest) job(caller domain.Caller, now time.Time) (j domain.Job, er
 	if req.MaxReplays != nil {
 		if j.MaxReplays = *req.MaxReplays; j.MaxReplays < 1 || j.MaxReplays > maxMaxReplays {
 			return j, refuse(
-				Mistaken,
-				MaxReplaysRange,
-				domain.Args{"max_replays": int64(j.MaxReplays), "most": int64(maxMaxReplays)},
+				Mistaken, MaxReplaysRange, domain.Args{"max_replays": int64(j.MaxReplays), "most": int64(maxMaxReplays)},
 			)
 		}
 	}
@@ -158,9 +158,13 @@ func (s *Service) queued(ctx context.Context, j domain.Job) (domain.Message, err
 		return domain.Message{}, err
 	}
 	for _, o := range others { // the newest first
-		if o.Kind.Lane(o.DryRun) == j.Kind.Lane(j.DryRun) && o.State.Active() {
-			return domain.Say(WaitingFor, domain.Args{"job": o.ID}), nil
+		if o.Kind.Lane(o.DryRun) != j.Kind.Lane(j.DryRun) || !o.State.Active() {
+			continue
 		}
+		if !o.Tenants.Within(j.Tenants) {
+			return domain.Say(WaitingForOthers, nil), nil
+		}
+		return domain.Say(WaitingFor, domain.Args{"job": o.ID}), nil
 	}
 	return domain.Say(Waiting, nil), nil
 }

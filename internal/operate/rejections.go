@@ -26,9 +26,7 @@ func (s *Service) Rejections(ctx context.Context, scope domain.Scope) (domain.Re
 // Accept lets rows of the caller's tenants with a fingerprint be dead-lettered in spite of the guard, for
 // domain.AcceptanceTerm. Errors: a Refusal, and those of the store.
 func (s *Service) Accept(
-	ctx context.Context,
-	caller domain.Caller,
-	fingerprint, why string,
+	ctx context.Context, caller domain.Caller, fingerprint, why string,
 ) (domain.RejectionReport, error) {
 	if err := checkFingerprint(caller, fingerprint); err != nil {
 		return domain.RejectionReport{}, err
@@ -39,12 +37,8 @@ func (s *Service) Accept(
 	}
 	now := s.now().UTC().Truncate(time.Microsecond)
 	a := domain.Acceptance{
-		Fingerprint: fingerprint,
-		Tenants:     caller.Tenants,
-		At:          now,
-		Until:       now.Add(domain.AcceptanceTerm),
-		Caller:      caller.Name,
-		Comment:     why,
+		Fingerprint: fingerprint, Tenants: caller.Tenants, At: now, Until: now.Add(domain.AcceptanceTerm),
+		Caller: caller.Name, Comment: why,
 	}
 	entry := domain.AuditEntry{
 		At: now, Caller: caller.Name, Tenants: caller.Tenants, Action: "guard.accept", Target: fingerprint, Comment: why,
@@ -59,9 +53,7 @@ func (s *Service) Accept(
 // Revoke ends the acceptances of a fingerprint that are within the caller's tenants. Errors: a Refusal, and those of
 // the store.
 func (s *Service) Revoke(
-	ctx context.Context,
-	caller domain.Caller,
-	fingerprint string,
+	ctx context.Context, caller domain.Caller, fingerprint string,
 ) (domain.RejectionReport, error) {
 	if err := checkFingerprint(caller, fingerprint); err != nil {
 		return domain.RejectionReport{}, err

@@ -82,12 +82,7 @@ func TestSixHourOutage(t *testing.T) {
 
 		breaker := sink.NewBreaker(store, nil, logger)
 		writer := sink.NewWriter(
-			store,
-			breaker,
-			sink.Concurrency{Ceiling: 2, Adaptive: true},
-			projector,
-			noop.NewTracerProvider().Tracer(""),
-			nil,
+			store, breaker, sink.Concurrency{Ceiling: 2, Adaptive: true}, projector, noop.NewTracerProvider().Tracer(""), nil,
 		)
 		router := &sink.Router{
 			Topics: topics, Retry: sink.Retry{MaxAttempts: 10, BackoffMin: time.Second, BackoffMax: time.Minute},
@@ -104,11 +99,7 @@ func TestSixHourOutage(t *testing.T) {
 		consume := func(group, topic string, handle ports.Handler) {
 			roles.Go(func() {
 				sub := ports.Subscription{
-					Group:      group,
-					Topics:     []string{topic},
-					MaxRecords: 1000,
-					MaxBytes:   4 << 20,
-					MaxWait:    100 * time.Millisecond,
+					Group: group, Topics: []string{topic}, MaxRecords: 1000, MaxBytes: 4 << 20, MaxWait: 100 * time.Millisecond,
 				}
 				if err := log.Consume(ctx, sub, handle); err != nil {
 					t.Errorf("%s: %v", group, err)

@@ -74,9 +74,7 @@ func New(parts Parts, reg prometheus.Registerer) *Parking {
 			Buckets: []float64{0, 1, 2, 3, 5, 8, 10, 15, 20},
 		}),
 		storeWait: backoff.NewExponentialBackOff(
-			backoff.WithInitialInterval(storeWaitMin),
-			backoff.WithMaxInterval(storeWaitMax*2/3),
-			backoff.WithMultiplier(2),
+			backoff.WithInitialInterval(storeWaitMin), backoff.WithMaxInterval(storeWaitMax*2/3), backoff.WithMultiplier(2),
 			backoff.WithMaxElapsedTime(0),
 		),
 	}

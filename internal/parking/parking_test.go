@@ -52,9 +52,7 @@ func newBench() *bench {
 	b.Parking = New(Parts{
 		Save: save, Busy: func() bool { return b.busy }, Log: b, Logger: logger,
 		Router: &sink.Router{
-			Topics:  topics,
-			Retry:   retry,
-			Guard:   sink.NewGuard(&b.stats, sink.NewBreaker(nil, nil, logger), nil, logger),
+			Topics: topics, Retry: retry, Guard: sink.NewGuard(&b.stats, sink.NewBreaker(nil, nil, logger), nil, logger),
 			Metrics: sink.NewMetrics(nil),
 		},
 		Concurrency: sink.Concurrency{Ceiling: 2, Adaptive: true},
@@ -107,9 +105,7 @@ func TestStoreWait(t *testing.T) {
 					return failing(class)
 				}
 				batch := []domain.Record{
-					parked(0, "a", domain.Headers{}),
-					parked(1, "b", domain.Headers{}),
-					parked(2, "c", domain.Headers{}),
+					parked(0, "a", domain.Headers{}), parked(1, "b", domain.Headers{}), parked(2, "c", domain.Headers{}),
 				}
 				longest := time.Duration(0)
 				for range 100 { // an outage of minutes
@@ -180,8 +176,7 @@ func TestInvalidConflictAndExpiredAreDeadLettered(t *testing.T) {
 	_, err := b.Handle(
 		t.Context(),
 		[]domain.Record{
-			parked(0, "invalid", domain.Headers{}),
-			parked(1, "conflict", domain.Headers{}),
+			parked(0, "invalid", domain.Headers{}), parked(1, "conflict", domain.Headers{}),
 			parked(2, "expired", domain.Headers{}),
 		},
 	)
@@ -205,10 +200,7 @@ func TestNotYetDue(t *testing.T) {
 		pauses, err := b.Handle(t.Context(), batch)
 		require.NoError(t, err)
 		require.Equal(
-			t,
-			[]ports.Pause{{Topic: topics.Parking, Offset: 5, Until: soon}},
-			pauses,
-			"in place until the first is due",
+			t, []ports.Pause{{Topic: topics.Parking, Offset: 5, Until: soon}}, pauses, "in place until the first is due",
 		)
 		require.Empty(t, b.tried)
 
@@ -250,9 +242,7 @@ func TestRecordsBehindAPauseAreJudgedOnce(t *testing.T) {
 	pauses, err := b.Handle(
 		t.Context(),
 		[]domain.Record{
-			parked(0, "x", domain.Headers{}),
-			parked(1, "away", domain.Headers{}),
-			parked(2, "y", domain.Headers{}),
+			parked(0, "x", domain.Headers{}), parked(1, "away", domain.Headers{}), parked(2, "y", domain.Headers{}),
 		},
 	)
 	require.NoError(t, err)
@@ -286,9 +276,7 @@ func (b *bench) guarded(t *testing.T, now bool) {
 		b.stats.report.Rejections = []domain.Rejection{{Fingerprint: "other", Rows: 5_000}}
 	}
 	b.Router.Guard.Judge(
-		t.Context(),
-		[]domain.Record{parked(0, "x", domain.Headers{})},
-		[]sink.Verdict{failing(domain.Unknown)},
+		t.Context(), []domain.Record{parked(0, "x", domain.Headers{})}, []sink.Verdict{failing(domain.Unknown)},
 	)
 	require.Equal(t, now, b.Router.Guard.On())
 }
@@ -307,9 +295,7 @@ func TestGuardParksAgain(t *testing.T) {
 		pauses, err := b.Handle(t.Context(), batch)
 		require.NoError(t, err)
 		require.Equal(
-			t,
-			[]ports.Pause{{Topic: topics.Parking, Offset: 50, Until: time.Now().Add(guardPause)}},
-			pauses,
+			t, []ports.Pause{{Topic: topics.Parking, Offset: 50, Until: time.Now().Add(guardPause)}}, pauses,
 			"all of it is done, and not so soon again",
 		)
 		require.Len(t, b.tried, 2*sampleSize, "of each error; the others are not isolated")

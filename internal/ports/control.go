@@ -48,11 +48,7 @@ type Acceptances interface {
 	// RevokeAcceptance ends the acceptances of a fingerprint that are in force at a time and within the scope, and writes
 	// down who did it; revoked is false where there is none.
 	RevokeAcceptance(
-		ctx context.Context,
-		scope domain.Scope,
-		fingerprint string,
-		at time.Time,
-		e domain.AuditEntry,
+		ctx context.Context, scope domain.Scope, fingerprint string, at time.Time, e domain.AuditEntry,
 	) (revoked bool, err error)
 }
 
@@ -82,10 +78,7 @@ type DeadLetterIndex interface {
 	// CloseStored looks at the next so many dead letters in a state behind a position, in the log's order, and closes
 	// those whose row exists with the same bytes. next is the last one looked at, zero at the end.
 	CloseStored(
-		ctx context.Context,
-		state domain.DeadState,
-		after domain.Position,
-		limit int,
+		ctx context.Context, state domain.DeadState, after domain.Position, limit int,
 	) (closed int, next domain.Position, err error)
 	// ForgetDeadLetters removes those of a partition whose newest copy has fallen off the log, and counts them by state.
 	ForgetDeadLetters(ctx context.Context, topic string, partition int32, oldest int64) (map[domain.DeadState]int64, error)
@@ -108,12 +101,7 @@ type JobControl interface {
 	// MoveJob moves a job where its state can be moved so (domain.JobState.Can), and writes down who did it as CreateJob
 	// does; moved is false where it cannot, or is not in the scope.
 	MoveJob(
-		ctx context.Context,
-		scope domain.Scope,
-		id string,
-		m domain.JobMove,
-		message domain.Message,
-		at time.Time,
+		ctx context.Context, scope domain.Scope, id string, m domain.JobMove, message domain.Message, at time.Time,
 		e domain.AuditEntry,
 	) (moved bool, err error)
 }
@@ -122,10 +110,7 @@ type JobControl interface {
 type JobQueue interface {
 	// ClaimJob takes the oldest active job of a lane, unless another owner's lease in that lane holds.
 	ClaimJob(
-		ctx context.Context,
-		lane domain.Lane,
-		owner string,
-		at, until time.Time,
+		ctx context.Context, lane domain.Lane, owner string, at, until time.Time,
 	) (j domain.Job, found bool, err error)
 	// AdvanceJob writes down what was done, and returns the job as it then is. The job moves only while it is this owner's
 	// and active.

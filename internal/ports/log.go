@@ -106,10 +106,6 @@ type LogReader interface {
 	// to those that are there now, until visit returns false. It returns the offset behind the last one visited or, at the
 	// end, the end. When ctx is done it stops with an error, and next tells how far it came.
 	Read(
-		ctx context.Context,
-		topic string,
-		partition int32,
-		from int64,
-		visit func(domain.Record) bool,
+		ctx context.Context, topic string, partition int32, from int64, visit func(domain.Record) bool,
 	) (next int64, err error)
 }

@@ -20,11 +20,7 @@ type Config struct {
 // Default is four batches at once, of 1,000 records or 4 MiB.
 func Default() Config {
 	return Config{
-		Concurrency:  4,
-		BatchRecords: 1000,
-		BatchBytes:   4 << 20,
-		BatchWait:    100 * time.Millisecond,
-		Adaptive:     true,
+		Concurrency: 4, BatchRecords: 1000, BatchBytes: 4 << 20, BatchWait: 100 * time.Millisecond, Adaptive: true,
 	}
 }
 

@@ -106,12 +106,8 @@ func TestGuardGoesOn(t *testing.T) {
 	// An operator has looked.
 	for _, b := range report.Rejections {
 		require.NoError(t, r.store.AcceptRejections(t.Context(), domain.Acceptance{
-			Fingerprint: b.Fingerprint,
-			Tenants:     domain.AllTenants(),
-			At:          time.Now(),
-			Until:       time.Now().Add(time.Hour),
-			Caller:      "ann",
-			Comment:     "x",
+			Fingerprint: b.Fingerprint, Tenants: domain.AllTenants(), At: time.Now(), Until: time.Now().Add(time.Hour),
+			Caller: "ann", Comment: "x",
 		}, domain.AuditEntry{}))
 	}
 	require.Eventually(t, func() bool { return !r.guard.On() }, 10*time.Second, 20*time.Millisecond)

@@ -56,21 +56,9 @@ func (s *Saver) Handle(ctx context.Context, batch []domain.Record) ([]ports.Paus
 			level = slog.LevelDebug // an outage, which the breaker has told already; or a row that is tried again
 		}
 		s.logger.Log(
-			ctx,
-			level,
-			"not everything of a batch was stored",
-			"records",
-			len(batch),
-			"parked",
-			out.Statuses[domain.Parked],
-			"dead",
-			out.Statuses[domain.Dead],
-			"conflicts",
-			out.Statuses[domain.Conflicting],
-			"expired",
-			out.Statuses[domain.TooOld],
-			"error",
-			failure,
+			ctx, level, "not everything of a batch was stored", "records", len(batch), "parked", out.Statuses[domain.Parked],
+			"dead", out.Statuses[domain.Dead], "conflicts", out.Statuses[domain.Conflicting], "expired",
+			out.Statuses[domain.TooOld], "error", failure,
 		)
 	}
 	return nil, nil

@@ -75,18 +75,11 @@ func newRig(t *testing.T) *rig {
 	r := &rig{store: store, raw: raw, out: &outbox{}}
 	r.breaker = sink.NewBreaker(store, nil, slog.New(slog.DiscardHandler))
 	r.writer = sink.NewWriter(
-		store,
-		r.breaker,
-		sink.Concurrency{Ceiling: 4, Adaptive: true},
-		p,
-		noop.NewTracerProvider().Tracer(""),
-		nil,
+		store, r.breaker, sink.Concurrency{Ceiling: 4, Adaptive: true}, p, noop.NewTracerProvider().Tracer(""), nil,
 	)
 	r.guard = sink.NewGuard(store, r.breaker, nil, slog.New(slog.DiscardHandler))
 	router := &sink.Router{
-		Topics:  topics,
-		Retry:   sink.Retry{MaxAttempts: 10, BackoffMin: time.Minute, BackoffMax: time.Hour},
-		Guard:   r.guard,
+		Topics: topics, Retry: sink.Retry{MaxAttempts: 10, BackoffMin: time.Minute, BackoffMax: time.Hour}, Guard: r.guard,
 		Metrics: sink.NewMetrics(nil),
 	}
 	r.saver = saver.New(r.writer, router, r.out, slog.New(slog.DiscardHandler))

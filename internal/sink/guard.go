@@ -235,9 +235,7 @@ func (g *Guard) exchange(ctx context.Context) {
 	}
 	if err := g.stats.SetGuard(ctx, at, on); err != nil {
 		g.logger.Warn(
-			"the other processes could not be told that the dead-letter guard has changed; docket tries again",
-			"error",
-			err,
+			"the other processes could not be told that the dead-letter guard has changed; docket tries again", "error", err,
 		)
 		g.mu.Lock()
 		g.report.On = !on
@@ -271,10 +269,7 @@ func (g *Guard) set(on bool, r domain.RejectionReport) {
 	g.on = on
 	if !on {
 		g.logger.Info(
-			"the dead-letter guard is off: rejected rows are dead-lettered again",
-			"judged",
-			r.Judged,
-			"rejected",
+			"the dead-letter guard is off: rejected rows are dead-lettered again", "judged", r.Judged, "rejected",
 			r.Rejected(),
 		)
 		return

@@ -96,9 +96,7 @@ type stats struct {
 }
 
 func (s *stats) ExchangeRejections(
-	_ context.Context,
-	_ time.Time,
-	tally domain.RejectionTally,
+	_ context.Context, _ time.Time, tally domain.RejectionTally,
 ) (r domain.RejectionReport, err error) {
 	if s.err != nil {
 		return r, s.err

@@ -54,12 +54,8 @@ func newPickyWriter(t *testing.T, p *picky) *Writer {
 	projector, err := domain.NewProjector(nil)
 	require.NoError(t, err)
 	return NewWriter(
-		p,
-		NewBreaker(p, nil, slog.New(slog.DiscardHandler)),
-		Concurrency{Ceiling: 1},
-		projector,
-		noop.NewTracerProvider().Tracer(""),
-		nil,
+		p, NewBreaker(p, nil, slog.New(slog.DiscardHandler)), Concurrency{Ceiling: 1}, projector,
+		noop.NewTracerProvider().Tracer(""), nil,
 	)
 }
 

@@ -21,11 +21,8 @@ const maxDoublings = 64
 func (p Retry) Backoff(attempt int) time.Duration {
 	// cenkalti's jitter spans (1 - f) to (1 + f) of an interval; half the ceiling with f = 1 is zero to the ceiling.
 	b := backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(p.BackoffMin/2),
-		backoff.WithMaxInterval(p.BackoffMax/2),
-		backoff.WithMultiplier(2),
-		backoff.WithRandomizationFactor(1),
-		backoff.WithMaxElapsedTime(0),
+		backoff.WithInitialInterval(p.BackoffMin/2), backoff.WithMaxInterval(p.BackoffMax/2), backoff.WithMultiplier(2),
+		backoff.WithRandomizationFactor(1), backoff.WithMaxElapsedTime(0),
 	)
 	var d time.Duration
 	for range min(max(attempt, 1), maxDoublings) {

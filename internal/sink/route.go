@@ -69,10 +69,7 @@ func (r *Router) Route(rec domain.Record, v Verdict, at time.Time) Route {
 			return Route{Action: Wait}
 		}
 		return Route{
-			Action: Leave,
-			Next:   Forward(r.Topics.Parking, rec, at, v.Err),
-			Status: domain.Parked,
-			Class:  domain.Unavailable,
+			Action: Leave, Next: Forward(r.Topics.Parking, rec, at, v.Err), Status: domain.Parked, Class: domain.Unavailable,
 		}
 	case domain.Invalid:
 		return Route{Action: Leave, Next: Forward(r.Topics.DLQ, rec, at, v.Err), Status: domain.Dead}

@@ -84,12 +84,7 @@ func TestRoute(t *testing.T) {
 			r.Guard.exchange(t.Context())
 			require.Equal(t, c.guard, r.Guard.On())
 			rec := domain.Record{
-				Topic:     c.from,
-				Partition: 3,
-				Offset:    7,
-				Key:       "k",
-				Value:     []byte("v"),
-				Headers:   domain.Headers{Attempt: c.attempt},
+				Topic: c.from, Partition: 3, Offset: 7, Key: "k", Value: []byte("v"), Headers: domain.Headers{Attempt: c.attempt},
 			}
 			got := r.Route(rec, c.verdict, at)
 			require.Equal(t, c.action, got.Action)
@@ -164,10 +159,7 @@ func (p publisher) Publish(context.Context, []domain.Record) error { return p.er
 func TestErrorsStayReachable(t *testing.T) {
 	cause := errors.New("cause")
 	r := Forward(
-		"x",
-		domain.Record{Topic: topics.Decisions, Offset: 5},
-		time.Now(),
-		domain.Errorf(domain.Unknown, "x: %w", cause),
+		"x", domain.Record{Topic: topics.Decisions, Offset: 5}, time.Now(), domain.Errorf(domain.Unknown, "x: %w", cause),
 	)
 	require.Equal(t, topics.Decisions+"/0/5", r.Headers.Origin)
 	again := Forward("y", domain.Record{Topic: "x", Offset: 9, Headers: r.Headers}, time.Now(), cause)

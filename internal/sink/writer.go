@@ -53,11 +53,7 @@ type Concurrency struct {
 
 // NewWriter makes a Writer in front of b's store; reg may be nil in tests.
 func NewWriter(
-	store ports.DecisionWriter,
-	b *Breaker,
-	c Concurrency,
-	p *domain.Projector,
-	tracer trace.Tracer,
+	store ports.DecisionWriter, b *Breaker, c Concurrency, p *domain.Projector, tracer trace.Tracer,
 	reg prometheus.Registerer,
 ) *Writer {
 	f := promauto.With(reg)
@@ -128,10 +124,7 @@ var errOpen = domain.Errorf(domain.Unavailable, "the store is away: the breaker 
 // Unavailable.
 func (w *Writer) Save(ctx context.Context, records []domain.Record) []Verdict {
 	ctx, span := w.tracer.Start(
-		ctx,
-		"save decisions",
-		trace.WithLinks(links(records)...),
-		trace.WithSpanKind(trace.SpanKindConsumer),
+		ctx, "save decisions", trace.WithLinks(links(records)...), trace.WithSpanKind(trace.SpanKindConsumer),
 		trace.WithAttributes(attribute.Int("messaging.batch.message_count", len(records))),
 	)
 	defer span.End()

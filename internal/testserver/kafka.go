@@ -74,11 +74,7 @@ func StartKafka(n int, settings ...string) (_ *Kafka, err error) {
 			"process.roles=broker,controller",
 			fmt.Sprintf("node.id=%d", i+1),
 			"controller.quorum.voters=" + strings.Join(voters, ","),
-			fmt.Sprintf(
-				"listeners=PLAINTEXT://%s,CONTROLLER://127.0.0.1:%d",
-				b.broker,
-				controllers[i],
-			),
+			fmt.Sprintf("listeners=PLAINTEXT://%s,CONTROLLER://127.0.0.1:%d", b.broker, controllers[i]),
 			"controller.listener.names=CONTROLLER",
 			"log.dirs=" + filepath.Join(b.dir, "data"),
 			"auto.create.topics.enable=false",
@@ -100,18 +96,8 @@ func StartKafka(n int, settings ...string) (_ *Kafka, err error) {
 	for _, b := range k.nodes {
 		g.Go(func() error {
 			format := exec.CommandContext(
-				context.Background(),
-				"java",
-				"-cp",
-				k.classPath(),
-				"-Xmx128m",
-				"-XX:TieredStopAtLevel=1",
-				"kafka.tools.StorageTool",
-				"format",
-				"-t",
-				"ZG9ja2V0LXRlc3RzLTEyMw",
-				"-c",
-				b.properties(),
+				context.Background(), "java", "-cp", k.classPath(), "-Xmx128m", "-XX:TieredStopAtLevel=1",
+				"kafka.tools.StorageTool", "format", "-t", "ZG9ja2V0LXRlc3RzLTEyMw", "-c", b.properties(),
 			)
 			if out, err := format.CombinedOutput(); err != nil {
 				return fmt.Errorf("format: %w: %s", err, out)

@@ -57,17 +57,8 @@ func StartPostgres(dir string, settings ...string) (_ *Postgres, err error) {
 		return nil, err
 	}
 	initdb := exec.CommandContext(
-		context.Background(),
-		filepath.Join(p.bin, "initdb"),
-		"-D",
-		p.data(),
-		"-U",
-		"postgres",
-		"--auth=trust",
-		"--no-sync",
-		"-E",
-		"UTF8",
-		"--locale=C.UTF-8",
+		context.Background(), filepath.Join(p.bin, "initdb"), "-D", p.data(), "-U", "postgres", "--auth=trust", "--no-sync",
+		"-E", "UTF8", "--locale=C.UTF-8",
 	)
 	initdb.Dir = p.dir
 	if initdb.SysProcAttr, err = account(postgresAccount); err != nil {
@@ -153,10 +144,7 @@ func (p *Postgres) URL(database, user string, options ...string) string {
 		user = "postgres"
 	}
 	u := url.URL{
-		Scheme:   "postgres",
-		User:     url.User(user),
-		Host:     p.Addr(),
-		Path:     "/" + database,
+		Scheme: "postgres", User: url.User(user), Host: p.Addr(), Path: "/" + database,
 		RawQuery: strings.Join(options, "&"),
 	}
 	return u.String()
@@ -270,10 +258,7 @@ func StartPgBouncer(p *Postgres) (_ *PgBouncer, err error) {
 // URL addresses a database through the pooler.
 func (b *PgBouncer) URL(database string, options ...string) string {
 	u := url.URL{
-		Scheme:   "postgres",
-		User:     url.User("postgres"),
-		Host:     fmt.Sprintf("127.0.0.1:%d", b.port),
-		Path:     "/" + database,
+		Scheme: "postgres", User: url.User("postgres"), Host: fmt.Sprintf("127.0.0.1:%d", b.port), Path: "/" + database,
 		RawQuery: strings.Join(options, "&"),
 	}
 	return u.String()

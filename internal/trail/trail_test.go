@@ -71,11 +71,7 @@ func (l *log) Backlog(_ context.Context, _ string, topics ...string) ([]ports.Ba
 }
 
 func (l *log) Read(
-	ctx context.Context,
-	topic string,
-	_ int32,
-	from int64,
-	visit func(domain.Record) bool,
+	ctx context.Context, topic string, _ int32, from int64, visit func(domain.Record) bool,
 ) (int64, error) {
 	if l.hang {
 		<-ctx.Done()
@@ -84,11 +80,8 @@ func (l *log) Read(
 	for at := from; at < l.n; at++ {
 		if !visit(
 			domain.Record{
-				Topic:     topic,
-				Offset:    at,
-				Key:       l.named[at],
-				WrittenAt: time.Unix(at, 0),
-				Headers:   domain.Headers{Tenant: l.tenant},
+				Topic: topic, Offset: at, Key: l.named[at], WrittenAt: time.Unix(at, 0),
+				Headers: domain.Headers{Tenant: l.tenant},
 			},
 		) {
 			return at + 1, nil
@@ -99,11 +92,7 @@ func (l *log) Read(
 
 func follow(t *testing.T, s *store, l *log, id, opa string, from map[string]int64) Report {
 	t.Helper()
-	r, err := New(
-		s,
-		l,
-		[]Stage{{Name: "saver", Topic: "decisions", Group: "g"}},
-	).Follow(
+	r, err := New(s, l, []Stage{{Name: "saver", Topic: "decisions", Group: "g"}}).Follow(
 		t.Context(),
 		domain.AllTenants(),
 		Question{ID: id, OPA: opa, From: from},
@@ -168,14 +157,9 @@ func TestFollow(t *testing.T) {
 	}
 	t.Run("dead, and not indexed yet", func(t *testing.T) {
 		r, err := New(
-			&store{},
-			&log{n: 5, named: map[int64]string{3: "x"}},
+			&store{}, &log{n: 5, named: map[int64]string{3: "x"}},
 			[]Stage{{Name: "index", Topic: "dlq", Group: "i", Dead: true}},
-		).Follow(
-			t.Context(),
-			domain.AllTenants(),
-			Question{ID: "x"},
-		)
+		).Follow(t.Context(), domain.AllTenants(), Question{ID: "x"})
 		require.NoError(t, err)
 		require.Equal(t, Dead, r.State)
 		require.Equal(t, "dlq:0:3", r.Waiting[0].Position().String())
@@ -197,11 +181,7 @@ func TestScopeHidesWhatWaits(t *testing.T) {
 	for scope, want := range map[domain.Scope]State{
 		domain.Tenants("acme"): NotFound, domain.Tenants("initech"): Waiting, domain.AllTenants(): Waiting,
 	} {
-		r, err := New(
-			&store{},
-			l,
-			[]Stage{{Name: "saver", Topic: "decisions", Group: "g"}},
-		).Follow(
+		r, err := New(&store{}, l, []Stage{{Name: "saver", Topic: "decisions", Group: "g"}}).Follow(
 			t.Context(),
 			scope,
 			Question{ID: "x"},
@@ -257,11 +237,7 @@ func TestLookTakesThreeSeconds(t *testing.T) {
 func TestFollowEndsWithItsCaller(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := New(
-		&store{},
-		&log{n: 5, hang: true},
-		[]Stage{{Name: "saver", Topic: "decisions", Group: "g"}},
-	).Follow(
+	_, err := New(&store{}, &log{n: 5, hang: true}, []Stage{{Name: "saver", Topic: "decisions", Group: "g"}}).Follow(
 		ctx,
 		domain.AllTenants(),
 		Question{ID: "x"},

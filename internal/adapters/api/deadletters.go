@@ -126,20 +126,10 @@ type DeadGroup struct {
 // DeadGroupOf is a group.
 func DeadGroupOf(g domain.DeadGroup) DeadGroup {
 	out := DeadGroup{
-		Fingerprint: g.Fingerprint,
-		Open:        g.Letters[domain.DeadOpen],
-		Replayed:    g.Letters[domain.DeadReplayed],
-		Discarded:   g.Letters[domain.DeadDiscarded],
-		Stored:      g.Letters[domain.DeadStored],
-		Class:       g.Class,
-		Code:        Text(g.Code),
-		Cause:       g.Cause,
-		Error:       Text(g.Text),
-		Path:        Text(g.Path),
-		FirstSeen:   At(g.First),
-		LastSeen:    At(g.Last),
-		Sample:      g.Sample,
-		Runbook:     runbookOf(g.Cause),
+		Fingerprint: g.Fingerprint, Open: g.Letters[domain.DeadOpen], Replayed: g.Letters[domain.DeadReplayed],
+		Discarded: g.Letters[domain.DeadDiscarded], Stored: g.Letters[domain.DeadStored], Class: g.Class,
+		Code: Text(g.Code), Cause: g.Cause, Error: Text(g.Text), Path: Text(g.Path), FirstSeen: At(g.First),
+		LastSeen: At(g.Last), Sample: g.Sample, Runbook: runbookOf(g.Cause),
 	}
 	out.Count = out.Open + out.Replayed + out.Discarded + out.Stored
 	return out

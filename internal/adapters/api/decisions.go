@@ -36,24 +36,11 @@ type Bundle struct {
 // DecisionOf is a decision without its event.
 func DecisionOf(d domain.Decision) Decision {
 	out := Decision{
-		DecisionID:  d.ID,
-		Time:        At(d.Time()),
-		Timestamp:   At(d.Timestamp),
-		ReceivedAt:  At(d.ReceivedAt),
-		SavedAt:     At(d.SavedAt),
-		Tenant:      d.Tenant,
-		Path:        Text(d.Path),
-		Outcome:     d.Outcome,
-		Reason:      Text(d.Reason),
-		Principal:   Text(d.Principal),
-		Action:      Text(d.Action),
-		Resource:    Text(d.Resource),
-		OPA:         Text(d.OPA),
-		App:         Text(d.App),
-		Bundles:     map[string]Bundle{},
-		TraceID:     Text(d.TraceID),
-		RequestedBy: Text(d.RequestedBy),
-		Error:       Text(d.Error),
+		DecisionID: d.ID, Time: At(d.Time()), Timestamp: At(d.Timestamp), ReceivedAt: At(d.ReceivedAt),
+		SavedAt: At(d.SavedAt), Tenant: d.Tenant, Path: Text(d.Path), Outcome: d.Outcome, Reason: Text(d.Reason),
+		Principal: Text(d.Principal), Action: Text(d.Action), Resource: Text(d.Resource), OPA: Text(d.OPA),
+		App: Text(d.App), Bundles: map[string]Bundle{}, TraceID: Text(d.TraceID), RequestedBy: Text(d.RequestedBy),
+		Error: Text(d.Error),
 	}
 	for _, b := range d.Bundles {
 		out.Bundles[b.Name] = Bundle{b.Revision}

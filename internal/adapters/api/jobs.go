@@ -116,29 +116,11 @@ func JobOf(j domain.Job, now time.Time) Job {
 		j.Message = domain.Say(OwnerGone, nil)
 	}
 	out := Job{
-		ID:         j.ID,
-		Kind:       j.Kind,
-		DryRun:     j.DryRun,
-		State:      j.State,
-		Code:       j.Message.Code,
-		Args:       j.Message.Args,
-		Message:    Word(j.Message),
-		Filter:     paramsOf(j.Filter),
-		Tenants:    tenantsOf(j.Tenants),
-		MaxReplays: j.MaxReplays,
-		StopRatio:  j.StopRatio,
-		Comment:    Text(j.Comment),
-		Caller:     j.Caller,
-		Matched:    j.Matched,
-		Done:       j.Done,
-		Stored:     j.Stored,
-		Failed:     j.Failed,
-		Reparsed:   j.Reparsed,
-		Skipped:    j.Skipped,
-		CreatedAt:  At(j.CreatedAt),
-		StartedAt:  At(j.StartedAt),
-		FinishedAt: At(j.FinishedAt),
-		Report:     reportOf(j.Report),
+		ID: j.ID, Kind: j.Kind, DryRun: j.DryRun, State: j.State, Code: j.Message.Code, Args: j.Message.Args,
+		Message: Word(j.Message), Filter: paramsOf(j.Filter), Tenants: tenantsOf(j.Tenants), MaxReplays: j.MaxReplays,
+		StopRatio: j.StopRatio, Comment: Text(j.Comment), Caller: j.Caller, Matched: j.Matched, Done: j.Done,
+		Stored: j.Stored, Failed: j.Failed, Reparsed: j.Reparsed, Skipped: j.Skipped, CreatedAt: At(j.CreatedAt),
+		StartedAt: At(j.StartedAt), FinishedAt: At(j.FinishedAt), Report: reportOf(j.Report),
 	}
 	if out.Args == nil {
 		out.Args = domain.Args{}

@@ -49,13 +49,8 @@ type DeadLetterTopic struct {
 // PipelineOf is a pipeline.
 func PipelineOf(p status.Pipeline) Pipeline {
 	out := Pipeline{
-		Stages:          []Stage{},
-		Breaker:         p.Breaker,
-		NextProbe:       p.NextProbe.Seconds(),
-		Guard:           p.Guard,
-		DeadLetters:     []DeadLetterTopic{},
-		DeadLettersOpen: p.DeadLettersOpen,
-		SampledAt:       p.SampledAt,
+		Stages: []Stage{}, Breaker: p.Breaker, NextProbe: p.NextProbe.Seconds(), Guard: p.Guard,
+		DeadLetters: []DeadLetterTopic{}, DeadLettersOpen: p.DeadLettersOpen, SampledAt: p.SampledAt,
 	}
 	for _, s := range p.Stages {
 		out.Stages = append(out.Stages, Stage{

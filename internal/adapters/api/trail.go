@@ -108,33 +108,18 @@ func TrailOf(r trail.Report) Trail {
 
 func storedOf(d domain.Decision) Stored {
 	return Stored{
-		Tenant:      d.Tenant,
-		Time:        At(d.Time()),
-		Timestamp:   At(d.Timestamp),
-		ReceivedAt:  At(d.ReceivedAt),
-		SavedAt:     At(d.SavedAt),
-		LateSeconds: late(&d).Seconds(),
-		Outcome:     d.Outcome,
+		Tenant: d.Tenant, Time: At(d.Time()), Timestamp: At(d.Timestamp), ReceivedAt: At(d.ReceivedAt),
+		SavedAt: At(d.SavedAt), LateSeconds: late(&d).Seconds(), Outcome: d.Outcome,
 	}
 }
 
 func waitingOf(f trail.Found) Waiting {
 	h := f.Headers
 	return Waiting{
-		Stage:         f.Stage,
-		Topic:         f.Topic,
-		Partition:     f.Partition,
-		Offset:        f.Offset,
-		Tenant:        h.Tenant,
-		ReceivedAt:    At(h.ReceivedAt),
-		WrittenAt:     At(f.WrittenAt),
-		Attempt:       h.Attempt,
-		NotBefore:     At(h.NotBefore),
-		FirstFailedAt: At(h.FirstFailedAt),
-		ErrorClass:    Text(h.ErrorClass),
-		ErrorCode:     Text(h.ErrorCode),
-		Error:         Text(h.Error),
-		Replay:        Text(h.Replay),
+		Stage: f.Stage, Topic: f.Topic, Partition: f.Partition, Offset: f.Offset, Tenant: h.Tenant,
+		ReceivedAt: At(h.ReceivedAt), WrittenAt: At(f.WrittenAt), Attempt: h.Attempt, NotBefore: At(h.NotBefore),
+		FirstFailedAt: At(h.FirstFailedAt), ErrorClass: Text(h.ErrorClass), ErrorCode: Text(h.ErrorCode),
+		Error: Text(h.Error), Replay: Text(h.Replay),
 	}
 }
 
@@ -187,9 +172,7 @@ func wordState(r *trail.Report) string {
 	case trail.Stored:
 		row := &r.Rows[0]
 		return fmt.Sprintf(
-			"it is stored: received %s, saved %s later",
-			stamp(row.ReceivedAt),
-			late(row).Round(time.Millisecond),
+			"it is stored: received %s, saved %s later", stamp(row.ReceivedAt), late(row).Round(time.Millisecond),
 		)
 	case trail.Waiting:
 		f := r.Waiting[0]
@@ -210,10 +193,7 @@ func wordState(r *trail.Report) string {
 	case trail.Replayed:
 		l := r.DeadIn(domain.DeadReplayed)
 		return fmt.Sprintf(
-			"it was a dead letter, %s, and is on its way again: job %s replayed it at %s",
-			l.ID,
-			l.Replay,
-			stamp(l.ChangedAt),
+			"it was a dead letter, %s, and is on its way again: job %s replayed it at %s", l.ID, l.Replay, stamp(l.ChangedAt),
 		)
 	case trail.Discarded:
 		l := r.DeadIn(domain.DeadDiscarded)
@@ -233,8 +213,7 @@ func wordState(r *trail.Report) string {
 		return "it is not stored, and docket cannot read what waits in the log: " + broken.Error()
 	default:
 		return fmt.Sprintf(
-			"it is not stored and no dead letter; it may be among %d records that wait and were not looked at%s",
-			left,
+			"it is not stored and no dead letter; it may be among %d records that wait and were not looked at%s", left,
 			oldest(r.Search),
 		)
 	}

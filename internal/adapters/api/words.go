@@ -17,14 +17,15 @@ var books = []words{jobWords, refusalWords, statusWords}
 
 // jobWords are those of jobs, and of what stands in the audit.
 var jobWords = words{
-	operate.Waiting:       fixed("it waits for a parking role to take it up"),
-	operate.WaitingFor:    func(a domain.Args) string { return "it waits for job " + a.Text("job") + " to end" },
-	operate.NothingLeft:   nothingLeft,
-	operate.Canceled:      func(a domain.Args) string { return a.Text("caller") + " canceled it" },
-	operate.Paused:        func(a domain.Args) string { return a.Text("caller") + " paused it" },
-	operate.Resumed:       func(a domain.Args) string { return a.Text("caller") + " resumed it" },
-	operate.AcceptedUntil: func(a domain.Args) string { return "until " + a.Text("until") },
-	operate.Revoked:       fixed("the acceptance is over"),
+	operate.Waiting:          fixed("it waits for a parking role to take it up"),
+	operate.WaitingForOthers: fixed("it waits for a job of other tenants to end"),
+	operate.WaitingFor:       func(a domain.Args) string { return "it waits for job " + a.Text("job") + " to end" },
+	operate.NothingLeft:      nothingLeft,
+	operate.Canceled:         func(a domain.Args) string { return a.Text("caller") + " canceled it" },
+	operate.Paused:           func(a domain.Args) string { return a.Text("caller") + " paused it" },
+	operate.Resumed:          func(a domain.Args) string { return a.Text("caller") + " resumed it" },
+	operate.AcceptedUntil:    func(a domain.Args) string { return "until " + a.Text("until") },
+	operate.Revoked:          fixed("the acceptance is over"),
 	operate.ReplayedTooOften: func(a domain.Args) string {
 		return fmt.Sprintf("nothing is left to do: %d dead letters fit the filter, and were replayed %d times already. "+
 			"Find out why they come back; a max_replays of %d lets them go once more",
@@ -93,17 +94,14 @@ var jobWords = words{
 var refusalWords = words{
 	operate.RoleMissing: func(a domain.Args) string {
 		return fmt.Sprintf(
-			"%s may look and not change anything: that needs a token with the role %s",
-			a.Text("caller"),
-			a.Text("role"),
+			"%s may look and not change anything: that needs a token with the role %s", a.Text("caller"), a.Text("role"),
 		)
 	},
 	operate.FilterPaged:   fixed("a filter has no limit and no cursor: max bounds a job"),
 	operate.FilterInvalid: func(a domain.Args) string { return "filter: " + a.Text("error") },
 	operate.RateRange: func(a domain.Args) string {
 		return fmt.Sprintf(
-			"rate %s: it is in dead letters a second, from %s on; leave it out for as fast as it goes",
-			a.Text("rate"),
+			"rate %s: it is in dead letters a second, from %s on; leave it out for as fast as it goes", a.Text("rate"),
 			a.Text("least"),
 		)
 	},
@@ -168,10 +166,7 @@ func nothingLeft(a domain.Args) string {
 
 func replayDone(a domain.Args) string {
 	sentence := fmt.Sprintf(
-		"%d replayed: %d are stored, %d failed again",
-		a.Count("done"),
-		a.Count("stored"),
-		a.Count("failed"),
+		"%d replayed: %d are stored, %d failed again", a.Count("done"), a.Count("stored"), a.Count("failed"),
 	)
 	for _, part := range []struct{ name, text string }{
 		{"reparsed", ", %d were quarantined bytes that can be read now"}, {"on_the_way", ", %d are still on their way"},

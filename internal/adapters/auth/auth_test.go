@@ -51,9 +51,7 @@ func TestTokensFile(t *testing.T) {
 		caller, err := ask(tokens, "Bearer secret")
 		require.NoError(t, err)
 		require.Equal(
-			t,
-			domain.Caller{Name: "ann", Tenants: domain.AllTenants(), Role: domain.Viewer, How: domain.ByToken},
-			caller,
+			t, domain.Caller{Name: "ann", Tenants: domain.AllTenants(), Role: domain.Viewer, How: domain.ByToken}, caller,
 		)
 		_, err = ask(tokens, "Bearer other")
 		require.ErrorIs(t, err, ErrUnknown)

@@ -60,17 +60,7 @@ func (a *Audit) Run(ctx context.Context, out Out) error {
 		return nil
 	}
 	t := newTable(
-		out.Stdout,
-		"AT",
-		"CALLER",
-		"ACTION",
-		"TARGET",
-		"MATCHED",
-		"DONE",
-		"FAILED",
-		"COMMENT",
-		"FILTER",
-		"OUTCOME",
+		out.Stdout, "AT", "CALLER", "ACTION", "TARGET", "MATCHED", "DONE", "FAILED", "COMMENT", "FILTER", "OUTCOME",
 	)
 	for _, i := range items {
 		e, err := read[api.AuditEntry](i)
@@ -82,16 +72,8 @@ func (a *Audit) Run(ctx context.Context, out Out) error {
 			values = url.Values{"filter": {e.Filter}}
 		}
 		t.row(
-			stamp(e.At),
-			e.Caller,
-			e.Action,
-			e.Target,
-			count(e.Matched),
-			count(e.Done),
-			count(e.Failed),
-			short(e.Comment, 60),
-			short(filterText(values), 60),
-			short(e.Outcome, 80),
+			stamp(e.At), e.Caller, e.Action, e.Target, count(e.Matched), count(e.Done), count(e.Failed), short(e.Comment, 60),
+			short(filterText(values), 60), short(e.Outcome, 80),
 		)
 	}
 	return t.flush()

@@ -93,12 +93,8 @@ func TestFindScreens(t *testing.T) {
 		"next_cursor":"more"}`})
 	for _, output := range []string{"table", "json", "ndjson"} {
 		f := Find{
-			Console: Console{Server: s.URL + "/"},
-			Form:    Form{Output: output},
-			Since:   "1h",
-			Denied:  true,
-			Path:    []string{"a*", "!b"},
-			Limit:   2,
+			Console: Console{Server: s.URL + "/"}, Form: Form{Output: output}, Since: "1h", Denied: true,
+			Path: []string{"a*", "!b"}, Limit: 2,
 		}
 		got, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
 		require.NoError(t, err)

@@ -174,10 +174,8 @@ func refusal(resp *http.Response, answer []byte) error {
 	}
 	if json.Unmarshal(answer, &p) != nil || p.Title == "" {
 		return fail(
-			exitOfStatus(resp.StatusCode),
-			"%s answered %s, which is not docket's way: is this its address?",
-			resp.Request.URL.Host,
-			resp.Status,
+			exitOfStatus(resp.StatusCode), "%s answered %s, which is not docket's way: is this its address?",
+			resp.Request.URL.Host, resp.Status,
 		)
 	}
 	code := exitOfStatus(resp.StatusCode)

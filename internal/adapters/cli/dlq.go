@@ -104,17 +104,7 @@ func (l *DLQList) Run(ctx context.Context, out Out) error {
 		return nil
 	}
 	t := newTable(
-		out.Stdout,
-		"ID",
-		"STATE",
-		"CAUSE",
-		"CLASS",
-		"CODE",
-		"FINGERPRINT",
-		"DIED",
-		"PATH",
-		"DECISION ID",
-		"ERROR",
+		out.Stdout, "ID", "STATE", "CAUSE", "CLASS", "CODE", "FINGERPRINT", "DIED", "PATH", "DECISION ID", "ERROR",
 	)
 	for _, i := range items {
 		d, err := read[api.DeadLetter](i)

@@ -121,16 +121,12 @@ func TestDLQScreens(t *testing.T) {
 			"dlq-list-"+output,
 			ExitDone,
 			&DLQList{
-				Console:    c,
-				Form:       Form{Output: output},
-				Limit:      2,
+				Console: c, Form: Form{Output: output}, Limit: 2,
 				DeadFilter: DeadFilter{State: []string{"open"}, Cause: []string{"rejected", "!expired"}, Since: "1h"},
 			},
 		)
 		run(
-			t,
-			"dlq-groups-"+output,
-			ExitDone,
+			t, "dlq-groups-"+output, ExitDone,
 			&DLQGroups{Console: c, Form: Form{Output: output}, DeadFilter: DeadFilter{State: []string{"*"}}},
 		)
 		run(t, "jobs-list-"+output, ExitDone, &JobsList{Console: c, Form: Form{Output: output}})
@@ -179,10 +175,7 @@ type jobServer struct {
 func serveJobs(t *testing.T, end string) *jobServer {
 	s := &jobServer{}
 	running := strings.NewReplacer(
-		`"state":"done"`,
-		`"state":"running"`,
-		`"message":"`,
-		`"message":"half-way: `,
+		`"state":"done"`, `"state":"running"`, `"message":"`, `"message":"half-way: `,
 	).Replace(
 		end,
 	)
@@ -207,8 +200,7 @@ func serveJobs(t *testing.T, end string) *jobServer {
 func TestReplayIsWatched(t *testing.T) {
 	s := serveJobs(t, jobRow)
 	flags := JobFlags{
-		Console:    Console{Server: s.URL},
-		Form:       Form{Output: "table"},
+		Console: Console{Server: s.URL}, Form: Form{Output: "table"},
 		DeadFilter: DeadFilter{State: []string{"open"}, Path: []string{"pay/*"}},
 	}
 	flags.Yes, flags.Comment, flags.Max = true, "constraint dropped", 12
@@ -237,9 +229,7 @@ func TestReplayIsWatched(t *testing.T) {
 
 	s = serveJobs(t, discardDry)
 	run(
-		t,
-		"dlq-discard-dry",
-		ExitDone,
+		t, "dlq-discard-dry", ExitDone,
 		&DLQDiscard{JobFlags: JobFlags{Console: Console{Server: s.URL}, Form: Form{Output: "table"}}},
 	)
 	require.Equal(t, true, s.wanted["dry_run"])
@@ -252,8 +242,7 @@ func TestReplayOnATerminal(t *testing.T) {
 	var out, errs strings.Builder
 	r := &DLQReplay{
 		JobFlags:   JobFlags{Console: Console{Server: s.URL}, Form: Form{Output: "json"}, Yes: true, Comment: "x"},
-		MaxReplays: 3,
-		StopRatio:  0.1,
+		MaxReplays: 3, StopRatio: 0.1,
 	}
 	require.NoError(t, r.Run(t.Context(), Out{Stdout: &out, Stderr: &errs, Terminal: true}))
 	require.True(t, json.Valid([]byte(out.String())), "the bar is drawn elsewhere: %s", &out)
@@ -316,9 +305,7 @@ func TestTrailScreens(t *testing.T) {
 	} {
 		s := serve(t, map[string]string{"/api/v1/decisions/a/b/trail": c.body})
 		run(
-			t,
-			"trail-"+name,
-			c.code,
+			t, "trail-"+name, c.code,
 			&Trail{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, ID: "a/b", OPA: "opa-1"},
 		)
 		require.Equal(t, "/api/v1/decisions/a%2Fb/trail", s.path)

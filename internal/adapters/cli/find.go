@@ -81,10 +81,7 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 
 // pages reads until limit items or the end.
 func (s Console) pages(
-	ctx context.Context,
-	path string,
-	query url.Values,
-	limit int,
+	ctx context.Context, path string, query url.Values, limit int,
 ) (items []json.RawMessage, more bool, err error) {
 	if limit < 1 {
 		return nil, false, fail(ExitUsage, "--limit %d: at least 1", limit)
@@ -116,14 +113,8 @@ func printDecisions(w io.Writer, items []json.RawMessage) error {
 			return err
 		}
 		t.row(
-			string(d.Outcome),
-			short(why(d), 60),
-			d.Time.UTC().Format("2006-01-02T15:04:05.000Z"),
-			string(d.Path),
-			string(d.Principal),
-			string(d.Action),
-			short(string(d.Resource), 40),
-			d.DecisionID,
+			string(d.Outcome), short(why(d), 60), d.Time.UTC().Format("2006-01-02T15:04:05.000Z"), string(d.Path),
+			string(d.Principal), string(d.Action), short(string(d.Resource), 40), d.DecisionID,
 		)
 	}
 	return t.flush()

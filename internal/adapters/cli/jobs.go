@@ -45,18 +45,7 @@ func (l *JobsList) Run(ctx context.Context, out Out) error {
 		return nil
 	}
 	t := newTable(
-		out.Stdout,
-		"JOB",
-		"KIND",
-		"STATE",
-		"MATCHED",
-		"DONE",
-		"STORED",
-		"FAILED",
-		"CREATED",
-		"CALLER",
-		"FILTER",
-		"COMMENT",
+		out.Stdout, "JOB", "KIND", "STATE", "MATCHED", "DONE", "STORED", "FAILED", "CREATED", "CALLER", "FILTER", "COMMENT",
 	)
 	for _, i := range list.Items {
 		j, err := read[api.Job](i)
@@ -68,17 +57,8 @@ func (l *JobsList) Run(ctx context.Context, out Out) error {
 			kind += " (dry run)"
 		}
 		t.row(
-			j.ID,
-			kind,
-			string(j.State),
-			count(j.Matched),
-			count(j.Done),
-			count(j.Stored),
-			count(j.Failed),
-			stamp(j.CreatedAt),
-			j.Caller,
-			short(filterText(j.Filter), 60),
-			short(string(j.Comment), 40),
+			j.ID, kind, string(j.State), count(j.Matched), count(j.Done), count(j.Stored), count(j.Failed), stamp(j.CreatedAt),
+			j.Caller, short(filterText(j.Filter), 60), short(string(j.Comment), 40),
 		)
 	}
 	return t.flush()

@@ -104,13 +104,7 @@ func (f *JobFlags) run(ctx context.Context, out Out, jobs string, wanted api.Job
 
 // create asks for a job and, unless told otherwise, watches it to its end.
 func create(
-	ctx context.Context,
-	out Out,
-	c Console,
-	jobs string,
-	wanted api.JobRequest,
-	output string,
-	detach bool,
+	ctx context.Context, out Out, c Console, jobs string, wanted api.JobRequest, output string, detach bool,
 ) error {
 	body, err := json.Marshal(wanted)
 	if err != nil {

@@ -61,9 +61,7 @@ func printStatus(w io.Writer, p api.Pipeline, o *api.Items[api.OPA], now time.Ti
 	}
 	if p.Breaker == "open" || p.Breaker == "half-open" {
 		fmt.Fprintf(
-			w,
-			"\nThe store is away (breaker %s): decisions are kept in the log and parked until it is back.\n",
-			p.Breaker,
+			w, "\nThe store is away (breaker %s): decisions are kept in the log and parked until it is back.\n", p.Breaker,
 		)
 	}
 	if p.Guard {
@@ -79,8 +77,7 @@ func printStatus(w io.Writer, p api.Pipeline, o *api.Items[api.OPA], now time.Ti
 			fmt.Fprintf(
 				w,
 				"\n%d records of %s wait to be indexed: until then docket dlq does not know them. A parking role indexes them.\n",
-				d.Waiting,
-				d.Topic,
+				d.Waiting, d.Topic,
 			)
 		}
 	}
@@ -103,14 +100,8 @@ func printStatus(w io.Writer, p api.Pipeline, o *api.Items[api.OPA], now time.Ti
 			every = time.Duration(*i.IntervalSeconds * float64(time.Second)).Round(10 * time.Millisecond).String()
 		}
 		t.row(
-			cmp.Or(i.OPA, "(no labels.id)"),
-			string(i.Version),
-			i.Tenant,
-			ago(i.LastUpload, now),
-			ago(i.FirstUpload, now),
-			every,
-			strconv.FormatInt(i.Uploads, 10),
-			strconv.FormatInt(i.Events, 10),
+			cmp.Or(i.OPA, "(no labels.id)"), string(i.Version), i.Tenant, ago(i.LastUpload, now), ago(i.FirstUpload, now),
+			every, strconv.FormatInt(i.Uploads, 10), strconv.FormatInt(i.Events, 10),
 		)
 	}
 	if err := t.flush(); err != nil {

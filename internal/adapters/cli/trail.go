@@ -68,8 +68,7 @@ func (t *Trail) Run(ctx context.Context, out Out) error {
 		return fail(ExitUnavailable, "where decision %s is cannot be told for now; --scan looks on", t.ID)
 	case answer.State == trail.Unknown:
 		return fail(
-			ExitUnavailable,
-			"where decision %s is cannot be told for now: try again once docket status shows nothing wrong",
+			ExitUnavailable, "where decision %s is cannot be told for now: try again once docket status shows nothing wrong",
 			t.ID,
 		)
 	}
@@ -78,10 +77,7 @@ func (t *Trail) Run(ctx context.Context, out Out) error {
 
 func printTrail(w io.Writer, a api.Trail) error {
 	fmt.Fprintf(
-		w,
-		"%s: %s\n",
-		strings.ToUpper(strings.ReplaceAll(printable(string(a.State)), "_", " ")),
-		printable(a.Message),
+		w, "%s: %s\n", strings.ToUpper(strings.ReplaceAll(printable(string(a.State)), "_", " ")), printable(a.Message),
 	)
 	if len(a.Stored)+len(a.Waiting)+len(a.Dead)+len(a.Searched) == 0 {
 		return nil
@@ -91,9 +87,7 @@ func printTrail(w io.Writer, a api.Trail) error {
 	for _, s := range a.Stored {
 		late := time.Duration(s.LateSeconds * float64(time.Second)).Round(time.Millisecond)
 		t.row(
-			"stored",
-			s.Tenant,
-			stamp(s.SavedAt),
+			"stored", s.Tenant, stamp(s.SavedAt),
 			fmt.Sprintf("%s; received %s, saved %s later", s.Outcome, stamp(s.ReceivedAt), late),
 		)
 	}
@@ -112,9 +106,7 @@ func printTrail(w io.Writer, a api.Trail) error {
 	}
 	for _, d := range a.Dead {
 		t.row(
-			d.ID,
-			d.Tenant,
-			stamp(d.DiedAt),
+			d.ID, d.Tenant, stamp(d.DiedAt),
 			fmt.Sprintf("dead letter, %s: %s", d.State, short(cmp.Or(string(d.Error), string(d.Cause)), 120)),
 		)
 	}

@@ -123,8 +123,7 @@ func concludeJob(out Out, answer []byte, output string) error {
 		return fail(
 			ExitFailed,
 			"job %s has stopped itself: docket dlq groups shows why dead letters fail again; docket jobs cancel %s ends it",
-			j.ID,
-			j.ID,
+			j.ID, j.ID,
 		)
 	case j.State != domain.JobDone && j.Rests():
 		return fail(ExitFailed, "job %s is not done: it is %s", j.ID, j.State)

@@ -43,9 +43,7 @@ func (l *Log) Backlog(ctx context.Context, group string, topics ...string) ([]po
 // The ends are asked for last, so that a record which moves from one topic to the other meanwhile is met in one of
 // them.
 func (l *Log) offsets(
-	ctx context.Context,
-	group string,
-	topics []string,
+	ctx context.Context, group string, topics []string,
 ) (starts, ends kadm.ListedOffsets, committed kadm.OffsetResponses, err error) {
 	if group != "" {
 		committed, err = l.admin.FetchOffsets(ctx, group)
@@ -104,9 +102,7 @@ func (l *Log) writtenAt(ctx context.Context, topic kadm.TopicDetail, partition i
 	}
 	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
 		return time.Time{}, domain.Errorf(
-			domain.Unavailable,
-			"look at %s: the broker answers for another partition",
-			topic.Topic,
+			domain.Unavailable, "look at %s: the broker answers for another partition", topic.Topic,
 		)
 	}
 	answer := resp.Topics[0].Partitions[0]

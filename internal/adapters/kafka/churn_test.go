@@ -34,11 +34,8 @@ func TestMembersComeAndGo(t *testing.T) {
 				_ = r.Consume(
 					ctx,
 					ports.Subscription{
-						Group:      "g",
-						Topics:     []string{r.topics.Decisions},
-						MaxRecords: 20,
-						MaxBytes:   1 << 20,
-						MaxWait:    10 * time.Millisecond,
+						Group: "g", Topics: []string{r.topics.Decisions}, MaxRecords: 20, MaxBytes: 1 << 20,
+						MaxWait: 10 * time.Millisecond,
 					},
 					handle,
 				)

@@ -54,11 +54,7 @@ func BenchmarkCompress(b *testing.B) {
 			fmt.Fprintf(
 				&src,
 				`{"decision_id":"%032x","path":"authz/allow","input":{"user":"u%d","action":"read","resource":"r/%d"},"result":%t,"requested_by":"10.0.0.%d"}`,
-				rand.Uint64(),
-				i,
-				rand.Uint32(),
-				i%3 == 0,
-				i%250,
+				rand.Uint64(), i, rand.Uint32(), i%3 == 0, i%250,
 			)
 		}
 		for _, c := range []struct {

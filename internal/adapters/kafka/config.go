@@ -48,10 +48,7 @@ func (c Config) Validate() error {
 		config.OneOf("kafka_unreplicated", c.Unreplicated, Refuse, Allow),
 		config.OneOf("kafka_sasl", c.SASL, noSASL, "plain", "scram-sha-256", "scram-sha-512"),
 		config.Together(
-			"kafka_sasl, kafka_user and kafka_password_file",
-			c.SASL != noSASL,
-			c.User != "",
-			c.PasswordFile != "",
+			"kafka_sasl, kafka_user and kafka_password_file", c.SASL != noSASL, c.User != "", c.PasswordFile != "",
 		),
 	}
 	if c.CAFile != "" && !c.TLS {

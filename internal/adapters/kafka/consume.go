@@ -132,15 +132,7 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 		if err != nil {
 			wait := m.retry.NextBackOff()
 			l.opts.Log.Warn(
-				"a batch failed; it is delivered again",
-				"group",
-				sub.Group,
-				"records",
-				len(batch),
-				"after",
-				wait,
-				"error",
-				err,
+				"a batch failed; it is delivered again", "group", sub.Group, "records", len(batch), "after", wait, "error", err,
 			)
 			pauses = ports.PauseAll(batch, time.Now().Add(wait))
 		} else {
@@ -183,11 +175,8 @@ func (m *member) leave() {
 	m.client.AllowRebalance()
 	if err := m.client.LeaveGroupContext(ctx); err != nil {
 		m.log.opts.Log.Debug(
-			"the group was not left in good order; its other members wait for the session to end",
-			"group",
-			m.sub.Group,
-			"error",
-			err,
+			"the group was not left in good order; its other members wait for the session to end", "group", m.sub.Group,
+			"error", err,
 		)
 	}
 	m.abort()
@@ -485,8 +474,7 @@ func (m *member) failed(ctx context.Context, e kgo.FetchError) {
 		m.log.opts.Stopped(e.Topic, e.Partition, e.Err)
 		log.Error(
 			"a partition cannot be read and is left alone; docket consumes the others. Fix the cause, then start docket again",
-			"error",
-			e.Err,
+			"error", e.Err,
 		)
 	}
 }

@@ -48,9 +48,7 @@ func (r *rig) records(topic string, from, to int) []domain.Record {
 		out = append(
 			out,
 			domain.Record{
-				Topic:   topic,
-				Key:     fmt.Sprintf("id-%d", n),
-				Value:   fmt.Appendf(nil, `{"n":%d}`, n),
+				Topic: topic, Key: fmt.Sprintf("id-%d", n), Value: fmt.Appendf(nil, `{"n":%d}`, n),
 				Headers: domain.Headers{Tenant: "t"},
 			},
 		)
@@ -66,10 +64,7 @@ func (r *rig) publish(t *testing.T, within time.Duration, records ...domain.Reco
 	start := time.Now()
 	err := r.Publish(ctx, records)
 	require.Less(
-		t,
-		time.Since(start),
-		within+500*time.Millisecond,
-		"Publish returns when its ctx is done, whatever the brokers do",
+		t, time.Since(start), within+500*time.Millisecond, "Publish returns when its ctx is done, whatever the brokers do",
 	)
 	return err
 }
@@ -198,9 +193,7 @@ func TestPublishToABrokerThatHangs(t *testing.T) {
 	require.Less(t, time.Since(start), 5*time.Second)
 	close(release)
 	require.Eventually(
-		t,
-		func() bool { return r.publish(t, time.Second, r.records(r.topics.Decisions, 100, 101)...) == nil },
-		patience,
+		t, func() bool { return r.publish(t, time.Second, r.records(r.topics.Decisions, 100, 101)...) == nil }, patience,
 		10*time.Millisecond,
 	)
 }
@@ -282,11 +275,7 @@ func TestALossThatNothingTells(t *testing.T) {
 	require.NoError(t, r.publish(t, patience, r.records(r.topics.Decisions, 10, 20)...))
 	require.NoError(t, r.fake.DeleteRecords(r.topics.Decisions, 0, 15))
 	require.Eventually(
-		t,
-		func() bool { return r.lost.Load() > 0 },
-		patience,
-		10*time.Millisecond,
-		"it is told all the same",
+		t, func() bool { return r.lost.Load() > 0 }, patience, 10*time.Millisecond, "it is told all the same",
 	)
 }
 

@@ -29,14 +29,8 @@ func (l *lostRecords) add(_ string, n int64) { l.Add(n) }
 
 func options(brokers []string, topics domain.Topics, lost *lostRecords) Options {
 	return Options{
-		Brokers:     brokers,
-		Topics:      topics,
-		MaxEvent:    4 << 20,
-		MaxUpload:   8 << 20,
-		MaxBuffered: 64 << 20,
-		Lost:        lost.add,
-		Stopped:     func(string, int32, error) {},
-		Log:         slog.New(slog.DiscardHandler),
+		Brokers: brokers, Topics: topics, MaxEvent: 4 << 20, MaxUpload: 8 << 20, MaxBuffered: 64 << 20, Lost: lost.add,
+		Stopped: func(string, int32, error) {}, Log: slog.New(slog.DiscardHandler),
 	}
 }
 

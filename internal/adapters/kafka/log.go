@@ -220,9 +220,7 @@ func (l *Log) Publish(ctx context.Context, records []domain.Record) error {
 	case <-ctx.Done():
 		return classify(
 			fmt.Sprintf(
-				"publish %d records to %s: the brokers did not acknowledge all of them in time",
-				len(records),
-				records[0].Topic,
+				"publish %d records to %s: the brokers did not acknowledge all of them in time", len(records), records[0].Topic,
 			),
 			ctx.Err(),
 		)
@@ -244,13 +242,8 @@ func decode(r *kgo.Record) domain.Record {
 		pairs[i] = domain.Header{Name: h.Key, Value: string(h.Value)}
 	}
 	return domain.Record{
-		Topic:     r.Topic,
-		Partition: r.Partition,
-		Offset:    r.Offset,
-		WrittenAt: r.Timestamp.UTC(),
-		Key:       string(r.Key),
-		Value:     r.Value,
-		Headers:   domain.DecodeHeaders(pairs),
+		Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, WrittenAt: r.Timestamp.UTC(), Key: string(r.Key),
+		Value: r.Value, Headers: domain.DecodeHeaders(pairs),
 	}
 }
 
@@ -281,11 +274,7 @@ func (l *Log) Ready(ctx context.Context) error {
 			return classify(fmt.Sprintf("partition %d of %s", p.Partition, topic), p.Err)
 		case len(p.ISR) < min(minISR, len(p.Replicas)): // as Kafka counts
 			return domain.Errorf(
-				domain.Unavailable,
-				"partition %d of %s has %d of at least %d replicas in sync",
-				p.Partition,
-				topic,
-				len(p.ISR),
+				domain.Unavailable, "partition %d of %s has %d of at least %d replicas in sync", p.Partition, topic, len(p.ISR),
 				minISR,
 			)
 		}

@@ -68,10 +68,8 @@ func (l *Log) AcceptLoss(ctx context.Context, losses []Loss, note string) error 
 		}
 		if n := len(described[group].Members); n > 0 {
 			return domain.Errorf(
-				domain.Misconfigured,
-				"group %s has %d members that would not notice: stop them first, and start them afterwards",
-				group,
-				n,
+				domain.Misconfigured, "group %s has %d members that would not notice: stop them first, and start them afterwards",
+				group, n,
 			)
 		}
 		answers, err := l.admin.CommitOffsets(ctx, group, offsets)

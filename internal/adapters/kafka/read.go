@@ -33,11 +33,7 @@ func (l *Log) PartitionOf(ctx context.Context, topic, key string) (int32, error)
 // Read consumes one partition outside of any group; see ports.LogReader. Where the front is trimmed while it begins, it
 // begins anew.
 func (l *Log) Read(
-	ctx context.Context,
-	topic string,
-	partition int32,
-	from int64,
-	visit func(domain.Record) bool,
+	ctx context.Context, topic string, partition int32, from int64, visit func(domain.Record) bool,
 ) (int64, error) {
 	next, err := l.read(ctx, topic, partition, from, visit)
 	for range 3 {
@@ -50,11 +46,7 @@ func (l *Log) Read(
 }
 
 func (l *Log) read(
-	ctx context.Context,
-	topic string,
-	partition int32,
-	from int64,
-	visit func(domain.Record) bool,
+	ctx context.Context, topic string, partition int32, from int64, visit func(domain.Record) bool,
 ) (int64, error) {
 	op := fmt.Sprintf("read partition %d of %s", partition, topic)
 	if err := ctx.Err(); err != nil {

@@ -76,9 +76,7 @@ func realTooLarge(t *testing.T, r *real) {
 func realFewReplicas(t *testing.T, r *real) {
 	two := "2"
 	_, err := r.admin.AlterTopicConfigs(
-		t.Context(),
-		[]kadm.AlterConfig{{Op: kadm.SetConfig, Name: "min.insync.replicas", Value: &two}},
-		r.topics.Decisions,
+		t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "min.insync.replicas", Value: &two}}, r.topics.Decisions,
 	)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
@@ -155,9 +153,7 @@ func realHang(t *testing.T, r *real) {
 	require.Equal(t, domain.Unavailable, domain.ClassOf(err), "%v", err)
 	r.kafka.Resume(0)
 	require.Eventually(
-		t,
-		func() bool { return r.publish(t, 5*time.Second, r.records(r.topics.Decisions, 30, 31)...) == nil },
-		patience,
+		t, func() bool { return r.publish(t, 5*time.Second, r.records(r.topics.Decisions, 30, 31)...) == nil }, patience,
 		50*time.Millisecond,
 	)
 }
@@ -185,9 +181,7 @@ func realKill(t *testing.T, r *real) {
 	}
 	require.NoError(t, restart())
 	require.Eventually(
-		t,
-		func() bool { return r.publish(t, 5*time.Second, r.records(r.topics.Decisions, 50, 51)...) == nil },
-		patience,
+		t, func() bool { return r.publish(t, 5*time.Second, r.records(r.topics.Decisions, 50, 51)...) == nil }, patience,
 		50*time.Millisecond,
 	)
 	require.Eventually(t, func() bool {

@@ -130,8 +130,7 @@ func rank(holders []*holder, each int) {
 	}
 	slices.SortFunc(holders, func(a, b *holder) int {
 		return cmp.Or(
-			cmp.Compare(before[a], before[b]),
-			cmp.Compare(have[b.process], have[a.process]),
+			cmp.Compare(before[a], before[b]), cmp.Compare(have[b.process], have[a.process]),
 			cmp.Compare(a.process, b.process),
 		)
 	})

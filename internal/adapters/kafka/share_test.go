@@ -85,10 +85,7 @@ func (g *group) settle(t *testing.T) (moved int) {
 					}
 					for other, pauses := range before {
 						require.False(
-							t,
-							other != a.MemberID && slices.Contains(pauses[topic], p),
-							"%s gets a partition that %s holds",
-							a.MemberID,
+							t, other != a.MemberID && slices.Contains(pauses[topic], p), "%s gets a partition that %s holds", a.MemberID,
 							other,
 						)
 					}
@@ -231,9 +228,7 @@ func TestStaleClaims(t *testing.T) {
 	plan, err := b.(kgo.GroupMemberBalancerOrError).BalanceOrError(g.partitions)
 	require.NoError(t, err)
 	require.Equal(
-		t,
-		map[string]map[string][]int32{stale: {"d": {1}}, now: {"d": {0}}},
-		plan.(*kgo.BalancePlan).AsMemberIDMap(),
+		t, map[string]map[string][]int32{stale: {"d": {1}}, now: {"d": {0}}}, plan.(*kgo.BalancePlan).AsMemberIDMap(),
 	)
 }
 

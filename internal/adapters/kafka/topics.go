@@ -157,8 +157,7 @@ func (l *Log) Check(ctx context.Context) (weak []string, err error) {
 	if d, p := settings[l.opts.Topics.Decisions].retention(), settings[l.opts.Topics.Parking].retention(); p < d {
 		bad(
 			"topic %s keeps records for less time than %s: an outage would outlast what is parked; raise its retention.ms",
-			l.opts.Topics.Parking,
-			l.opts.Topics.Decisions,
+			l.opts.Topics.Parking, l.opts.Topics.Decisions,
 		)
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -70,10 +70,7 @@ func (s *Store) Audit(ctx context.Context, e domain.AuditEntry) error {
 
 // Audits lists entries; see ports.AuditReader.
 func (s *Store) Audits(
-	ctx context.Context,
-	scope domain.Scope,
-	before time.Time,
-	limit int,
+	ctx context.Context, scope domain.Scope, before time.Time, limit int,
 ) (out []domain.AuditEntry, err error) {
 	w := dialect.Where()
 	w.Owned(scope)
@@ -91,17 +88,7 @@ func scanAudit(row pgx.CollectableRow) (e domain.AuditEntry, err error) {
 	var t sqlstore.AuditTexts
 	var tenants pgtype.Text
 	if err := row.Scan(
-		&e.At,
-		&e.Caller,
-		&tenants,
-		&e.Action,
-		&e.Target,
-		&t.Filter,
-		&e.Matched,
-		&e.Done,
-		&e.Failed,
-		&e.Comment,
-		&t.Outcome,
+		&e.At, &e.Caller, &tenants, &e.Action, &e.Target, &t.Filter, &e.Matched, &e.Done, &e.Failed, &e.Comment, &t.Outcome,
 	); err != nil {
 		return e, err
 	}

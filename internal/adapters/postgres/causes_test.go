@@ -305,9 +305,7 @@ func inCommit(t *testing.T, b *bench, batch []domain.Record, act func(backend in
 	require.NoError(
 		t,
 		b.server.Exec(
-			"postgres",
-			`ALTER SYSTEM SET synchronous_standby_names = 'nobody'`,
-			`SELECT pg_reload_conf()`,
+			"postgres", `ALTER SYSTEM SET synchronous_standby_names = 'nobody'`, `SELECT pg_reload_conf()`,
 			`SELECT pg_sleep(0.2)`,
 		),
 	)
@@ -495,9 +493,7 @@ func TestNobodyListens(t *testing.T) {
 	require.NoError(t, err)
 	s, err := Open(
 		Options{
-			URL:    fmt.Sprintf("postgres://x@127.0.0.1:%d/x", port),
-			Window: testWindow,
-			Log:    slog.New(slog.DiscardHandler),
+			URL: fmt.Sprintf("postgres://x@127.0.0.1:%d/x", port), Window: testWindow, Log: slog.New(slog.DiscardHandler),
 		},
 	)
 	require.NoError(t, err)

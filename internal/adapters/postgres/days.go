@@ -99,9 +99,7 @@ func (s *Store) makeDay(ctx context.Context, conn *pgx.Conn, d domain.Day) error
 	}
 	if exists {
 		return domain.Errorf(
-			domain.Misconfigured,
-			"there is a table %s which is no partition of decisions: drop it, or attach it",
-			name,
+			domain.Misconfigured, "there is a table %s which is no partition of decisions: drop it, or attach it", name,
 		)
 	}
 	for _, statement := range statements {
@@ -131,8 +129,7 @@ func misplaced(err error) error {
 		return err
 	}
 	return domain.Reclass(
-		err,
-		domain.Misconfigured,
+		err, domain.Misconfigured,
 		"a day's partition of decisions is missing, although it was made: does something drop it?",
 	)
 }

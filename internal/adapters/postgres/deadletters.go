@@ -235,10 +235,7 @@ func (s *Store) closeStored(ctx context.Context, letters []domain.DeadLetter) (i
 
 // CloseStored closes the next dead letters in a state that have a row; see ports.DeadLetterIndex.
 func (s *Store) CloseStored(
-	ctx context.Context,
-	state domain.DeadState,
-	after domain.Position,
-	limit int,
+	ctx context.Context, state domain.DeadState, after domain.Position, limit int,
 ) (int, domain.Position, error) {
 	letters, err := s.deadLetters(
 		ctx,
@@ -264,10 +261,7 @@ func (s *Store) CloseStored(
 
 // ForgetDeadLetters removes what has fallen off the log; see ports.DeadLetterIndex.
 func (s *Store) ForgetDeadLetters(
-	ctx context.Context,
-	topic string,
-	partition int32,
-	oldest int64,
+	ctx context.Context, topic string, partition int32, oldest int64,
 ) (map[domain.DeadState]int64, error) {
 	gone := map[domain.DeadState]int64{}
 	const step = 1000
@@ -419,9 +413,7 @@ func (s *Store) DeadLettersOf(ctx context.Context, scope domain.Scope, decisionI
 
 // CountDeadLetters counts by state; see ports.DeadLetterReader.
 func (s *Store) CountDeadLetters(
-	ctx context.Context,
-	scope domain.Scope,
-	f domain.Filter,
+	ctx context.Context, scope domain.Scope, f domain.Filter,
 ) (map[domain.DeadState]int64, error) {
 	w, err := s.ofDeadLetters(ctx, scope, f)
 	if err != nil {
@@ -500,36 +492,9 @@ func scanDeadLetter(row pgx.CollectableRow) (l domain.DeadLetter, err error) {
 	var died, indexed, changed time.Time
 	var sum []byte
 	err = row.Scan(
-		&l.ID,
-		&l.Topic,
-		&l.Partition,
-		&l.Offset,
-		&l.State,
-		&l.Class,
-		&code,
-		&l.Cause,
-		&failure,
-		&text,
-		&l.Fingerprint,
-		&l.Attempts,
-		&l.Tenant,
-		&decisionID,
-		&path,
-		&timestamp,
-		&l.Decision,
-		&l.Whole,
-		&sum,
-		&l.Bytes,
-		&upload,
-		&origin,
-		&receivedAt,
-		&firstFailedAt,
-		&died,
-		&indexed,
-		&changed,
-		&l.Copies,
-		&replay,
-		&l.Replays,
+		&l.ID, &l.Topic, &l.Partition, &l.Offset, &l.State, &l.Class, &code, &l.Cause, &failure, &text, &l.Fingerprint,
+		&l.Attempts, &l.Tenant, &decisionID, &path, &timestamp, &l.Decision, &l.Whole, &sum, &l.Bytes, &upload, &origin,
+		&receivedAt, &firstFailedAt, &died, &indexed, &changed, &l.Copies, &replay, &l.Replays,
 	)
 	l.Code, l.Error, l.Text, l.DecisionID, l.Path = code.String, failure.String, text.String, decisionID.String,
 		path.String
@@ -538,9 +503,7 @@ func scanDeadLetter(row pgx.CollectableRow) (l domain.DeadLetter, err error) {
 	l.DiedAt, l.IndexedAt, l.ChangedAt = died.UTC(), indexed.UTC(), changed.UTC()
 	if err == nil && len(sum) != sha256.Size {
 		return l, domain.Errorf(
-			domain.Misconfigured,
-			"dead letter %s has a hash of %d bytes: repair the index with docket dlq reindex",
-			l.ID,
+			domain.Misconfigured, "dead letter %s has a hash of %d bytes: repair the index with docket dlq reindex", l.ID,
 			len(sum),
 		)
 	}

@@ -69,25 +69,9 @@ func (s *Store) CreateJob(ctx context.Context, j domain.Job, e domain.AuditEntry
 	created := false
 	err = s.change(ctx, "create a job", func(b *pgx.Batch) {
 		sql, args := withAudit(
-			createJob,
-			e,
-			j.ID,
-			string(j.Kind),
-			string(j.Kind.Lane(j.DryRun)),
-			j.DryRun,
-			filter,
-			tenants,
-			j.Rate,
-			j.Max,
-			j.MaxReplays,
-			j.StopRatio,
-			j.Comment,
-			j.Caller,
-			string(j.State),
-			sqlstore.EncodeMessage(j.Message),
-			j.Matched,
-			j.CreatedAt,
-			timestamptz(j.FinishedAt),
+			createJob, e, j.ID, string(j.Kind), string(j.Kind.Lane(j.DryRun)), j.DryRun, filter, tenants, j.Rate, j.Max,
+			j.MaxReplays, j.StopRatio, j.Comment, j.Caller, string(j.State), sqlstore.EncodeMessage(j.Message), j.Matched,
+			j.CreatedAt, timestamptz(j.FinishedAt),
 		)
 		b.Queue(sql, args...).Query(one(&created))
 	})
@@ -137,12 +121,7 @@ func (s *Store) Jobs(ctx context.Context, scope domain.Scope) ([]domain.Job, err
 
 // MoveJob changes a job's state; see ports.JobControl.
 func (s *Store) MoveJob(
-	ctx context.Context,
-	scope domain.Scope,
-	id string,
-	m domain.JobMove,
-	message domain.Message,
-	at time.Time,
+	ctx context.Context, scope domain.Scope, id string, m domain.JobMove, message domain.Message, at time.Time,
 	e domain.AuditEntry,
 ) (moved bool, err error) {
 	w := dialect.Where(id, string(m.To()), sqlstore.EncodeMessage(message), at)
@@ -155,10 +134,7 @@ func (s *Store) MoveJob(
 
 // ClaimJob takes a job; see ports.JobQueue.
 func (s *Store) ClaimJob(
-	ctx context.Context,
-	lane domain.Lane,
-	owner string,
-	at, until time.Time,
+	ctx context.Context, lane domain.Lane, owner string, at, until time.Time,
 ) (domain.Job, bool, error) {
 	var found []domain.Job
 	err := s.change(ctx, "take up a job", func(b *pgx.Batch) {
@@ -198,35 +174,9 @@ func scanJob(row pgx.CollectableRow) (j domain.Job, err error) {
 	var created time.Time
 	var started, finished, lease pgtype.Timestamptz
 	if err := row.Scan(
-		&j.ID,
-		&j.Kind,
-		&j.DryRun,
-		&t.Filter,
-		&tenants,
-		&j.Rate,
-		&j.Max,
-		&j.MaxReplays,
-		&j.StopRatio,
-		&j.Comment,
-		&j.Caller,
-		&j.State,
-		&t.Message,
-		&j.Matched,
-		&j.Done,
-		&j.Stored,
-		&j.Failed,
-		&j.Reparsed,
-		&j.Skipped,
-		&j.BaseDone,
-		&j.BaseFailed,
-		&j.After.Topic,
-		&j.After.Partition,
-		&j.After.Offset,
-		&report,
-		&created,
-		&started,
-		&finished,
-		&owner,
+		&j.ID, &j.Kind, &j.DryRun, &t.Filter, &tenants, &j.Rate, &j.Max, &j.MaxReplays, &j.StopRatio, &j.Comment, &j.Caller,
+		&j.State, &t.Message, &j.Matched, &j.Done, &j.Stored, &j.Failed, &j.Reparsed, &j.Skipped, &j.BaseDone,
+		&j.BaseFailed, &j.After.Topic, &j.After.Partition, &j.After.Offset, &report, &created, &started, &finished, &owner,
 		&lease,
 	); err != nil {
 		return j, err

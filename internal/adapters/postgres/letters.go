@@ -107,16 +107,7 @@ func (s *Store) MoveLetters(ctx context.Context, step domain.LetterStep) (j doma
 		if len(step.Moved) > 0 {
 			topics, partitions, offsets := columnsOf(positions)
 			b.Queue(
-				moveLetters,
-				step.Job,
-				topics,
-				partitions,
-				offsets,
-				string(step.To),
-				step.At,
-				deadStates(),
-				stored,
-				step.Owner,
+				moveLetters, step.Job, topics, partitions, offsets, string(step.To), step.At, deadStates(), stored, step.Owner,
 				step.Reparsed,
 			)
 		}

@@ -8,11 +8,7 @@ import (
 
 // NoteLoss writes down for good that somebody gave up records of the log.
 func (s *Store) NoteLoss(
-	ctx context.Context,
-	group, topic string,
-	partition int32,
-	first, last int64,
-	caller string,
+	ctx context.Context, group, topic string, partition int32, first, last int64, caller string,
 ) error {
 	return s.change(ctx, "note a loss", func(b *pgx.Batch) {
 		b.Queue(`INSERT INTO log_losses (accepted_at, caller, consumer_group, topic, partition, first_offset, last_offset)

@@ -40,16 +40,8 @@ func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observatio
 	return s.change(ctx, "record OPAs", func(b *pgx.Batch) {
 		for _, g := range sorted {
 			b.Queue(
-				upsertOPA,
-				g.Tenant,
-				g.OPA,
-				g.Version,
-				timestamptz(g.First),
-				timestamptz(g.Last),
-				g.Uploads,
-				g.Events,
-				timestamptz(g.StatusAt),
-				g.Status,
+				upsertOPA, g.Tenant, g.OPA, g.Version, timestamptz(g.First), timestamptz(g.Last), g.Uploads, g.Events,
+				timestamptz(g.StatusAt), g.Status,
 			)
 		}
 	})

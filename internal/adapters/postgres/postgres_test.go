@@ -94,8 +94,7 @@ func storeHarness(p *testserver.Postgres, url func(database string) string) func
 				return
 			}
 			exec(
-				t,
-				`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$`,
+				t, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$`,
 				`CREATE TRIGGER refuse BEFORE INSERT ON decisions FOR EACH ROW WHEN (NEW.decision_id = '`+id+`') EXECUTE FUNCTION refuse()`,
 			)
 		}

@@ -31,9 +31,7 @@ const (
 
 // ExchangeRejections adds to what is known and sums it up; see ports.RejectionStats.
 func (s *Store) ExchangeRejections(
-	ctx context.Context,
-	at time.Time,
-	tally domain.RejectionTally,
+	ctx context.Context, at time.Time, tally domain.RejectionTally,
 ) (report domain.RejectionReport, err error) {
 	rows := slices.Clone(tally.Rejections)
 	for tenant, n := range tally.Judged {
@@ -45,15 +43,7 @@ func (s *Store) ExchangeRejections(
 	err = s.change(ctx, "exchange rejections", func(b *pgx.Batch) {
 		for _, r := range rows {
 			b.Queue(
-				addRejection,
-				at.Truncate(time.Minute),
-				r.Tenant,
-				r.Fingerprint,
-				string(r.Class),
-				r.Code,
-				r.Text,
-				r.Path,
-				r.Rows,
+				addRejection, at.Truncate(time.Minute), r.Tenant, r.Fingerprint, string(r.Class), r.Code, r.Text, r.Path, r.Rows,
 			)
 		}
 		if len(rows) > 0 {
@@ -66,9 +56,7 @@ func (s *Store) ExchangeRejections(
 
 // RejectionReport sums up what is known; see ports.RejectionReader.
 func (s *Store) RejectionReport(
-	ctx context.Context,
-	scope domain.Scope,
-	at time.Time,
+	ctx context.Context, scope domain.Scope, at time.Time,
 ) (report domain.RejectionReport, err error) {
 	err = s.reading(ctx, "read the rejection stats", func(b *pgx.Batch) { queueReport(b, scope, at, &report) })
 	return report, err
@@ -138,14 +126,7 @@ func (s *Store) SetGuard(ctx context.Context, at time.Time, on bool) error {
 func (s *Store) AcceptRejections(ctx context.Context, a domain.Acceptance, e domain.AuditEntry) error {
 	return s.change(ctx, "accept a fingerprint", func(b *pgx.Batch) {
 		sql, args := withAudit(
-			acceptRejections,
-			e,
-			a.Fingerprint,
-			sqlstore.EncodeScope(a.Tenants),
-			a.At,
-			a.Until,
-			a.Caller,
-			a.Comment,
+			acceptRejections, e, a.Fingerprint, sqlstore.EncodeScope(a.Tenants), a.At, a.Until, a.Caller, a.Comment,
 		)
 		b.Queue(sql, args...)
 	})

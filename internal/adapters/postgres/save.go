@@ -181,11 +181,7 @@ type insertion struct {
 // insert runs insertions in one transaction of one round trip. The types of the parameters are given, so that the
 // server is not asked for them first: that would wait for the table's lock before the settings are in force.
 func (s *Store) insert(
-	ctx context.Context,
-	conn *pgx.Conn,
-	settings, end string,
-	inserts []insertion,
-	statuses []domain.SaveStatus,
+	ctx context.Context, conn *pgx.Conn, settings, end string, inserts []insertion, statuses []domain.SaveStatus,
 ) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.StatementTimeout+answerMargin)
 	defer cancel()
@@ -199,11 +195,7 @@ func (s *Store) insert(
 	batch.ExecParams(settings, nil, nil, nil, nil)
 	for _, i := range inserts {
 		batch.ExecParams(
-			i.sql,
-			[][]byte{now, encode(element, i.rows)},
-			[]uint32{pgtype.TimestamptzOID, 0},
-			binaryFormat,
-			binaryFormat,
+			i.sql, [][]byte{now, encode(element, i.rows)}, []uint32{pgtype.TimestamptzOID, 0}, binaryFormat, binaryFormat,
 		)
 	}
 	batch.ExecParams(end, nil, nil, nil, nil)

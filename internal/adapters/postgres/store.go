@@ -94,10 +94,7 @@ func Open(opts Options) (*Store, error) {
 			opts.StatementTimeout.Milliseconds(), lock.Milliseconds())
 	}
 	s := &Store{
-		opts:     opts,
-		days:     map[domain.Day]bool{},
-		settings: settings(lockTimeout),
-		probing:  settings(probeLockTimeout),
+		opts: opts, days: map[domain.Day]bool{}, settings: settings(lockTimeout), probing: settings(probeLockTimeout),
 	}
 	var err error
 	if s.write, err = s.pool(true); err != nil {
@@ -282,11 +279,8 @@ func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	if err != nil && wait.Err() != nil && ctx.Err() == nil {
 		st := s.write.Stat()
 		return nil, &domain.Error{Class: domain.Unavailable, Code: "ACQUIRE_TIMEOUT", Err: err, Text: fmt.Sprintf(
-			"no connection to the database within %s: %d of %d are busy, %d are being made",
-			acquireTimeout,
-			st.AcquiredConns(),
-			st.MaxConns(),
-			st.ConstructingConns(),
+			"no connection to the database within %s: %d of %d are busy, %d are being made", acquireTimeout,
+			st.AcquiredConns(), st.MaxConns(), st.ConstructingConns(),
 		)}
 	}
 	return conn, err
@@ -368,21 +362,11 @@ func (s *Store) Probe(ctx context.Context) error {
 		return err
 	}
 	rows := []row{{inside: true, Decision: &domain.Decision{
-		Tenant:     "docket-probe",
-		ID:         fmt.Sprintf("probe-%d", now.UnixNano()),
-		Timestamp:  now,
-		ReceivedAt: now,
-		Outcome:    domain.OutcomeUnknown,
-		Event:      probeEvent,
-		SHA256:     sha256.Sum256(probeEvent),
+		Tenant: "docket-probe", ID: fmt.Sprintf("probe-%d", now.UnixNano()), Timestamp: now, ReceivedAt: now,
+		Outcome: domain.OutcomeUnknown, Event: probeEvent, SHA256: sha256.Sum256(probeEvent),
 	}}}
 	err = s.insert(
-		ctx,
-		conn,
-		s.probing,
-		"ROLLBACK",
-		[]insertion{{insertDecisions, rows, true}},
-		make([]domain.SaveStatus, 1),
+		ctx, conn, s.probing, "ROLLBACK", []insertion{{insertDecisions, rows, true}}, make([]domain.SaveStatus, 1),
 	)
 	return classify("probe the database", err)
 }

@@ -60,21 +60,14 @@ func TestPartitionsComeAndGo(t *testing.T) {
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	s := newStore(t, p.URL(database, ""), func(o *Options) { o.Now = func() time.Time { return now } })
 	require.Equal(
-		t,
-		[]string{"decisions_20261122", "decisions_20261123", "decisions_20261124"},
-		partitions(t, p.URL(database, "")),
+		t, []string{"decisions_20261122", "decisions_20261123", "decisions_20261124"}, partitions(t, p.URL(database, "")),
 		"ahead",
 	)
 
 	row := func(id string, at time.Time) domain.Decision {
 		return domain.Decision{
-			Tenant:     "t",
-			ID:         id,
-			Timestamp:  at,
-			ReceivedAt: now,
-			Outcome:    domain.OutcomeAllowed,
-			Event:      probeEvent,
-			SHA256:     sha256.Sum256(probeEvent),
+			Tenant: "t", ID: id, Timestamp: at, ReceivedAt: now, Outcome: domain.OutcomeAllowed, Event: probeEvent,
+			SHA256: sha256.Sum256(probeEvent),
 		}
 	}
 	old := domain.DayOf(now) - 80
@@ -95,9 +88,7 @@ func TestPartitionsComeAndGo(t *testing.T) {
 	days, err := s.Days(t.Context())
 	require.NoError(t, err)
 	require.Equal(
-		t,
-		[]domain.Day{old, domain.DayOf(now), domain.DayOf(now) + 1, domain.DayOf(now) + 2},
-		days,
+		t, []domain.Day{old, domain.DayOf(now), domain.DayOf(now) + 1, domain.DayOf(now) + 2}, days,
 		"and not what docket has not made",
 	)
 
@@ -112,10 +103,7 @@ func TestPartitionsComeAndGo(t *testing.T) {
 	statuses, err = s.SaveBatch(t.Context(), []domain.Decision{row("old again", old.Start())})
 	require.NoError(t, err)
 	require.Equal(
-		t,
-		[]domain.SaveStatus{domain.Saved},
-		statuses,
-		"a day that was dropped is made again where it is needed",
+		t, []domain.SaveStatus{domain.Saved}, statuses, "a day that was dropped is made again where it is needed",
 	)
 
 	release := lockTable(t, p, database)
@@ -150,12 +138,8 @@ func TestManyAtOnce(t *testing.T) {
 	var batch []domain.Decision
 	for n := range 200 {
 		batch = append(batch, domain.Decision{
-			Tenant:     "t",
-			ID:         fmt.Sprintf("id-%d", n),
-			Timestamp:  now.Add(-time.Duration(n) * 6 * time.Hour),
-			ReceivedAt: now,
-			Outcome:    domain.OutcomeAllowed,
-			Event:      []byte("{}"),
+			Tenant: "t", ID: fmt.Sprintf("id-%d", n), Timestamp: now.Add(-time.Duration(n) * 6 * time.Hour), ReceivedAt: now,
+			Outcome: domain.OutcomeAllowed, Event: []byte("{}"),
 		})
 	}
 	var mu sync.Mutex

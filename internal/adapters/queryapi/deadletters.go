@@ -95,9 +95,7 @@ func (r *routes) deadLetter(c echo.Context) error {
 	}
 	rec, found, err := r.bytesOf(c, &l)
 	answer := api.DeadLetterWithBytes{
-		DeadLetter: api.DeadLetterOf(l),
-		Available:  found,
-		Headers:    api.HeadersOf(rec.Headers),
+		DeadLetter: api.DeadLetterOf(l), Available: found, Headers: api.HeadersOf(rec.Headers),
 	}
 	event := []byte("null")
 	switch {

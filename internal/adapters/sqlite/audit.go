@@ -28,28 +28,15 @@ func audit(tx *sql.Tx, e domain.AuditEntry) error {
 	}
 	t := sqlstore.TextsOf(e)
 	_, err := tx.Exec(
-		insertAudit,
-		e.At.UnixMicro(),
-		e.Caller,
-		text(t.Tenants),
-		e.Action,
-		e.Target,
-		t.Filter,
-		e.Matched,
-		e.Done,
-		e.Failed,
-		e.Comment,
-		t.Outcome,
+		insertAudit, e.At.UnixMicro(), e.Caller, text(t.Tenants), e.Action, e.Target, t.Filter, e.Matched, e.Done, e.Failed,
+		e.Comment, t.Outcome,
 	)
 	return err
 }
 
 // Audits lists entries; see ports.AuditReader.
 func (s *Store) Audits(
-	ctx context.Context,
-	scope domain.Scope,
-	before time.Time,
-	limit int,
+	ctx context.Context, scope domain.Scope, before time.Time, limit int,
 ) (out []domain.AuditEntry, err error) {
 	w := dialect.Where()
 	w.Owned(scope)
@@ -62,17 +49,7 @@ func (s *Store) Audits(
 		var tenants sql.NullString
 		var at int64
 		if err := rows.Scan(
-			&at,
-			&e.Caller,
-			&tenants,
-			&e.Action,
-			&e.Target,
-			&t.Filter,
-			&e.Matched,
-			&e.Done,
-			&e.Failed,
-			&e.Comment,
-			&t.Outcome,
+			&at, &e.Caller, &tenants, &e.Action, &e.Target, &t.Filter, &e.Matched, &e.Done, &e.Failed, &e.Comment, &t.Outcome,
 		); err != nil {
 			return err
 		}

@@ -51,15 +51,7 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 		if err != nil {
 			wait := retry.NextBackOff()
 			l.opts.Log.Warn(
-				"a batch failed; it is delivered again",
-				"group",
-				sub.Group,
-				"records",
-				len(batch),
-				"after",
-				wait,
-				"error",
-				err,
+				"a batch failed; it is delivered again", "group", sub.Group, "records", len(batch), "after", wait, "error", err,
 			)
 			pauses = ports.PauseAll(batch, l.opts.Now().Add(wait))
 		} else {
@@ -190,10 +182,7 @@ func (l *Log) waiting(feeds []*feed, now time.Time) (records int64, wake time.Ti
 // readBatch reads up to one batch from the topics that are not paused and verifies every record. Where there are only
 // placeholders of accepted losses, it moves past them.
 func (l *Log) readBatch(
-	ctx context.Context,
-	sub ports.Subscription,
-	feeds []*feed,
-	now time.Time,
+	ctx context.Context, sub ports.Subscription, feeds []*feed, now time.Time,
 ) ([]domain.Record, error) {
 	var batch []domain.Record
 	var bytes int
@@ -232,11 +221,7 @@ const placeholder = -1
 // It reports damage, at the offset it returns: a checksum that does not fit, or a record that is not where it has to
 // be.
 func (l *Log) scan(
-	ctx context.Context,
-	t *topic,
-	offset int64,
-	limit int,
-	visit func(domain.Record) bool,
+	ctx context.Context, t *topic, offset int64, limit int, visit func(domain.Record) bool,
 ) (int64, error) {
 	reached, err := l.look(ctx, t, offset, limit, visit)
 	var gap *gapError
@@ -253,11 +238,7 @@ func (*gapError) Error() string { return "records are missing" }
 
 // look is scan, but for a gap, which is the caller's to judge.
 func (l *Log) look(
-	ctx context.Context,
-	t *topic,
-	offset int64,
-	limit int,
-	visit func(domain.Record) bool,
+	ctx context.Context, t *topic, offset int64, limit int, visit func(domain.Record) bool,
 ) (int64, error) {
 	l.mu.Lock()
 	end := t.next
@@ -346,11 +327,7 @@ func (l *Log) commitFeeds(group string, feeds []*feed) error {
 	err := l.submit(ctx, &call{ctx: ctx, commit: commit, bytes: 256, done: make(chan error, 1)})
 	if err != nil {
 		l.opts.Log.Warn(
-			"offsets were not committed; what was done since may come again after a restart",
-			"group",
-			group,
-			"error",
-			err,
+			"offsets were not committed; what was done since may come again after a restart", "group", group, "error", err,
 		)
 		return err
 	}

@@ -153,19 +153,14 @@ func TestDamageWhileRunningStopsTheTopic(t *testing.T) {
 	err = l.Consume(
 		t.Context(),
 		ports.Subscription{
-			Group:      "g",
-			Topics:     []string{testTopics.Decisions},
-			MaxRecords: 10,
-			MaxBytes:   1000,
-			MaxWait:    time.Millisecond,
+			Group: "g", Topics: []string{testTopics.Decisions}, MaxRecords: 10, MaxBytes: 1000, MaxWait: time.Millisecond,
 		},
 		func(context.Context, []domain.Record) ([]ports.Pause, error) { return nil, errors.New("not reached") },
 	)
 	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "%v", err)
 	require.EqualValues(t, 1, <-lost)
 	require.NoError(
-		t,
-		l.Publish(t.Context(), []domain.Record{{Topic: testTopics.Decisions, Key: "k", Value: []byte("{}")}}),
+		t, l.Publish(t.Context(), []domain.Record{{Topic: testTopics.Decisions, Key: "k", Value: []byte("{}")}}),
 		"uploads are still taken",
 	)
 	require.NoError(t, l.Close())
@@ -207,11 +202,7 @@ func TestConsumedRecordsAreTrimmed(t *testing.T) {
 		l.Consume(
 			ctx,
 			ports.Subscription{
-				Group:      "g",
-				Topics:     []string{testTopics.Decisions},
-				MaxRecords: 5,
-				MaxBytes:   1000,
-				MaxWait:    time.Millisecond,
+				Group: "g", Topics: []string{testTopics.Decisions}, MaxRecords: 5, MaxBytes: 1000, MaxWait: time.Millisecond,
 			},
 			func(context.Context, []domain.Record) ([]ports.Pause, error) { cancel(); return nil, nil },
 		),
@@ -264,12 +255,8 @@ func TestManyDecisionsAreDropped(t *testing.T) {
 	var rows []domain.Decision
 	for i := range 2500 {
 		d := domain.Decision{
-			Tenant:     "t",
-			ID:         fmt.Sprint(i),
-			Timestamp:  now,
-			ReceivedAt: now,
-			Outcome:    domain.OutcomeDenied,
-			Event:      []byte("{}"),
+			Tenant: "t", ID: fmt.Sprint(i), Timestamp: now, ReceivedAt: now, Outcome: domain.OutcomeDenied,
+			Event: []byte("{}"),
 		}
 		if i%2 == 0 {
 			d.Timestamp = time.Time{}

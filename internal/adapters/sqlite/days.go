@@ -36,10 +36,8 @@ const deleteStep = 1000
 func (s *Store) DropDay(ctx context.Context, day domain.Day) error {
 	first := day.Start().UnixMicro()
 	return s.deleteSteps(
-		ctx,
-		"drop a day in "+storeFile,
-		`DELETE FROM decisions WHERE rowid IN (SELECT rowid FROM decisions WHERE time >= ? AND time < ? LIMIT ?)`,
-		first,
+		ctx, "drop a day in "+storeFile,
+		`DELETE FROM decisions WHERE rowid IN (SELECT rowid FROM decisions WHERE time >= ? AND time < ? LIMIT ?)`, first,
 		first+microsOfDay,
 	)
 }

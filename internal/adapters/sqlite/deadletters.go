@@ -63,10 +63,7 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 			}
 			// What stands there with other bytes is of a topic that was made anew.
 			if _, err := tx.Exec(
-				`DELETE FROM dead_letters WHERE id = ? AND (sha256, tenant, class) <> (?, ?, ?)`,
-				l.ID,
-				l.SHA256[:],
-				l.Tenant,
+				`DELETE FROM dead_letters WHERE id = ? AND (sha256, tenant, class) <> (?, ?, ?)`, l.ID, l.SHA256[:], l.Tenant,
 				string(l.Class),
 			); err != nil {
 				return err
@@ -81,12 +78,7 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 				failed[replay.String]++
 			}
 			if err := closeOne(
-				tx,
-				now,
-				`sha256 = ? AND tenant = ? AND class = ?`,
-				l.SHA256[:],
-				l.Tenant,
-				string(l.Class),
+				tx, now, `sha256 = ? AND tenant = ? AND class = ?`, l.SHA256[:], l.Tenant, string(l.Class),
 			); err != nil &&
 				!errors.Is(err, sql.ErrNoRows) {
 				return err
@@ -147,11 +139,7 @@ func closeOne(tx *sql.Tx, now int64, which string, args ...any) error {
 		`SELECT id, state, replay FROM dead_letters AS d WHERE `+which+` AND state IN ('open', 'replayed') AND decision AND
 			`+hasRow,
 		args...).
-		Scan(
-			&id,
-			&state,
-			&replay,
-		); err != nil {
+		Scan(&id, &state, &replay); err != nil {
 		return err
 	}
 	if _, err := tx.Exec(`UPDATE dead_letters SET state = 'stored', changed_at = ? WHERE id = ?`, now, id); err != nil {
@@ -166,10 +154,7 @@ func closeOne(tx *sql.Tx, now int64, which string, args ...any) error {
 
 // CloseStored closes the next dead letters in a state that have a row; see ports.DeadLetterIndex.
 func (s *Store) CloseStored(
-	ctx context.Context,
-	state domain.DeadState,
-	after domain.Position,
-	limit int,
+	ctx context.Context, state domain.DeadState, after domain.Position, limit int,
 ) (closed int, next domain.Position, err error) {
 	candidates, err := s.deadLetters(
 		ctx,
@@ -203,10 +188,7 @@ func (s *Store) CloseStored(
 
 // ForgetDeadLetters removes what has fallen off the log; see ports.DeadLetterIndex.
 func (s *Store) ForgetDeadLetters(
-	ctx context.Context,
-	topic string,
-	partition int32,
-	oldest int64,
+	ctx context.Context, topic string, partition int32, oldest int64,
 ) (map[domain.DeadState]int64, error) {
 	gone := map[domain.DeadState]int64{}
 	const step = 1000
@@ -310,10 +292,7 @@ func (s *Store) DeadLetters(ctx context.Context, scope domain.Scope, q domain.Qu
 
 // inScope reads the rows of the index that a condition chooses within a scope.
 func (s *Store) inScope(
-	ctx context.Context,
-	scope domain.Scope,
-	w *sqlstore.Where,
-	tail string,
+	ctx context.Context, scope domain.Scope, w *sqlstore.Where, tail string,
 ) ([]domain.DeadLetter, error) {
 	w.Fits(domain.DeadLetterFields, scope.Expr())
 	return s.deadLetters(ctx, "WHERE "+w.String()+tail, w.Args...)
@@ -344,9 +323,7 @@ func (s *Store) DeadLettersOf(ctx context.Context, scope domain.Scope, decisionI
 
 // CountDeadLetters counts by state; see ports.DeadLetterReader.
 func (s *Store) CountDeadLetters(
-	ctx context.Context,
-	scope domain.Scope,
-	f domain.Filter,
+	ctx context.Context, scope domain.Scope, f domain.Filter,
 ) (map[domain.DeadState]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
@@ -410,19 +387,8 @@ func (s *Store) DeadGroups(ctx context.Context, scope domain.Scope, f domain.Fil
 		var g domain.DeadGroup
 		var open, replayed, discarded, stored, first, last int64
 		err := rows.Scan(
-			&g.Fingerprint,
-			&g.Class,
-			&g.Code,
-			&g.Cause,
-			&g.Text,
-			&g.Path,
-			&open,
-			&replayed,
-			&discarded,
-			&stored,
-			&first,
-			&last,
-			&g.Sample,
+			&g.Fingerprint, &g.Class, &g.Code, &g.Cause, &g.Text, &g.Path, &open, &replayed, &discarded, &stored, &first,
+			&last, &g.Sample,
 		)
 		g.Letters = map[domain.DeadState]int64{
 			domain.DeadOpen: open, domain.DeadReplayed: replayed, domain.DeadDiscarded: discarded, domain.DeadStored: stored,
@@ -441,36 +407,9 @@ func scanDeadLetter(rows *sql.Rows) (l domain.DeadLetter, err error) {
 	var died, indexed, changed int64
 	var sum []byte
 	err = rows.Scan(
-		&l.ID,
-		&l.Topic,
-		&l.Partition,
-		&l.Offset,
-		&l.State,
-		&l.Class,
-		&code,
-		&l.Cause,
-		&failure,
-		&errorText,
-		&l.Fingerprint,
-		&l.Attempts,
-		&l.Tenant,
-		&decisionID,
-		&path,
-		&timestamp,
-		&l.Decision,
-		&l.Whole,
-		&sum,
-		&l.Bytes,
-		&upload,
-		&origin,
-		&receivedAt,
-		&firstFailedAt,
-		&died,
-		&indexed,
-		&changed,
-		&l.Copies,
-		&replay,
-		&l.Replays,
+		&l.ID, &l.Topic, &l.Partition, &l.Offset, &l.State, &l.Class, &code, &l.Cause, &failure, &errorText, &l.Fingerprint,
+		&l.Attempts, &l.Tenant, &decisionID, &path, &timestamp, &l.Decision, &l.Whole, &sum, &l.Bytes, &upload, &origin,
+		&receivedAt, &firstFailedAt, &died, &indexed, &changed, &l.Copies, &replay, &l.Replays,
 	)
 	l.Code, l.Error, l.Text, l.DecisionID, l.Path = code.String, failure.String, errorText.String, decisionID.String,
 		path.String
@@ -485,9 +424,7 @@ func scanDeadLetter(rows *sql.Rows) (l domain.DeadLetter, err error) {
 	).UTC()
 	if err == nil && len(sum) != sha256.Size {
 		return l, domain.Errorf(
-			domain.Misconfigured,
-			"dead letter %s has a hash of %d bytes: repair the index with docket dlq reindex",
-			l.ID,
+			domain.Misconfigured, "dead letter %s has a hash of %d bytes: repair the index with docket dlq reindex", l.ID,
 			len(sum),
 		)
 	}

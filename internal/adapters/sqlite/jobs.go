@@ -105,12 +105,7 @@ func (s *Store) Jobs(ctx context.Context, scope domain.Scope) ([]domain.Job, err
 
 // MoveJob changes a job's state; see ports.JobControl.
 func (s *Store) MoveJob(
-	ctx context.Context,
-	scope domain.Scope,
-	id string,
-	m domain.JobMove,
-	message domain.Message,
-	at time.Time,
+	ctx context.Context, scope domain.Scope, id string, m domain.JobMove, message domain.Message, at time.Time,
 	e domain.AuditEntry,
 ) (moved bool, err error) {
 	err = s.inTx(ctx, func(tx *sql.Tx) error {
@@ -147,18 +142,10 @@ func (s *Store) MoveJob(
 
 // ClaimJob takes a job; see ports.JobQueue.
 func (s *Store) ClaimJob(
-	ctx context.Context,
-	lane domain.Lane,
-	owner string,
-	at, until time.Time,
+	ctx context.Context, lane domain.Lane, owner string, at, until time.Time,
 ) (j domain.Job, found bool, err error) {
 	active := `WHERE state IN ` + activeJobs + ` AND lane = ? ORDER BY created_at, id LIMIT 1`
-	if waiting, err := jobs(
-		ctx,
-		s.read,
-		active,
-		string(lane),
-	); err != nil ||
+	if waiting, err := jobs(ctx, s.read, active, string(lane)); err != nil ||
 		len(waiting) == 0 { // asked often, and without a turn at writing
 		return domain.Job{}, false, s.checked("take up a job in "+storeFile, err)
 	}
@@ -168,12 +155,7 @@ func (s *Store) ClaimJob(
 			return err
 		}
 		busy, err := jobs(
-			ctx,
-			tx,
-			`WHERE lane = ? AND state = ? AND owner <> ? AND lease_until >= ?`,
-			string(lane),
-			running,
-			owner,
+			ctx, tx, `WHERE lane = ? AND state = ? AND owner <> ? AND lease_until >= ?`, string(lane), running, owner,
 			at.UnixMicro(),
 		)
 		if err != nil || len(busy) > 0 {
@@ -256,36 +238,9 @@ func scanJob(rows *sql.Rows) (j domain.Job, err error) {
 	var created int64
 	var started, finished, lease sql.NullInt64
 	if err := rows.Scan(
-		&j.ID,
-		&j.Kind,
-		&lane,
-		&j.DryRun,
-		&t.Filter,
-		&tenants,
-		&j.Rate,
-		&j.Max,
-		&j.MaxReplays,
-		&j.StopRatio,
-		&j.Comment,
-		&j.Caller,
-		&j.State,
-		&t.Message,
-		&j.Matched,
-		&j.Done,
-		&j.Stored,
-		&j.Failed,
-		&j.Reparsed,
-		&j.Skipped,
-		&j.BaseDone,
-		&j.BaseFailed,
-		&j.After.Topic,
-		&j.After.Partition,
-		&j.After.Offset,
-		&report,
-		&created,
-		&started,
-		&finished,
-		&owner,
+		&j.ID, &j.Kind, &lane, &j.DryRun, &t.Filter, &tenants, &j.Rate, &j.Max, &j.MaxReplays, &j.StopRatio, &j.Comment,
+		&j.Caller, &j.State, &t.Message, &j.Matched, &j.Done, &j.Stored, &j.Failed, &j.Reparsed, &j.Skipped, &j.BaseDone,
+		&j.BaseFailed, &j.After.Topic, &j.After.Partition, &j.After.Offset, &report, &created, &started, &finished, &owner,
 		&lease,
 	); err != nil {
 		return j, err

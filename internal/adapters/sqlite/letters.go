@@ -114,14 +114,7 @@ func moveLetters(tx *sql.Tx, step domain.LetterStep) (stored int64, err error) {
 	for _, p := range step.Moved {
 		var already bool
 		err := move.QueryRow(
-			step.To == domain.DeadReplayed,
-			string(step.To),
-			step.Job,
-			replays,
-			at,
-			p.Topic,
-			p.Partition,
-			p.Offset,
+			step.To == domain.DeadReplayed, string(step.To), step.Job, replays, at, p.Topic, p.Partition, p.Offset,
 		).Scan(
 			&already,
 		)
@@ -134,12 +127,8 @@ func moveLetters(tx *sql.Tx, step domain.LetterStep) (stored int64, err error) {
 	}
 	for _, p := range step.Failed {
 		if _, err := tx.Exec(
-			`UPDATE dead_letters SET replay = ?, replays = replays + 1, changed_at = ?`+standing,
-			step.Job,
-			at,
-			p.Topic,
-			p.Partition,
-			p.Offset,
+			`UPDATE dead_letters SET replay = ?, replays = replays + 1, changed_at = ?`+standing, step.Job, at, p.Topic,
+			p.Partition, p.Offset,
 		); err != nil {
 			return 0, err
 		}

@@ -162,9 +162,7 @@ func openLog(ctx context.Context, dir *Dir, opts LogOptions) (_ *Log, err error)
 func (l *Log) load(ctx context.Context) error {
 	for _, t := range l.opts.Topics {
 		if _, err := l.write.ExecContext(
-			ctx,
-			`INSERT INTO topics (name) VALUES (?) ON CONFLICT DO NOTHING`,
-			t.Name,
+			ctx, `INSERT INTO topics (name) VALUES (?) ON CONFLICT DO NOTHING`, t.Name,
 		); err != nil {
 			return classify("add topic "+t.Name, err)
 		}

@@ -51,9 +51,7 @@ func OpenDir(path string) (*Dir, error) {
 	if err != nil {
 		return nil, domain.Errorf(
 			domain.Misconfigured,
-			"lock the data directory: %w; docket needs to write to %s, or choose another with DOCKET_DATA",
-			err,
-			path,
+			"lock the data directory: %w; docket needs to write to %s, or choose another with DOCKET_DATA", err, path,
 		)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
@@ -66,9 +64,7 @@ func OpenDir(path string) (*Dir, error) {
 		_ = f.Close()
 		return nil, domain.Errorf(
 			domain.Misconfigured,
-			"the data directory %s is in use by %s: stop it, or choose another directory with DOCKET_DATA",
-			path,
-			owner,
+			"the data directory %s is in use by %s: stop it, or choose another directory with DOCKET_DATA", path, owner,
 		)
 	}
 	// The number is for people only; a full disk must not keep docket from starting.

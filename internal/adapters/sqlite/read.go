@@ -19,11 +19,7 @@ func (l *Log) PartitionOf(_ context.Context, topic, _ string) (int32, error) {
 // Read visits records in steps, so that the write-ahead file can shrink in between; see ports.LogReader. It holds
 // nothing: what is trimmed while it reads is skipped.
 func (l *Log) Read(
-	ctx context.Context,
-	topic string,
-	partition int32,
-	from int64,
-	visit func(domain.Record) bool,
+	ctx context.Context, topic string, partition int32, from int64, visit func(domain.Record) bool,
 ) (int64, error) {
 	t := l.topics[topic]
 	if t == nil || partition != 0 {

@@ -24,9 +24,7 @@ const (
 
 // ExchangeRejections adds to what is known and sums it up; see ports.RejectionStats.
 func (s *Store) ExchangeRejections(
-	ctx context.Context,
-	at time.Time,
-	tally domain.RejectionTally,
+	ctx context.Context, at time.Time, tally domain.RejectionTally,
 ) (report domain.RejectionReport, err error) {
 	rows := slices.Clone(tally.Rejections)
 	for tenant, n := range tally.Judged {
@@ -42,9 +40,7 @@ func (s *Store) ExchangeRejections(
 
 // RejectionReport sums up what is known; see ports.RejectionReader.
 func (s *Store) RejectionReport(
-	ctx context.Context,
-	scope domain.Scope,
-	at time.Time,
+	ctx context.Context, scope domain.Scope, at time.Time,
 ) (report domain.RejectionReport, err error) {
 	w := dialect.Where(at.Add(-domain.GuardSpan).UnixMicro(), at.Add(time.Minute).UnixMicro())
 	w.Add("minute > ?1 AND minute <= ?2")
@@ -98,15 +94,7 @@ func (s *Store) addRejections(ctx context.Context, at time.Time, rejections []do
 		minute := at.Truncate(time.Minute).UnixMicro()
 		for _, r := range rejections {
 			if _, err := tx.Exec(
-				addRejection,
-				minute,
-				r.Tenant,
-				r.Fingerprint,
-				r.Class,
-				r.Code,
-				r.Text,
-				r.Path,
-				r.Rows,
+				addRejection, minute, r.Tenant, r.Fingerprint, r.Class, r.Code, r.Text, r.Path, r.Rows,
 			); err != nil {
 				return err
 			}

@@ -114,8 +114,7 @@ func (s *Store) Decisions(ctx context.Context, scope domain.Scope, id string) ([
 		return nil, domain.Errorf(
 			domain.Misconfigured,
 			"decision %s is damaged in %s: its bytes do not have the hash they were stored with; restore the file from a backup",
-			id,
-			storeFile,
+			id, storeFile,
 		)
 	}
 	return out, nil
@@ -169,16 +168,7 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 		var first, last, statusAt sql.NullInt64
 		var interval int64
 		if err := rows.Scan(
-			&o.Tenant,
-			&o.OPA,
-			&o.Version,
-			&first,
-			&last,
-			&interval,
-			&o.Uploads,
-			&o.Events,
-			&statusAt,
-			&o.Status,
+			&o.Tenant, &o.OPA, &o.Version, &first, &last, &interval, &o.Uploads, &o.Events, &statusAt, &o.Status,
 		); err != nil {
 			return nil, s.checked("list OPAs", err)
 		}

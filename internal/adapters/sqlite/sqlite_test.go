@@ -167,9 +167,7 @@ func BenchmarkPublish(b *testing.B) {
 	records := make([]domain.Record, 3)
 	for i := range records {
 		records[i] = domain.Record{
-			Topic:   testTopics.Decisions,
-			Key:     "0123456789abcdef",
-			Value:   value,
+			Topic: testTopics.Decisions, Key: "0123456789abcdef", Value: value,
 			Headers: domain.Headers{Tenant: "t", Upload: "x", ReceivedAt: time.Now()},
 		}
 	}
@@ -252,11 +250,7 @@ func TestReadWhileTrimmed(t *testing.T) {
 			l.Consume(
 				ctx,
 				ports.Subscription{
-					Group:      "g",
-					Topics:     []string{testTopics.Decisions},
-					MaxRecords: 50,
-					MaxBytes:   1 << 20,
-					MaxWait:    time.Millisecond,
+					Group: "g", Topics: []string{testTopics.Decisions}, MaxRecords: 50, MaxBytes: 1 << 20, MaxWait: time.Millisecond,
 				},
 				func(context.Context, []domain.Record) ([]ports.Pause, error) { return nil, nil },
 			),

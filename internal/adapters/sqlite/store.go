@@ -164,9 +164,7 @@ func (s *Store) DryRunBatch(ctx context.Context, decisions []domain.Decision) ([
 
 // insertBatch inserts decisions and fills in what becomes of them.
 func (s *Store) insertBatch(
-	ctx context.Context,
-	decisions []domain.Decision,
-	statuses []domain.SaveStatus,
+	ctx context.Context, decisions []domain.Decision, statuses []domain.SaveStatus,
 ) func(*sql.Tx) error {
 	return func(tx *sql.Tx) error {
 		now := s.opts.Now()
@@ -290,13 +288,8 @@ func (s *Store) Probe(ctx context.Context) (err error) {
 	defer func() { _ = tx.Rollback() }() // that is the point
 	now := s.opts.Now()
 	d := domain.Decision{
-		Tenant:     "docket-probe",
-		ID:         "probe",
-		Timestamp:  now,
-		ReceivedAt: now,
-		Outcome:    domain.OutcomeUnknown,
-		Event:      []byte("{}"),
-		SHA256:     sha256.Sum256([]byte("{}")),
+		Tenant: "docket-probe", ID: "probe", Timestamp: now, ReceivedAt: now, Outcome: domain.OutcomeUnknown,
+		Event: []byte("{}"), SHA256: sha256.Sum256([]byte("{}")),
 	}
 	_, err = tx.ExecContext(ctx, s.decisions.insert, values(&d, now)...)
 	return s.checked("probe "+storeFile, err)
@@ -323,15 +316,7 @@ func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observatio
 	err := s.inTx(ctx, func(tx *sql.Tx) error {
 		for _, g := range observations {
 			_, err := tx.Exec(
-				upsert,
-				g.Tenant,
-				g.OPA,
-				g.Version,
-				micros(g.First),
-				micros(g.Last),
-				g.Uploads,
-				g.Events,
-				micros(g.StatusAt),
+				upsert, g.Tenant, g.OPA, g.Version, micros(g.First), micros(g.Last), g.Uploads, g.Events, micros(g.StatusAt),
 				g.Status,
 			)
 			if err != nil {

@@ -73,11 +73,8 @@ func (l *Log) expire(ctx context.Context) error {
 			l.mu.Unlock()
 			to := t.id(end)
 			row := l.read.QueryRowContext(
-				ctx,
-				`SELECT id FROM records WHERE id >= ? AND id < ? AND written_at >= ? ORDER BY id LIMIT 1`,
-				t.id(first),
-				t.id(end),
-				oldest,
+				ctx, `SELECT id FROM records WHERE id >= ? AND id < ? AND written_at >= ? ORDER BY id LIMIT 1`, t.id(first),
+				t.id(end), oldest,
 			)
 			if err := row.Scan(&to); err != nil && !errors.Is(err, sql.ErrNoRows) {
 				return classify("find what is past its retention", err)

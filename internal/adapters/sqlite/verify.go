@@ -33,9 +33,7 @@ func (l *Log) verify(ctx context.Context) error {
 		t := l.topics[name]
 		if t != nil && t.next < end {
 			return l.loss(
-				t,
-				t.next,
-				end-t.next,
+				t, t.next, end-t.next,
 				fmt.Sprintf("and everything up to offset %d is missing, by the high-water mark in %s", end-1, markFile),
 			)
 		}
@@ -152,19 +150,13 @@ func (l *Log) giveUp(ctx context.Context, t *topic, lost []Loss) error {
 	}
 	for _, g := range lost {
 		exec(
-			`INSERT INTO losses (accepted_at, topic, first_offset, last_offset, reason) VALUES (?, ?, ?, ?, ?)`,
-			now,
-			g.Topic,
-			g.First,
-			g.Last,
-			g.Reason,
+			`INSERT INTO losses (accepted_at, topic, first_offset, last_offset, reason) VALUES (?, ?, ?, ?, ?)`, now, g.Topic,
+			g.First, g.Last, g.Reason,
 		)
 		for offset := g.First; offset <= g.Last; offset++ {
 			exec(
 				`INSERT OR REPLACE INTO records (id, written_at, checksum, key, headers, value) VALUES (?, ?, ?, '', '[]', x'')`,
-				t.id(offset),
-				now,
-				placeholder,
+				t.id(offset), now, placeholder,
 			)
 		}
 		next = max(next, g.Last+1)

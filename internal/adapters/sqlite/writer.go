@@ -135,11 +135,7 @@ func (l *Log) snapshot() (next, first map[string]int64, commits map[groupTopic]i
 
 // append writes the group's records and offsets, and trims what every group has left behind.
 func (l *Log) append(
-	tx *sql.Tx,
-	s statements,
-	group []*call,
-	next, first map[string]int64,
-	commits map[groupTopic]int64,
+	tx *sql.Tx, s statements, group []*call, next, first map[string]int64, commits map[groupTopic]int64,
 ) error {
 	insert := tx.Stmt(s.insert)
 	now := l.opts.Now().UnixMicro()

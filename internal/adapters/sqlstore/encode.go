@@ -49,9 +49,7 @@ func DecodeFilter(text string) (f domain.Filter, err error) {
 	}
 	if in.Version != filterVersion {
 		return f, domain.Errorf(
-			domain.Misconfigured,
-			"a stored filter has version %d: this docket reads version %d; update it",
-			in.Version,
+			domain.Misconfigured, "a stored filter has version %d: this docket reads version %d; update it", in.Version,
 			filterVersion,
 		)
 	}

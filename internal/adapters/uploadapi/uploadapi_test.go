@@ -82,11 +82,8 @@ func TestStatusOfEveryClass(t *testing.T) {
 		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/logs", strings.NewReader(`[{}]`)))
 		require.Equal(t, want, web.StatusOf(class))
 		require.Equal(
-			t,
-			http.StatusServiceUnavailable,
-			w.Code,
-			"an upload that is not durable is to be sent again, whatever the class: %s",
-			class,
+			t, http.StatusServiceUnavailable, w.Code,
+			"an upload that is not durable is to be sent again, whatever the class: %s", class,
 		)
 		require.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
 		require.Less(t, w.Body.Len(), 1024, "OPA logs no more")

@@ -15,10 +15,7 @@ import (
 
 // NewAdmin makes the handler of the admin listener. pprof is served on loopback addresses only.
 func NewAdmin(
-	listen string,
-	g prometheus.Gatherer,
-	report func(verbose bool) status.Report,
-	logger *slog.Logger,
+	listen string, g prometheus.Gatherer, report func(verbose bool) status.Report, logger *slog.Logger,
 ) http.Handler {
 	e := New(logger)
 	e.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(g, promhttp.HandlerOpts{EnableOpenMetrics: true})))

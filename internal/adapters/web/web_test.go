@@ -65,10 +65,7 @@ func TestProblems(t *testing.T) {
 		})
 	}
 	require.Less(
-		t,
-		len(Problem(http.StatusBadRequest, strings.Repeat("x", 5000)).Detail),
-		1000,
-		"OPA logs the first 1,024 bytes",
+		t, len(Problem(http.StatusBadRequest, strings.Repeat("x", 5000)).Detail), 1000, "OPA logs the first 1,024 bytes",
 	)
 }
 
@@ -121,10 +118,7 @@ func TestPprofOnlyOnLoopback(t *testing.T) {
 			},
 		}
 		h := NewAdmin(
-			listen,
-			prometheus.NewRegistry(),
-			func(bool) status.Report { return report },
-			slog.New(slog.DiscardHandler),
+			listen, prometheus.NewRegistry(), func(bool) status.Report { return report }, slog.New(slog.DiscardHandler),
 		)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/debug/pprof/cmdline", nil))

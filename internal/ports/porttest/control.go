@@ -22,13 +22,7 @@ func storeOPAs(t *testing.T, h *StoreHarness) {
 	)
 	record(
 		domain.Observation{
-			Tenant:  "default",
-			OPA:     "a",
-			Version: "1.22.2",
-			First:   at(300),
-			Last:    at(300),
-			Uploads: 1,
-			Events:  2,
+			Tenant: "default", OPA: "a", Version: "1.22.2", First: at(300), Last: at(300), Uploads: 1, Events: 2,
 		},
 		domain.Observation{Tenant: "default", OPA: "b", First: at(10), Last: at(14), Uploads: 5, Events: 5},
 	)
@@ -100,19 +94,11 @@ func storeRejections(t *testing.T, h *StoreHarness) {
 	require.False(t, exchange(at, 0).On)
 
 	accepted := domain.Acceptance{
-		Fingerprint: rejected.Fingerprint,
-		Tenants:     domain.AllTenants(),
-		At:          at.UTC(),
-		Until:       at.Add(time.Hour).UTC(),
-		Caller:      "ann",
-		Comment:     "a test row",
+		Fingerprint: rejected.Fingerprint, Tenants: domain.AllTenants(), At: at.UTC(), Until: at.Add(time.Hour).UTC(),
+		Caller: "ann", Comment: "a test row",
 	}
 	entry := domain.AuditEntry{
-		At:      at.UTC(),
-		Caller:  "ann",
-		Tenants: domain.AllTenants(),
-		Action:  "guard.accept",
-		Target:  rejected.Fingerprint,
+		At: at.UTC(), Caller: "ann", Tenants: domain.AllTenants(), Action: "guard.accept", Target: rejected.Fingerprint,
 	}
 	require.NoError(t, h.Control.AcceptRejections(t.Context(), accepted, entry))
 	report = exchange(at.Add(time.Second), 0)
@@ -134,11 +120,7 @@ func storeRejections(t *testing.T, h *StoreHarness) {
 			rejected.Fingerprint,
 			at,
 			domain.AuditEntry{
-				At:      at.UTC(),
-				Caller:  "bob",
-				Tenants: domain.AllTenants(),
-				Action:  "guard.revoke",
-				Target:  rejected.Fingerprint,
+				At: at.UTC(), Caller: "bob", Tenants: domain.AllTenants(), Action: "guard.revoke", Target: rejected.Fingerprint,
 			},
 		)
 		require.NoError(t, err)
@@ -151,20 +133,14 @@ func storeRejections(t *testing.T, h *StoreHarness) {
 	require.Empty(t, exchange(at.Add(6*time.Second), 0).Acceptances)
 	require.False(t, revoke(at.Add(6*time.Second)))
 	require.Equal(
-		t,
-		[]string{"guard.revoke", "guard.accept", "guard.accept", "guard.accept"},
-		h.actions(t, domain.AllTenants()),
+		t, []string{"guard.revoke", "guard.accept", "guard.accept", "guard.accept"}, h.actions(t, domain.AllTenants()),
 		"each with its entry in the audit, and nothing for what was not done",
 	)
 }
 
 // exchange reports what a process has judged of one tenant's rows.
 func (h *StoreHarness) exchange(
-	t *testing.T,
-	at time.Time,
-	tenant string,
-	judged int64,
-	rejections ...domain.Rejection,
+	t *testing.T, at time.Time, tenant string, judged int64, rejections ...domain.Rejection,
 ) domain.RejectionReport {
 	t.Helper()
 	tally := domain.RejectionTally{Rejections: rejections}

@@ -14,20 +14,9 @@ import (
 func (h *StoreHarness) job(t *testing.T, id, query string, edit ...func(*domain.Job)) domain.Job {
 	t.Helper()
 	j := domain.Job{
-		ID:         id,
-		Kind:       domain.Replay,
-		Filter:     deadQuery(t, query).Filter,
-		Tenants:    domain.AllTenants(),
-		Rate:       12.5,
-		Max:        100,
-		MaxReplays: 3,
-		StopRatio:  0.1,
-		Comment:    "fixed",
-		Caller:     "ann",
-		State:      domain.JobPending,
-		Message:    domain.Say("waits", nil),
-		Matched:    7,
-		CreatedAt:  h.Now.UTC().Truncate(time.Microsecond),
+		ID: id, Kind: domain.Replay, Filter: deadQuery(t, query).Filter, Tenants: domain.AllTenants(), Rate: 12.5, Max: 100,
+		MaxReplays: 3, StopRatio: 0.1, Comment: "fixed", Caller: "ann", State: domain.JobPending,
+		Message: domain.Say("waits", nil), Matched: 7, CreatedAt: h.Now.UTC().Truncate(time.Microsecond),
 	}
 	for _, e := range edit {
 		e(&j)
@@ -54,11 +43,7 @@ func (h *StoreHarness) move(t *testing.T, id string, m domain.JobMove, caller st
 	entry := domain.AuditEntry{}
 	if caller != "" {
 		entry = domain.AuditEntry{
-			At:      now,
-			Caller:  caller,
-			Tenants: domain.AllTenants(),
-			Action:  "replay." + string(m),
-			Target:  id,
+			At: now, Caller: caller, Tenants: domain.AllTenants(), Action: "replay." + string(m), Target: id,
 		}
 	}
 	moved, err := h.Control.MoveJob(t.Context(), domain.AllTenants(), id, m, domain.Say("moved", nil), now, entry)
@@ -103,9 +88,8 @@ func storeJobs(t *testing.T, h *StoreHarness) {
 	require.Equal(t, "two", taken.Owner)
 
 	report := &domain.DryRunReport{
-		Histogram: []domain.Tally{{Cause: domain.Rejected, Letters: 3}},
-		Tried:     3,
-		Statuses:  map[domain.SaveStatus]int{domain.Saved: 3},
+		Histogram: []domain.Tally{{Cause: domain.Rejected, Letters: 3}}, Tried: 3,
+		Statuses: map[domain.SaveStatus]int{domain.Saved: 3},
 	}
 	after, err := h.Control.AdvanceJob(
 		ctx,
@@ -158,10 +142,7 @@ func storeJobs(t *testing.T, h *StoreHarness) {
 	require.NoError(t, err)
 	require.Equal(t, now, after.FinishedAt)
 	h.job(
-		t,
-		"r-5",
-		"",
-		func(j *domain.Job) { j.Filter = want.Filter },
+		t, "r-5", "", func(j *domain.Job) { j.Filter = want.Filter },
 	) // which the one that is over does not keep from being made
 	entries, err := h.Control.Audits(ctx, domain.AllTenants(), time.Time{}, 100)
 	require.NoError(t, err)
@@ -237,13 +218,9 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	h.save(t, domain.Saved, h.row(6))
 	j, err = h.Control.MoveLetters(ctx, domain.LetterStep{
 		JobStep: domain.JobStep{Job: "r-1", Owner: "one", At: now, LeaseUntil: now.Add(time.Minute), After: fourth.Position},
-		Moved: []domain.DeadLetter{
-			first,
-			third,
-			fourth,
-		},
-		Failed: []domain.Position{second.Position},
-		To:     domain.DeadReplayed,
+		Moved:   []domain.DeadLetter{first, third, fourth},
+		Failed:  []domain.Position{second.Position},
+		To:      domain.DeadReplayed,
 	})
 	require.NoError(t, err)
 	require.Equal(t, []int64{4, 1, 2, 1}, []int64{j.Done, j.Stored, j.Failed, j.OnTheWay()})
@@ -256,10 +233,7 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	require.Equal(t, []string{"docket.dlq:1:3", "docket.dlq:1:5", "docket.dlq:1:7"}, ids(100))
 	j.After = domain.Position{}
 	require.Equal(
-		t,
-		[]string{"docket.dlq:1:3", "docket.dlq:1:5", "docket.dlq:1:7"},
-		ids(100),
-		"nothing twice, wherever it begins",
+		t, []string{"docket.dlq:1:3", "docket.dlq:1:5", "docket.dlq:1:7"}, ids(100), "nothing twice, wherever it begins",
 	)
 
 	h.save(t, domain.Saved, h.row(1))
@@ -271,10 +245,7 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	j, _, err = h.Control.Job(ctx, domain.AllTenants(), "r-1")
 	require.NoError(t, err)
 	require.Equal(
-		t,
-		[]int64{4, 2, 2, 0},
-		[]int64{j.Done, j.Stored, j.Failed, j.OnTheWay()},
-		"what comes again is not counted again",
+		t, []int64{4, 2, 2, 0}, []int64{j.Done, j.Stored, j.Failed, j.OnTheWay()}, "what comes again is not counted again",
 	)
 	require.Equal(t, map[domain.DeadState]int64{domain.DeadOpen: 6, domain.DeadStored: 2}, h.counts(t, ""))
 	h.Now = h.Now.Add(time.Millisecond)
@@ -306,9 +277,7 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	require.Len(t, entries, 2)
 
 	discard := h.job(
-		t,
-		"d-1",
-		"state=open&decision_id=id-8",
+		t, "d-1", "state=open&decision_id=id-8",
 		func(j *domain.Job) { j.Kind, j.CreatedAt = domain.Discard, now.Add(time.Second) },
 	)
 	next, err := h.Control.LettersOfJob(ctx, discard, 10)
@@ -321,10 +290,7 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	require.Equal(t, domain.DeadDiscarded, h.deadLetter(t, next[0].ID).State)
 	h.index(t, copyOf(letters[7], 400, ""))
 	require.Equal(
-		t,
-		domain.DeadDiscarded,
-		h.deadLetter(t, next[0].ID).State,
-		"a copy that nobody has replayed stays given up",
+		t, domain.DeadDiscarded, h.deadLetter(t, next[0].ID).State, "a copy that nobody has replayed stays given up",
 	)
 	newer := h.dead(20, func(l *domain.DeadLetter) { l.DiedAt = now.Add(time.Minute) })
 	h.index(t, newer)
@@ -388,12 +354,7 @@ func storeDryRun(t *testing.T, h *StoreHarness) {
 		require.Equal(
 			t,
 			[]domain.SaveStatus{
-				domain.Duplicate,
-				domain.Saved,
-				domain.Duplicate,
-				domain.Saved,
-				domain.Conflicting,
-				domain.TooOld,
+				domain.Duplicate, domain.Saved, domain.Duplicate, domain.Saved, domain.Conflicting, domain.TooOld,
 			},
 			statuses,
 		)

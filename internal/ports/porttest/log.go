@@ -95,11 +95,8 @@ func publish(t *testing.T, l ports.Publisher, records ...domain.Record) {
 
 func (h LogHarness) sub() ports.Subscription {
 	return ports.Subscription{
-		Group:      "suite",
-		Topics:     []string{h.Topics.Decisions},
-		MaxRecords: 100,
-		MaxBytes:   1 << 20,
-		MaxWait:    10 * time.Millisecond,
+		Group: "suite", Topics: []string{h.Topics.Decisions}, MaxRecords: 100, MaxBytes: 1 << 20,
+		MaxWait: 10 * time.Millisecond,
 	}
 }
 

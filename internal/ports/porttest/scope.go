@@ -83,19 +83,11 @@ func scopeRejections(t *testing.T, h *StoreHarness) {
 	require.EqualValues(t, 110, read(domain.AllTenants()).Judged)
 
 	acceptance := domain.Acceptance{
-		Fingerprint: theirs.Fingerprint,
-		Tenants:     domain.Tenants(foreign),
-		At:          at.UTC(),
-		Until:       at.Add(time.Hour).UTC(),
-		Caller:      "ann",
-		Comment:     "known",
+		Fingerprint: theirs.Fingerprint, Tenants: domain.Tenants(foreign), At: at.UTC(), Until: at.Add(time.Hour).UTC(),
+		Caller: "ann", Comment: "known",
 	}
 	entry := domain.AuditEntry{
-		At:      at.UTC(),
-		Caller:  "ann",
-		Tenants: acceptance.Tenants,
-		Action:  "guard.accept",
-		Target:  theirs.Fingerprint,
+		At: at.UTC(), Caller: "ann", Tenants: acceptance.Tenants, Action: "guard.accept", Target: theirs.Fingerprint,
 	}
 	require.NoError(t, h.Control.AcceptRejections(t.Context(), acceptance, entry))
 	require.Empty(t, read(ownScope).Acceptances)

@@ -212,8 +212,7 @@ func storePlacement(t *testing.T, h *StoreHarness) {
 	absent := h.row(2000, at(time.Time{}))
 	h.save(t, domain.Saved, absent)
 	future := h.row(
-		2000,
-		at(h.Now.Add(48*time.Hour).Truncate(time.Microsecond)),
+		2000, at(h.Now.Add(48*time.Hour).Truncate(time.Microsecond)),
 		func(d *domain.Decision) { d.Event = []byte(`{"x":1}`) },
 	)
 	h.save(t, domain.Conflicting, future)
@@ -243,9 +242,7 @@ func storeNeighbour(t *testing.T, h *StoreHarness) {
 	require.Len(t, h.get(t, inside.ID), 1)
 
 	page, err := h.Decisions.Search(
-		t.Context(),
-		domain.AllTenants(),
-		domain.Query{Filter: domain.Filter{Since: h.Now.Add(-time.Hour)}, Limit: 10},
+		t.Context(), domain.AllTenants(), domain.Query{Filter: domain.Filter{Since: h.Now.Add(-time.Hour)}, Limit: 10},
 	)
 	require.NoError(t, err)
 	require.Len(t, page.Items, 2, "both tables, without repeats")
@@ -253,10 +250,7 @@ func storeNeighbour(t *testing.T, h *StoreHarness) {
 
 func storeTenants(t *testing.T, h *StoreHarness) {
 	h.save(
-		t,
-		domain.Saved,
-		h.row(1),
-		h.row(1, func(d *domain.Decision) { d.Tenant = "other"; d.Event = []byte(`{"o":1}`) }),
+		t, domain.Saved, h.row(1), h.row(1, func(d *domain.Decision) { d.Tenant = "other"; d.Event = []byte(`{"o":1}`) }),
 	)
 	require.Len(t, h.get(t, "id-1"), 2)
 }
@@ -278,9 +272,7 @@ func storeSanitised(t *testing.T, h *StoreHarness) {
 	require.Equal(t, "a\uFFFDb", got[0].Path)
 	require.True(t, got[0].Sanitised && got[0].Unsearchable)
 	page, err := h.Decisions.Search(
-		t.Context(),
-		domain.AllTenants(),
-		domain.Query{Filter: domain.Filter{Since: h.Now.Add(-time.Hour)}, Limit: 10},
+		t.Context(), domain.AllTenants(), domain.Query{Filter: domain.Filter{Since: h.Now.Add(-time.Hour)}, Limit: 10},
 	)
 	require.NoError(t, err)
 	require.Len(t, page.Items, 2, "one such row does not break a search")
