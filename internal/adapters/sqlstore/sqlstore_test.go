@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"fmt"
+	"reflect"
 	"testing"
 	"time"
 
@@ -117,8 +118,11 @@ func TestTextsAreKept(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(`{"v":1,"where":{"op":"and","args":[{"op":"equal","field":"state","value":"open"}]}}`)
 	f.Add(`{"code":"x","args":{"n":1e999}}`)
-	f.Fuzz(func(_ *testing.T, text string) {
+	f.Fuzz(func(t *testing.T, text string) {
 		if filter, err := DecodeFilter(text); err == nil {
+			if again, err := DecodeFilter(EncodeFilter(filter)); err != nil || !reflect.DeepEqual(filter, again) {
+				t.Fatalf("%+v is written and read back as %+v: %v", filter, again, err)
+			}
 			w := plain.Where()
 			w.Fits(domain.DeadLetterFields, filter.Where)
 			_ = w.String()

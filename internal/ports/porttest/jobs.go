@@ -164,6 +164,40 @@ func storeJobs(t *testing.T, h *StoreHarness) {
 	require.Equal(t, "r-4", list[0].ID, "the newest first")
 }
 
+// storeTwins has a job in every state: one that is not over keeps the same from being made.
+func storeTwins(t *testing.T, h *StoreHarness) {
+	for _, state := range domain.JobStates {
+		edit := func(id string, dry bool) domain.Job {
+			return domain.Job{
+				ID: id, Kind: domain.Replay, DryRun: dry, Filter: deadQuery(t, "path="+string(state)).Filter, Tenants: ownScope,
+				MaxReplays: 3, StopRatio: 0.1, Comment: "x", Caller: "ann", State: domain.JobPending,
+				CreatedAt: h.Now.UTC().Truncate(time.Microsecond),
+			}
+		}
+		first := edit("first-"+string(state), false)
+		first.State = state
+		create := func(j domain.Job) string {
+			t.Helper()
+			twin, err := h.Control.CreateJob(t.Context(), j, domain.AuditEntry{})
+			require.NoError(t, err)
+			return twin
+		}
+		require.Empty(t, create(first))
+		want := first.ID
+		if state.Over() {
+			want = ""
+		}
+		require.Empty(t, create(edit("dry-"+string(state), true)), "a dry run is nobody's twin")
+		elsewhere := edit("elsewhere-"+string(state), false)
+		elsewhere.Tenants = domain.Tenants(foreign)
+		require.Empty(t, create(elsewhere), "nor is a job of other tenants")
+		discard := edit("discard-"+string(state), false)
+		discard.Kind = domain.Discard
+		require.Empty(t, create(discard), "nor one that does something else")
+		require.Equal(t, want, create(edit("second-"+string(state), false)), state)
+	}
+}
+
 func storeReplay(t *testing.T, h *StoreHarness) {
 	ctx := t.Context()
 	now := h.Now.UTC().Truncate(time.Microsecond)

@@ -67,6 +67,7 @@ func Store(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"dead letters are filtered and paged", storeDeadSearch},
 		{"dead letters are grouped, and forgotten with their records", storeDeadGroups},
 		{"jobs are made, taken up, paused and ended", storeJobs},
+		{"a job that is not over has no twin", storeTwins},
 		{"a replay moves dead letters and counts what becomes of them", storeReplay},
 		{"the audit only grows", storeAudit},
 		{"a dry run tells what would happen and stores nothing", storeDryRun},
