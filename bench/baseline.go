@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -17,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
+
+	"github.com/docket-project/docket/internal/testserver"
 )
 
 // serveBaseline is what one would write first: it inserts the decisions of an upload before it answers. It runs in a
@@ -159,14 +159,11 @@ func startService(docket, name string, delay time.Duration) (_ *service, err err
 	if err != nil {
 		return nil, err
 	}
-	p := &roleProcess{}
-	p.cmd = exec.CommandContext(context.Background(), self, "-listen", s.upload, "-database", url, "baseline-serve")
-	p.cmd.Stderr = os.Stderr
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
+	started, err := testserver.Launch(nil, os.Stderr, self, "-listen", s.upload, "-database", url, "baseline-serve")
+	if err != nil {
 		return nil, err
 	}
-	p.pid = p.cmd.Process.Pid
+	p := &roleProcess{process: process{started, started.Pid()}}
 	s.roles[synchronous] = p
 	return s, waitListening(s.upload)
 }

@@ -321,7 +321,7 @@ func (b *deadBench) killed() error {
 		if err := b.until(&j, func() bool { return j.Done > part*j.Matched/3 }); err != nil {
 			return err
 		}
-		b.roles["parking"].kill()
+		b.roles["parking"].Kill()
 		if _, err := b.start("parking"); err != nil {
 			return err
 		}

@@ -2,31 +2,27 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 
 	"github.com/docket-project/docket/bench/events"
 	"github.com/docket-project/docket/bench/report"
+	"github.com/docket-project/docket/internal/testserver"
 )
 
 // k6Run is one run of a script.
 type k6Run struct {
 	process
-	dir  string
-	done chan error
+	dir string
 }
 
 // k6Trend are a metric's figures over a run, by k6's names: count, rate, avg, med, p(90), p(95), p(99), max, value.
@@ -47,61 +43,34 @@ type k6Result struct {
 // cores its collector would be part of what it measures.
 func startK6(binary, script, dir, upload, console string, run events.Run, env map[string]string) (*k6Run, error) {
 	args := []string{
-		"run",
-		"--quiet",
-		"--no-usage-report",
-		"--log-format",
-		"raw",
-		"--console-output",
-		filepath.Join(dir, "ledger"),
-		"--summary-export",
-		filepath.Join(dir, "summary.json"),
-		"--address",
-		"",
-		"-e",
-		"UPLOAD_URL=http://" + upload + "/logs",
-		"-e",
-		"CONSOLE_URL=http://" + console,
-		"-e",
-		"RUN=" + string(run),
-		"-e",
-		"LEDGER=1",
+		"run", "--quiet", "--no-usage-report", "--log-format", "raw", "--console-output", filepath.Join(dir, "ledger"),
+		"--summary-export", filepath.Join(dir, "summary.json"), "--address", "",
+		"-e", "UPLOAD_URL=http://" + upload + "/logs", "-e", "CONSOLE_URL=http://" + console, "-e", "RUN=" + string(run), "-e", "LEDGER=1",
 	}
 	for name, value := range env {
 		args = append(args, "-e", name+"="+value)
 	}
-	k := &k6Run{dir: dir, done: make(chan error, 1)}
 	out, err := os.Create(filepath.Join(dir, "k6.txt"))
 	if err != nil {
 		return nil, err
 	}
 	defer out.Close()
-	k.cmd = exec.CommandContext(context.Background(), binary, append(args, script)...)
-	k.cmd.Stdout, k.cmd.Stderr = out, out
-	k.cmd.Env = append(os.Environ(), "GOGC=400")
-	k.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := k.cmd.Start(); err != nil {
+	p, err := testserver.Launch([]string{"GOGC=400"}, out, binary, append(args, script)...)
+	if err != nil {
 		return nil, fmt.Errorf("k6: %w; make k6 builds it", err)
 	}
-	k.pid = k.cmd.Process.Pid
-	onInterrupt(k, func() { _ = syscall.Kill(-k.pid, syscall.SIGKILL) })
-	go func() {
-		err := k.cmd.Wait()
-		forget(k)
-		k.done <- err
-	}()
-	return k, nil
+	return &k6Run{process{p, p.Pid()}, dir}, nil
 }
 
 // crossedThresholds is k6's exit code where all went well but the figures, which are judged from what it measured.
 const crossedThresholds = 99
 
-// result reads what the run left, after ended has come from done.
-func (k *k6Run) result(ended error, began time.Time) (*k6Result, error) {
+// result reads what the run left, once it has ended.
+func (k *k6Run) result(began time.Time) (*k6Result, error) {
 	r := &k6Result{}
-	if exit := (*exec.ExitError)(nil); ended != nil && (!errors.As(ended, &exit) || exit.ExitCode() != crossedThresholds) {
+	if code := k.ExitCode(); code != 0 && code != crossedThresholds {
 		text, _ := os.ReadFile(filepath.Join(k.dir, "k6.txt"))
-		return nil, fmt.Errorf("k6: %w: %s", ended, text)
+		return nil, fmt.Errorf("k6 ended with exit code %d: %s", code, text)
 	}
 	b, err := os.ReadFile(filepath.Join(k.dir, "summary.json"))
 	if err != nil {

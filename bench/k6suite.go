@@ -174,7 +174,7 @@ func (c k6Case) measure(docket, k6, scripts string) (*k6Figures, []report.Chart,
 	} else {
 		away <- nil
 	}
-	ended := c.wait(process, w)
+	c.wait(process, w)
 	to := time.Since(w.began).Seconds()
 	if whole {
 		marks = []report.Span{{Name: "database away", From: 0, To: to}}
@@ -190,7 +190,7 @@ func (c k6Case) measure(docket, k6, scripts string) (*k6Figures, []report.Chart,
 		return nil, nil, err
 	}
 	settled := w.samples[len(w.samples)-1].second - to
-	result, err := process.result(ended, w.began)
+	result, err := process.result(w.began)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -206,13 +206,13 @@ func (c k6Case) measure(docket, k6, scripts string) (*k6Figures, []report.Chart,
 }
 
 // wait tells every five seconds how things stand.
-func (c k6Case) wait(k *k6Run, w *sampler) error {
+func (c k6Case) wait(k *k6Run, w *sampler) {
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
 	for {
 		select {
-		case err := <-k.done:
-			return err
+		case <-k.Done():
+			return
 		case <-tick.C:
 			fmt.Fprintln(os.Stderr, w.progress(c.name(), c.length))
 		}
@@ -225,11 +225,9 @@ func (r *k6Result) count(metric string) int64 { return int64(r.Metrics[metric]["
 func (c k6Case) figures(r *k6Result, w *sampler, from, to float64) *k6Figures {
 	latency := r.Metrics["http_req_duration"]
 	f := &k6Figures{
-		Service:   c.service,
-		Condition: c.condition,
-		Uploads: int64(
-			r.Sent.count(),
-		),
+		Service:    c.service,
+		Condition:  c.condition,
+		Uploads:    int64(r.Sent.count()),
 		Dropped:    r.count("dropped_iterations"),
 		Refused:    r.count("uploads_refused"),
 		Failed:     r.count("uploads_failed"),

@@ -39,6 +39,9 @@ type result struct {
 	SaverRSS        float64 `json:"saver_peak_rss_mib,omitempty"`
 	SaverSlope      float64 `json:"saver_rss_slope_percent,omitempty"`
 	SaverCPUPer100k float64 `json:"saver_cpu_seconds_per_100k_events,omitempty"`
+	// Of the parking role, where it drains.
+	ParkingRSS        float64 `json:"parking_peak_rss_mib,omitempty"`
+	ParkingCPUPer100k float64 `json:"parking_cpu_seconds_per_100k_events,omitempty"`
 }
 
 func main() {
@@ -154,14 +157,16 @@ func printRoles(results []result) {
 	fmt.Fprintln(
 		w,
 		"SCENARIO\tPER SECOND\tREFUSED\tP50\tP95\tP99\tMAX ms\tEVENTS\tSTORED\tROW P99 ms\tINGEST RSS\tSLOPE\tCPU "+
-			"s/100k\tSAVER RSS\tSLOPE\tCPU s/100k\tGENERATOR LATE",
+			"s/100k\tSAVER RSS\tSLOPE\tCPU s/100k\tPARKING RSS\tCPU s/100k\tGENERATOR LATE",
 	)
 	for _, r := range results {
 		fmt.Fprintf(
 			w,
-			"%s\t%.0f\t%d\t%.2f\t%.2f\t%.2f\t%.1f\t%d\t%d\t%.0f\t%.0f MiB\t%+.1f %%\t%.2f\t%.0f MiB\t%+.1f %%\t%.2f\t%.1f ms\n",
+			"%s\t%.0f\t%d\t%.2f\t%.2f\t%.2f\t%.1f\t%d\t%d\t%.0f\t%.0f MiB\t%+.1f %%\t%.2f\t%.0f MiB\t%+.1f %%\t%.2f\t"+
+				"%.0f MiB\t%.2f\t%.1f ms\n",
 			r.Scenario, r.PerSecond, r.Refused, r.P50, r.P95, r.P99, r.Max, r.Events, r.Stored, r.EndToEndP99, r.PeakRSS,
-			r.RSSSlope, r.CPUPer100k, r.SaverRSS, r.SaverSlope, r.SaverCPUPer100k, r.GeneratorMs,
+			r.RSSSlope, r.CPUPer100k, r.SaverRSS, r.SaverSlope, r.SaverCPUPer100k, r.ParkingRSS, r.ParkingCPUPer100k,
+			r.GeneratorMs,
 		)
 	}
 	_ = w.Flush()

@@ -8,12 +8,10 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/docket-project/docket/internal/testserver"
@@ -23,7 +21,7 @@ import (
 type stack struct {
 	kafka           *testserver.Kafka
 	postgres        *testserver.Postgres
-	binaries        string
+	docket          string
 	vars            []string
 	upload, console string
 	mu              sync.Mutex // for whoever ends the roles from another goroutine
@@ -38,13 +36,12 @@ type roleProcess struct {
 
 // startStack starts servers and migrates; roles are started one by one.
 func startStack(docket string, brokers int) (_ *stack, err error) {
-	s := &stack{binaries: filepath.Dir(docket), roles: map[string]*roleProcess{}}
+	s := &stack{docket: docket, roles: map[string]*roleProcess{}}
 	defer func() {
 		if err != nil {
 			s.close()
 		}
 	}()
-	onInterrupt(s, s.end)
 	if s.postgres, err = testserver.StartPostgres("", postgresSettings...); err != nil {
 		return nil, err
 	}
@@ -58,12 +55,12 @@ func startStack(docket string, brokers int) (_ *stack, err error) {
 		return nil, err
 	}
 	s.vars = append(
-		os.Environ(), "DOCKET_KAFKA_BROKERS="+strings.Join(s.kafka.Brokers(), ","),
+		s.vars, "DOCKET_KAFKA_BROKERS="+strings.Join(s.kafka.Brokers(), ","),
 		"DOCKET_DATABASE_URL="+s.postgres.URL("postgres", ""), "DOCKET_LISTEN="+s.upload,
 		"DOCKET_CONSOLE_LISTEN="+s.console, "DOCKET_KAFKA_UNREPLICATED=allow", "DOCKET_LOG_LEVEL=error",
 	)
 	migrate := exec.Command(docket, "migrate")
-	migrate.Env = s.vars
+	migrate.Env = append(os.Environ(), s.vars...)
 	if out, err := migrate.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("migrate: %w: %s", err, out)
 	}
@@ -79,7 +76,7 @@ func (s *stack) startAs(key, name string, vars ...string) (*roleProcess, error) 
 	if err != nil {
 		return nil, err
 	}
-	return r, waitReady(r.admin)
+	return r, testserver.WaitReady(r.admin, time.Minute)
 }
 
 // launch does not wait.
@@ -88,19 +85,13 @@ func (s *stack) launch(key, name string, vars ...string) (*roleProcess, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := []string{filepath.Join(s.binaries, name)}
-	if name == "console" {
-		args = []string{filepath.Join(s.binaries, "docket"), "console"}
-	}
-	r := &roleProcess{admin: admin}
-	r.cmd = exec.Command(args[0], args[1:]...)
-	r.cmd.Env = append(append(slices.Clone(s.vars), "DOCKET_ADMIN_LISTEN="+admin), vars...)
-	r.cmd.Stderr = os.Stderr
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := r.cmd.Start(); err != nil {
+	d, err := testserver.LaunchDocket(testserver.DocketOptions{
+		Binary: s.docket, Role: name, Admin: admin, Vars: append(slices.Clone(s.vars), vars...), Output: os.Stderr,
+	})
+	if err != nil {
 		return nil, err
 	}
-	r.pid = r.cmd.Process.Pid
+	r := &roleProcess{process: process{d.Process, d.Pid()}, admin: admin}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.roles[key] = r
@@ -109,7 +100,7 @@ func (s *stack) launch(key, name string, vars ...string) (*roleProcess, error) {
 
 // stop ends a role in good order.
 func (s *stack) stop(key string) error {
-	return s.forget(key).terminate()
+	return s.forget(key).Terminate(stopPatience)
 }
 
 // startAll starts several.
@@ -122,23 +113,8 @@ func (s *stack) startAll(names ...string) error {
 	return nil
 }
 
-func waitReady(admin string) error {
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		resp, err := http.Get("http://" + admin + "/readyz")
-		if err == nil {
-			_ = resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return nil
-			}
-		}
-	}
-	return errors.New("docket did not become ready")
-}
-
-func (s *stack) close() {
-	forget(s)
-	s.end()
-}
+// stopPatience is how long a role may take to stop in good order.
+const stopPatience = 30 * time.Second
 
 // forget takes a role out of those that close ends.
 func (s *stack) forget(key string) *roleProcess {
@@ -149,11 +125,11 @@ func (s *stack) forget(key string) *roleProcess {
 	return r
 }
 
-func (s *stack) end() {
+func (s *stack) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.roles {
-		r.kill()
+		r.Kill()
 	}
 	if s.kafka != nil {
 		_ = s.kafka.Close()
@@ -294,7 +270,7 @@ func rolesClosed(docket string, connections int, length time.Duration) (closedLo
 	if err != nil {
 		return result{}, result{}, err
 	}
-	if err := s.roles["saver"].terminate(); err != nil {
+	if err := s.roles["saver"].Terminate(stopPatience); err != nil {
 		return result{}, result{}, err
 	}
 	ingest := s.roles["ingest"]
@@ -376,7 +352,7 @@ func rolesParked(docket string, connections, backlog int) (result, error) {
 	}
 	d.PerSecond = float64(r.Events) / d.Seconds
 	parking := s.roles["parking"]
-	d.SaverCPUPer100k, d.SaverRSS = parking.cpu()/float64(r.Events)*100_000, parking.status("VmHWM:")/1024
+	d.ParkingCPUPer100k, d.ParkingRSS = parking.cpu()/float64(r.Events)*100_000, parking.status("VmHWM:")/1024
 	if err := checkStored(s.api(), c, &r, warm); err != nil {
 		return d, err
 	}

@@ -283,7 +283,7 @@ func (c *saversCluster) rebalances(int64) (report.Table, error) {
 	}{
 		{"a saver is stopped (SIGTERM)", func() error { return c.stop("saver 4") }, 12 * time.Second},
 		{"a saver comes", func() error { _, err := c.startAs("saver 4", "saver"); return err }, 12 * time.Second},
-		{"a saver is killed (SIGKILL)", func() error { c.forget("saver 3").kill(); return nil }, 20 * time.Second},
+		{"a saver is killed (SIGKILL)", func() error { c.forget("saver 3").Kill(); return nil }, 20 * time.Second},
 		{"a saver comes in its place", func() error { _, err := c.startAs("saver 3", "saver"); return err },
 			12 * time.Second},
 	} {

@@ -8,10 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/docket-project/docket/internal/testserver"
@@ -39,7 +37,7 @@ func (s scenario) run(docket string) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	defer d.kill()
+	defer d.Kill()
 
 	c := newCorpus()
 	n := s.rate * int(s.length.Seconds())
@@ -83,9 +81,9 @@ func (s scenario) run(docket string) (result, error) {
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// process is a process under test.
+// process is a process under test. Where another program runs it, pid is not that one's.
 type process struct {
-	cmd *exec.Cmd
+	*testserver.Process
 	pid int
 }
 
@@ -109,42 +107,28 @@ func startDocket(binary, dir string, fsyncDelay time.Duration) (*docketProcess, 
 		}
 	}
 	d := &docketProcess{upload: addrs[0], client: client{addrs[1]}, admin: addrs[2]}
-	args := []string{
-		binary,
-		"serve",
-		"--data",
-		dir,
-		"--listen",
-		d.upload,
-		"--console-listen",
-		d.console,
-		"--admin-listen",
-		d.admin,
-		"--log-level",
-		"warn",
-	}
+	o := testserver.DocketOptions{Binary: binary, Role: "serve", Admin: d.admin, Output: os.Stderr, Vars: []string{
+		"DOCKET_DATA=" + dir, "DOCKET_LISTEN=" + d.upload, "DOCKET_CONSOLE_LISTEN=" + d.console, "DOCKET_LOG_LEVEL=warn",
+	}}
 	if fsyncDelay > 0 {
-		args = append([]string{
+		o.Under = []string{
 			"strace", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fsync,fdatasync",
 			"-e", fmt.Sprintf("inject=fsync,fdatasync:delay_enter=%d", fsyncDelay.Microseconds()),
-		}, args...)
+		}
 	}
-	d.cmd = exec.Command(args[0], args[1:]...)
-	d.cmd.Stderr = os.Stderr
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := d.cmd.Start(); err != nil {
+	started, err := testserver.LaunchDocket(o)
+	if err != nil {
 		return nil, err
 	}
-	onInterrupt(&d.process, d.kill)
-	if err := waitReady(d.admin); err != nil {
-		d.kill()
+	d.process = process{started.Process, started.Pid()}
+	if err := testserver.WaitReady(d.admin, time.Minute); err != nil {
+		d.Kill()
 		return nil, err
 	}
-	d.pid = d.cmd.Process.Pid
 	if fsyncDelay > 0 { // strace's only child
 		traced := children(d.pid)
 		if len(traced) == 0 {
-			d.kill()
+			d.Kill()
 			return nil, errors.New("strace runs nothing")
 		}
 		d.pid = traced[0]
@@ -164,20 +148,6 @@ func children(pid int) (out []int) {
 		}
 	}
 	return out
-}
-
-func (d *process) kill() {
-	forget(d)
-	_ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL)
-	_ = d.cmd.Wait()
-}
-
-// terminate ends the process in good order.
-func (d *process) terminate() error {
-	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return err
-	}
-	return d.cmd.Wait()
 }
 
 // status reads a line of /proc/PID/status, in KiB.

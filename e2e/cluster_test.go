@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -92,8 +91,6 @@ type role struct {
 	*process
 	t    *testing.T // of the cluster, whose processes outlive the parts of a test
 	name string
-	bin  string
-	args []string
 	vars []string
 	addr string // of its admin listener
 }
@@ -158,11 +155,7 @@ func (c *cluster) leave() {
 	var ending sync.WaitGroup
 	for _, r := range c.roles {
 		ending.Go(func() {
-			_ = r.cmd.Process.Signal(syscall.SIGTERM)
-			select {
-			case <-r.done:
-			case <-time.After(10 * time.Second): // it is killed next
-			}
+			_ = r.Terminate(10 * time.Second) // or it is killed
 		})
 	}
 	ending.Wait()
@@ -171,11 +164,8 @@ func (c *cluster) leave() {
 // add starts one more process of a role.
 func (c *cluster) add(key, name string) *role {
 	c.t.Helper()
-	r := &role{t: c.t, name: name, bin: filepath.Join(filepath.Dir(docketBinary), name), addr: freeAddr(c.t)}
-	if name == "console" {
-		r.bin, r.args = docketBinary, []string{"console"}
-	}
-	r.vars = append([]string{"DOCKET_ADMIN_LISTEN=" + r.addr, "PGAPPNAME=" + name}, c.shared...)
+	r := &role{t: c.t, name: name, addr: freeAddr(c.t)}
+	r.vars = append([]string{"PGAPPNAME=" + name}, c.shared...)
 	c.mu.Lock()
 	c.roles[key] = r
 	c.mu.Unlock()
@@ -185,25 +175,24 @@ func (c *cluster) add(key, name string) *role {
 
 func (r *role) start() {
 	r.t.Helper()
-	r.process = start(r.t, r.vars, r.bin, r.args...)
+	r.process = startDocket(r.t, r.name, r.addr, r.vars)
 }
 
 func (r *role) ready(t *testing.T) {
 	t.Helper()
-	(&docket{admin: r.addr}).ready(t)
+	require.NoError(t, testserver.WaitReady(r.addr, 30*time.Second))
 }
 
 func (r *role) kill(t *testing.T) {
 	t.Helper()
-	require.NoError(t, r.cmd.Process.Signal(syscall.SIGKILL))
-	<-r.done
+	r.Kill()
 }
 
 // terminate stops a role in good order and returns how long that took.
 func (r *role) terminate(t *testing.T) time.Duration {
 	t.Helper()
 	began := time.Now()
-	require.NoError(t, r.cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, r.Signal(syscall.SIGTERM))
 	code := r.wait(t, 25*time.Second)
 	require.Contains(t, []int{0, 1}, code, "%s: %s", r.name, r.out) // 1: it says what it could not finish
 	return time.Since(began)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,13 +56,13 @@ func (c *cluster) crash(t *testing.T, fake *kfake.Cluster, name string, at kfake
 		if !armed.CompareAndSwap(true, false) {
 			return false
 		}
-		_ = victim.cmd.Process.Kill()
+		_ = victim.Signal(syscall.SIGKILL)
 		return true
 	}
 	fault := fake.Fault(at)
 	defer fault.Remove()
 	select {
-	case <-victim.done:
+	case <-victim.Done():
 	case <-time.After(45 * time.Second):
 		require.FailNow(t, "the role did not come to that point")
 	}

@@ -126,7 +126,7 @@ func TestDrillEmbeddedFsyncError(t *testing.T) {
 	d := dk.drill(t, "an fsync fails (EIO)")
 	d.inject(func() func() {
 		cmd := exec.Command(
-			"strace", "-f", "-qq", "-o", "/dev/null", "-p", strconv.Itoa(dk.cmd.Process.Pid), "-e", "trace=fsync,fdatasync",
+			"strace", "-f", "-qq", "-o", "/dev/null", "-p", strconv.Itoa(dk.Pid()), "-e", "trace=fsync,fdatasync",
 			"-e", "inject=fsync,fdatasync:error=EIO",
 		)
 		require.NoError(t, cmd.Start())
@@ -148,7 +148,7 @@ func TestDrillEmbeddedSecondProcess(t *testing.T) {
 		second := newDocket(t, dk.dir)
 		p := start(t, second.vars, docketBinary, "serve")
 		require.Equal(t, 6, p.wait(t, 10*time.Second))
-		require.Contains(t, p.out.String(), "is in use by process "+strconv.Itoa(dk.cmd.Process.Pid))
+		require.Contains(t, p.out.String(), "is in use by process "+strconv.Itoa(dk.Pid()))
 		require.Equal(t, 1, strings.Count(strings.TrimSpace(p.out.String()), "\n")+1, "one message: %s", p.out)
 		return nothing
 	})

@@ -25,7 +25,7 @@ func TestRolesJourney(t *testing.T) {
 	require.Empty(t, append(c.records(t, "dlq"), c.records(t, "parking.dlq")...))
 	for _, r := range c.roles {
 		r.terminate(t)
-		require.Zero(t, r.cmd.ProcessState.ExitCode(), "%s: %s", r.name, r.out)
+		require.Zero(t, r.ExitCode(), "%s: %s", r.name, r.out)
 	}
 }
 

@@ -149,7 +149,7 @@ func TestBombs(t *testing.T) {
 	})
 	g.finish()
 	l.check(t, d)
-	peak := peakRSS(t, d.cmd.Process.Pid)
+	peak := peakRSS(t, d.Pid())
 	t.Logf("64 bombs of 7 GiB: %d quarantined, %d refused; peak memory %d MiB", taken.Load(), refused.Load(), peak)
 	require.Positive(t, taken.Load())
 	require.Less(t, peak, 768, "MiB; 256 may be in flight, and Go is told to stay below twice that and 128 more")

@@ -71,45 +71,51 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-// process is a running child.
+// process is a running child, and what it prints.
 type process struct {
-	cmd  *exec.Cmd
-	out  *output
-	done chan struct{}
+	*testserver.Process
+	out *output
 }
 
 func start(t *testing.T, vars []string, name string, args ...string) *process {
 	t.Helper()
-	p := &process{cmd: exec.Command(name, args...), out: &output{}, done: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), vars...)
-	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
-	require.NoError(t, p.cmd.Start())
-	go func() {
-		_ = p.cmd.Wait()
-		close(p.done)
-	}()
+	out := &output{}
+	p, err := testserver.Launch(vars, out, name, args...)
+	require.NoError(t, err)
+	return keep(t, p, out, name)
+}
+
+// startDocket starts a process of docket.
+func startDocket(t *testing.T, role, admin string, vars []string) *process {
+	t.Helper()
+	out := &output{}
+	d, err := testserver.LaunchDocket(testserver.DocketOptions{
+		Binary: docketBinary, Role: role, Admin: admin, Vars: vars, Output: out,
+	})
+	require.NoError(t, err)
+	return keep(t, d.Process, out, "docket "+role)
+}
+
+// keep ends a process with its test, and shows what it printed where that failed.
+func keep(t *testing.T, p *testserver.Process, out *output, name string) *process {
 	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		<-p.done
+		p.Kill()
 		if t.Failed() {
-			t.Logf("%s printed:\n%s", filepath.Base(name), p.out)
+			t.Logf("%s printed:\n%s", filepath.Base(name), out)
 		}
 	})
-	return p
+	return &process{p, out}
 }
 
 // wait returns the exit code, or fails after d.
 func (p *process) wait(t *testing.T, d time.Duration) int {
 	t.Helper()
-	select {
-	case <-p.done:
-		return p.cmd.ProcessState.ExitCode()
-	case <-time.After(d):
-		_ = p.cmd.Process.Signal(syscall.SIGQUIT) // it prints what every goroutine waits for
-		<-p.done
+	if !p.Within(d) {
+		_ = p.Signal(syscall.SIGQUIT) // it prints what every goroutine waits for
+		<-p.Done()
 		require.FailNow(t, "the process did not end", "%s", p.out)
-		return 0
 	}
+	return p.ExitCode()
 }
 
 // docket is a running `docket serve`.
@@ -144,35 +150,24 @@ func newDocket(t *testing.T, dir string, vars ...string) *docket {
 
 func (d *docket) serve(t *testing.T) {
 	t.Helper()
-	d.process = start(t, d.vars, docketBinary, "serve")
+	d.process = startDocket(t, "serve", d.admin, d.vars)
 	d.ready(t)
 }
 
 func (d *docket) ready(t *testing.T) {
 	t.Helper()
-	eventually(t, 30*time.Second, func() error {
-		resp, err := http.Get("http://" + d.admin + "/readyz")
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("not ready: %s", resp.Status)
-		}
-		return nil
-	})
+	require.NoError(t, testserver.WaitReady(d.admin, 30*time.Second))
 }
 
 func (d *docket) kill(t *testing.T) {
 	t.Helper()
-	require.NoError(t, d.cmd.Process.Signal(syscall.SIGKILL))
-	<-d.done
+	d.Kill()
 }
 
 // terminate stops it in good order.
 func (d *docket) terminate(t *testing.T) {
 	t.Helper()
-	require.NoError(t, d.cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, d.Signal(syscall.SIGTERM))
 	require.Zero(t, d.wait(t, 25*time.Second), "%s", d.out)
 }
 

@@ -69,9 +69,13 @@ func OneOf(key, value string, known ...string) error {
 
 // Together checks that settings are all set, or none of them.
 func Together(keys string, set ...bool) error {
+	how := "set all of them or none"
+	if len(set) == 2 {
+		how = "set both or neither"
+	}
 	for _, s := range set {
 		if s != set[0] {
-			return fmt.Errorf("%s go together: set all of them or none", keys)
+			return fmt.Errorf("%s go together: %s", keys, how)
 		}
 	}
 	return nil

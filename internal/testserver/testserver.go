@@ -62,12 +62,10 @@ func FreeAddr() (string, error) {
 	return fmt.Sprintf("127.0.0.1:%d", port), err
 }
 
-// server is one child process that may be stopped and started again.
+// server is a Process that may be stopped and started again, and that logs to a file.
 type server struct {
-	name string
-	cmd  *exec.Cmd
-	done chan struct{}
-	log  *os.File
+	*Process
+	log string
 }
 
 // start runs a program whose output goes to logFile. As names the account it runs under; "" is ours.
@@ -76,47 +74,17 @@ func start(name, as, dir, logFile, program string, args ...string) (*server, err
 	if err != nil {
 		return nil, err
 	}
-	s := &server{
-		name: name,
-		cmd:  exec.CommandContext(context.Background(), program, args...),
-		done: make(chan struct{}),
-		log:  log,
+	defer log.Close() // the child has its own
+	cmd := exec.CommandContext(context.Background(), program, args...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
+	if cmd.SysProcAttr, err = account(as); err != nil {
+		return nil, err
 	}
-	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = dir, log, log
-	if s.cmd.SysProcAttr, err = account(as); err != nil {
-		return nil, errors.Join(err, log.Close())
+	p, err := launch(name, cmd)
+	if err != nil {
+		return nil, err
 	}
-	if err := s.cmd.Start(); err != nil {
-		return nil, errors.Join(err, log.Close())
-	}
-	started.Lock()
-	started.servers[s] = true
-	started.Unlock()
-	go func() {
-		_ = s.cmd.Wait()
-		started.Lock()
-		delete(started.servers, s)
-		started.Unlock()
-		_ = log.Close()
-		close(s.done)
-	}()
-	return s, nil
-}
-
-// started are the servers that run.
-var started = struct {
-	sync.Mutex
-	servers map[*server]bool
-}{servers: map[*server]bool{}}
-
-// KillAll ends all servers at once, those too that are just being started: for a program that was interrupted. Their
-// directories stay behind. They lead process groups of their own, which a terminal's interrupt does not reach.
-func KillAll() {
-	started.Lock()
-	defer started.Unlock()
-	for s := range started.servers {
-		s.signalAll(syscall.SIGKILL)
-	}
+	return &server{p, logFile}, nil
 }
 
 // account makes a child run under another account, which only root can.
@@ -161,22 +129,20 @@ func (s *server) end(sig syscall.Signal, patience time.Duration) error {
 	default:
 	}
 	s.signalAll(syscall.SIGCONT) // a stopped process does not end
-	if err := s.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := s.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
-	select {
-	case <-s.done:
+	if s.Within(patience) {
 		return nil
-	case <-time.After(patience):
-		_ = s.cmd.Process.Kill()
-		<-s.done
-		return fmt.Errorf("%s did not end after %s within %s, and was killed", s.name, sig, patience)
 	}
+	_ = s.Signal(syscall.SIGKILL)
+	<-s.done
+	return fmt.Errorf("%s did not end after %s within %s, and was killed", s.name, sig, patience)
 }
 
 // processes are the process and its children, each of which may lead a session of its own.
-func (s *server) processes() []int {
-	pid := s.cmd.Process.Pid
+func (p *Process) processes() []int {
+	pid := p.Pid()
 	all := []int{pid}
 	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	for child := range strings.FieldsSeq(string(children)) {
@@ -188,9 +154,9 @@ func (s *server) processes() []int {
 }
 
 // signalAll signals the process and its children.
-func (s *server) signalAll(sig syscall.Signal) {
-	_ = s.cmd.Process.Signal(sig)
-	for _, pid := range s.processes()[1:] {
+func (p *Process) signalAll(sig syscall.Signal) {
+	_ = p.Signal(sig)
+	for _, pid := range p.processes()[1:] {
 		_ = syscall.Kill(pid, sig)
 	}
 }
@@ -216,7 +182,7 @@ func (s *server) pause() error {
 	}
 	select {
 	case <-s.done:
-		return fmt.Errorf("%s has ended, and cannot be paused; see %s", s.name, s.log.Name())
+		return fmt.Errorf("%s has ended, and cannot be paused; see %s", s.name, s.log)
 	default:
 		return nil
 	}
@@ -242,9 +208,6 @@ func (s *server) running() []string {
 	return running
 }
 
-// Pid is the server's process.
-func (s *server) Pid() int { return s.cmd.Process.Pid }
-
 // waitFor repeats try until it succeeds or the server has ended.
 func (s *server) waitFor(patience time.Duration, try func() error) error {
 	var err error
@@ -254,11 +217,11 @@ func (s *server) waitFor(patience time.Duration, try func() error) error {
 		}
 		select {
 		case <-s.done:
-			return fmt.Errorf("%s ended while starting; see %s", s.name, s.log.Name())
+			return fmt.Errorf("%s ended while starting; see %s", s.name, s.log)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	return fmt.Errorf("%s did not start within %s: %w; see %s", s.name, patience, err, s.log.Name())
+	return fmt.Errorf("%s did not start within %s: %w; see %s", s.name, patience, err, s.log)
 }
 
 // root is the repository's directory.
