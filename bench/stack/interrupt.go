@@ -1,4 +1,4 @@
-package main
+package stack
 
 import (
 	"fmt"
@@ -9,9 +9,9 @@ import (
 	"github.com/docket-project/docket/internal/testserver"
 )
 
-// endOnInterrupt makes an interrupt end everything that was started: children lead process groups of their own, so that
+// EndOnInterrupt makes an interrupt end everything that was started: children lead process groups of their own, so that
 // a terminal's interrupt reaches only this program.
-func endOnInterrupt() {
+func EndOnInterrupt() {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {

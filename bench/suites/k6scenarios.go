@@ -1,10 +1,11 @@
-package main
+package suites
 
 import (
 	"fmt"
 	"time"
 
 	"github.com/docket-project/docket/bench/report"
+	"github.com/docket-project/docket/bench/stack"
 )
 
 // k6Scenario is what make load runs under a name.
@@ -29,7 +30,7 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 			service: service, condition: condition, script: "ingest.js", env: steady, length: time.Minute, delay: delay,
 			warm: warmUploads,
 		}
-		if service == synchronous {
+		if service == stack.Synchronous {
 			c.warm = warmSynchronous
 		}
 		return c
@@ -67,9 +68,9 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 				n(int64(rate)),
 			),
 			cases: []k6Case{
-				reference(synchronous, "database as it is", 0),
+				reference(stack.Synchronous, "database as it is", 0),
 				reference("docket", "database as it is", 0),
-				reference(synchronous, "database 2 ms away", 2*time.Millisecond),
+				reference(stack.Synchronous, "database 2 ms away", 2*time.Millisecond),
 				reference("docket", "database 2 ms away", 2*time.Millisecond),
 			},
 			verdicts: func(f []*k6Figures) (out []report.Verdict) {
@@ -93,7 +94,7 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 				reference("docket", "database as it is", 0),
 				outage("docket", "database away for the middle third", 1.0/3, 2.0/3),
 				outage("docket", "database away for the whole run", 0, 1),
-				outage(synchronous, "database away for the middle third", 1.0/3, 2.0/3),
+				outage(stack.Synchronous, "database away for the middle third", 1.0/3, 2.0/3),
 			},
 			verdicts: func(f []*k6Figures) (out []report.Verdict) {
 				for _, i := range []int{1, 2} {
@@ -315,7 +316,7 @@ func atMost(what string, asked, measured float64) report.Verdict {
 func stored(f *k6Figures) report.Verdict {
 	return report.Verdict{
 		What: "acknowledged decisions that are stored, each once", Asked: n(int64(f.Acked)),
-		Measured: n(int64(f.Acked - f.Lost - f.Twice)), Met: f.Acked > 0 && f.sound() == nil,
+		Measured: n(int64(f.Acked - f.Lost - f.Twice)), Met: f.Acked > 0 && f.Sound() == nil,
 	}
 }
 

@@ -1,4 +1,4 @@
-package main
+package stack
 
 import (
 	"fmt"
@@ -8,34 +8,33 @@ import (
 	"sync"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/procfs"
 
-	dto "github.com/prometheus/client_model/go"
-
 	"github.com/docket-project/docket/bench/report"
 )
 
-// sampler looks at all processes of a run once a second.
-type sampler struct {
-	began time.Time
+// Sampler looks at all processes of a run once a second.
+type Sampler struct {
+	Began time.Time
 	// roles are asked for their metrics; pids, by name, are what the machine spends time and memory on.
-	roles map[string]*roleProcess
+	Roles map[string]*RoleProcess
 	pids  func() map[string]int
 
 	mu      sync.Mutex
-	samples []sample
+	Samples []Sample
 	stop    chan struct{}
 	ended   chan struct{}
 }
 
-// sample is a moment. Counters are sums since the processes' start.
-type sample struct {
-	second  float64
-	metrics map[string]float64
-	cpu     map[string]float64 // seconds
-	memory  map[string]float64 // MiB
+// Sample is a moment. Counters are sums since the processes' start.
+type Sample struct {
+	Second  float64
+	Metrics map[string]float64
+	CPU     map[string]float64 // seconds
+	Memory  map[string]float64 // MiB
 }
 
 // watched are the metrics of interest: what is summed up over all roles under a name.
@@ -66,20 +65,20 @@ var shared = map[string]bool{
 // scraper does not ask for gzip: a role is not to spend time on compressing what it tells about itself.
 var scraper = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableCompression: true}}
 
-// watch begins to sample. Others are processes besides the servers and roles that run now, by name, and 0 is none; they
+// Watch begins to sample. Others are processes besides the servers and roles that run now, by name, and 0 is none; they
 // are asked for each time.
-func (s *service) watch(others func() map[string]int) *sampler {
+func (s *service) Watch(others func() map[string]int) *Sampler {
 	fixed := map[string]int{}
-	if s.docket {
-		fixed["Kafka"] = s.kafka.Pid(0)
+	if s.Docket {
+		fixed["Kafka"] = s.Kafka.Pid(0)
 	}
-	for name, r := range s.roles {
-		fixed[name] = r.pid
+	for name, r := range s.Roles {
+		fixed[name] = r.Pid
 	}
-	w := &sampler{began: time.Now(), roles: maps.Clone(s.roles), stop: make(chan struct{}), ended: make(chan struct{})}
+	w := &Sampler{Began: time.Now(), Roles: maps.Clone(s.Roles), stop: make(chan struct{}), ended: make(chan struct{})}
 	w.pids = func() map[string]int {
 		all := maps.Clone(fixed)
-		all["PostgreSQL"] = s.postgres.Pid() // it may be started anew
+		all["PostgreSQL"] = s.Postgres.Pid() // it may be started anew
 		if others != nil {
 			maps.Copy(all, others())
 		}
@@ -104,20 +103,20 @@ func (s *service) watch(others func() map[string]int) *sampler {
 	return w
 }
 
-// end takes the last sample.
-func (w *sampler) end() {
+// End takes the last sample.
+func (w *Sampler) End() {
 	close(w.stop)
 	<-w.ended
 }
 
-func (w *sampler) take() {
-	s := sample{
-		second:  time.Since(w.began).Seconds(),
-		metrics: map[string]float64{},
-		cpu:     map[string]float64{},
-		memory:  map[string]float64{},
+func (w *Sampler) take() {
+	s := Sample{
+		Second:  time.Since(w.Began).Seconds(),
+		Metrics: map[string]float64{},
+		CPU:     map[string]float64{},
+		Memory:  map[string]float64{},
 	}
-	for name, r := range w.roles {
+	for name, r := range w.Roles {
 		if r.admin == "" {
 			continue
 		}
@@ -128,25 +127,25 @@ func (w *sampler) take() {
 		for _, m := range watched {
 			v := value(families[m.family], m.labels)
 			if shared[m.name] {
-				s.metrics[m.name] = max(s.metrics[m.name], v)
+				s.Metrics[m.name] = max(s.Metrics[m.name], v)
 			} else {
-				s.metrics[m.name] += v
+				s.Metrics[m.name] += v
 			}
 		}
-		s.metrics["goroutines of "+name] = value(families["go_goroutines"], nil)
+		s.Metrics["goroutines of "+name] = value(families["go_goroutines"], nil)
 		// When the collector runs next: twice of what is in use, GOGC being 100. It shows a leak below RSS's noise.
-		s.metrics["heap goal of "+name] = value(families["go_memstats_next_gc_bytes"], nil)
+		s.Metrics["heap goal of "+name] = value(families["go_memstats_next_gc_bytes"], nil)
 	}
 	for name, pid := range w.pids() {
-		s.cpu[name], s.memory[name] = spent(pid)
+		s.CPU[name], s.Memory[name] = spent(pid)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.samples = append(w.samples, s)
+	w.Samples = append(w.Samples, s)
 }
 
 // scrape asks a role for its metrics.
-func (r *roleProcess) scrape() (map[string]*dto.MetricFamily, error) {
+func (r *RoleProcess) scrape() (map[string]*dto.MetricFamily, error) {
 	resp, err := scraper.Get("http://" + r.admin + "/metrics")
 	if err != nil {
 		return nil, err
@@ -203,105 +202,105 @@ func spent(pid int) (cpu, memory float64) {
 	return cpu, float64(own+sharedBytes) / (1 << 20)
 }
 
-// latest is the last sample and how fast counters have moved since a few seconds before.
-func (w *sampler) latest() (s sample, rate func(name string) float64) {
+// Latest is the last sample and how fast counters have moved since a few seconds before.
+func (w *Sampler) Latest() (s Sample, rate func(name string) float64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	last := w.samples[len(w.samples)-1]
-	before := w.samples[max(len(w.samples)-6, 0)]
+	last := w.Samples[len(w.Samples)-1]
+	before := w.Samples[max(len(w.Samples)-6, 0)]
 	return last, func(name string) float64 {
-		if last.second == before.second {
+		if last.Second == before.Second {
 			return 0
 		}
-		return max(last.metrics[name]-before.metrics[name], 0) / (last.second - before.second)
+		return max(last.Metrics[name]-before.Metrics[name], 0) / (last.Second - before.Second)
 	}
 }
 
 // rates is how fast a counter moved, second by second. One that fell belongs to a process that was started again.
-func (w *sampler) rates(name string, of func(sample) float64) report.Line {
+func (w *Sampler) rates(name string, of func(Sample) float64) report.Line {
 	line := report.Line{Name: name}
-	for i := 1; i < len(w.samples); i++ {
-		was, is := w.samples[i-1], w.samples[i]
-		if took := is.second - was.second; took > 0.2 {
-			line.Points = append(line.Points, report.Point{Second: is.second, Value: max(of(is)-of(was), 0) / took})
+	for i := 1; i < len(w.Samples); i++ {
+		was, is := w.Samples[i-1], w.Samples[i]
+		if took := is.Second - was.Second; took > 0.2 {
+			line.Points = append(line.Points, report.Point{Second: is.Second, Value: max(of(is)-of(was), 0) / took})
 		}
 	}
 	return line
 }
 
 // values is a gauge as it was.
-func (w *sampler) values(name string, of func(sample) float64) report.Line {
+func (w *Sampler) values(name string, of func(Sample) float64) report.Line {
 	line := report.Line{Name: name}
-	for _, s := range w.samples {
-		line.Points = append(line.Points, report.Point{Second: s.second, Value: of(s)})
+	for _, s := range w.Samples {
+		line.Points = append(line.Points, report.Point{Second: s.Second, Value: of(s)})
 	}
 	return line
 }
 
-// cpuSpent is what the named processes have used from one second of the run to another.
-func (w *sampler) cpuSpent(from, to float64, names ...string) (sum float64) {
+// CPUSpent is what the named processes have used from one second of the run to another.
+func (w *Sampler) CPUSpent(from, to float64, names ...string) (sum float64) {
 	for _, name := range names {
-		for i := 1; i < len(w.samples); i++ {
-			was, is := w.samples[i-1], w.samples[i]
-			if is.second > from && is.second <= to+1 {
-				sum += max(is.cpu[name]-was.cpu[name], 0)
+		for i := 1; i < len(w.Samples); i++ {
+			was, is := w.Samples[i-1], w.Samples[i]
+			if is.Second > from && is.Second <= to+1 {
+				sum += max(is.CPU[name]-was.CPU[name], 0)
 			}
 		}
 	}
 	return sum
 }
 
-// peak is the most memory that a process had, in MiB.
-func (w *sampler) peak(name string) (most float64) {
-	for _, s := range w.samples {
-		most = max(most, s.memory[name])
+// Peak is the most memory that a process had, in MiB.
+func (w *Sampler) Peak(name string) (most float64) {
+	for _, s := range w.Samples {
+		most = max(most, s.Memory[name])
 	}
 	return most
 }
 
-// complete is an error unless every process was there to the end: what is not there has no dead letters and does not
+// Complete is an error unless every process was there to the end: what is not there has no dead letters and does not
 // grow.
-func (w *sampler) complete() error {
-	last := w.samples[len(w.samples)-1]
-	for name, r := range w.roles {
-		if last.memory[name] == 0 {
+func (w *Sampler) Complete() error {
+	last := w.Samples[len(w.Samples)-1]
+	for name, r := range w.Roles {
+		if last.Memory[name] == 0 {
 			return fmt.Errorf("%s ended while it was measured", name)
 		}
-		if _, told := last.metrics["goroutines of "+name]; r.admin != "" && !told {
+		if _, told := last.Metrics["goroutines of "+name]; r.admin != "" && !told {
 			return fmt.Errorf("%s did not tell its metrics in the end", name)
 		}
 	}
 	return nil
 }
 
-// most is the highest that a gauge or counter was.
-func (w *sampler) most(name string) (most float64) {
-	for _, s := range w.samples {
-		most = max(most, s.metrics[name])
+// Most is the highest that a gauge or counter was.
+func (w *Sampler) Most(name string) (most float64) {
+	for _, s := range w.Samples {
+		most = max(most, s.Metrics[name])
 	}
 	return most
 }
 
-// slope is by how much of its mean a value rose from one second to another, as the straight line through it does.
+// Slope is by how much of its mean a value rose from one second to another, as the straight line through it does.
 // Moments at which it is 0 were not told.
-func (w *sampler) slope(from, to float64, value func(sample) float64) float64 {
+func (w *Sampler) Slope(from, to float64, value func(Sample) float64) float64 {
 	var values []float64
-	for _, s := range w.samples {
-		if v := value(s); s.second > from && s.second <= to && v != 0 {
+	for _, s := range w.Samples {
+		if v := value(s); s.Second > from && s.Second <= to && v != 0 {
 			values = append(values, v)
 		}
 	}
 	return slope(values)
 }
 
-// processes are the names of all that were there halfway.
-func (w *sampler) processes() []string {
-	return slices.Sorted(maps.Keys(w.samples[len(w.samples)/2].cpu))
+// Processes are the names of all that were there halfway.
+func (w *Sampler) Processes() []string {
+	return slices.Sorted(maps.Keys(w.Samples[len(w.Samples)/2].CPU))
 }
 
-// charts are the plots of a run.
-func (w *sampler) charts(latency []report.Line, names []string, marks []report.Span, docket bool) []report.Chart {
-	metric := func(name string) func(sample) float64 { return func(s sample) float64 { return s.metrics[name] } }
+// Charts are the plots of a run.
+func (w *Sampler) Charts(latency []report.Line, names []string, marks []report.Span, docket bool) []report.Chart {
+	metric := func(name string) func(Sample) float64 { return func(s Sample) float64 { return s.Metrics[name] } }
 	out := []report.Chart{}
 	if docket {
 		rates := report.Chart{Title: "Decisions a second", Unit: "decisions/s"}
@@ -327,8 +326,8 @@ func (w *sampler) charts(latency []report.Line, names []string, marks []report.S
 	cpu := report.Chart{Title: "CPU", Unit: "cores"}
 	memory := report.Chart{Title: "Memory", Unit: "MiB"}
 	for _, name := range names {
-		cpu.Lines = append(cpu.Lines, w.rates(name, func(s sample) float64 { return s.cpu[name] }))
-		memory.Lines = append(memory.Lines, w.values(name, func(s sample) float64 { return s.memory[name] }))
+		cpu.Lines = append(cpu.Lines, w.rates(name, func(s Sample) float64 { return s.CPU[name] }))
+		memory.Lines = append(memory.Lines, w.values(name, func(s Sample) float64 { return s.Memory[name] }))
 	}
 	out = append(out, cpu, memory)
 	for i := range out {
@@ -337,13 +336,13 @@ func (w *sampler) charts(latency []report.Line, names []string, marks []report.S
 	return out
 }
 
-// progress tells in a line how a run goes on.
-func (w *sampler) progress(name string, of time.Duration) string {
-	s, rate := w.latest()
-	line := fmt.Sprintf("  %s  %3.0f of %.0f s", name, s.second, of.Seconds())
-	if _, docket := s.metrics["arrived"]; !docket {
-		return line + fmt.Sprintf("  memory %.0f MiB", s.memory[synchronous])
+// Progress tells in a line how a run goes on.
+func (w *Sampler) Progress(name string, of time.Duration) string {
+	s, rate := w.Latest()
+	line := fmt.Sprintf("  %s  %3.0f of %.0f s", name, s.Second, of.Seconds())
+	if _, docket := s.Metrics["arrived"]; !docket {
+		return line + fmt.Sprintf("  memory %.0f MiB", s.Memory[Synchronous])
 	}
 	return line + fmt.Sprintf("  arrived %5.0f/s  saved %5.0f/s  parked %5.0f/s  waiting %.0f + %.0f parked",
-		rate("arrived"), rate("saved"), rate("parked"), s.metrics["waiting for the saver"], s.metrics["parked, waiting"])
+		rate("arrived"), rate("saved"), rate("parked"), s.Metrics["waiting for the saver"], s.Metrics["parked, waiting"])
 }

@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"os"
@@ -13,7 +13,7 @@ import (
 
 func TestReadLedger(t *testing.T) {
 	began := time.UnixMilli(1_000_000)
-	metrics := map[string]k6Trend{
+	metrics := map[string]K6Trend{
 		"uploads_accepted": {"count": 2},
 		"uploads_refused":  {"count": 1},
 		"uploads_failed":   {"count": 1},
@@ -31,7 +31,7 @@ func TestReadLedger(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			name := filepath.Join(t.TempDir(), "ledger")
 			require.NoError(t, os.WriteFile(name, []byte(c.lines), 0o600))
-			r := &k6Result{Metrics: metrics}
+			r := &K6Result{Metrics: metrics}
 			err := r.readLedger(name, began)
 			if c.fails != "" {
 				require.ErrorContains(t, err, c.fails)
@@ -40,7 +40,7 @@ func TestReadLedger(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, c.sent, slices.Collect(r.Sent.all()))
 			assert.Equal(t, c.acked, slices.Collect(r.Acked.all()))
-			assert.InDelta(t, 3, r.p95(0, 1), 0.01, "of the first second")
+			assert.InDelta(t, 3, r.P95(0, 1), 0.01, "of the first second")
 			require.Len(t, r.Latency, 4)
 			assert.Len(t, r.Latency[0].Points, 2, "a point a second")
 		})
@@ -50,22 +50,22 @@ func TestReadLedger(t *testing.T) {
 func TestTallyIsSound(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		tally tally
+		tally Tally
 		sound bool
 	}{
-		{"everything", tally{Sent: 3, Acked: 3, Stored: 3}, true},
-		{"stored although it was refused", tally{Sent: 3, Acked: 2, Stored: 3}, true},
-		{"lost", tally{Sent: 3, Acked: 3, Stored: 2, Lost: 1}, false},
-		{"twice", tally{Sent: 3, Acked: 3, Stored: 3, Twice: 1}, false},
-		{"never sent", tally{Sent: 3, Acked: 3, Stored: 3, Strangers: 1}, false},
+		{"everything", Tally{Sent: 3, Acked: 3, Stored: 3}, true},
+		{"stored although it was refused", Tally{Sent: 3, Acked: 2, Stored: 3}, true},
+		{"lost", Tally{Sent: 3, Acked: 3, Stored: 2, Lost: 1}, false},
+		{"twice", Tally{Sent: 3, Acked: 3, Stored: 3, Twice: 1}, false},
+		{"never sent", Tally{Sent: 3, Acked: 3, Stored: 3, Strangers: 1}, false},
 	} {
-		t.Run(c.name, func(t *testing.T) { assert.Equal(t, c.sound, c.tally.sound() == nil) })
+		t.Run(c.name, func(t *testing.T) { assert.Equal(t, c.sound, c.tally.Sound() == nil) })
 	}
 }
 
 func TestBits(t *testing.T) {
-	b := upTo(130)
-	assert.Equal(t, 130, b.count())
+	b := UpTo(130)
+	assert.Equal(t, 130, b.Count())
 	assert.True(t, b.has(129))
 	assert.False(t, b.has(130))
 	assert.False(t, b.has(1_000_000))
@@ -73,10 +73,4 @@ func TestBits(t *testing.T) {
 	few.set(64)
 	few.set(3)
 	assert.Equal(t, []int64{3, 64}, slices.Collect(few.all()))
-}
-
-func TestThousandsAreParted(t *testing.T) {
-	for v, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567", -1000: "-1,000"} {
-		assert.Equal(t, want, n(v))
-	}
 }

@@ -1,4 +1,4 @@
-package main
+package suites
 
 import (
 	"bytes"
@@ -14,20 +14,12 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/docket-project/docket/bench/load"
+	"github.com/docket-project/docket/bench/stack"
 	"github.com/docket-project/docket/internal/adapters/postgres"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/testserver"
 )
-
-// postgresSettings are those of every measurement: a small server that is sized for its machine, and durable.
-var postgresSettings = []string{
-	"shared_buffers=2GB",
-	"max_wal_size=8GB",
-	"checkpoint_timeout=15min",
-	"checkpoint_completion_target=0.9",
-	"wal_compression=lz4",
-	"max_connections=100",
-}
 
 // batchRows is the saver's batch.
 const batchRows = 500
@@ -53,8 +45,8 @@ var indexKinds = []struct {
 	},
 }
 
-// storeSuite measures SaveBatch against COPY of the same rows into the same schema, and how both change as a day grows.
-func storeSuite(rows int, all bool, out string) error {
+// StoreSuite measures SaveBatch against COPY of the same rows into the same schema, and how both change as a day grows.
+func StoreSuite(rows int, all bool, out string) error {
 	var results []storeResult
 	for i, kind := range indexKinds {
 		if i > 0 && !all {
@@ -85,7 +77,7 @@ type storeResult struct {
 }
 
 func storeRun(name string, ddl []string, rows int) (_ []storeResult, err error) {
-	server, err := testserver.StartPostgres("", postgresSettings...)
+	server, err := testserver.StartPostgres("", stack.PostgresSettings...)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +112,7 @@ func storeRun(name string, ddl []string, rows int) (_ []storeResult, err error) 
 	if err != nil {
 		return nil, err
 	}
-	c := newCorpus()
+	c := load.NewCorpus()
 	var results []storeResult
 	stretch := func(label string, n int, at time.Time, bare bool) error {
 		var save, copied, plain time.Duration
@@ -176,20 +168,20 @@ func storeRun(name string, ddl []string, rows int) (_ []storeResult, err error) 
 }
 
 // decisions makes a batch of projected rows. The garbage of making them is collected before anything is measured.
-func decisions(c *corpus, p *domain.Projector, at time.Time) []domain.Decision {
+func decisions(c *load.Corpus, p *domain.Projector, at time.Time) []domain.Decision {
 	out := make([]domain.Decision, batchRows)
 	var b bytes.Buffer
 	for i := range out {
 		b.Reset()
-		id := c.id()
-		c.event(&b, id)
+		id := c.ID()
+		c.Event(&b, id)
 		d := p.Project(
 			domain.Record{Key: id, Value: bytes.Clone(b.Bytes()), Headers: domain.Headers{Tenant: "default", ReceivedAt: at}},
 		)
 		d.Timestamp = at.Add(time.Duration(i) * 300 * time.Microsecond).Truncate(time.Microsecond)
 		out[i] = d
 	}
-	if c.events%(100*batchRows) == 0 {
+	if c.Events%(100*batchRows) == 0 {
 		runtime.GC()
 	}
 	return out

@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"bufio"
@@ -16,21 +16,22 @@ import (
 
 	"github.com/docket-project/docket/bench/events"
 	"github.com/docket-project/docket/bench/report"
+	"github.com/docket-project/docket/bench/stack"
 	"github.com/docket-project/docket/internal/testserver"
 )
 
-// k6Run is one run of a script.
-type k6Run struct {
-	process
+// K6Run is one run of a script.
+type K6Run struct {
+	stack.Process
 	dir string
 }
 
-// k6Trend are a metric's figures over a run, by k6's names: count, rate, avg, med, p(90), p(95), p(99), max, value.
-type k6Trend map[string]float64
+// K6Trend are a metric's figures over a run, by k6's names: count, rate, avg, med, p(90), p(95), p(99), max, value.
+type K6Trend map[string]float64
 
-// k6Result is what k6 tells after a run.
-type k6Result struct {
-	Metrics map[string]k6Trend
+// K6Result is what k6 tells after a run.
+type K6Result struct {
+	Metrics map[string]K6Trend
 	// Sent and Acked are the numbers of all uploads, and of those that were answered with 200.
 	Sent, Acked bits
 	// Latency has a line for each percentile, by the second.
@@ -39,13 +40,14 @@ type k6Result struct {
 	seconds map[int]*hdrhistogram.Histogram
 }
 
-// startK6 runs a script against the listeners of a service. k6 collects its garbage rarely: there is memory, and on two
+// StartK6 runs a script against the listeners of a service. k6 collects its garbage rarely: there is memory, and on two
 // cores its collector would be part of what it measures.
-func startK6(binary, script, dir, upload, console string, run events.Run, env map[string]string) (*k6Run, error) {
+func StartK6(binary, script, dir, upload, console string, run events.Run, env map[string]string) (*K6Run, error) {
 	args := []string{
 		"run", "--quiet", "--no-usage-report", "--log-format", "raw", "--console-output", filepath.Join(dir, "ledger"),
 		"--summary-export", filepath.Join(dir, "summary.json"), "--address", "",
-		"-e", "UPLOAD_URL=http://" + upload + "/logs", "-e", "CONSOLE_URL=http://" + console, "-e", "RUN=" + string(run), "-e", "LEDGER=1",
+		"-e", "UPLOAD_URL=http://" + upload + "/logs", "-e", "CONSOLE_URL=http://" + console, "-e", "RUN=" +
+			string(run), "-e", "LEDGER=1",
 	}
 	for name, value := range env {
 		args = append(args, "-e", name+"="+value)
@@ -59,15 +61,15 @@ func startK6(binary, script, dir, upload, console string, run events.Run, env ma
 	if err != nil {
 		return nil, fmt.Errorf("k6: %w; make k6 builds it", err)
 	}
-	return &k6Run{process{p, p.Pid()}, dir}, nil
+	return &K6Run{stack.Process{Process: p, Pid: p.Pid()}, dir}, nil
 }
 
 // crossedThresholds is k6's exit code where all went well but the figures, which are judged from what it measured.
 const crossedThresholds = 99
 
-// result reads what the run left, once it has ended.
-func (k *k6Run) result(began time.Time) (*k6Result, error) {
-	r := &k6Result{}
+// Result reads what the run left, once it has ended.
+func (k *K6Run) Result(began time.Time) (*K6Result, error) {
+	r := &K6Result{}
 	if code := k.ExitCode(); code != 0 && code != crossedThresholds {
 		text, _ := os.ReadFile(filepath.Join(k.dir, "k6.txt"))
 		return nil, fmt.Errorf("k6 ended with exit code %d: %s", code, text)
@@ -82,9 +84,9 @@ func (k *k6Run) result(began time.Time) (*k6Result, error) {
 	if err := json.Unmarshal(b, &summary); err != nil {
 		return nil, fmt.Errorf("k6's summary: %w", err)
 	}
-	r.Metrics = map[string]k6Trend{}
+	r.Metrics = map[string]K6Trend{}
 	for name, values := range summary.Metrics {
-		r.Metrics[name] = k6Trend{}
+		r.Metrics[name] = K6Trend{}
 		for what, v := range values {
 			if f, ok := v.(float64); ok { // thresholds are an object
 				r.Metrics[name][what] = f
@@ -95,7 +97,7 @@ func (k *k6Run) result(began time.Time) (*k6Result, error) {
 }
 
 // readLedger reads the lines that k6/uploads.js writes: number, status, when the answer came, milliseconds it took.
-func (r *k6Result) readLedger(name string, began time.Time) error {
+func (r *K6Result) readLedger(name string, began time.Time) error {
 	f, err := os.Open(name)
 	if err != nil {
 		return err
@@ -141,12 +143,12 @@ func (r *k6Result) readLedger(name string, began time.Time) error {
 		}
 	}
 	if told, counted := int64(
-		r.Sent.count(),
-	), r.count(
+		r.Sent.Count(),
+	), r.Count(
 		"uploads_accepted",
-	)+r.count(
+	)+r.Count(
 		"uploads_refused",
-	)+r.count(
+	)+r.Count(
 		"uploads_failed",
 	); told != counted {
 		return fmt.Errorf("k6 made %d uploads and wrote of %d", counted, told)
@@ -154,8 +156,8 @@ func (r *k6Result) readLedger(name string, began time.Time) error {
 	return nil
 }
 
-// p95 is that of the uploads that were answered between two seconds of the run, in milliseconds.
-func (r *k6Result) p95(from, to float64) float64 {
+// P95 is that of the uploads that were answered between two seconds of the run, in milliseconds.
+func (r *K6Result) P95(from, to float64) float64 {
 	all := hdrhistogram.New(1, 60_000_000, 3)
 	for second, h := range r.seconds {
 		if float64(second) >= from && float64(second)+1 <= to {
@@ -164,3 +166,6 @@ func (r *k6Result) p95(from, to float64) float64 {
 	}
 	return float64(all.ValueAtQuantile(95)) / 1000
 }
+
+// Count is how often something happened, by k6's name for it.
+func (r *K6Result) Count(metric string) int64 { return int64(r.Metrics[metric]["count"]) }

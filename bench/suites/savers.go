@@ -1,4 +1,4 @@
-package main
+package suites
 
 import (
 	"context"
@@ -15,13 +15,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/docket-project/docket/bench/events"
+	"github.com/docket-project/docket/bench/load"
 	"github.com/docket-project/docket/bench/report"
+	"github.com/docket-project/docket/bench/stack"
 	"github.com/docket-project/docket/internal/testserver"
 )
 
-// saversSuite measures two ingests and one to eight savers on three brokers: how fast they drain, how fairly they
+// SaversSuite measures two ingests and one to eight savers on three brokers: how fast they drain, how fairly they
 // share, what a rebalance and a kill cost, which settings matter, and what replication costs.
-func saversSuite(docket, k6, out string, backlog int64) error {
+func SaversSuite(docket, k6, out string, backlog int64) error {
 	environment, err := describe(docket, k6)
 	if err != nil {
 		return err
@@ -34,11 +36,11 @@ func saversSuite(docket, k6, out string, backlog int64) error {
 			"PostgreSQL and the load share two cores: more processes cannot be faster here, and what is measured is whether " +
 			"they are slower, unfair or wrong.",
 	}
-	s, err := startStack(docket, 3)
+	s, err := stack.StartStack(docket, 3)
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer s.Close()
 	c, err := newSaversCluster(s)
 	if err != nil {
 		return err
@@ -58,8 +60,8 @@ func saversSuite(docket, k6, out string, backlog int64) error {
 		}
 		r.Tables = append(r.Tables, t)
 	}
-	all := upTo(c.sent)
-	t, err := s.tally("decisions", c.run, all, all, 0)
+	all := load.UpTo(c.sent)
+	t, err := load.TakeTally(c.Stack, "decisions", c.run, all, all, 0)
 	if err != nil {
 		return err
 	}
@@ -68,33 +70,33 @@ func saversSuite(docket, k6, out string, backlog int64) error {
 			What:     "decisions stored, each once, over all of it",
 			Asked:    n(int64(t.Sent)),
 			Measured: n(int64(t.Stored)),
-			Met:      t.sound() == nil && t.Stored == t.Sent,
+			Met:      t.Sound() == nil && t.Stored == t.Sent,
 		},
 	}
-	return errors.Join(finish(r, out), t.sound())
+	return errors.Join(finish(r, out), t.Sound())
 }
 
 // saversCluster has two ingests, whose uploads are numbered through.
 type saversCluster struct {
-	*stack
+	*stack.Stack
 	ingests []string // upload listeners
 	run     events.Run
 	sent    int64
 }
 
-func newSaversCluster(s *stack) (*saversCluster, error) {
-	c := &saversCluster{stack: s, run: events.NewRun()}
+func newSaversCluster(s *stack.Stack) (*saversCluster, error) {
+	c := &saversCluster{Stack: s, run: events.NewRun()}
 	for i := range 2 {
 		addr, err := testserver.FreeAddr()
 		if err != nil {
 			return nil, err
 		}
-		if _, err := s.startAs(fmt.Sprintf("ingest %d", i+1), "ingest", "DOCKET_LISTEN="+addr); err != nil {
+		if _, err := s.StartAs(fmt.Sprintf("ingest %d", i+1), "ingest", "DOCKET_LISTEN="+addr); err != nil {
 			return nil, err
 		}
 		c.ingests = append(c.ingests, addr)
 	}
-	return c, s.startAll("console")
+	return c, s.StartAll("console")
 }
 
 // send sends the next uploads, half of them to each ingest, at a rate or, where that is 0, as fast as they are taken.
@@ -104,16 +106,16 @@ func (c *saversCluster) send(uploads int64, rate int) (perSecond float64, err er
 	errs := make([]error, len(c.ingests))
 	for i, addr := range c.ingests {
 		share := uploads / int64(len(c.ingests))
-		f := &flood{
-			addr:        addr,
-			run:         c.run,
-			uploads:     c.sent + share,
-			connections: 32,
-			rate:        float64(rate) / float64(len(c.ingests)),
+		f := &load.Surge{
+			Addr:          addr,
+			EmbeddedSuite: c.run,
+			Uploads:       c.sent + share,
+			Connections:   32,
+			Rate:          float64(rate) / float64(len(c.ingests)),
 		}
-		f.begin(c.sent)
+		f.Begin(c.sent)
 		c.sent += share
-		wg.Go(func() { errs[i] = f.send() })
+		wg.Go(func() { errs[i] = f.Send() })
 	}
 	wg.Wait()
 	return float64(uploads) / time.Since(start).Seconds(), errors.Join(errs...)
@@ -124,31 +126,31 @@ func (c *saversCluster) drain(
 	savers int,
 	vars ...string,
 ) (perSecond float64, shares []float64, memory float64, err error) {
-	var p pipeline
-	if err := c.api().get("/api/v1/pipeline", &p); err != nil {
+	var p stack.Pipeline
+	if err := c.API().Get("/api/v1/pipeline", &p); err != nil {
 		return 0, nil, 0, err
 	}
-	waiting := p.waiting("saver")
-	var roles []*roleProcess
+	waiting := p.Waiting("saver")
+	var roles []*stack.RoleProcess
 	start := time.Now()
 	for i := range savers {
-		r, err := c.launch(fmt.Sprintf("saver %d", i+1), "saver", vars...)
+		r, err := c.Launch(fmt.Sprintf("saver %d", i+1), "saver", vars...)
 		if err != nil {
 			return 0, nil, 0, err
 		}
 		roles = append(roles, r)
 	}
-	if err := c.api().drained(); err != nil {
+	if err := c.API().Drained(); err != nil {
 		return 0, nil, 0, err
 	}
 	took := time.Since(start)
 	for i, r := range roles {
-		saved, err := r.metric(`docket_save_records_total{result="saved"}`)
+		saved, err := r.Metric(`docket_save_records_total{result="saved"}`)
 		if err != nil {
 			return 0, nil, 0, err
 		}
-		shares, memory = append(shares, saved/float64(waiting)), max(memory, r.status("VmHWM:")/1024)
-		if err := c.stop(fmt.Sprintf("saver %d", i+1)); err != nil {
+		shares, memory = append(shares, saved/float64(waiting)), max(memory, r.Status("VmHWM:")/1024)
+		if err := c.Stop(fmt.Sprintf("saver %d", i+1)); err != nil {
 			return 0, nil, 0, err
 		}
 	}
@@ -218,7 +220,7 @@ func (c *saversCluster) settings(backlog int64) (report.Table, error) {
 		perSecond, _, memory, err := c.drain(
 			1, fmt.Sprintf("DOCKET_SAVER_CONCURRENCY=%d", m.concurrency),
 			fmt.Sprintf("DOCKET_SAVER_BATCH_RECORDS=%d", m.records),
-			fmt.Sprintf("DOCKET_DATABASE_URL=%s?pool_max_conns=%d", c.postgres.URL("postgres", ""), m.connections),
+			fmt.Sprintf("DOCKET_DATABASE_URL=%s?pool_max_conns=%d", c.Postgres.URL("postgres", ""), m.connections),
 		)
 		if err != nil {
 			return t, err
@@ -249,7 +251,7 @@ func (c *saversCluster) rebalances(int64) (report.Table, error) {
 		Columns: []string{"what happens", "the oldest that waited"},
 	}
 	for i := range 4 {
-		if _, err := c.startAs(fmt.Sprintf("saver %d", i+1), "saver"); err != nil {
+		if _, err := c.StartAs(fmt.Sprintf("saver %d", i+1), "saver"); err != nil {
 			return t, err
 		}
 	}
@@ -260,11 +262,11 @@ func (c *saversCluster) rebalances(int64) (report.Table, error) {
 	}()
 	oldest := func(length time.Duration) (most float64, err error) {
 		for end := time.Now().Add(length); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
-			var p pipeline
-			if err := c.api().get("/api/v1/pipeline", &p); err != nil {
+			var p stack.Pipeline
+			if err := c.API().Get("/api/v1/pipeline", &p); err != nil {
 				return 0, err
 			}
-			most = max(most, p.oldest("saver"))
+			most = max(most, p.Oldest("saver"))
 		}
 		return most, nil
 	}
@@ -281,10 +283,10 @@ func (c *saversCluster) rebalances(int64) (report.Table, error) {
 		do   func() error
 		look time.Duration
 	}{
-		{"a saver is stopped (SIGTERM)", func() error { return c.stop("saver 4") }, 12 * time.Second},
-		{"a saver comes", func() error { _, err := c.startAs("saver 4", "saver"); return err }, 12 * time.Second},
-		{"a saver is killed (SIGKILL)", func() error { c.forget("saver 3").Kill(); return nil }, 20 * time.Second},
-		{"a saver comes in its place", func() error { _, err := c.startAs("saver 3", "saver"); return err },
+		{"a saver is stopped (SIGTERM)", func() error { return c.Stop("saver 4") }, 12 * time.Second},
+		{"a saver comes", func() error { _, err := c.StartAs("saver 4", "saver"); return err }, 12 * time.Second},
+		{"a saver is killed (SIGKILL)", func() error { c.Forget("saver 3").Kill(); return nil }, 20 * time.Second},
+		{"a saver comes in its place", func() error { _, err := c.StartAs("saver 3", "saver"); return err },
 			12 * time.Second},
 	} {
 		done := make(chan error, 1)
@@ -295,11 +297,11 @@ func (c *saversCluster) rebalances(int64) (report.Table, error) {
 		}
 		t.Rows = append(t.Rows, []string{step.name, fmt.Sprintf("%.2f s", most)})
 	}
-	if err := errors.Join(<-sent, c.api().drained()); err != nil {
+	if err := errors.Join(<-sent, c.API().Drained()); err != nil {
 		return t, err
 	}
 	for i := range 4 {
-		if err := c.stop(fmt.Sprintf("saver %d", i+1)); err != nil {
+		if err := c.Stop(fmt.Sprintf("saver %d", i+1)); err != nil {
 			return t, err
 		}
 	}
@@ -312,7 +314,7 @@ func (c *saversCluster) replication(uploads int64) (t report.Table, err error) {
 		Title:   "What replication costs: closed loop of 64 connections on two ingests, no savers, in turn",
 		Columns: []string{"round", "RF 1, uploads/s", "RF 3 and min ISR 2, uploads/s", "ratio"},
 	}
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.kafka.Brokers()...))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.Kafka.Brokers()...))
 	if err != nil {
 		return t, err
 	}
@@ -333,14 +335,14 @@ func (c *saversCluster) replication(uploads int64) (t report.Table, err error) {
 			return t, fmt.Errorf("%s: %w", a.Topic, a.Err)
 		}
 	}
-	other := &saversCluster{stack: c.stack, run: events.NewRun()} // whose decisions nobody saves
+	other := &saversCluster{Stack: c.Stack, run: events.NewRun()} // whose decisions nobody saves
 	for i := range 2 {
 		addr, err := testserver.FreeAddr()
 		if err != nil {
 			return t, err
 		}
 		key := fmt.Sprintf("single ingest %d", i+1)
-		if _, err := c.startAs(key, "ingest", "DOCKET_LISTEN="+addr, "DOCKET_TOPIC_PREFIX="+prefix); err != nil {
+		if _, err := c.StartAs(key, "ingest", "DOCKET_LISTEN="+addr, "DOCKET_TOPIC_PREFIX="+prefix); err != nil {
 			return t, err
 		}
 		other.ingests = append(other.ingests, addr)
@@ -383,9 +385,9 @@ func (c *saversCluster) replication(uploads int64) (t report.Table, err error) {
 			fmt.Sprintf("%.2f", sums[1]/sums[0]),
 		},
 	)
-	for _, key := range slices.Collect(maps.Keys(c.roles)) {
+	for _, key := range slices.Collect(maps.Keys(c.Roles)) {
 		if strings.HasPrefix(key, "single ") {
-			err = errors.Join(err, c.stop(key))
+			err = errors.Join(err, c.Stop(key))
 		}
 	}
 	if err == nil {

@@ -1,4 +1,4 @@
-package main
+package suites
 
 import (
 	"errors"
@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/docket-project/docket/bench/events"
+	"github.com/docket-project/docket/bench/load"
 	"github.com/docket-project/docket/bench/report"
+	"github.com/docket-project/docket/bench/stack"
 )
 
 // k6Case is one script on one service under one condition.
@@ -51,7 +53,7 @@ type k6Figures struct {
 	Max     float64 `json:"max_ms"`
 	// AwayP95 is that of the uploads that were answered while the database was away.
 	AwayP95 float64 `json:"away_p95_ms,omitempty"`
-	tally
+	load.Tally
 	// Settled is how long after k6's end everything was stored; it counts the start of a database that was away.
 	Settled     float64            `json:"settled_after_seconds"`
 	DeadLetters float64            `json:"dead_letters"`
@@ -63,11 +65,11 @@ type k6Figures struct {
 	Goroutines  map[string]float64 `json:"peak_goroutines"`
 	PeakWaiting float64            `json:"peak_waiting_decisions"`
 
-	metrics map[string]k6Trend
+	metrics map[string]load.K6Trend
 }
 
-// k6Suite runs a scenario and writes its report. An error that is not about the figures comes without one.
-func k6Suite(docket, k6, scripts, out, name string, rate int, soak time.Duration, users int) error {
+// K6Suite runs a scenario and writes its report. An error that is not about the figures comes without one.
+func K6Suite(docket, k6, scripts, out, name string, rate int, soak time.Duration, users int) error {
 	s, ok := k6Scenarios(rate, soak, users)[name]
 	if !ok {
 		return fmt.Errorf(
@@ -123,16 +125,16 @@ func finish(r *report.Report, out string) error {
 
 // measure runs the case on servers of its own.
 func (c k6Case) measure(docket, k6, scripts string) (*k6Figures, []report.Chart, error) {
-	s, err := startService(docket, c.service, c.delay)
+	s, err := stack.StartService(docket, c.service, c.delay)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer s.close()
-	warm := &flood{addr: s.upload, run: events.NewRun(), uploads: c.warm, connections: 64}
-	if err := errors.Join(warm.send(), s.settled()); err != nil {
+	defer s.Close()
+	warm := &load.Surge{Addr: s.Upload, EmbeddedSuite: events.NewRun(), Uploads: c.warm, Connections: 64}
+	if err := errors.Join(warm.Send(), s.Settled()); err != nil {
 		return nil, nil, err
 	}
-	others, err := s.count(s.table)
+	others, err := s.Count(s.Table)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -144,30 +146,30 @@ func (c k6Case) measure(docket, k6, scripts string) (*k6Figures, []report.Chart,
 	run := events.NewRun()
 
 	var generator atomic.Int64
-	w := s.watch(func() map[string]int { return map[string]int{"k6": int(generator.Load())} })
+	w := s.Watch(func() map[string]int { return map[string]int{"k6": int(generator.Load())} })
 	whole := c.away != nil && *c.away == [2]float64{0, 1}
 	var marks []report.Span
 	if whole {
-		if err := s.postgres.Stop(true); err != nil {
+		if err := s.Postgres.Stop(true); err != nil {
 			return nil, nil, err
 		}
 	}
-	process, err := startK6(k6, filepath.Join(scripts, c.script), dir, s.upload, s.console, run, c.env)
+	process, err := load.StartK6(k6, filepath.Join(scripts, c.script), dir, s.Upload, s.Console, run, c.env)
 	if err != nil {
 		return nil, nil, err
 	}
-	generator.Store(int64(process.pid))
-	from := time.Since(w.began).Seconds()
+	generator.Store(int64(process.Pid))
+	from := time.Since(w.Began).Seconds()
 	away := make(chan error, 1)
 	if c.away != nil && !whole {
 		at := func(part float64) time.Duration { return time.Duration(part * float64(c.length)) }
 		go func() {
 			time.Sleep(at(c.away[0]))
-			mark := report.Span{Name: "database away", From: time.Since(w.began).Seconds()}
-			err := s.postgres.Stop(true)
+			mark := report.Span{Name: "database away", From: time.Since(w.Began).Seconds()}
+			err := s.Postgres.Stop(true)
 			time.Sleep(at(c.away[1] - c.away[0]))
-			err = errors.Join(err, s.postgres.Start())
-			mark.To = time.Since(w.began).Seconds() // its recovery takes a while
+			err = errors.Join(err, s.Postgres.Start())
+			mark.To = time.Since(w.Began).Seconds() // its recovery takes a while
 			marks = []report.Span{mark}
 			away <- err
 		}()
@@ -175,38 +177,38 @@ func (c k6Case) measure(docket, k6, scripts string) (*k6Figures, []report.Chart,
 		away <- nil
 	}
 	c.wait(process, w)
-	to := time.Since(w.began).Seconds()
+	to := time.Since(w.Began).Seconds()
 	if whole {
 		marks = []report.Span{{Name: "database away", From: 0, To: to}}
-		if err := s.postgres.Start(); err != nil {
+		if err := s.Postgres.Start(); err != nil {
 			return nil, nil, err
 		}
 	}
-	if err := errors.Join(<-away, s.settled()); err != nil {
+	if err := errors.Join(<-away, s.Settled()); err != nil {
 		return nil, nil, err
 	}
-	w.end()
-	if err := w.complete(); err != nil {
+	w.End()
+	if err := w.Complete(); err != nil {
 		return nil, nil, err
 	}
-	settled := w.samples[len(w.samples)-1].second - to
-	result, err := process.result(w.began)
+	settled := w.Samples[len(w.Samples)-1].Second - to
+	result, err := process.Result(w.Began)
 	if err != nil {
 		return nil, nil, err
 	}
 	f := c.figures(result, w, from, to)
 	f.Settled = settled
 	for _, m := range marks {
-		f.AwayP95 = result.p95(m.From, m.To)
+		f.AwayP95 = result.P95(m.From, m.To)
 	}
-	if f.tally, err = s.tally(s.table, run, result.Sent, result.Acked, others); err != nil {
+	if f.Tally, err = load.TakeTally(s.Stack, s.Table, run, result.Sent, result.Acked, others); err != nil {
 		return nil, nil, err
 	}
-	return f, w.charts(result.Latency, w.processes(), marks, s.docket), nil
+	return f, w.Charts(result.Latency, w.Processes(), marks, s.Docket), nil
 }
 
 // wait tells every five seconds how things stand.
-func (c k6Case) wait(k *k6Run, w *sampler) {
+func (c k6Case) wait(k *load.K6Run, w *stack.Sampler) {
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
 	for {
@@ -214,23 +216,21 @@ func (c k6Case) wait(k *k6Run, w *sampler) {
 		case <-k.Done():
 			return
 		case <-tick.C:
-			fmt.Fprintln(os.Stderr, w.progress(c.name(), c.length))
+			fmt.Fprintln(os.Stderr, w.Progress(c.name(), c.length))
 		}
 	}
 }
 
-func (r *k6Result) count(metric string) int64 { return int64(r.Metrics[metric]["count"]) }
-
 // figures are everything but the tally.
-func (c k6Case) figures(r *k6Result, w *sampler, from, to float64) *k6Figures {
+func (c k6Case) figures(r *load.K6Result, w *stack.Sampler, from, to float64) *k6Figures {
 	latency := r.Metrics["http_req_duration"]
 	f := &k6Figures{
 		Service:    c.service,
 		Condition:  c.condition,
-		Uploads:    int64(r.Sent.count()),
-		Dropped:    r.count("dropped_iterations"),
-		Refused:    r.count("uploads_refused"),
-		Failed:     r.count("uploads_failed"),
+		Uploads:    int64(r.Sent.Count()),
+		Dropped:    r.Count("dropped_iterations"),
+		Refused:    r.Count("uploads_refused"),
+		Failed:     r.Count("uploads_failed"),
 		DroppedPer: r.Metrics["dropped_iterations"]["rate"],
 		Avg:        latency["avg"],
 		P50:        latency["med"],
@@ -245,18 +245,21 @@ func (c k6Case) figures(r *k6Result, w *sampler, from, to float64) *k6Figures {
 		Goroutines: map[string]float64{},
 		metrics:    r.Metrics,
 	}
-	last := w.samples[len(w.samples)-1]
-	f.DeadLetters = w.most("dead letters")
-	for name := range last.cpu {
-		f.Cores[name] = w.cpuSpent(from, to, name) / (to - from)
-		f.Memory[name] = w.peak(name)
-		f.Slopes[name] = w.slope(from+(to-from)/2, to, func(s sample) float64 { return s.memory[name] })
+	last := w.Samples[len(w.Samples)-1]
+	f.DeadLetters = w.Most("dead letters")
+	for name := range last.CPU {
+		f.Cores[name] = w.CPUSpent(from, to, name) / (to - from)
+		f.Memory[name] = w.Peak(name)
+		f.Slopes[name] = w.Slope(from+(to-from)/2, to, func(s stack.Sample) float64 { return s.Memory[name] })
 	}
-	f.PeakWaiting = w.most("waiting for the saver")
+	f.PeakWaiting = w.Most("waiting for the saver")
 	own := 0.0
-	for name := range w.roles {
-		f.Goroutines[name] = w.most("goroutines of " + name)
-		f.HeapSlopes[name] = w.slope(from+(to-from)/2, to, func(s sample) float64 { return s.metrics["heap goal of "+name] })
+	for name := range w.Roles {
+		f.Goroutines[name] = w.Most("goroutines of " + name)
+		f.HeapSlopes[name] = w.Slope(from+(to-from)/2, to, func(s stack.Sample) float64 {
+			return s.Metrics["heap goal of "+
+				""+name]
+		})
 		own += f.Cores[name] * (to - from)
 	}
 	f.CPU = own / float64(3*max(f.Uploads, 1)) * 100_000
@@ -267,7 +270,7 @@ func (c k6Case) figures(r *k6Result, w *sampler, from, to float64) *k6Figures {
 // first case of an outage is the one with it.
 func outageLimit(figures []*k6Figures) float64 {
 	for _, f := range figures {
-		if f.Service != synchronous {
+		if f.Service != stack.Synchronous {
 			return max(1.5*f.P95, f.P95+5)
 		}
 	}

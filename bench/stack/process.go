@@ -1,4 +1,4 @@
-package main
+package stack
 
 import (
 	"encoding/json"
@@ -15,90 +15,27 @@ import (
 	"github.com/docket-project/docket/internal/testserver"
 )
 
-// scenario is one measurement on a docket of its own.
-type scenario struct {
-	name        string
-	rate        int // open loop
-	connections int // closed loop
-	length      time.Duration
-	fsyncDelay  time.Duration
-}
+// Millis is a duration in milliseconds.
+func Millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// closedPace bounds how many requests a closed loop prepares, in uploads a second.
-const closedPace = 16_000
-
-func (s scenario) run(docket string) (result, error) {
-	dir, err := os.MkdirTemp("", "docket-bench-")
-	if err != nil {
-		return result{}, err
-	}
-	defer os.RemoveAll(dir)
-	d, err := startDocket(docket, dir, s.fsyncDelay)
-	if err != nil {
-		return result{}, err
-	}
-	defer d.Kill()
-
-	c := newCorpus()
-	n := s.rate * int(s.length.Seconds())
-	if s.connections > 0 {
-		n = closedPace * int(s.length.Seconds())
-	}
-	requests := c.requests(d.upload, n)
-	cpu := d.cpu()
-	memory := d.watch()
-	var l *load
-	if s.connections > 0 {
-		var used int
-		if l, used, err = closed(d.upload, requests, s.connections, s.length); err == nil && used < n {
-			requests = requests[:used]
-		}
-	} else {
-		l, err = open(d.upload, requests, s.rate)
-	}
-	if err != nil {
-		return result{}, err
-	}
-	ended := time.Now()
-	if err := d.drained(); err != nil {
-		return result{}, err
-	}
-	r := l.result(s.name, requests)
-	r.DrainedMs = ms(time.Since(ended))
-	r.CPUPer100k = (d.cpu() - cpu) / float64(r.Events) * 100_000
-	r.RSSSlope = memory()
-	r.PeakRSS = d.status("VmHWM:") / 1024
-	stored, err := d.stored(c.ids)
-	if err != nil {
-		return result{}, err
-	}
-	r.Stored = stored
-	if r.Stored != r.Events {
-		return r, fmt.Errorf("%d of %d acknowledged events are stored", r.Stored, r.Events)
-	}
-	return r, nil
-}
-
-func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-// process is a process under test. Where another program runs it, pid is not that one's.
-type process struct {
+// Process is a process under test. Where another program runs it, pid is not that one's.
+type Process struct {
 	*testserver.Process
-	pid int
+	Pid int
 }
 
-// client asks a console listener.
-type client struct{ console string }
+// Client asks a console listener.
+type Client struct{ console string }
 
 // docketProcess is a docket serve under test.
 type docketProcess struct {
-	process
-	client
-	upload, admin string
+	Process
+	Client
+	Upload, admin string
 }
 
-// startDocket runs docket, under strace where fsync is to be slow.
-func startDocket(binary, dir string, fsyncDelay time.Duration) (*docketProcess, error) {
+// StartDocket runs docket, under strace where fsync is to be slow.
+func StartDocket(binary, dir string, fsyncDelay time.Duration) (*docketProcess, error) {
 	var addrs [3]string
 	for i := range addrs {
 		var err error
@@ -106,9 +43,9 @@ func startDocket(binary, dir string, fsyncDelay time.Duration) (*docketProcess, 
 			return nil, err
 		}
 	}
-	d := &docketProcess{upload: addrs[0], client: client{addrs[1]}, admin: addrs[2]}
+	d := &docketProcess{Upload: addrs[0], Client: Client{addrs[1]}, admin: addrs[2]}
 	o := testserver.DocketOptions{Binary: binary, Role: "serve", Admin: d.admin, Output: os.Stderr, Vars: []string{
-		"DOCKET_DATA=" + dir, "DOCKET_LISTEN=" + d.upload, "DOCKET_CONSOLE_LISTEN=" + d.console, "DOCKET_LOG_LEVEL=warn",
+		"DOCKET_DATA=" + dir, "DOCKET_LISTEN=" + d.Upload, "DOCKET_CONSOLE_LISTEN=" + d.console, "DOCKET_LOG_LEVEL=warn",
 	}}
 	if fsyncDelay > 0 {
 		o.Under = []string{
@@ -120,18 +57,18 @@ func startDocket(binary, dir string, fsyncDelay time.Duration) (*docketProcess, 
 	if err != nil {
 		return nil, err
 	}
-	d.process = process{started.Process, started.Pid()}
+	d.Process = Process{started.Process, started.Pid()}
 	if err := testserver.WaitReady(d.admin, time.Minute); err != nil {
 		d.Kill()
 		return nil, err
 	}
 	if fsyncDelay > 0 { // strace's only child
-		traced := children(d.pid)
+		traced := children(d.Pid)
 		if len(traced) == 0 {
 			d.Kill()
 			return nil, errors.New("strace runs nothing")
 		}
-		d.pid = traced[0]
+		d.Pid = traced[0]
 	}
 	return d, nil
 }
@@ -150,9 +87,9 @@ func children(pid int) (out []int) {
 	return out
 }
 
-// status reads a line of /proc/PID/status, in KiB.
-func (d *process) status(field string) float64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.pid))
+// Status reads a line of /proc/PID/status, in KiB.
+func (d *Process) Status(field string) float64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.Pid))
 	if err != nil {
 		return 0
 	}
@@ -161,9 +98,9 @@ func (d *process) status(field string) float64 {
 	return n
 }
 
-// cpu is the time the process has used, in seconds.
-func (d *process) cpu() float64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.pid))
+// CPU is the time the process has used, in seconds.
+func (d *Process) CPU() float64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.Pid))
 	if err != nil {
 		return 0
 	}
@@ -173,9 +110,9 @@ func (d *process) cpu() float64 {
 	return (user + system) / 100 // USER_HZ
 }
 
-// watch samples memory every second. The returned func stops, and tells how much a straight line through the samples of
+// Watch samples memory every second. The returned func stops, and tells how much a straight line through the samples of
 // the second half of the run rises over that half, in percent of its mean.
-func (d *process) watch() func() float64 {
+func (d *Process) Watch() func() float64 {
 	stop, done := make(chan struct{}), make(chan []float64)
 	go func() {
 		var samples []float64
@@ -184,7 +121,7 @@ func (d *process) watch() func() float64 {
 		for {
 			select {
 			case <-tick.C:
-				samples = append(samples, d.status("VmRSS:"))
+				samples = append(samples, d.Status("VmRSS:"))
 			case <-stop:
 				done <- samples
 				return
@@ -215,7 +152,8 @@ func slope(y []float64) float64 {
 	return (n*sxy - sx*sy) / (n*sxx - sx*sx) * (n - 1) / (sy / n) * 100
 }
 
-func (d *client) get(path string, into any) error {
+// Get asks the console, and reads its JSON.
+func (d *Client) Get(path string, into any) error {
 	resp, err := http.Get("http://" + d.console + path)
 	if err != nil {
 		return err
@@ -228,8 +166,8 @@ func (d *client) get(path string, into any) error {
 	return json.Unmarshal(b, into)
 }
 
-// pipeline is what waits at each stage.
-type pipeline struct {
+// Pipeline is what waits at each stage.
+type Pipeline struct {
 	Stages []struct {
 		Name          string
 		Waiting       int64
@@ -238,7 +176,8 @@ type pipeline struct {
 	SampledAt time.Time `json:"sampled_at"`
 }
 
-func (p pipeline) waiting(stage string) (n int64) {
+// Waiting is how many records wait at a stage.
+func (p Pipeline) Waiting(stage string) (n int64) {
 	for _, s := range p.Stages {
 		if s.Name == stage {
 			n = s.Waiting
@@ -247,8 +186,8 @@ func (p pipeline) waiting(stage string) (n int64) {
 	return n
 }
 
-// oldest is how long the oldest of a stage has waited, in seconds.
-func (p pipeline) oldest(stage string) (age float64) {
+// Oldest is how long the oldest of a stage has waited, in seconds.
+func (p Pipeline) Oldest(stage string) (age float64) {
 	for _, s := range p.Stages {
 		if s.Name == stage {
 			age = s.OldestSeconds
@@ -257,20 +196,20 @@ func (p pipeline) oldest(stage string) (age float64) {
 	return age
 }
 
-// drainedPipeline has nothing on its way.
-func drainedPipeline(p pipeline) bool { return p.waiting("saver") == 0 && p.waiting("parking") == 0 }
+// DrainedPipeline has nothing on its way.
+func DrainedPipeline(p Pipeline) bool { return p.Waiting("saver") == 0 && p.Waiting("parking") == 0 }
 
-// drained waits until nothing is on its way.
-func (d *client) drained() error { return d.waitFor(drainedPipeline) }
+// Drained waits until nothing is on its way.
+func (d *Client) Drained() error { return d.WaitFor(DrainedPipeline) }
 
-// waitFor asks until the pipeline is as it should be.
-func (d *client) waitFor(good func(pipeline) bool) error { return d.within(5*time.Minute, good) }
+// WaitFor asks until the pipeline is as it should be.
+func (d *Client) WaitFor(good func(Pipeline) bool) error { return d.Within(5*time.Minute, good) }
 
-// within does so for a time.
-func (d *client) within(patience time.Duration, good func(pipeline) bool) error {
+// Within does so for a time.
+func (d *Client) Within(patience time.Duration, good func(Pipeline) bool) error {
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(250 * time.Millisecond) {
-		var p pipeline
-		if err := d.get("/api/v1/pipeline", &p); err != nil {
+		var p Pipeline
+		if err := d.Get("/api/v1/pipeline", &p); err != nil {
 			return err
 		}
 		fresh := time.Since(p.SampledAt) < time.Second // a log that does not answer in time is shown as it was
@@ -281,9 +220,9 @@ func (d *client) within(patience time.Duration, good func(pipeline) bool) error 
 	return fmt.Errorf("what waits did not become what it should be within %s", patience)
 }
 
-// stored counts the ids of the corpus that are stored, by reading all of them. Anything else that is stored is an
+// Stored counts the ids of the corpus that are stored, by reading all of them. Anything else that is stored is an
 // error.
-func (d *client) stored(ids map[string]bool) (int, error) {
+func (d *Client) Stored(ids map[string]bool) (int, error) {
 	n := 0
 	query := url.Values{"limit": {"1000"}, "since": {"24h"}}
 	for {
@@ -293,7 +232,7 @@ func (d *client) stored(ids map[string]bool) (int, error) {
 			}
 			NextCursor *string `json:"next_cursor"`
 		}
-		if err := d.get("/api/v1/decisions?"+query.Encode(), &page); err != nil {
+		if err := d.Get("/api/v1/decisions?"+query.Encode(), &page); err != nil {
 			return n, err
 		}
 		for _, i := range page.Items {

@@ -1,4 +1,4 @@
-package main
+package suites
 
 import (
 	"fmt"
@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/procfs"
 
 	"github.com/docket-project/docket/bench/report"
+	"github.com/docket-project/docket/bench/stack"
 	"github.com/docket-project/docket/internal/testserver"
 )
 
@@ -62,9 +63,9 @@ func describe(docket, k6 string) ([]report.Fact, error) {
 	return append(
 		facts,
 		report.Fact{Name: "Kafka", Value: kafka + ", a broker that is controller as well unless it says otherwise, -Xmx768m"},
-		report.Fact{Name: "PostgreSQL", Value: postgres + ", " + strings.Join(postgresSettings, ", ")},
+		report.Fact{Name: "PostgreSQL", Value: postgres + ", " + strings.Join(stack.PostgresSettings, ", ")},
 	), nil
 }
 
-// scriptsOf is where k6's scripts are, seen from docket's binary, which is in bin.
-func scriptsOf(docket string) string { return filepath.Join(filepath.Dir(docket), "..", "k6") }
+// ScriptsOf is where k6's scripts are, seen from docket's binary, which is in bin.
+func ScriptsOf(docket string) string { return filepath.Join(filepath.Dir(docket), "..", "k6") }

@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"context"
@@ -10,10 +10,11 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/docket-project/docket/bench/events"
+	"github.com/docket-project/docket/bench/stack"
 )
 
-// tally says what became of every decision of a run, by set.
-type tally struct {
+// Tally says what became of every decision of a run, by set.
+type Tally struct {
 	Sent   int `json:"sent"`         // decisions of all uploads
 	Acked  int `json:"acknowledged"` // of uploads that were answered with 200
 	Stored int `json:"stored"`       // rows of the run
@@ -24,8 +25,8 @@ type tally struct {
 	Strangers int `json:"strangers"`
 }
 
-// sound is an error unless every acknowledged decision is stored once, and nothing else but what was sent.
-func (t tally) sound() error {
+// Sound is an error unless every acknowledged decision is stored once, and nothing else but what was sent.
+func (t Tally) Sound() error {
 	if t.Lost+t.Twice+t.Strangers > 0 {
 		return fmt.Errorf(
 			"of %d acknowledged decisions %d are lost; %d are stored twice, %d were never sent", t.Acked, t.Lost, t.Twice,
@@ -35,13 +36,13 @@ func (t tally) sound() error {
 	return nil
 }
 
-// tally reads every id of a table. Others is how many rows there are that are not the run's.
-func (s *stack) tally(table string, run events.Run, sent, acked bits, others int) (t tally, err error) {
+// TakeTally reads every id of a table. Others is how many rows there are that are not the run's.
+func TakeTally(s *stack.Stack, table string, run events.Run, sent, acked bits, others int) (t Tally, err error) {
 	var stored bits
 	for upload := range sent.all() {
 		t.Sent += events.Size(upload)
 	}
-	conn, err := pgx.Connect(context.Background(), s.postgres.URL("postgres", ""))
+	conn, err := pgx.Connect(context.Background(), s.Postgres.URL("postgres", ""))
 	if err != nil {
 		return t, err
 	}
@@ -86,8 +87,8 @@ func (s *stack) tally(table string, run events.Run, sent, acked bits, others int
 // bits is a set of small numbers.
 type bits []uint64
 
-// upTo has all numbers below n.
-func upTo(n int64) (b bits) {
+// UpTo has all numbers below n.
+func UpTo(n int64) (b bits) {
 	for i := range n {
 		b.set(i)
 	}
@@ -103,7 +104,7 @@ func (b *bits) set(n int64) {
 
 func (b bits) has(n int64) bool { return n/64 < int64(len(b)) && b[n/64]&(1<<(n%64)) != 0 }
 
-func (b bits) count() (n int) {
+func (b bits) Count() (n int) {
 	for _, word := range b {
 		n += mathbits.OnesCount64(word)
 	}

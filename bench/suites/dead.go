@@ -1,4 +1,4 @@
-package main
+package suites
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/docket-project/docket/bench/stack"
 	"github.com/docket-project/docket/internal/adapters/kafka"
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -28,7 +29,7 @@ type figure struct {
 
 // deadBench measures what an operator does with many dead letters.
 type deadBench struct {
-	*stack
+	*stack.Stack
 	log     *kafka.Log
 	topics  domain.Topics
 	n       int
@@ -40,23 +41,23 @@ func (b *deadBench) add(what string, value float64, unit string) {
 	fmt.Fprintf(os.Stderr, "%s: %.4g %s\n", what, value, unit)
 }
 
-// deadSuite fills the dead-letter topics, looks at them, and replays them with the parking role killed on the way.
-func deadSuite(docket, out string, n int) error {
-	s, err := startStack(docket, 1)
+// DeadSuite fills the dead-letter topics, looks at them, and replays them with the parking role killed on the way.
+func DeadSuite(docket, out string, n int) error {
+	s, err := stack.StartStack(docket, 1)
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	b := &deadBench{stack: s, topics: domain.TopicsWithPrefix("docket."), n: n}
+	defer s.Close()
+	b := &deadBench{Stack: s, topics: domain.TopicsWithPrefix("docket."), n: n}
 	b.log, err = kafka.Open(kafka.Options{
-		Brokers: s.kafka.Brokers(), Topics: b.topics, MaxEvent: 4 << 20, MaxUpload: 8 << 20, MaxBuffered: 256 << 20,
+		Brokers: s.Kafka.Brokers(), Topics: b.topics, MaxEvent: 4 << 20, MaxUpload: 8 << 20, MaxBuffered: 256 << 20,
 		Lost: func(string, int64) {}, Stopped: func(string, int32, error) {}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = b.log.Close() }() // it publishes nothing by then
-	if err := s.startAll("parking", "console"); err != nil {
+	if err := s.StartAll("parking", "console"); err != nil {
 		return err
 	}
 	for _, step := range []func() error{b.fill, b.look, b.dryRun, b.throttled, b.unthrottled, b.killed, b.trails} {
@@ -143,7 +144,7 @@ func (b *deadBench) fill() error {
 		var p struct {
 			Open int64 `json:"dead_letters_open"`
 		}
-		if err := b.api().get("/api/v1/pipeline", &p); err != nil {
+		if err := b.API().Get("/api/v1/pipeline", &p); err != nil {
 			return err
 		}
 		if p.Open >= int64(b.n) {
@@ -157,7 +158,7 @@ func (b *deadBench) fill() error {
 
 // analyze lets the planner know, as autovacuum would within a minute.
 func (b *deadBench) analyze() error {
-	return b.postgres.Exec("postgres", "VACUUM (ANALYZE) dead_letters", "VACUUM (ANALYZE) dead_letter_counts")
+	return b.Postgres.Exec("postgres", "VACUUM (ANALYZE) dead_letters", "VACUUM (ANALYZE) dead_letter_counts")
 }
 
 // latency asks for something many times, and adds its 95th percentile.
@@ -165,7 +166,7 @@ func (b *deadBench) latency(what string, times int, path func(i int) string) err
 	var took []float64
 	for i := range times {
 		start := time.Now()
-		resp, err := http.Get("http://" + b.console + path(i))
+		resp, err := http.Get("http://" + b.Console + path(i))
 		if err != nil {
 			return err
 		}
@@ -177,7 +178,7 @@ func (b *deadBench) latency(what string, times int, path func(i int) string) err
 		if resp.StatusCode != http.StatusOK {
 			return fmt.Errorf("%s: %s", path(i), resp.Status)
 		}
-		took = append(took, ms(time.Since(start)))
+		took = append(took, stack.Millis(time.Since(start)))
 	}
 	slices.Sort(took)
 	b.add(what+", p95", took[len(took)*95/100], "ms")
@@ -217,7 +218,7 @@ type deadJob struct {
 
 // create asks for a job.
 func (b *deadBench) create(body string) (j deadJob, err error) {
-	resp, err := http.Post("http://"+b.console+"/api/v1/dead-letters/replays", "application/json", strings.NewReader(body))
+	resp, err := http.Post("http://"+b.Console+"/api/v1/dead-letters/replays", "application/json", strings.NewReader(body))
 	if err != nil {
 		return j, err
 	}
@@ -235,7 +236,7 @@ func (b *deadBench) create(body string) (j deadJob, err error) {
 // until asks for a job until it is as wanted.
 func (b *deadBench) until(j *deadJob, wanted func() bool) error {
 	for deadline := time.Now().Add(15 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if err := b.api().get("/api/v1/jobs/"+j.ID, j); err != nil {
+		if err := b.API().Get("/api/v1/jobs/"+j.ID, j); err != nil {
 			return err
 		}
 		switch {
@@ -255,7 +256,7 @@ func (b *deadBench) dryRun() error {
 	if err != nil {
 		return err
 	}
-	b.add("asking for a dry run of everything", ms(time.Since(start)), "ms")
+	b.add("asking for a dry run of everything", stack.Millis(time.Since(start)), "ms")
 	if err := b.until(&j, func() bool { return j.State == "done" }); err != nil {
 		return err
 	}
@@ -321,8 +322,8 @@ func (b *deadBench) killed() error {
 		if err := b.until(&j, func() bool { return j.Done > part*j.Matched/3 }); err != nil {
 			return err
 		}
-		b.roles["parking"].Kill()
-		if _, err := b.start("parking"); err != nil {
+		b.Roles["parking"].Kill()
+		if _, err := b.Start("parking"); err != nil {
 			return err
 		}
 	}
@@ -335,7 +336,7 @@ func (b *deadBench) killed() error {
 		"open":     "ASSERT (SELECT count(*) = 0 FROM dead_letters WHERE state <> 'stored')",
 		"failures": "ASSERT (SELECT sum(failed) = 0 FROM jobs)",
 	} {
-		if err := b.postgres.Exec("postgres", "DO $$ BEGIN "+sql+"; END $$"); err != nil {
+		if err := b.Postgres.Exec("postgres", "DO $$ BEGIN "+sql+"; END $$"); err != nil {
 			return fmt.Errorf("%s are not as they should be after two kills: %w (%s)", name, err, j.Message)
 		}
 	}
