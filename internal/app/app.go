@@ -294,7 +294,7 @@ func (l *listener) addr() string {
 // boundMemory tells Go's collector what the settings promise: twice the bytes in flight, and what a process needs
 // anyway. Without it a heap may grow to twice what is alive before it is looked at. GOMEMLIMIT beats it.
 //
-// What it returns is to be kept, and nobody touches it, so that it takes address space only. The collector runs when
+// The caller keeps what it returns and never writes to it, so that it takes address space only. The collector runs when
 // the heap is twice what was alive; ingest has 5 MiB alive and allocates ten times that a second. GOGC beats it.
 func boundMemory(role status.Role, cfg Config) (ballast []byte) {
 	const process = 128 << 20

@@ -62,7 +62,7 @@ func migrateKafka(ctx context.Context, cfg Config, logger *slog.Logger, w io.Wri
 		fmt.Fprintf(w, "Less safe than docket promises: %s.\n", why)
 	}
 	if err == nil {
-		fmt.Fprintln(w, "Kafka has the topics of this version; those that were there are as they were.")
+		fmt.Fprintln(w, "Kafka has the topics of this version; docket changed none that existed.")
 	}
 	return err
 }
@@ -138,7 +138,7 @@ func acceptEmbeddedLoss(ctx context.Context, cfg Config, yes bool, w io.Writer) 
 		return err
 	}
 	if len(losses) == 0 {
-		fmt.Fprintln(w, "The log is whole: nothing to give up.")
+		fmt.Fprintln(w, "The log is whole: there is nothing to give up.")
 		return nil
 	}
 	for _, l := range losses {
@@ -150,7 +150,7 @@ func acceptEmbeddedLoss(ctx context.Context, cfg Config, yes bool, w io.Writer) 
 			cfg.Data,
 		)
 	}
-	fmt.Fprintln(w, "Given up, and noted in the log's table of losses. docket can start again.")
+	fmt.Fprintln(w, "docket has given these records up, and noted it in the log's table of losses. You can start docket again.")
 	return nil
 }
 
@@ -176,7 +176,7 @@ func acceptKafkaLoss(ctx context.Context, cfg Config, logger *slog.Logger, yes b
 		losses = append(losses, found...)
 	}
 	if len(losses) == 0 {
-		fmt.Fprintln(w, "Every group is within its topic: nothing to give up.")
+		fmt.Fprintln(w, "Every group is within its topic: there is nothing to give up.")
 		return nil
 	}
 	for _, l := range losses {
@@ -200,11 +200,11 @@ func acceptKafkaLoss(ctx context.Context, cfg Config, logger *slog.Logger, yes b
 	if err := log.AcceptLoss(ctx, losses, time.Now().UTC().Format(time.RFC3339)+" by "+caller); err != nil {
 		return err
 	}
-	fmt.Fprintln(w, "Given up. The roles go on behind these records when they are started.")
+	fmt.Fprintln(w, "docket has given these records up. Start the roles: they continue behind them.")
 	return nil
 }
 
-// noteLosses writes down for good what is given up, before it is.
+// noteLosses writes down what is given up, before it is.
 func noteLosses(ctx context.Context, cfg Config, losses []kafka.Loss, caller string) error {
 	if cfg.DatabaseURL == "" {
 		return nil // the offset's metadata has to do

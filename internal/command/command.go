@@ -31,7 +31,7 @@ type commandLine struct {
 
 	Serve   serveCommand   `cmd:"" help:"Run everything in one process, with nothing else installed."`
 	Ingest  ingestCommand  `cmd:"" help:"Run the role that takes uploads; needs Kafka and PostgreSQL, as the next three do."`
-	Saver   saverCommand   `cmd:"" help:"Run the role that stores what was taken."`
+	Saver   saverCommand   `cmd:"" help:"Run the role that stores decisions."`
 	Parking parkingCommand `cmd:"" help:"Run the role that replays what the store could not take."`
 	Console consoleCommand `cmd:"" help:"Run the role that answers people and programs."`
 	Send    cli.Send       `cmd:"" help:"Send decisions from files, as an OPA would."`

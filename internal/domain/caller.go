@@ -31,7 +31,7 @@ func (r Role) Includes(needed Role) bool {
 const (
 	// ByToken is a bearer token of the listener's file.
 	ByToken = "token"
-	// ByNothing is a listener that asks nobody.
+	// ByNothing is a listener that asks for no credentials.
 	ByNothing = "anonymous"
 )
 
@@ -61,7 +61,7 @@ type Scope struct {
 	names string // sorted, joined by NUL, so that a Scope is comparable
 }
 
-// AllTenants is the scope of whoever may see everything.
+// AllTenants is the scope of a caller that may see everything.
 func AllTenants() Scope { return Scope{all: true} }
 
 // Tenants is the scope of some tenants.

@@ -7,7 +7,7 @@ import (
 	"fmt"
 )
 
-// Class says what kind of failure an error is, and so who has to act: nobody, the machinery, an operator or whoever
+// Class says what kind of failure an error is, and so who has to act: nobody, docket itself, an operator or whoever
 // sent the row. Adapters set it in exactly one classify function each; four total tables turn it into an HTTP status,
 // the saver's action, the parking role's action and the CLI's exit code. It is also a metric label and a header value,
 // so the set is small and its texts are a contract.

@@ -46,7 +46,7 @@ type DeadState string
 
 // The states of a dead letter. Only the first asks something of a person.
 const (
-	// DeadOpen is a dead letter that nobody has dealt with, or that came back from a replay.
+	// DeadOpen is a dead letter that no operator has dealt with, or that failed again after a replay.
 	DeadOpen DeadState = "open"
 	// DeadReplayed is one that was sent on its way again, and has neither come back nor been seen as a row.
 	DeadReplayed DeadState = "replayed"
@@ -126,7 +126,7 @@ func (p *Projector) DeadLetter(r Record, topics Topics) DeadLetter {
 		switch {
 		case l.Decision:
 			l.Timestamp = d.Timestamp
-		case d.ID == spellHash(d.SHA256): // an element without an id of its own is no decision that anybody would ask for
+		case d.ID == spellHash(d.SHA256): // nobody can ask for an element without an id of its own
 			l.DecisionID = ""
 		}
 	}

@@ -56,7 +56,7 @@ const (
 // JobStates lists every state.
 var JobStates = []JobState{JobPending, JobRunning, JobPaused, JobStopped, JobCanceled, JobFailed, JobDone}
 
-// Active reports that the job is worked on, or will be without anybody doing anything.
+// Active reports that a process works on the job, or will without an operator.
 func (s JobState) Active() bool { return s == JobPending || s == JobRunning }
 
 // Over reports that nothing more will happen to the job.

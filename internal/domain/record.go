@@ -9,11 +9,11 @@ import (
 
 // Topics names the four topics of the durable log.
 type Topics struct {
-	// Decisions holds what was accepted and is not yet stored.
+	// Decisions has what was accepted and is not yet stored.
 	Decisions string
-	// Parking holds what the store could not take.
+	// Parking has what the store could not take.
 	Parking string
-	// ParkingDLQ holds what was parked and given up after the last attempt.
+	// ParkingDLQ has what was parked and failed at its last attempt.
 	ParkingDLQ string
 	// DLQ is the data DLQ: what the database would never accept, and what ingest quarantined.
 	DLQ string

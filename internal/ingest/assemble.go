@@ -25,7 +25,7 @@ type Body struct {
 	Headers domain.Headers
 	// Topic is where accepted events go.
 	Topic string
-	// Charge asks for so many more bytes of memory, beyond those of Wire; its error ends the assembly. nil asks nobody.
+	// Charge asks for so many more bytes of memory, beyond those of Wire; its error ends the assembly. nil allows any amount.
 	Charge func(bytes int) error
 }
 

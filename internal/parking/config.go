@@ -13,7 +13,7 @@ import (
 type Config struct {
 	Concurrency int           `help:"Most batches that are replayed at once; with the embedded log it is one." env:"CONCURRENCY"`
 	Adaptive    bool          `help:"Throttle the backlog while the store is slow or busy with fresh decisions; off, it takes all it may." env:"ADAPTIVE" negatable:""`
-	MaxAttempts int           `help:"Failures of a row of its own fault before it is dead-lettered." env:"MAX_ATTEMPTS"`
+	MaxAttempts int           `help:"How often a row is rejected before it is dead-lettered." env:"MAX_ATTEMPTS"`
 	BackoffMin  time.Duration `help:"First ceiling of the backoff between such failures; it doubles, and the wait is drawn from zero to it." env:"BACKOFF_MIN"`
 	BackoffMax  time.Duration `help:"Last ceiling of that backoff." env:"BACKOFF_MAX"`
 }

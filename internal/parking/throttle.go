@@ -13,7 +13,7 @@ const (
 	throttleEvery = time.Second
 	// leastShare leaves the backlog a quarter of the time of one batch: it is late already, but it has to end.
 	leastShare = 0.25
-	// trifling is a latency that nobody else notices, however low the floor.
+	// trifling is a latency that does not matter, however low the floor.
 	trifling = 10 * time.Millisecond
 	// longestRest bounds the pause behind one slow batch.
 	longestRest = 5 * time.Second
@@ -39,8 +39,8 @@ type throttle struct {
 	rest    time.Time // until then nothing begins
 	denied  time.Time // since when a batch has stepped back
 	changed time.Time
-	// kinds are batches of the same binary order of size with as many others of ours at the store: our own concurrency is
-	// not somebody else's need.
+	// kinds are batches of the same binary order of size, with as many others of the backlog's at the store: the backlog's
+	// own concurrency is no reason to throttle it.
 	kinds map[[2]int]*latency
 }
 

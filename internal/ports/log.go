@@ -1,4 +1,4 @@
-// Package ports holds docket's contracts: the durable log, the decisions in the store, and what the store keeps for
+// Package ports has docket's contracts: the durable log, the decisions in the store, and what the store keeps for
 // control (jobs, dead letters, rejection stats, the OPA inventory, the audit). Each has several real implementations
 // and one conformance suite in porttest; the comments here are the specification that the suites check. A use case
 // declares what it needs of them next to its use.

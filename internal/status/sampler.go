@@ -46,7 +46,7 @@ type Sampler struct {
 	consumed []Consumed
 	store    *Store
 	logger   *slog.Logger
-	// deadOpen counts the dead letters that nobody has dealt with, as the index last said.
+	// deadOpen counts the open dead letters, as the index last said.
 	deadOpen atomic.Int64
 
 	mu      sync.Mutex
@@ -86,7 +86,7 @@ func NewSampler(log Log, consumed []Consumed, store *Store, reg prometheus.Regis
 	}
 	if dead {
 		f.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "docket_dead_letters_open", Help: "Dead letters that nobody has dealt with.",
+			Name: "docket_dead_letters_open", Help: "Open dead letters: those that no operator has dealt with.",
 		}, func() float64 { return float64(s.deadOpen.Load()) })
 	}
 	return s
@@ -225,7 +225,7 @@ type Pipeline struct {
 	// Guard says that the dead-letter guard is on.
 	Guard       bool
 	DeadLetters []DeadTopic
-	// DeadLettersOpen counts what nobody has dealt with.
+	// DeadLettersOpen counts the open dead letters.
 	DeadLettersOpen int64
 	// SampledAt is when the figures were taken.
 	SampledAt time.Time

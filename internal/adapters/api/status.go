@@ -20,7 +20,7 @@ type Pipeline struct {
 	NextProbe float64 `json:"next_probe_seconds"`
 	// Guard says that the dead-letter guard is on.
 	Guard bool `json:"guard"`
-	// DeadLetters counts what the dead-letter topics have, and DeadLettersOpen what of it nobody has dealt with.
+	// DeadLetters counts what the dead-letter topics have, and DeadLettersOpen those that are open.
 	DeadLetters     []DeadLetterTopic `json:"dead_letters"`
 	DeadLettersOpen int64             `json:"dead_letters_open"`
 	// SampledAt is when the figures were taken.

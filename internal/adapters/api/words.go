@@ -33,9 +33,9 @@ var jobWords = words{
 	},
 
 	job.Stalled: func(a domain.Args) string {
-		return "it cannot go on for now, and is taken up again: " + a.Text("error")
+		return "it cannot continue now; docket tries again: " + a.Text("error")
 	},
-	job.Failed: func(a domain.Args) string { return "it cannot go on: " + a.Text("error") },
+	job.Failed: func(a domain.Args) string { return "it failed: " + a.Text("error") },
 	OwnerGone:  fixed("the process that worked on it is gone; the next parking role takes it up"),
 
 	deadletter.DiscardDone: func(a domain.Args) string {
@@ -116,7 +116,7 @@ var refusalWords = words{
 	},
 	operate.CommentMissing: func(a domain.Args) string {
 		return fmt.Sprintf(
-			"a comment is wanted, of at most %d bytes: whoever finds these dead letters, or the audit, will ask why",
+			"a comment is wanted, of at most %d bytes: say why, for those who read the audit",
 			a.Count("most"),
 		)
 	},

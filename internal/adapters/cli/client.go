@@ -1,4 +1,4 @@
-// Package cli holds the operator's commands. They speak HTTP to a running docket and print tables for people or JSON
+// Package cli has the operator's commands. They speak HTTP to a running docket and print tables for people or JSON
 // for programs. Parsing of flags and everything that runs a server is left to the caller.
 package cli
 

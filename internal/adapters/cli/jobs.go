@@ -41,7 +41,7 @@ func (l *JobsList) Run(ctx context.Context, out Out) error {
 		return printItems(out.Stdout, list.Items, l.Output)
 	}
 	if len(list.Items) == 0 {
-		fmt.Fprintln(out.Stderr, "There are no jobs yet: nobody has replayed, discarded or reindexed anything.")
+		fmt.Fprintln(out.Stderr, "There are no jobs yet.")
 		return nil
 	}
 	t := newTable(

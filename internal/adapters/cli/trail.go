@@ -20,7 +20,7 @@ type Trail struct {
 	Console `embed:""`
 	Form    `embed:""`
 	OPA     string `name:"opa" help:"The OPA instance (labels.id) that made it, to learn when anything last came from there."`
-	Scan    bool   `help:"Go on where more waits in the log than is looked at in three seconds."`
+	Scan    bool   `help:"Go on where more waits in the log than docket looks at in three seconds."`
 	ID      string `arg:"" name:"ID" help:"The decision_id."`
 }
 
@@ -65,10 +65,10 @@ func (t *Trail) Run(ctx context.Context, out Out) error {
 	case answer.State == trail.NotFound:
 		return fail(ExitNotFound, "decision %s was not found", t.ID)
 	case answer.State == trail.Unknown && answer.NextCursor != "" && !t.Scan:
-		return fail(ExitUnavailable, "where decision %s is cannot be told for now; --scan looks on", t.ID)
+		return fail(ExitUnavailable, "docket cannot say yet where decision %s is: more records wait. --scan goes on", t.ID)
 	case answer.State == trail.Unknown:
 		return fail(
-			ExitUnavailable, "where decision %s is cannot be told for now: try again once docket status shows nothing wrong",
+			ExitUnavailable, "docket cannot say now where decision %s is: try again when docket status shows nothing wrong",
 			t.ID,
 		)
 	}

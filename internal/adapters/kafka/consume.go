@@ -32,7 +32,7 @@ const (
 	leaveTimeout     = 3 * time.Second
 )
 
-// feed is one partition that this member consumes. Its records stay here from the fetch until they are done: a held
+// feed is one partition that this member consumes. Its records stay here from the fetch until they are done: a paused
 // partition is not fetched, and is delivered again from memory.
 type feed struct {
 	topic     string
@@ -42,7 +42,7 @@ type feed struct {
 	until     time.Time
 	done      kgo.EpochOffset // the next record that is not done
 	committed int64
-	paused    bool // it is held, and not fetched
+	paused    bool // it is not fetched
 	stopped   bool // until a person has looked
 }
 
@@ -248,8 +248,8 @@ func (m *member) poll(ctx context.Context, wake time.Time, limit int) error {
 	return nil
 }
 
-// eligible counts the records that may be handed over now, and says when a held partition may be looked at again. One
-// that was held behind its last record is fetched again then.
+// eligible counts the records that may be handed over now, and says when a paused partition may be looked at again. One
+// that was paused behind its last record is fetched again then.
 func (m *member) eligible(now time.Time) (records, bytes int, wake time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -314,7 +314,7 @@ func (m *member) take(now time.Time) []domain.Record {
 	return batch
 }
 
-// settle moves every partition past what the handler has done, and holds the rest.
+// settle moves every partition past what the handler has done, and pauses the rest.
 func (m *member) settle(pauses []ports.Pause) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -323,14 +323,14 @@ func (m *member) settle(pauses []ports.Pause) {
 		if f.taken == 0 {
 			continue
 		}
-		n, held := f.taken, false
+		n, paused := f.taken, false
 		for _, h := range pauses {
 			if h.Topic == f.topic && h.Partition == f.partition {
 				n = slices.IndexFunc(f.waiting[:f.taken], func(r fetched) bool { return r.Offset >= h.Offset })
-				held, f.until = true, h.Until
+				paused, f.until = true, h.Until
 			}
 		}
-		if n < 0 { // held behind its last record
+		if n < 0 { // paused behind its last record
 			n = f.taken
 		}
 		if n > 0 {
@@ -342,8 +342,8 @@ func (m *member) settle(pauses []ports.Pause) {
 		if f.stopped {
 			continue
 		}
-		f.paused = held
-		if held {
+		f.paused = paused
+		if paused {
 			pause[f.topic] = append(pause[f.topic], f.partition)
 		} else {
 			resume[f.topic] = append(resume[f.topic], f.partition)

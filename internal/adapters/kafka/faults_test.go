@@ -261,17 +261,17 @@ func TestALossThatNothingTells(t *testing.T) {
 	r.fake.Fault(
 		kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Group: "g", Err: kerr.CoordinatorNotAvailable, Count: -1},
 	)
-	held := make(chan struct{}, 1)
+	handled := make(chan struct{}, 1)
 	var s seen
 	r.consume(t, r.topics.Decisions, func(ctx context.Context, batch []domain.Record) ([]ports.Pause, error) {
 		select {
-		case held <- struct{}{}:
+		case handled <- struct{}{}:
 			return ports.PauseAll(batch, time.Now().Add(500*time.Millisecond)), nil // the rest is not fetched meanwhile
 		default:
 			return s.handle(ctx, batch)
 		}
 	})
-	<-held
+	<-handled
 	require.NoError(t, r.publish(t, patience, r.records(r.topics.Decisions, 10, 20)...))
 	require.NoError(t, r.fake.DeleteRecords(r.topics.Decisions, 0, 15))
 	require.Eventually(
@@ -326,17 +326,17 @@ func TestFetchFaultsPass(t *testing.T) {
 	require.Zero(t, r.lost.Load())
 }
 
-// TestHoldsSurviveARebalance holds a partition in one member; when another member gets it, it is delivered there at
+// TestPausesSurviveARebalance pauses a partition in one member; when another member gets it, it is delivered there at
 // once, and a partition that comes back is not paused any more.
-func TestHoldsSurviveARebalance(t *testing.T) {
+func TestPausesSurviveARebalance(t *testing.T) {
 	r := newRig(t, 4, nil)
 	require.NoError(t, r.publish(t, patience, r.records(r.topics.Decisions, 0, 40)...))
-	held := make(chan struct{}, 100)
-	stopHolder := r.consume(t, r.topics.Decisions, func(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
-		held <- struct{}{}
+	handled := make(chan struct{}, 100)
+	stopPauser := r.consume(t, r.topics.Decisions, func(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
+		handled <- struct{}{}
 		return ports.PauseAll(batch, time.Now().Add(time.Hour)), nil
 	})
-	<-held
+	<-handled
 	var s seen
 	r.consume(t, r.topics.Decisions, s.handle)
 	require.Eventually(t, func() bool {
@@ -344,12 +344,12 @@ func TestHoldsSurviveARebalance(t *testing.T) {
 		defer s.mu.Unlock()
 		return len(s.keys) > 0
 	}, patience, 10*time.Millisecond, "the second member gets partitions and delivers them")
-	stopHolder()
+	stopPauser()
 	s.wait(t, keys(r.records("", 0, 40))...)
 }
 
-// TestHeldPartitionsAreNotFetched keeps a partition held for several rounds, and other members' heartbeats going.
-func TestHeldPartitionsAreNotFetched(t *testing.T) {
+// TestPausedPartitionsAreNotFetched keeps a partition paused for several rounds, and other members' heartbeats going.
+func TestPausedPartitionsAreNotFetched(t *testing.T) {
 	r := newRig(t, 1, nil)
 	require.NoError(t, r.publish(t, patience, r.records(r.topics.Decisions, 0, 10)...))
 	rounds := make(chan []string, 100)

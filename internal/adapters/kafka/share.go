@@ -53,27 +53,27 @@ func (s shareByProcess) Balance(b *kgo.ConsumerBalancer, partitions map[string]i
 		if i < more {
 			h.quota++
 		}
-		h.pauses = h.pauses[:min(len(h.pauses), h.quota)]
-		for _, p := range h.pauses {
+		h.has = h.has[:min(len(h.has), h.quota)]
+		for _, p := range h.has {
 			plan.AddPartition(h.member, p.topic, p.partition)
 		}
-		free = slices.DeleteFunc(free, func(p place) bool { return slices.Contains(h.pauses, p) })
+		free = slices.DeleteFunc(free, func(p place) bool { return slices.Contains(h.has, p) })
 	}
 	for _, h := range holders {
-		for _, p := range free[:h.quota-len(h.pauses)] {
+		for _, p := range free[:h.quota-len(h.has)] {
 			plan.AddPartition(h.member, p.topic, p.partition)
 		}
-		free = free[h.quota-len(h.pauses):]
+		free = free[h.quota-len(h.has):]
 	}
 	plan.AdjustCooperative(b) // what another member holds is assigned one round later, when it has let go
 	return plan
 }
 
-// holder is a member of a group and what it pauses.
+// holder is a member of a group and what it has.
 type holder struct {
 	member  *kmsg.JoinGroupResponseMember
 	process string
-	pauses  []place
+	has     []place
 	quota   int
 }
 
@@ -100,10 +100,10 @@ func holdersOf(b *kgo.ConsumerBalancer, partitions map[string]int32) (holders []
 		}
 	})
 	for p, c := range claims {
-		c.by.pauses = append(c.by.pauses, p)
+		c.by.has = append(c.by.has, p)
 	}
 	for _, h := range holders {
-		slices.SortFunc(h.pauses, func(a, b place) int {
+		slices.SortFunc(h.has, func(a, b place) int {
 			return cmp.Or(cmp.Compare(a.topic, b.topic), cmp.Compare(a.partition, b.partition))
 		})
 	}
@@ -115,12 +115,12 @@ func holdersOf(b *kgo.ConsumerBalancer, partitions map[string]int32) (holders []
 func rank(holders []*holder, each int) {
 	have := map[string]int{} // members of a process that have more
 	for _, h := range holders {
-		if len(h.pauses) > each {
+		if len(h.has) > each {
 			have[h.process]++
 		}
 	}
 	slices.SortFunc(holders, func(a, b *holder) int {
-		return cmp.Or(cmp.Compare(len(b.pauses), len(a.pauses)), cmp.Compare(a.member.MemberID, b.member.MemberID))
+		return cmp.Or(cmp.Compare(len(b.has), len(a.has)), cmp.Compare(a.member.MemberID, b.member.MemberID))
 	})
 	before := map[*holder]int{} // members of its process that come before it
 	seen := map[string]int{}
@@ -143,7 +143,7 @@ func processOf(memberID string) string {
 }
 
 // newProcessID is what all members of this process have in common, and no other process has. Kafka's tools show it
-// beside the partitions that a member pauses.
+// beside the partitions that a member has.
 func newProcessID() string {
 	host, err := os.Hostname()
 	if err != nil {

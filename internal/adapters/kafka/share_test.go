@@ -83,9 +83,9 @@ func (g *group) settle(t *testing.T) (moved int) {
 					if !slices.Contains(before[a.MemberID][topic], p) {
 						moved++
 					}
-					for other, pauses := range before {
+					for other, has := range before {
 						require.False(
-							t, other != a.MemberID && slices.Contains(pauses[topic], p), "%s gets a partition that %s holds", a.MemberID,
+							t, other != a.MemberID && slices.Contains(has[topic], p), "%s gets a partition that %s holds", a.MemberID,
 							other,
 						)
 					}
@@ -104,8 +104,8 @@ func (g *group) settle(t *testing.T) (moved int) {
 		}
 	}
 	held := map[string]int{}
-	for _, pauses := range g.holds {
-		for topic, numbers := range pauses {
+	for _, has := range g.holds {
+		for topic, numbers := range has {
 			held[topic] += len(numbers)
 		}
 	}

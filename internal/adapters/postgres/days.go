@@ -152,7 +152,7 @@ func (s *Store) PrepareDays(ctx context.Context, first, last domain.Day) error {
 	return nil
 }
 
-// Days lists the partitions; see ports.DecisionDays. A table that docket has not made is nobody's day.
+// Days lists the partitions; see ports.DecisionDays. A partition that docket has not made is not listed.
 func (s *Store) Days(ctx context.Context) (days []domain.Day, err error) {
 	err = s.query(ctx, "list partitions", `SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 		WHERE i.inhparent = 'decisions'::regclass ORDER BY 1`, nil, func(rows pgx.Rows) error {

@@ -59,7 +59,7 @@ const (
 			replay) c WHERE r.id = c.replay`
 )
 
-// forgetOthers removes rows whose place holds other bytes by now: the topic was made anew.
+// forgetOthers removes rows whose position has other bytes now: the topic was made anew.
 const forgetOthers = `DELETE FROM dead_letters d USING unnest($1::text[], $2::bytea[], $3::text[], $4::text[]) AS u(id,
 	sha256, tenant, class)
 	WHERE d.id = u.id AND (d.sha256, d.tenant, d.class) <> (u.sha256, u.tenant, u.class)`

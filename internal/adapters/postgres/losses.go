@@ -6,7 +6,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// NoteLoss writes down for good that somebody gave up records of the log.
+// NoteLoss writes down that a person gave up records of the log.
 func (s *Store) NoteLoss(
 	ctx context.Context, group, topic string, partition int32, first, last int64, caller string,
 ) error {

@@ -88,11 +88,11 @@ func (l *Log) deliver(ctx context.Context, batch []domain.Record, handle ports.H
 func (l *Log) claim(ctx context.Context, sub ports.Subscription) (release func(), err error) {
 	names := slices.Clone(sub.Topics)
 	slices.Sort(names) // in one order, so that two consumers of several topics cannot wait for each other
-	var held []groupTopic
+	var paused []groupTopic
 	release = func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		for _, g := range held {
+		for _, g := range paused {
 			close(l.claimed[g])
 			delete(l.claimed, g)
 		}
@@ -109,7 +109,7 @@ func (l *Log) claim(ctx context.Context, sub ports.Subscription) (release func()
 			if busy == nil {
 				l.claimed[g] = make(chan struct{})
 				l.mu.Unlock()
-				held = append(held, g)
+				paused = append(paused, g)
 				break
 			}
 			l.mu.Unlock()
@@ -231,7 +231,7 @@ func (l *Log) scan(
 	return reached, err
 }
 
-// gapError is a record that is not where it has to be: lost or, for who holds nothing of the topic, trimmed meanwhile.
+// gapError is a record that is not where it has to be: lost or, for a reader that has no records of the topic, trimmed meanwhile.
 type gapError struct{ records int64 }
 
 func (*gapError) Error() string { return "records are missing" }

@@ -1,4 +1,4 @@
-// Package porttest holds the conformance suites of the contracts in ports: one for the durable log and one for the
+// Package porttest has the conformance suites of the contracts in ports: one for the durable log and one for the
 // store, run against every adapter. It leaves to the adapter's test how an instance is made, reopened and harmed.
 package porttest
 
@@ -44,9 +44,9 @@ func Log(t *testing.T, harness func(t *testing.T) LogHarness) {
 		{"a batch is limited by records and by bytes", logBatchLimits},
 		{"a batch is handed over when its first record is old enough", logBatchAge},
 		{"an error delivers the batch again", logRedelivery},
-		{"a hold commits up to it and delivers the rest later", logHold},
-		{"a hold behind the last record delays what comes next", logHoldNext},
-		{"a held topic does not hold the others", logHoldOthers},
+		{"a pause commits up to it and delivers the rest later", logPause},
+		{"a pause behind the last record delays what comes next", logPauseNext},
+		{"a paused topic does not pause the others", logPauseOthers},
 		{"offsets are committed only after the handler", logCommitAfter},
 		{"what was committed does not come again", logCommitted},
 		{"the end of the context finishes the batch in hand", logFinishes},
@@ -306,47 +306,47 @@ func logRedelivery(t *testing.T, h LogHarness) {
 	require.Equal(t, keys(events("", 0, 5)), keys(c.wait(t, 5)))
 }
 
-func logHold(t *testing.T, h LogHarness) {
+func logPause(t *testing.T, h LogHarness) {
 	l := h.opened(t)
 	publish(t, l, events(h.Topics.Decisions, 0, 5)...)
 	c := newCollector()
-	var held time.Time
+	var until time.Time
 	s := consume(t, l, h.sub(), func(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
-		if held.IsZero() && batch[len(batch)-1].Key == "id-4" {
-			held = time.Now().Add(300 * time.Millisecond)
+		if until.IsZero() && batch[len(batch)-1].Key == "id-4" {
+			until = time.Now().Add(300 * time.Millisecond)
 			third := batch[len(batch)-2]
 			c.add(batch[:len(batch)-2])
-			return []ports.Pause{{Topic: third.Topic, Partition: third.Partition, Offset: third.Offset, Until: held}}, nil
+			return []ports.Pause{{Topic: third.Topic, Partition: third.Partition, Offset: third.Offset, Until: until}}, nil
 		}
 		c.add(batch)
-		if !held.IsZero() {
-			assert.False(t, time.Now().Before(held), "delivered before its time")
+		if !until.IsZero() {
+			assert.False(t, time.Now().Before(until), "delivered before its time")
 		}
 		return nil, nil
 	})
 	require.Equal(t, keys(events("", 0, 5)), keys(c.wait(t, 5)))
 	s.stop(t)
 
-	// The part in front of the hold was committed.
+	// The part in front of the pause was committed.
 	waiting, err := l.Backlog(t.Context(), "suite", h.Topics.Decisions)
 	require.NoError(t, err)
 	require.Zero(t, waiting[0].Waiting())
 }
 
-// logHoldNext has everything done, and nothing more wanted for a while.
-func logHoldNext(t *testing.T, h LogHarness) {
+// logPauseNext has handled everything, and pauses for a while.
+func logPauseNext(t *testing.T, h LogHarness) {
 	l := h.opened(t)
 	publish(t, l, events(h.Topics.Decisions, 0, 2)...)
 	c := newCollector()
-	var held time.Time
+	var until time.Time
 	s := consume(t, l, h.sub(), func(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
-		if !held.IsZero() {
-			assert.False(t, time.Now().Before(held), "delivered before its time")
+		if !until.IsZero() {
+			assert.False(t, time.Now().Before(until), "delivered before its time")
 		}
-		held = time.Now().Add(300 * time.Millisecond)
+		until = time.Now().Add(300 * time.Millisecond)
 		last := batch[len(batch)-1]
 		c.add(batch)
-		return []ports.Pause{{Topic: last.Topic, Partition: last.Partition, Offset: last.Offset + 1, Until: held}}, nil
+		return []ports.Pause{{Topic: last.Topic, Partition: last.Partition, Offset: last.Offset + 1, Until: until}}, nil
 	})
 	c.wait(t, 2)
 	publish(t, l, events(h.Topics.Decisions, 2, 4)...)
@@ -357,7 +357,7 @@ func logHoldNext(t *testing.T, h LogHarness) {
 	require.Zero(t, waiting[0].Waiting())
 }
 
-func logHoldOthers(t *testing.T, h LogHarness) {
+func logPauseOthers(t *testing.T, h LogHarness) {
 	l := h.opened(t)
 	publish(t, l, event(h.Topics.Parking, 0))
 	c := newCollector()
