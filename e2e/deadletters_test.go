@@ -46,7 +46,7 @@ func (c *cluster) groups(t *testing.T, query string) []deadGroup {
 func TestDrillDeadLetters(t *testing.T) {
 	c := oneBroker(t)
 	log := timeline{t, time.Now()}
-	d := c.drill(t, "a check constraint refuses 0.8 % of the rows; replay with kill -9", 250, decisions(shortName(), 8))
+	d := c.drill(t, "a check constraint rejects 0.8 % of the rows; replay with kill -9", 250, decisions(shortName(), 8))
 	const add, drop = `ALTER TABLE decisions ADD CONSTRAINT people CHECK (principal IS DISTINCT FROM 'mallory') NOT VALID`,
 		`ALTER TABLE decisions DROP CONSTRAINT people`
 	exec := func(sql string) { require.NoError(t, c.servers.postgres.Exec(c.database, sql)) }

@@ -250,9 +250,9 @@ func drillCauses(t *testing.T, often bool) {
 func TestDrillDatabaseCauses(t *testing.T)     { drillCauses(t, true) }
 func TestLongDrillDatabaseCauses(t *testing.T) { drillCauses(t, false) }
 
-// TestLongDrillRefusedRows has rows that are refused in ways of their own: each is a dead letter at once, or after its
-// last attempt.
-func TestLongDrillRefusedRows(t *testing.T) {
+// TestLongDrillRejectionsOfEachKind has rows that are rejected in ways of their own: each is a dead letter at once, or
+// after its last attempt.
+func TestLongDrillRejectionsOfEachKind(t *testing.T) {
 	c := oneBroker(t, with("DOCKET_PARKING_MAX_ATTEMPTS=3"))
 	for _, r := range []struct {
 		code, action, topic string
@@ -264,7 +264,7 @@ func TestLongDrillRefusedRows(t *testing.T) {
 	} {
 		passed := t.Run(r.code, func(t *testing.T) {
 			before := len(c.records(t, r.topic))
-			d := c.drill(t, "some rows refused ("+r.code+")", 60, decisions(shortName(), 8))
+			d := c.drill(t, "some rows rejected ("+r.code+")", 60, decisions(shortName(), 8))
 			d.inject(func() func() { return c.refuse(t, r.action) })
 			sleepFor(t, 12*time.Second)
 			d.heal()
@@ -454,11 +454,11 @@ func (c *cluster) constrain() (restore func()) {
 // looksOften has rows that the dead-letter guard has parked be tried more often than once a minute.
 var looksOften = with("DOCKET_PARKING_BACKOFF_MAX=4s")
 
-// TestDrillRejectedRows has a constraint that refuses few enough of the rows for it to be their fault: they are
+// TestDrillRejectedRows has a constraint that rejects few enough of the rows for it to be their fault: they are
 // dead-lettered.
 func TestDrillRejectedRows(t *testing.T) {
 	c := oneBroker(t)
-	d := c.drill(t, "0.1 % of the rows refused (23514)", 300, decisions(shortName(), 1))
+	d := c.drill(t, "0.1 % of the rows rejected (23514)", 300, decisions(shortName(), 1))
 	d.inject(c.constrain)
 	sleepFor(t, 6*time.Second)
 	d.heal()
@@ -475,7 +475,7 @@ func TestLongDrillGuard(t *testing.T) { oneBroker(t, looksOften).guarded(t, "50 
 // guarded has more rejected rows than can be their own fault.
 func (c *cluster) guarded(t *testing.T, share string, permil int) {
 	t.Helper()
-	d := c.drill(t, share+" of the rows refused (23514)", 300, decisions(shortName(), permil))
+	d := c.drill(t, share+" of the rows rejected (23514)", 300, decisions(shortName(), permil))
 	var judged int64
 	eventually(t, time.Minute, func() error { // the guard looks at 1 % of ten thousand
 		c.query(t, &judged, `SELECT coalesce(sum(rows), 0)::bigint FROM rejections WHERE fingerprint = ''`)

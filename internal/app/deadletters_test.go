@@ -382,7 +382,7 @@ func TestOperatorsMistakes(t *testing.T) {
 			`{"filter":{"fingerprint":[]},"dry_run":false,"comment":"x"}`, 400, "would choose everything"},
 		{"a class that is none", "dead-letters/replays", "o", `{"filter":{"class":"bad"}}`, 400, "is no class"},
 		{"a state that is none", "dead-letters/replays", "o", `{"filter":{"state":["open","shut"]}}`, 400, "is no state"},
-		{"a limit in a filter", "dead-letters/replays", "o", `{"filter":{"limit":"7"}}`, 400, "max bounds a job"},
+		{"a limit in a filter", "dead-letters/replays", "o", `{"filter":{"limit":"7"}}`, 400, "use max to bound a job"},
 		{"an unknown field", "dead-letters/replays", "o", `{"filters":{}}`, 400, "unknown field"},
 		{"a rate of 0", "dead-letters/replays", "o", `{"rate":0}`, 400, "leave it out"},
 		{"a max of 0", "dead-letters/replays", "o", `{"max":0}`, 400, "leave it out"},
@@ -395,7 +395,7 @@ func TestOperatorsMistakes(t *testing.T) {
 		{"a job that is gone", "jobs/r-1/cancel", "o", ``, 404, "no job r-1"},
 		{"a job that is gone, by its other name", "dead-letters/replays/r-1/cancel", "o", ``, 404, "no job r-1"},
 		{"nothing matches", "dead-letters/replays", "o", `{"dry_run":false,"comment":"x","filter":{"path":"nowhere"}}`, 202,
-			"nothing fits the filter"},
+			"no dead letter matches the filter"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			code, answer := a.post(t, c.path, c.token, c.body)

@@ -89,7 +89,7 @@ func TestStoreAway(t *testing.T) {
 	require.NotEqual(t, "0", a.metric(t, "docket_parking_replayed_records_total"))
 }
 
-// TestMisconfiguredStore breaks the schema: nothing is parked or dead, /readyz?verbose says what is wrong, and mending
+// TestMisconfiguredStore breaks the schema: nothing is parked or dead, /readyz?verbose says what is wrong, and fixing
 // it is enough.
 func TestMisconfiguredStore(t *testing.T) {
 	a := startApp(t, nil)

@@ -235,7 +235,7 @@ func (a *App) deadLetters(back backends, log ports.Log, p *domain.Projector) {
 	a.run("index of dead letters", index.Tend)
 	jobs := &deadletter.Jobs{
 		Letters: back.Control, Log: log, Index: index, Topics: a.topics, DryRun: sink.NewDryRun(back.Decisions, p).Save,
-		Assembler: a.assembler(), Logger: logger,
+		Assembler: a.assembler(),
 	}
 	runner := job.New(back.Control, processName(), logger)
 	jobs.Register(runner)

@@ -150,7 +150,8 @@ func acceptEmbeddedLoss(ctx context.Context, cfg Config, yes bool, w io.Writer) 
 			cfg.Data,
 		)
 	}
-	fmt.Fprintln(w, "docket has given these records up, and noted it in the log's table of losses. You can start docket again.")
+	fmt.Fprintln(w, "docket has given these records up, and noted it in the log's table of losses. You can start docket "+
+		"again.")
 	return nil
 }
 

@@ -95,7 +95,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 	unknown := unknownVariables(kctx.Model)
 	if _, role := app.AdminListen[status.Role(kctx.Command())]; !role { // a role warns in its log
 		for _, name := range unknown {
-			fmt.Fprintf(stderr, "docket: %s sets nothing; is it misspelt?\n", name)
+			fmt.Fprintf(stderr, "docket: %s is no setting; is it spelled wrong?\n", name)
 		}
 	}
 	if err := kctx.Run(out, unknown); err != nil {
@@ -108,18 +108,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 // returns the file that the command line or the environment names.
 func parse(args []string, stdout, stderr io.Writer, file *config.File) (*kong.Context, string, error) {
 	grammar := &commandLine{}
-	resolvers := []kong.Resolver{defaults{}}
-	if file != nil { // kong takes the last resolver's answer
-		resolvers = append(resolvers, fileResolver{file})
-	}
-	p, err := kong.New(grammar,
+	options := []kong.Option{
 		kong.Name("docket"),
 		kong.Description("The record of every decision that Open Policy Agent makes."),
 		kong.Writers(stdout, stderr),
 		kong.UsageOnError(),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
-		kong.Resolvers(resolvers...),
-	)
+		kong.PostBuild(withDefaults),
+	}
+	if file != nil {
+		options = append(options, kong.Resolvers(fileResolver{file}))
+	}
+	p, err := kong.New(grammar, options...)
 	if err != nil {
 		return nil, "", err
 	}
@@ -227,6 +227,9 @@ func (c *configCommand) Run(kctx *kong.Context, out cli.Out) error {
 			continue
 		}
 		value := flag.Target.Interface()
+		if list, ok := value.([]string); ok && list == nil {
+			value = []string{} // null would be no list
+		}
 		if d, ok := value.(time.Duration); ok {
 			value = d.String()
 		}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -243,6 +244,25 @@ func TestConfigPrintsAFile(t *testing.T) {
 	code, second := runMain(t, "config", "--config", file)
 	require.Equal(t, cli.ExitDone, code, second)
 	require.Equal(t, first, second)
+	code, first = runMain(t, "config")
+	require.Equal(t, cli.ExitDone, code, first)
+	require.NoError(t, os.WriteFile(file, []byte(first+"retention:\nlisten: ~\n"), 0o600))
+	code, second = runMain(t, "config", "--config", file)
+	require.Equal(t, cli.ExitMisconfigured, code, "a key twice, even without a value: %s", second)
+	require.NoError(t, os.WriteFile(file, []byte("kafka_brokers: null\nretention:\nlisten: ~\n"), 0o600))
+	code, second = runMain(t, "config", "--config", file)
+	require.Equal(t, cli.ExitDone, code, second)
+	require.Equal(t, first, second, "a key without a value is as if it were not there")
+}
+
+func TestHelpShowsDefaults(t *testing.T) {
+	for _, command := range []string{"serve", "ingest", "config"} {
+		out := help(t, command)
+		for _, says := range []string{`--listen="127.0.0.1:8080"`, "--retention=90d", "--max-events=50000",
+			"--saver-concurrency=4"} {
+			require.Contains(t, out, says, command)
+		}
+	}
 }
 
 func TestFileMistakes(t *testing.T) {
@@ -271,5 +291,22 @@ func TestFileMistakes(t *testing.T) {
 	t.Setenv("DOCKET_MAX_EVENT", "7")
 	code, out = runMain(t, "config")
 	require.Equal(t, cli.ExitDone, code, out)
-	require.Contains(t, out, "docket: DOCKET_MAX_EVENT sets nothing; is it misspelt?")
+	require.Contains(t, out, "docket: DOCKET_MAX_EVENT is no setting; is it spelled wrong?")
+}
+
+// help is what --help prints, which ends the process.
+func help(t *testing.T, name string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestHelpProcess$")
+	cmd.Env = append(os.Environ(), "DOCKET_TEST_HELP="+name)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return string(out)
+}
+
+// TestHelpProcess is the process of help.
+func TestHelpProcess(t *testing.T) {
+	if name := os.Getenv("DOCKET_TEST_HELP"); name != "" {
+		command.Main(t.Context(), []string{name, "--help"}, os.Stdout, os.Stderr)
+	}
 }

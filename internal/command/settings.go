@@ -100,18 +100,14 @@ func (f fileResolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (a
 	return nil, nil
 }
 
-// defaults give kong the value of a setting that nothing else sets. They come last.
-type defaults struct{}
-
-// Validate has nothing to refuse.
-func (defaults) Validate(*kong.Application) error { return nil }
-
-// Resolve looks into app.DefaultConfig.
-func (defaults) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-	if isSetting(flag) && knownSettings[flag.Name].fallback != "" && !inEnvironment(flag) {
-		return knownSettings[flag.Name].fallback, nil
-	}
-	return nil, nil
+// withDefaults gives every setting of the grammar its default, for --help as well.
+func withDefaults(p *kong.Kong) error {
+	return kong.Visit(p.Model, func(n kong.Visitable, next kong.Next) error {
+		if flag, ok := n.(*kong.Flag); ok && isSetting(flag) && knownSettings[flag.Name].fallback != "" {
+			flag.Default, flag.HasDefault = knownSettings[flag.Name].fallback, true
+		}
+		return next(nil)
+	})
 }
 
 func inEnvironment(flag *kong.Flag) bool {

@@ -84,6 +84,7 @@ func (f *File) add(prefix string, n *yaml.Node, sections map[string]any) error {
 				return fmt.Errorf("%s line %d: %s: %w", f.Name, value.Line, key, err)
 			}
 			f.values[key] = strings.Join(items, ",")
+		case value.Tag == "!!null": // as if the key were not there
 		default:
 			f.values[key] = value.Value
 		}

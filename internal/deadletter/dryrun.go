@@ -135,7 +135,7 @@ func concludeDryRun(kind domain.JobKind, r *domain.DryRunReport) domain.Message 
 	switch {
 	case r.Of == 0:
 		r.Verdict = "nothing"
-		return domain.Say(NothingMatches, nil)
+		return domain.Say(domain.NothingMatches, nil)
 	case tried == 0:
 		r.Verdict = "gone"
 		return domain.Say(BytesGone, nil)

@@ -2,7 +2,6 @@ package deadletter
 
 import (
 	"context"
-	"log/slog"
 
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ingest"
@@ -37,8 +36,6 @@ const (
 	DryRunProgress = "dry_run_progress"
 	// WouldDiscard: a dry run of a discard. Args: of.
 	WouldDiscard = "would_discard"
-	// NothingMatches: the filter chooses nothing.
-	NothingMatches = "nothing_matches"
 	// BytesGone: none of the dead letters is in the log any more.
 	BytesGone = "bytes_gone"
 	// Safe: all that were tried would be stored. Args: tried.
@@ -61,7 +58,6 @@ type Jobs struct {
 	DryRun func(context.Context, []domain.Record) []sink.Verdict
 	// Assembler parses quarantined bytes anew, within ingest's limits as they are now.
 	Assembler ingest.Assembler
-	Logger    *slog.Logger
 }
 
 // Register registers the kinds of jobs about dead letters.

@@ -7,6 +7,9 @@ type Day int64
 
 const secondsOfDay = 24 * 60 * 60
 
+// DaysAhead is how many days after today stores have room for, so that a batch does not have to make it.
+const DaysAhead = 2
+
 // DayOf is the day that a time is in.
 func DayOf(t time.Time) Day {
 	s := t.Unix()

@@ -34,7 +34,11 @@ func (k JobKind) Lane(dryRun bool) Lane {
 	if dryRun {
 		return DryRuns
 	}
-	return DeadLetterJobs
+	switch k {
+	case Replay, Discard, Reindex:
+		return DeadLetterJobs
+	}
+	return "" // nobody works on it
 }
 
 // JobState is how far a job is.

@@ -23,6 +23,14 @@ func (a Args) Text(name string) string {
 	return ""
 }
 
+// Share is an argument as a fraction; 0 where there is none. A whole one may have become an integer on its way.
+func (a Args) Share(name string) float64 {
+	if v, ok := a[name].(float64); ok {
+		return v
+	}
+	return float64(a.Count(name))
+}
+
 // Count is an argument as a number; 0 where there is none.
 func (a Args) Count(name string) int64 {
 	switch v := a[name].(type) {
@@ -36,3 +44,6 @@ func (a Args) Count(name string) int64 {
 		return 0
 	}
 }
+
+// NothingMatches is the code of a job whose filter chooses nothing, also in other states.
+const NothingMatches = "nothing_matches"

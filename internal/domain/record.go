@@ -83,12 +83,12 @@ type Headers struct {
 	ReplayCount int
 }
 
-// Owner is the tenant that the record belongs to: DefaultTenant where no header says so.
+// Owner is the tenant that the record belongs to, as the store spells it: DefaultTenant where no header says so.
 func (h Headers) Owner() string {
 	if h.Tenant == "" {
 		return DefaultTenant
 	}
-	return h.Tenant
+	return Name(h.Tenant) // another program may have written the record
 }
 
 // maxErrorText bounds the docket-error header, in bytes.

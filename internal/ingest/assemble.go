@@ -25,7 +25,8 @@ type Body struct {
 	Headers domain.Headers
 	// Topic is where accepted events go.
 	Topic string
-	// Charge asks for so many more bytes of memory, beyond those of Wire; its error ends the assembly. nil allows any amount.
+	// Charge asks for so many more bytes of memory, beyond those of Wire; its error ends the assembly. nil allows any
+	// amount.
 	Charge func(bytes int) error
 }
 

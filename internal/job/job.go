@@ -88,9 +88,8 @@ func (r *Runner) next(ctx context.Context, lane domain.Lane) (well bool) {
 	if err != nil || !found {
 		return true // the breaker tells of a store that is away
 	}
-	r.logger.Info(
-		"a job is taken up", "job", j.ID, "kind", j.Kind, "dry_run", j.DryRun, "matched", j.Matched, "done", j.Done,
-	)
+	r.logger.Info("a job is started", "job", j.ID, "kind", j.Kind, "dry_run", j.DryRun, "matched", j.Matched, "done",
+		j.Done)
 	t, well := &Turn{runner: r, Context: ctx, Job: j}, true
 	if work, known := r.kinds[j.Kind]; known {
 		err = work(t)
@@ -110,7 +109,7 @@ func (r *Runner) next(ctx context.Context, lane domain.Lane) (well bool) {
 	}
 	if t.over {
 		r.logger.Info("a job has ended", "job", t.Job.ID, "state", t.Job.State, "done", t.Job.Done, "failed", t.Job.Failed,
-			"message", t.Job.Message.Code)
+			"code", t.Job.Message.Code)
 	}
 	return well
 }

@@ -126,7 +126,8 @@ func TestAJobIsWorkedOnToItsEnd(t *testing.T) {
 func TestADryRunIsNotAudited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue()
-		q.jobs = map[domain.Lane]*domain.Job{domain.DryRuns: {ID: "d-1", Kind: domain.Replay, DryRun: true, State: domain.JobPending}}
+		q.jobs = map[domain.Lane]*domain.Job{domain.DryRuns: {ID: "d-1", Kind: domain.Replay, DryRun: true,
+			State: domain.JobPending}}
 		stop := run(t, q, "one", func(turn *Turn) error {
 			turn.End(domain.JobDone, domain.Message{})
 			return nil
@@ -223,7 +224,8 @@ func TestAnOperatorIsHeard(t *testing.T) {
 					return err
 				})
 				time.Sleep(time.Minute)
-				require.WithinDuration(t, time.Now().Add(Lease), q.job(domain.DeadLetterJobs).LeaseUntil, Heartbeat, "the lease is renewed")
+				require.WithinDuration(t, time.Now().Add(Lease), q.job(domain.DeadLetterJobs).LeaseUntil, Heartbeat,
+					"the lease is renewed")
 				paused := time.Now()
 				q.move(domain.DeadLetterJobs, domain.JobPaused)
 				require.WithinDuration(t, paused, <-heard, Heartbeat)

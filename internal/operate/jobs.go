@@ -18,8 +18,6 @@ const (
 	WaitingFor = "waiting_for"
 	// WaitingForOthers: it waits for a job that its caller may not see.
 	WaitingForOthers = "waiting_for_others"
-	// NothingMatches: nothing fits the filter.
-	NothingMatches = "nothing_matches"
 	// NothingLeft: what fits the filter is in other states. Args: stored, replayed, discarded, open.
 	NothingLeft = "nothing_left"
 	// ReplayedTooOften: what fits was replayed as often as it may. Args: matched, max_replays.
@@ -61,6 +59,9 @@ func (s *Service) CreateJob(ctx context.Context, caller domain.Caller, req JobRe
 	if req.Kind == domain.Reindex { // it changes nothing that anybody could miss
 		if len(req.Filter) > 0 {
 			return domain.Job{}, refuse(Mistaken, ReindexFiltered, nil)
+		}
+		if !caller.Tenants.All() {
+			return domain.Job{}, refuse(NotAllowed, ReindexScoped, nil)
 		}
 		req.DryRun = new(bool)
 		if req.Comment == "" {
@@ -192,7 +193,7 @@ func (s *Service) nothingToDo(ctx context.Context, j domain.Job) (domain.Message
 		total += all[state]
 	}
 	if total == 0 {
-		return domain.Say(NothingMatches, nil), nil
+		return domain.Say(domain.NothingMatches, nil), nil
 	}
 	return domain.Say(NothingLeft, args), nil
 }

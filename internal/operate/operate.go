@@ -60,6 +60,10 @@ const (
 	CommentMissing = "comment_missing"
 	// ReindexFiltered: reindexing takes no filter.
 	ReindexFiltered = "reindex_filtered"
+	// ReindexScoped: reindexing needs a caller that has all tenants.
+	ReindexScoped = "reindex_of_all_tenants"
+	// AcceptanceOfOthers: an acceptance is also for tenants that are not the caller's. Args fingerprint.
+	AcceptanceOfOthers = "acceptance_of_other_tenants"
 	// NoFingerprint: args fingerprint.
 	NoFingerprint = "not_a_fingerprint"
 	// NoAcceptance: args fingerprint.

@@ -84,7 +84,8 @@ func TestRequestsAreChecked(t *testing.T) {
 	}{
 		{"a viewer", viewer, operate.JobRequest{}, operate.NotAllowed, operate.RoleMissing},
 		{"nobody", domain.Caller{}, operate.JobRequest{}, operate.NotAllowed, operate.RoleMissing},
-		{"a limit", operator, operate.JobRequest{Filter: map[string][]string{"limit": {"7"}}}, operate.Mistaken, operate.FilterPaged},
+		{"a limit", operator, operate.JobRequest{Filter: map[string][]string{"limit": {"7"}}}, operate.Mistaken,
+			operate.FilterPaged},
 		{
 			"a filter that is none", operator, operate.JobRequest{Filter: map[string][]string{"colour": {"red"}}},
 			operate.Mistaken, operate.FilterInvalid,
@@ -162,6 +163,22 @@ func TestJobsOfAScope(t *testing.T) {
 	refused(t, err, operate.Absent, operate.NoJob)
 	_, err = s.MoveJob(t.Context(), operator, mine.ID, domain.Cancel)
 	require.NoError(t, err)
+	_, err = s.CreateJob(t.Context(), acme, operate.JobRequest{Kind: domain.Reindex})
+	refused(t, err, operate.NotAllowed, operate.ReindexScoped)
+}
+
+// TestAcceptancesOfOthers has one of all tenants: it counts for each of them, and is not theirs to end.
+func TestAcceptancesOfOthers(t *testing.T) {
+	s, _ := newService(t)
+	const fingerprint = "0a1b2c3d4e5f"
+	_, err := s.Accept(t.Context(), operator, fingerprint, "a secret")
+	require.NoError(t, err)
+	report, err := s.Rejections(t.Context(), acme.Tenants)
+	require.NoError(t, err)
+	require.Len(t, report.Acceptances, 1)
+	require.Empty(t, report.Acceptances[0].Caller+report.Acceptances[0].Comment)
+	_, err = s.Revoke(t.Context(), acme, fingerprint)
+	refused(t, err, operate.NotAllowed, operate.AcceptanceOfOthers)
 }
 
 func TestTwinsAndMoves(t *testing.T) {
@@ -218,9 +235,10 @@ func TestNothingToDo(t *testing.T) {
 		require.False(t, j.FinishedAt.IsZero())
 		return j.Message
 	}
-	require.Equal(t, operate.NothingMatches, ask(nil).Code)
+	require.Equal(t, domain.NothingMatches, ask(nil).Code)
 	index(t, store, "acme", 2, func(l *domain.DeadLetter) { l.Replays = 3 })
-	require.Equal(t, domain.Say(operate.ReplayedTooOften, domain.Args{"matched": int64(2), "max_replays": int64(3)}), ask(nil))
+	require.Equal(t, domain.Say(operate.ReplayedTooOften, domain.Args{"matched": int64(2), "max_replays": int64(3)}),
+		ask(nil))
 	left := ask(map[string][]string{"state": {"discarded"}})
 	require.Equal(t, operate.NothingLeft, left.Code)
 	require.EqualValues(t, 2, left.Args.Count("open"))

@@ -20,7 +20,13 @@ const (
 
 // Rejections is what the store rejected lately, within a scope.
 func (s *Service) Rejections(ctx context.Context, scope domain.Scope) (domain.RejectionReport, error) {
-	return s.store.RejectionReport(ctx, scope, s.now())
+	r, err := s.store.RejectionReport(ctx, scope, s.now())
+	for i, a := range r.Acceptances {
+		if !a.Tenants.Within(scope) { // it counts for the caller's rows; who said what of others' is not the caller's
+			r.Acceptances[i].Caller, r.Acceptances[i].Comment = "", ""
+		}
+	}
+	return r, err
 }
 
 // Accept lets rows of the caller's tenants with a fingerprint be dead-lettered in spite of the guard, for
@@ -63,13 +69,20 @@ func (s *Service) Revoke(
 		At: now, Caller: caller.Name, Tenants: caller.Tenants, Action: "guard.revoke", Target: fingerprint,
 		Outcome: domain.Say(Revoked, nil),
 	})
-	if err == nil && !revoked {
-		err = refuse(Absent, NoAcceptance, domain.Args{"fingerprint": fingerprint})
-	}
 	if err != nil {
 		return domain.RejectionReport{}, err
 	}
-	return s.Rejections(ctx, caller.Tenants)
+	report, err := s.Rejections(ctx, caller.Tenants)
+	if err != nil || revoked {
+		return report, err
+	}
+	args := domain.Args{"fingerprint": fingerprint}
+	for _, a := range report.Acceptances {
+		if a.Fingerprint == fingerprint {
+			return report, refuse(NotAllowed, AcceptanceOfOthers, args)
+		}
+	}
+	return report, refuse(Absent, NoAcceptance, args)
 }
 
 func checkFingerprint(caller domain.Caller, fingerprint string) error {

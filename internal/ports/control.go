@@ -25,8 +25,8 @@ type OPAReader interface {
 
 // RejectionReader reads what all processes have judged.
 type RejectionReader interface {
-	// RejectionReport sums up what was recorded within domain.GuardSpan before a time, at most 1,000 fingerprints. On is
-	// the same for everybody; everything else is bounded by the scope.
+	// RejectionReport sums up what was recorded within domain.GuardSpan before a time: all of it, because the guard is
+	// decided by it. On is the same for everybody; everything else is bounded by the scope.
 	RejectionReport(ctx context.Context, scope domain.Scope, at time.Time) (domain.RejectionReport, error)
 }
 

@@ -14,8 +14,8 @@ import (
 const (
 	// Every is how often days are looked at.
 	Every = 10 * time.Minute
-	// daysAhead is how many days after today have room before they are needed.
-	daysAhead = 2
+	// daysAhead is how many days after today have room before they are needed; a migration prepares as many.
+	daysAhead = domain.DaysAhead
 )
 
 // Retention keeps a store's days. Several processes may do it.

@@ -57,12 +57,16 @@ type tally struct {
 	since      time.Time
 	judged     map[string]int64
 	rejections map[rejected]domain.Rejection
+	// fingerprints are those of the rejections, whatever the tenant.
+	fingerprints map[string]bool
 }
 
 // begin starts anew where nothing is counted, or where it could not be told for so long that it is past.
 func (c *tally) begin(now time.Time) {
 	if c.judged == nil || now.Sub(c.since) > domain.GuardSpan {
-		*c = tally{since: now, judged: map[string]int64{}, rejections: map[rejected]domain.Rejection{}}
+		*c = tally{
+			since: now, judged: map[string]int64{}, rejections: map[rejected]domain.Rejection{}, fingerprints: map[string]bool{},
+		}
 	}
 }
 
@@ -79,6 +83,7 @@ func (c *tally) reject(r domain.Rejection) {
 	key := rejected{r.Tenant, r.Fingerprint}
 	r.Rows += c.rejections[key].Rows
 	c.rejections[key] = r
+	c.fingerprints[r.Fingerprint] = true
 }
 
 // join adds what another tally counted.
@@ -155,10 +160,10 @@ func (g *Guard) rejectionOf(v Verdict, tenant string) *domain.Rejection {
 		return nil
 	}
 	r := domain.RejectionOf(v.Err, tenant, v.Path)
-	if _, known := g.counted.rejections[rejected{tenant, r.Fingerprint}]; !known &&
-		len(g.counted.rejections) >= maxFingerprints {
-		r = domain.OtherRejections(v.Err, tenant)
+	if g.counted.fingerprints[r.Fingerprint] || len(g.counted.fingerprints) < maxFingerprints {
+		return &r
 	}
+	r = domain.OtherRejections(v.Err, tenant)
 	return &r
 }
 

@@ -2,10 +2,12 @@ package sink
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -87,11 +89,32 @@ func TestGuardOfManyKinds(t *testing.T) {
 	require.EqualValues(t, 500, rows)
 }
 
+// TestGuardOfManyTenants has one broken constraint that many tenants meet: it is one way to fail.
+func TestGuardOfManyTenants(t *testing.T) {
+	l := &stats{}
+	g := NewGuard(l, NewBreaker(nil, nil, slog.New(slog.DiscardHandler)), nil, slog.New(slog.DiscardHandler))
+	var batch []domain.Record
+	var verdicts []Verdict
+	for i := range 3 * maxFingerprints {
+		batch = append(batch, domain.Record{Headers: domain.Headers{Tenant: fmt.Sprint("tenant-", i)}})
+		verdicts = append(verdicts, Verdict{Err: &domain.Error{Class: domain.Invalid, Text: "check"}, Path: "p"})
+	}
+	batch = append(batch, domain.Record{Headers: domain.Headers{Tenant: "caf\xe9\x00"}})
+	verdicts = append(verdicts, verdicts[0])
+	g.Judge(t.Context(), batch, verdicts)
+	require.Len(t, l.rejections, 1, "by fingerprint")
+	for _, tenant := range l.tenants {
+		require.True(t, utf8.ValidString(tenant) && !strings.Contains(tenant, "\x00"), "%q is no text for a store", tenant)
+	}
+	require.Len(t, l.tenants, len(batch))
+}
+
 // stats keeps what it is told, and tells it.
 type stats struct {
 	err        error
 	judged     int64
 	rejections map[string]domain.Rejection
+	tenants    []string
 	on         bool
 }
 
@@ -104,8 +127,9 @@ func (s *stats) ExchangeRejections(
 	if s.rejections == nil {
 		s.rejections = map[string]domain.Rejection{}
 	}
-	for _, n := range tally.Judged {
+	for tenant, n := range tally.Judged {
 		s.judged += n
+		s.tenants = append(s.tenants, tenant)
 	}
 	for _, b := range tally.Rejections {
 		b.Rows += s.rejections[b.Fingerprint].Rows

@@ -115,7 +115,8 @@ func NotKept(status domain.SaveStatus) error {
 	if status == domain.TooOld {
 		return domain.Errorf(domain.Invalid, "the decision is older than what the store retains")
 	}
-	return domain.Errorf(domain.Invalid, "the key is taken by other bytes: the first ones stay")
+	return domain.Errorf(domain.Invalid, "another event with the same tenant, id and timestamp is stored already: it "+
+		"stays")
 }
 
 // Departures are the routes of a batch's records.

@@ -105,16 +105,18 @@ func (s *Sampler) Run(ctx context.Context) {
 	every(ctx, sampleEvery, s.sample)
 }
 
+// every calls f, and rests for d after each call, until ctx is done.
 func every(ctx context.Context, d time.Duration, f func(context.Context)) {
-	tick := time.NewTicker(d)
-	defer tick.Stop()
+	rest := time.NewTimer(0)
+	defer rest.Stop()
 	for {
-		f(ctx)
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-rest.C:
 		}
+		f(ctx)
+		rest.Reset(d)
 	}
 }
 

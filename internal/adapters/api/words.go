@@ -17,7 +17,7 @@ var books = []words{jobWords, refusalWords, statusWords}
 
 // jobWords are those of jobs, and of what stands in the audit.
 var jobWords = words{
-	operate.Waiting:          fixed("it waits for a parking role to take it up"),
+	operate.Waiting:          fixed("it waits until a parking role starts it"),
 	operate.WaitingForOthers: fixed("it waits for a job of other tenants to end"),
 	operate.WaitingFor:       func(a domain.Args) string { return "it waits for job " + a.Text("job") + " to end" },
 	operate.NothingLeft:      nothingLeft,
@@ -25,7 +25,7 @@ var jobWords = words{
 	operate.Paused:           func(a domain.Args) string { return a.Text("caller") + " paused it" },
 	operate.Resumed:          func(a domain.Args) string { return a.Text("caller") + " resumed it" },
 	operate.AcceptedUntil:    func(a domain.Args) string { return "until " + a.Text("until") },
-	operate.Revoked:          fixed("the acceptance is over"),
+	operate.Revoked:          fixed("the acceptance has ended"),
 	operate.ReplayedTooOften: func(a domain.Args) string {
 		return fmt.Sprintf("nothing is left to do: %d dead letters fit the filter, and were replayed %d times already. "+
 			"Find out why they come back; a max_replays of %d lets them go once more",
@@ -58,10 +58,10 @@ var jobWords = words{
 		return fmt.Sprintf("it has sent everything, and waits for the last %d", a.Count("on_the_way"))
 	},
 	deadletter.ReplayStopped: func(a domain.Args) string {
-		ratio, _ := a["stop_ratio"].(float64)
 		return fmt.Sprintf("%d of %d replayed dead letters failed again, more than %.0f %%. Find out why and fix it; "+
-			"then cancel the job and replay anew. To resume it sends only the rest", a.Count("failed"), a.Count("done"),
-			100*ratio)
+			"then cancel the job and replay anew. If you resume the job, it sends only the rest", a.Count("failed"),
+			a.Count("done"),
+			100*a.Share("stop_ratio"))
 	},
 	deadletter.DryRunProgress: func(a domain.Args) string {
 		return fmt.Sprintf("%d of %d looked at, %d tried", a.Count("seen"), a.Count("of"), a.Count("tried"))
@@ -70,8 +70,8 @@ var jobWords = words{
 		return fmt.Sprintf("%d dead letters would be discarded",
 			a.Count("of"))
 	},
-	deadletter.NothingMatches: fixed("nothing fits the filter"),
-	deadletter.BytesGone:      fixed("none of them is in the log any more"),
+	domain.NothingMatches: fixed("no dead letter matches the filter"),
+	deadletter.BytesGone:  fixed("none of them is in the log any more"),
 	deadletter.Safe: func(a domain.Args) string {
 		return fmt.Sprintf("all of the %d that docket tried would be stored now: it is safe to replay them", a.Count("tried"))
 	},
@@ -97,7 +97,7 @@ var refusalWords = words{
 			"%s may look and not change anything: that needs a token with the role %s", a.Text("caller"), a.Text("role"),
 		)
 	},
-	operate.FilterPaged:   fixed("a filter has no limit and no cursor: max bounds a job"),
+	operate.FilterPaged:   fixed("a filter cannot have limit or cursor: use max to bound a job"),
 	operate.FilterInvalid: func(a domain.Args) string { return "filter: " + a.Text("error") },
 	operate.RateRange: func(a domain.Args) string {
 		return fmt.Sprintf(
@@ -121,6 +121,12 @@ var refusalWords = words{
 		)
 	},
 	operate.ReindexFiltered: fixed("reindexing reads everything: it takes no filter"),
+	operate.ReindexScoped: fixed("reindexing reads the dead letters of all tenants: it needs a caller that may see " +
+		"all of them"),
+	operate.AcceptanceOfOthers: func(a domain.Args) string {
+		return fmt.Sprintf("the acceptance of %s is also for tenants that you may not see: you cannot end it",
+			a.Text("fingerprint"))
+	},
 	operate.NoFingerprint: func(a domain.Args) string {
 		return fmt.Sprintf(
 			"%q is no fingerprint: the dead-letter guard lists those of the last ten minutes",
@@ -128,11 +134,11 @@ var refusalWords = words{
 		)
 	},
 	operate.NoAcceptance: func(a domain.Args) string {
-		return fmt.Sprintf("no acceptance of %s is in force", a.Text("fingerprint"))
+		return fmt.Sprintf("%s is not accepted at the moment", a.Text("fingerprint"))
 	},
 	operate.NoJob: func(a domain.Args) string { return fmt.Sprintf("there is no job %s", a.Text("job")) },
 	operate.JobTwin: func(a domain.Args) string {
-		return fmt.Sprintf("job %s does the same and is not over: wait for it, resume it, or cancel it", a.Text("job"))
+		return fmt.Sprintf("job %s does the same and has not ended: wait for it, resume it, or cancel it", a.Text("job"))
 	},
 	operate.JobState: func(a domain.Args) string {
 		return fmt.Sprintf("job %s is %s: you cannot %s it", a.Text("job"), a.Text("state"), a.Text("move"))

@@ -108,13 +108,13 @@ func do(caller context.Context, method, u, tokenFile string, body []byte, encodi
 		u,
 	); err != nil || parsed.Host == "" ||
 		(parsed.Scheme != "http" && parsed.Scheme != "https") {
-		return nil, fail(ExitUsage, "%q is no address of a docket: it looks like http://127.0.0.1:8081", u)
+		return nil, fail(ExitUsage, "%q is not the URL of a docket, such as http://127.0.0.1:8081", u)
 	}
 	ctx, cancel := context.WithTimeout(caller, requestTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(body))
 	if err != nil {
-		return nil, fail(ExitUsage, "%q is no address of a docket: %v", u, err)
+		return nil, fail(ExitUsage, "%q is not the URL of a docket: %v", u, err)
 	}
 	if encoding != "" {
 		req.Header.Set("Content-Encoding", encoding)

@@ -91,7 +91,8 @@ func (l *DLQList) Run(ctx context.Context, out Out) error {
 		return err
 	}
 	if more {
-		defer fmt.Fprintf(out.Stderr, "There are more: docket dlq groups counts them; or raise --limit above %d.\n", l.Limit)
+		defer fmt.Fprintf(out.Stderr, "There are more dead letters: docket dlq groups counts them; or use a --limit above "+
+			"%d.\n", l.Limit)
 	}
 	if l.Output != "table" {
 		return printItems(out.Stdout, items, l.Output)

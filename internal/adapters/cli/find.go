@@ -74,7 +74,7 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 		return err
 	}
 	if more {
-		fmt.Fprintf(out.Stderr, "There are more: narrow the search, or raise --limit above %d.\n", f.Limit)
+		fmt.Fprintf(out.Stderr, "There are more decisions: use a narrower search, or a --limit above %d.\n", f.Limit)
 	}
 	return nil
 }

@@ -47,10 +47,10 @@ type DLQDiscard struct {
 	All      bool `help:"Everything in the state: wanted with --yes where no filter and no ID says what."`
 }
 
-// Run makes a job and watches it. A variable that came out empty must not give up everything.
+// Run makes a job and watches it. A variable that came out empty must not discard everything.
 func (d *DLQDiscard) Run(ctx context.Context, out Out) error {
 	if d.Yes && !d.All && !d.selects() && len(d.IDs) == 0 {
-		return fail(ExitUsage, "say which: IDs, a filter such as --fingerprint or --cause, or --all")
+		return fail(ExitUsage, "say which dead letters to discard: IDs, a filter such as --fingerprint or --cause, or --all")
 	}
 	return d.run(ctx, out, "discards", api.JobRequest{})
 }
@@ -72,7 +72,7 @@ func (f *JobFlags) selects() bool { return f.chosen() || len(f.DecisionID) > 0 }
 
 func (f *JobFlags) run(ctx context.Context, out Out, jobs string, wanted api.JobRequest) error {
 	if f.Yes && f.DryRun {
-		return fail(ExitUsage, "--yes and --dry-run: one or the other")
+		return fail(ExitUsage, "give --yes or --dry-run, not both")
 	}
 	if f.Yes && strings.TrimSpace(f.Comment) == "" {
 		return fail(ExitUsage, "--yes needs a --comment: whoever reads the audit will ask why")
@@ -80,7 +80,7 @@ func (f *JobFlags) run(ctx context.Context, out Out, jobs string, wanted api.Job
 	filter := f.values()
 	set(filter, "decision_id", f.DecisionID)
 	if len(f.IDs) > 0 && f.selects() {
-		return fail(ExitUsage, "IDs or a filter: one or the other")
+		return fail(ExitUsage, "give IDs or a filter, not both")
 	}
 	if len(f.IDs) > 0 {
 		filter["id"] = f.IDs

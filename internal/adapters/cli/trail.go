@@ -65,10 +65,10 @@ func (t *Trail) Run(ctx context.Context, out Out) error {
 	case answer.State == trail.NotFound:
 		return fail(ExitNotFound, "decision %s was not found", t.ID)
 	case answer.State == trail.Unknown && answer.NextCursor != "" && !t.Scan:
-		return fail(ExitUnavailable, "docket cannot say yet where decision %s is: more records wait. --scan goes on", t.ID)
+		return fail(ExitUnavailable, "decision %s was not found yet, and more records wait: --scan goes on", t.ID)
 	case answer.State == trail.Unknown:
 		return fail(
-			ExitUnavailable, "docket cannot say now where decision %s is: try again when docket status shows nothing wrong",
+			ExitUnavailable, "decision %s cannot be looked for now: try again when docket status shows nothing wrong",
 			t.ID,
 		)
 	}

@@ -51,7 +51,7 @@ type fetched struct {
 	epoch int32 // of the partition's leader, for the commit
 }
 
-type place struct {
+type topicPartition struct {
 	topic     string
 	partition int32
 }
@@ -66,7 +66,7 @@ type member struct {
 	retry  *backoff.ExponentialBackOff
 
 	mu    sync.Mutex // the rebalance callbacks run beside the loop
-	feeds map[place]*feed
+	feeds map[topicPartition]*feed
 	turn  int
 }
 
@@ -76,7 +76,7 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 	if err := l.await(ctx, sub.Topics); err != nil && domain.ClassOf(err) == domain.Misconfigured {
 		return err
 	}
-	m := &member{log: l, sub: sub, feeds: map[place]*feed{}, retry: backoff.NewExponentialBackOff(
+	m := &member{log: l, sub: sub, feeds: map[topicPartition]*feed{}, retry: backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(
 			500*time.Millisecond,
 		),
@@ -231,7 +231,7 @@ func (m *member) poll(ctx context.Context, wake time.Time, limit int) error {
 	})
 	m.mu.Lock()
 	fetches.EachRecord(func(r *kgo.Record) {
-		if f := m.feeds[place{r.Topic, r.Partition}]; f != nil && !f.stopped {
+		if f := m.feeds[topicPartition{r.Topic, r.Partition}]; f != nil && !f.stopped {
 			f.waiting = append(f.waiting, fetched{decode(r), r.LeaderEpoch})
 		}
 	})
@@ -391,7 +391,7 @@ func (m *member) commit(ctx context.Context) {
 				for _, p := range t.Partitions {
 					if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
 						failure = err
-					} else if f := m.feeds[place{t.Topic, p.Partition}]; f != nil {
+					} else if f := m.feeds[topicPartition{t.Topic, p.Partition}]; f != nil {
 						f.committed = max(f.committed, offsets[t.Topic][p.Partition].Offset)
 					}
 				}
@@ -419,7 +419,7 @@ func (m *member) assigned(_ context.Context, client *kgo.Client, partitions map[
 	defer m.mu.Unlock()
 	for topic, numbers := range partitions {
 		for _, p := range numbers {
-			m.feeds[place{topic, p}] = &feed{topic: topic, partition: p}
+			m.feeds[topicPartition{topic, p}] = &feed{topic: topic, partition: p}
 		}
 	}
 	client.ResumeFetchPartitions(partitions)
@@ -441,7 +441,7 @@ func (m *member) forget(partitions map[string][]int32) {
 	defer m.mu.Unlock()
 	for topic, numbers := range partitions {
 		for _, p := range numbers {
-			delete(m.feeds, place{topic, p})
+			delete(m.feeds, topicPartition{topic, p})
 		}
 	}
 }
@@ -484,7 +484,7 @@ func (m *member) stop(e kgo.FetchError) {
 	m.client.PauseFetchPartitions(map[string][]int32{e.Topic: {e.Partition}})
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if f := m.feeds[place{e.Topic, e.Partition}]; f != nil {
+	if f := m.feeds[topicPartition{e.Topic, e.Partition}]; f != nil {
 		f.stopped, f.paused = true, false
 	}
 }

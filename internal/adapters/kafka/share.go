@@ -39,10 +39,10 @@ func (s shareByProcess) Balance(b *kgo.ConsumerBalancer, partitions map[string]i
 	if !alike || len(holders) == 0 {
 		return s.GroupBalancer.(kgo.ConsumerBalancerBalance).Balance(b, partitions)
 	}
-	var free []place
+	var free []topicPartition
 	for _, topic := range slices.Sorted(maps.Keys(partitions)) {
 		for p := range partitions[topic] {
-			free = append(free, place{topic, p})
+			free = append(free, topicPartition{topic, p})
 		}
 	}
 	each, more := len(free)/len(holders), len(free)%len(holders)
@@ -57,7 +57,7 @@ func (s shareByProcess) Balance(b *kgo.ConsumerBalancer, partitions map[string]i
 		for _, p := range h.has {
 			plan.AddPartition(h.member, p.topic, p.partition)
 		}
-		free = slices.DeleteFunc(free, func(p place) bool { return slices.Contains(h.has, p) })
+		free = slices.DeleteFunc(free, func(p topicPartition) bool { return slices.Contains(h.has, p) })
 	}
 	for _, h := range holders {
 		for _, p := range free[:h.quota-len(h.has)] {
@@ -73,7 +73,7 @@ func (s shareByProcess) Balance(b *kgo.ConsumerBalancer, partitions map[string]i
 type holder struct {
 	member  *kmsg.JoinGroupResponseMember
 	process string
-	has     []place
+	has     []topicPartition
 	quota   int
 }
 
@@ -84,7 +84,7 @@ func holdersOf(b *kgo.ConsumerBalancer, partitions map[string]int32) (holders []
 		generation int32
 	}
 	var topics []string
-	claims := map[place]claim{}
+	claims := map[topicPartition]claim{}
 	alike = true
 	b.EachMember(func(m *kmsg.JoinGroupResponseMember, meta *kmsg.ConsumerMemberMetadata) {
 		h := &holder{member: m, process: processOf(m.MemberID)}
@@ -93,8 +93,8 @@ func holdersOf(b *kgo.ConsumerBalancer, partitions map[string]int32) (holders []
 		for _, t := range meta.OwnedPartitions {
 			for _, p := range t.Partitions {
 				// A member that missed a rebalance claims what another has since (KIP-792).
-				if c, ok := claims[place{t.Topic, p}]; p < partitions[t.Topic] && (!ok || meta.Generation > c.generation) {
-					claims[place{t.Topic, p}] = claim{h, meta.Generation}
+				if c, ok := claims[topicPartition{t.Topic, p}]; p < partitions[t.Topic] && (!ok || meta.Generation > c.generation) {
+					claims[topicPartition{t.Topic, p}] = claim{h, meta.Generation}
 				}
 			}
 		}
@@ -103,7 +103,7 @@ func holdersOf(b *kgo.ConsumerBalancer, partitions map[string]int32) (holders []
 		c.by.has = append(c.by.has, p)
 	}
 	for _, h := range holders {
-		slices.SortFunc(h.has, func(a, b place) int {
+		slices.SortFunc(h.has, func(a, b topicPartition) int {
 			return cmp.Or(cmp.Compare(a.topic, b.topic), cmp.Compare(a.partition, b.partition))
 		})
 	}

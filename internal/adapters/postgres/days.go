@@ -134,9 +134,6 @@ func misplaced(err error) error {
 	)
 }
 
-// daysAhead is how many days after today a new schema has partitions for, so that the first batch does not make them.
-const daysAhead = 2
-
 // PrepareDays makes partitions; see ports.DecisionDays.
 func (s *Store) PrepareDays(ctx context.Context, first, last domain.Day) error {
 	conn, err := s.acquire(ctx)

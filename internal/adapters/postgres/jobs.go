@@ -26,9 +26,9 @@ const createJob = `INSERT INTO jobs (` + sqlstore.JobColumns + `) VALUES ($1::te
 	ON CONFLICT DO NOTHING RETURNING true`
 
 // twinOf finds a job that does the same as another.
-const twinOf = `SELECT id FROM jobs WHERE kind = $1::text AND filter = $2::text
-	AND tenants IS NOT DISTINCT FROM nullif($3::text, '')::jsonb AND NOT dry_run AND id <> $4::text ORDER BY created_at
-	DESC LIMIT 1`
+var twinOf = `SELECT id FROM jobs WHERE kind = $1::text AND filter = $2::text
+	AND tenants IS NOT DISTINCT FROM nullif($3::text, '')::jsonb AND NOT dry_run AND id <> $4::text
+	ORDER BY state IN ` + overJobs + `, created_at DESC LIMIT 1`
 
 var (
 	moveJob = `UPDATE jobs SET state = $2::text, message = $3::text, owner = NULL, lease_until = NULL,

@@ -69,8 +69,7 @@ func queueReport(b *pgx.Batch, scope domain.Scope, at time.Time, report *domain.
 	w.Fits(domain.DeadLetterFields, scope.Expr())
 	b.Queue(
 		`SELECT CASE fingerprint WHEN '' THEN '' ELSE tenant END, fingerprint, min(class), min(code), min(error), min(path),
-		sum(rows)::bigint FROM rejections WHERE `+w.String()+` GROUP BY 1, 2 ORDER BY fingerprint <> '', 7 DESC, 2, 1 LIMIT
-		1001`,
+		sum(rows)::bigint FROM rejections WHERE `+w.String()+` GROUP BY 1, 2 ORDER BY fingerprint <> '', 7 DESC, 2, 1`,
 		w.Args...).Query(
 		func(rows pgx.Rows) error {
 			var r domain.Rejection

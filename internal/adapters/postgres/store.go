@@ -230,7 +230,7 @@ func (s *Store) Migrate(ctx context.Context) error {
 		return classify("migrate the database", err)
 	}
 	today := domain.DayOf(s.opts.Now())
-	return s.PrepareDays(ctx, today, today+daysAhead)
+	return s.PrepareDays(ctx, today, today+domain.DaysAhead)
 }
 
 // CheckSchema is Misconfigured unless the database has the schema of this version. It creates nothing.
@@ -342,7 +342,7 @@ func notTheRows(err error) error {
 	return domain.Reclass(err, domain.Unavailable, "")
 }
 
-// probeEvent is what a probe row pauses.
+// probeEvent is the event of a probe row.
 var probeEvent = []byte("{}")
 
 // Probe writes a row to decisions on a fresh connection and rolls it back; see ports.DecisionWriter.

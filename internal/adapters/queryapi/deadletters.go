@@ -2,6 +2,7 @@ package queryapi
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -73,12 +74,14 @@ func (r *routes) find(c echo.Context) (domain.DeadLetter, error) {
 // readTimeout is how long the log may take to hand out one record.
 const readTimeout = 5 * time.Second
 
-// bytesOf reads a dead letter's newest copy from the log.
+// bytesOf reads a dead letter's newest copy from the log. A topic that was made anew may have another record at that
+// position, perhaps of another tenant: that one is not found.
 func (r *routes) bytesOf(c echo.Context, l *domain.DeadLetter) (rec domain.Record, found bool, err error) {
 	ctx, cancel := context.WithTimeout(c.Request().Context(), readTimeout)
 	defer cancel()
 	_, err = r.Log.Read(ctx, l.Topic, l.Partition, l.Offset, func(at domain.Record) bool {
-		if found = at.Offset == l.Offset; found {
+		found = at.Offset == l.Offset && sha256.Sum256(at.Value) == l.SHA256 && at.Headers.Owner() == l.Tenant
+		if found {
 			rec = at
 		}
 		return false

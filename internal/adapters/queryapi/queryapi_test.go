@@ -47,8 +47,9 @@ func newBench(t *testing.T) *bench {
 	})
 	require.NoError(t, err)
 	log, err := sqlite.OpenLog(t.Context(), dir, sqlite.LogOptions{
-		Topics: []sqlite.Topic{{Name: topics.Decisions}, {Name: topics.Parking}, {Name: topics.ParkingDLQ}, {Name: topics.DLQ}},
-		Fatal:  fatal, Lost: func(string, int64) {}, Log: logger, Migrate: true,
+		Topics: []sqlite.Topic{{Name: topics.Decisions}, {Name: topics.Parking}, {Name: topics.ParkingDLQ},
+			{Name: topics.DLQ}},
+		Fatal: fatal, Lost: func(string, int64) {}, Log: logger, Migrate: true,
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -94,18 +95,21 @@ func (b *bench) fill(t *testing.T, tenant string) (deadLetter string) {
 	}}))
 	backlog, err := b.log.Backlog(t.Context(), "", topics.DLQ)
 	require.NoError(t, err)
-	dead := domain.Record{Topic: topics.DLQ, Offset: backlog[0].End, Key: tenant + "-dead", Value: event, Headers: domain.Headers{
+	dead := domain.Record{Topic: topics.DLQ, Offset: backlog[0].End, Key: tenant +
+		"-dead", Value: event, Headers: domain.Headers{
 		Tenant: tenant, ErrorClass: domain.Invalid, Error: "check 7", ReceivedAt: now,
 	}}
-	waiting := domain.Record{Topic: topics.Decisions, Key: tenant + "-waiting", Value: event, Headers: domain.Headers{Tenant: tenant}}
+	waiting := domain.Record{Topic: topics.Decisions, Key: tenant +
+		"-waiting", Value: event, Headers: domain.Headers{Tenant: tenant}}
 	require.NoError(t, b.log.Publish(t.Context(), []domain.Record{dead, waiting}))
 	p, err := domain.NewProjector(nil)
 	require.NoError(t, err)
 	l := p.DeadLetter(dead, topics)
 	require.NoError(t, b.store.IndexDeadLetters(t.Context(), []domain.DeadLetter{l}))
 	_, err = b.store.ExchangeRejections(t.Context(), now, domain.RejectionTally{
-		Judged:     map[string]int64{tenant: 10},
-		Rejections: []domain.Rejection{domain.RejectionOf(&domain.Error{Class: domain.Invalid, Text: "check"}, tenant, tenant)},
+		Judged: map[string]int64{tenant: 10},
+		Rejections: []domain.Rejection{domain.RejectionOf(&domain.Error{Class: domain.Invalid, Text: "check"}, tenant,
+			tenant)},
 	})
 	require.NoError(t, err)
 	return l.ID
@@ -122,8 +126,8 @@ func ask(h http.Handler, method, path, body string) (int, string) {
 	return w.Code, string(b)
 }
 
-// TestScopeOfTheCaller asks for everything that there is of another tenant: by list, by id, raw, its trail, dead letters,
-// groups, jobs, audit, OPAs and the guard.
+// TestScopeOfTheCaller asks for everything that there is of another tenant: by list, by id, raw, its trail, dead
+// letters, groups, jobs, audit, OPAs and the guard.
 func TestScopeOfTheCaller(t *testing.T) {
 	b := newBench(t)
 	mine, theirs := b.fill(t, "acme"), b.fill(t, "initech")
@@ -193,6 +197,27 @@ func TestScopeOfTheCaller(t *testing.T) {
 	require.JSONEq(t, `{"of":"acme","path":"acme"}`, answer)
 	code, answer = ask(h, http.MethodPost, "/api/v1/jobs/"+myJob+"/cancel", "")
 	require.Equal(t, http.StatusOK, code, answer)
+}
+
+// TestBytesOfAnotherRecord has an index whose position has another tenant's record: the topic was made anew.
+func TestBytesOfAnotherRecord(t *testing.T) {
+	b := newBench(t)
+	b.fill(t, "initech")
+	stale := domain.DeadLetter{
+		Position: domain.Position{Topic: topics.DLQ}, State: domain.DeadOpen, Class: domain.Invalid, Cause: domain.Rejected,
+		Fingerprint: "f", Tenant: "acme", DecisionID: "x", Decision: true, DiedAt: time.Now(), ReceivedAt: time.Now(),
+		Copies: 1,
+	}
+	stale.ID = stale.String()
+	require.NoError(t, b.store.IndexDeadLetters(t.Context(), []domain.DeadLetter{stale}))
+	h := b.handler(domain.Caller{Name: "ann", Tenants: domain.Tenants("acme"), Role: domain.Operator})
+	code, answer := ask(h, http.MethodGet, "/api/v1/dead-letters/"+stale.ID, "")
+	require.Equal(t, http.StatusOK, code)
+	require.Contains(t, answer, `"available":false`)
+	require.NotContains(t, answer, "initech")
+	code, answer = ask(h, http.MethodGet, "/api/v1/dead-letters/"+stale.ID+"/raw", "")
+	require.Equal(t, http.StatusNotFound, code, answer)
+	require.NotContains(t, answer, "initech")
 }
 
 // TestChangesComeFromTheSameSite keeps a web page elsewhere from changing anything with a browser's help.

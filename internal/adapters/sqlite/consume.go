@@ -231,7 +231,8 @@ func (l *Log) scan(
 	return reached, err
 }
 
-// gapError is a record that is not where it has to be: lost or, for a reader that has no records of the topic, trimmed meanwhile.
+// gapError is a record that is not where it has to be: lost or, for a reader that has no records of the topic, trimmed
+// meanwhile.
 type gapError struct{ records int64 }
 
 func (*gapError) Error() string { return "records are missing" }

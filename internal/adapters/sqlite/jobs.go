@@ -51,7 +51,8 @@ func (s *Store) CreateJob(ctx context.Context, j domain.Job, e domain.AuditEntry
 			return audit(tx, e)
 		}
 		return tx.QueryRow(`SELECT id FROM jobs WHERE kind = ? AND filter = ? AND tenants IS ? AND NOT dry_run AND id <> ?
-			ORDER BY created_at DESC LIMIT 1`, string(j.Kind), filter, tenants, j.ID).Scan(&twin)
+			ORDER BY state IN `+sqlstore.InList(domain.JobStatesThat(domain.JobState.Over))+`, created_at DESC LIMIT 1`,
+			string(j.Kind), filter, tenants, j.ID).Scan(&twin)
 	})
 	return twin, s.checked("create a job in "+storeFile, err)
 }

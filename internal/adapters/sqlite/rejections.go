@@ -48,8 +48,7 @@ func (s *Store) RejectionReport(
 	err = s.each(
 		ctx,
 		`SELECT CASE fingerprint WHEN '' THEN '' ELSE tenant END, fingerprint, min(class), min(code), min(error),
-		min(path), sum(rows) FROM rejections WHERE `+w.String()+` GROUP BY 1, 2 ORDER BY fingerprint <> '', 7 DESC, 2, 1 LIMIT
-		1001`,
+		min(path), sum(rows) FROM rejections WHERE `+w.String()+` GROUP BY 1, 2 ORDER BY fingerprint <> '', 7 DESC, 2, 1`,
 		w.Args,
 		func(rows *sql.Rows) error {
 			var r domain.Rejection

@@ -95,7 +95,7 @@ func encodingOf(r *http.Request) (gzipped bool, err error) {
 	default:
 		return false, web.Problem(
 			http.StatusUnsupportedMediaType,
-			fmt.Sprintf("Content-Encoding %.80q cannot be undone here: send gzip or none", e),
+			fmt.Sprintf("docket cannot decode Content-Encoding %.80q: send gzip or none", e),
 		)
 	}
 }

@@ -152,7 +152,7 @@ func storeDeadCopies(t *testing.T, h *StoreHarness) {
 	anew := h.dead(9, func(l *domain.DeadLetter) { l.Position = first.Position })
 	h.index(t, anew)
 	require.Equal(
-		t, anew.DecisionID, h.deadLetter(t, first.ID).DecisionID, "the topic was made anew: its place holds other bytes",
+		t, anew.DecisionID, h.deadLetter(t, first.ID).DecisionID, "the topic was made anew: its position has other bytes",
 	)
 	require.Equal(t, map[domain.DeadState]int64{domain.DeadOpen: 3}, h.counts(t, ""))
 }

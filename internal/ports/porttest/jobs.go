@@ -97,13 +97,14 @@ func storeJobs(t *testing.T, h *StoreHarness) {
 	)
 	require.NoError(t, err)
 	require.Equal(t, domain.JobRunning, after.State, "it is not the owner any more")
-	place := domain.Position{Topic: "docket.dlq", Partition: 1, Offset: 7}
+	position := domain.Position{Topic: "docket.dlq", Partition: 1, Offset: 7}
 	after, err = h.Control.AdvanceJob(ctx, domain.JobStep{
-		Job: "r-1", Owner: "two", At: now, LeaseUntil: now.Add(time.Minute), After: place, Skipped: 2, Done: 9, Matched: 99,
-		Report: report, Message: domain.Say("half-way", nil),
+		Job: "r-1", Owner: "two", At: now, LeaseUntil: now.Add(time.Minute), After: position, Skipped: 2, Done: 9,
+		Matched: 99,
+		Report:  report, Message: domain.Say("half-way", nil),
 	})
 	require.NoError(t, err)
-	require.Equal(t, place, after.After)
+	require.Equal(t, position, after.After)
 	require.Equal(t, report, after.Report)
 	require.Equal(t, []int64{2, 9, 99}, []int64{after.Skipped, after.Done, after.Matched})
 	require.Equal(t, domain.Say("half-way", nil), after.Message)
@@ -116,14 +117,14 @@ func storeJobs(t *testing.T, h *StoreHarness) {
 	)
 	require.NoError(t, err)
 	require.Equal(t, domain.JobPaused, after.State, "who was working on it sees that")
-	require.Equal(t, place, after.After)
+	require.Equal(t, position, after.After)
 	late, err := h.Control.MoveLetters(ctx, domain.LetterStep{
 		JobStep: domain.JobStep{Job: "r-1", Owner: "two", At: now, LeaseUntil: now, After: domain.Position{Topic: "z"}},
 		Moved:   []domain.DeadLetter{h.dead(77)}, To: domain.DeadReplayed, Reparsed: 1,
 	})
 	require.NoError(t, err)
 	require.Equal(t, []int64{10, 1}, []int64{late.Done, late.Reparsed}, "what was dealt with counts also after that")
-	require.Equal(t, place, late.After)
+	require.Equal(t, position, late.After)
 	require.True(t, h.move(t, "r-1", domain.Resume, ""))
 	_, found = h.claim(t, domain.DeadLetterJobs, "three", now)
 	require.True(t, found, "the oldest is taken up again")
@@ -194,6 +195,9 @@ func storeTwins(t *testing.T, h *StoreHarness) {
 		discard := edit("discard-"+string(state), false)
 		discard.Kind = domain.Discard
 		require.Empty(t, create(discard), "nor one that does something else")
+		over := edit("over-"+string(state), false)
+		over.State, over.CreatedAt = domain.JobDone, over.CreatedAt.Add(time.Second)
+		require.Empty(t, create(over), "one that had nothing to do is over at once")
 		require.Equal(t, want, create(edit("second-"+string(state), false)), state)
 	}
 }
@@ -324,7 +328,7 @@ func storeReplay(t *testing.T, h *StoreHarness) {
 	require.Equal(t, domain.DeadDiscarded, h.deadLetter(t, next[0].ID).State)
 	h.index(t, copyOf(letters[7], 400, ""))
 	require.Equal(
-		t, domain.DeadDiscarded, h.deadLetter(t, next[0].ID).State, "a copy that nobody has replayed stays given up",
+		t, domain.DeadDiscarded, h.deadLetter(t, next[0].ID).State, "a copy that nobody has replayed stays discarded",
 	)
 	newer := h.dead(20, func(l *domain.DeadLetter) { l.DiedAt = now.Add(time.Minute) })
 	h.index(t, newer)
