@@ -191,8 +191,9 @@ func TestGuardScreens(t *testing.T) {
 	s := serve(
 		t,
 		map[string]string{
-			"/api/v1/dead-letters/guard":             answer,
-			"/api/v1/dead-letters/guard/acceptances": `{"on":false,"judged":5,"rejected":0,"items":[]}`,
+			"/api/v1/dead-letters/guard":                          answer,
+			"/api/v1/dead-letters/guard/acceptances/0a1b2c3d4e5f": `{"on":false,"judged":5,"rejected":0,"items":[]}`,
+			"/api/v1/dead-letters/guard/acceptances":              `{"on":false,"judged":5,"rejected":0,"items":[]}`,
 		},
 	)
 	for _, output := range []string{"table", "json"} {
@@ -212,6 +213,14 @@ func TestGuardScreens(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "/api/v1/dead-letters/guard/acceptances", s.path)
 	golden(t, "guard-accepted", got)
+	got, err = screen(func(o Out) error {
+		return (&GuardRevoke{
+			Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Fingerprint: "0a1b2c3d4e5f",
+		}).Run(t.Context(), o)
+	})
+	require.NoError(t, err)
+	require.Equal(t, "/api/v1/dead-letters/guard/acceptances/0a1b2c3d4e5f", s.path)
+	golden(t, "guard-revoked", got)
 }
 
 func TestExitCodes(t *testing.T) {

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"time"
 
 	"github.com/docket-project/docket/internal/adapters/api"
+	"github.com/docket-project/docket/internal/domain"
 )
 
 // Guard is `docket dlq guard`.
@@ -60,6 +62,8 @@ func (g *GuardAccept) Run(ctx context.Context, out Out) error {
 	if err != nil {
 		return err
 	}
+	hours := int(domain.AcceptanceTerm / time.Hour)
+	fmt.Fprintf(out.Stderr, "%s is accepted for %d hours: docket dead-letters such rows.\n", g.Fingerprint, hours)
 	return printGuard(out.Stdout, answer, g.Output)
 }
 
@@ -69,6 +73,7 @@ func (g *GuardRevoke) Run(ctx context.Context, out Out) error {
 	if err != nil {
 		return err
 	}
+	fmt.Fprintf(out.Stderr, "%s is no longer accepted.\n", printable(g.Fingerprint))
 	return printGuard(out.Stdout, answer, g.Output)
 }
 

@@ -183,7 +183,7 @@ func filterText(values url.Values) string {
 func printReport(w io.Writer, j api.Job) error {
 	r := j.Report
 	fmt.Fprintln(w, "\nWhat matches:")
-	t := newTable(w, "  LETTERS", "CAUSE", "CLASS", "CODE", "PATH", "ERROR")
+	t := newTable(w, "  DEAD LETTERS", "CAUSE", "CLASS", "CODE", "PATH", "ERROR")
 	for _, h := range r.Histogram {
 		t.row("  "+count(h.Letters), string(h.Cause), string(h.Class), h.Code, h.Path, short(h.Error, 80))
 	}
@@ -195,7 +195,7 @@ func printReport(w io.Writer, j api.Job) error {
 		return nil
 	}
 	fmt.Fprintf(w, "\nWhat would become of them now (%d of %d were tried, and rolled back):\n", r.Tried, r.Of)
-	t = newTable(w, "  LETTERS", "WOULD BE")
+	t = newTable(w, "  DEAD LETTERS", "WOULD BE")
 	for _, f := range []struct {
 		status domain.SaveStatus
 		text   string
@@ -222,7 +222,7 @@ func printReport(w io.Writer, j api.Job) error {
 	}
 	if len(r.Failures) > 0 {
 		fmt.Fprintln(w, "\nWhy some would fail:")
-		t = newTable(w, "  LETTERS", "CLASS", "CODE", "PATH", "SAMPLE", "ERROR")
+		t = newTable(w, "  DEAD LETTERS", "CLASS", "CODE", "PATH", "SAMPLE", "ERROR")
 		for _, f := range r.Failures {
 			t.row("  "+count(int64(f.Letters)), string(f.Class), f.Code, f.Path, f.Sample, short(f.Error, 100))
 		}

@@ -126,7 +126,9 @@ func lockTable(t *testing.T, p *testserver.Postgres, database string) (unlock fu
 
 func TestStoreConformance(t *testing.T) {
 	p := postgres(t)
-	porttest.Store(t, storeHarness(p, func(database string) string { return p.URL(database, "") }))
+	harness := storeHarness(p, func(database string) string { return p.URL(database, "") })
+	t.Run("decisions", func(t *testing.T) { porttest.Decisions(t, harness) })
+	t.Run("control", func(t *testing.T) { porttest.Control(t, harness) })
 }
 
 func TestStoreConformanceThroughPgBouncer(t *testing.T) {
@@ -134,5 +136,7 @@ func TestStoreConformanceThroughPgBouncer(t *testing.T) {
 	b, err := testserver.StartPgBouncer(p)
 	testserver.Need(t, err)
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
-	porttest.Store(t, storeHarness(p, func(database string) string { return b.URL(database) }))
+	harness := storeHarness(p, func(database string) string { return b.URL(database) })
+	t.Run("decisions", func(t *testing.T) { porttest.Decisions(t, harness) })
+	t.Run("control", func(t *testing.T) { porttest.Control(t, harness) })
 }

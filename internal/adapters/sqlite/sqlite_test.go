@@ -81,7 +81,7 @@ func TestLogConformance(t *testing.T) {
 }
 
 func TestStoreConformance(t *testing.T) {
-	porttest.Store(t, func(t *testing.T) *porttest.StoreHarness {
+	harness := func(t *testing.T) *porttest.StoreHarness {
 		dir := openDir(t, t.TempDir())
 		t.Cleanup(func() { require.NoError(t, dir.Close()) })
 		h := &porttest.StoreHarness{
@@ -144,7 +144,9 @@ func TestStoreConformance(t *testing.T) {
 			}
 		}
 		return h
-	})
+	}
+	t.Run("decisions", func(t *testing.T) { porttest.Decisions(t, harness) })
+	t.Run("control", func(t *testing.T) { porttest.Control(t, harness) })
 }
 
 // BenchmarkPublish measures durable uploads of three events from 64 writers.

@@ -33,12 +33,10 @@ type StoreHarness struct {
 	Tamper func(t *testing.T)
 }
 
-// Store runs the suite.
-func Store(t *testing.T, harness func(t *testing.T) *StoreHarness) {
-	for _, c := range []struct {
-		name string
-		run  func(t *testing.T, h *StoreHarness)
-	}{
+// Decisions runs the suite of decisions.go.
+func Decisions(t *testing.T, harness func(t *testing.T) *StoreHarness) {
+	t.Helper()
+	runStore(t, harness, []storeCase{
 		{"every column and byte comes back", storeRoundTrip},
 		{"a batch resent stores nothing twice", storeIdempotent},
 		{"the first bytes of a key win", storeConflict},
@@ -54,11 +52,19 @@ func Store(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"a canceled context stores nothing", storeCanceled},
 		{"an id that is not there is no error", storeAbsent},
 		{"a scope hides other tenants' decisions", scopeDecisions},
+		{"days are listed and dropped", storeDays},
+		{"a dry run tells what would happen and stores nothing", storeDryRun},
+	})
+}
+
+// Control runs the suite of control.go.
+func Control(t *testing.T, harness func(t *testing.T) *StoreHarness) {
+	t.Helper()
+	runStore(t, harness, []storeCase{
 		{"a scope hides other tenants' OPAs", scopeOPAs},
 		{"a scope hides other tenants' rejections and acceptances", scopeRejections},
 		{"a scope hides other tenants' dead letters", scopeDeadLetters},
 		{"a scope hides other tenants' jobs and audit", scopeJobs},
-		{"days are listed and dropped", storeDays},
 		{"rejections add up, expire and are accepted", storeRejections},
 		{"OPAs are counted and their interval is learned", storeOPAs},
 		{"every column of a dead letter comes back", storeDeadLetters},
@@ -70,8 +76,18 @@ func Store(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"a job that is not over has no twin", storeTwins},
 		{"a replay moves dead letters and counts what becomes of them", storeReplay},
 		{"the audit only grows", storeAudit},
-		{"a dry run tells what would happen and stores nothing", storeDryRun},
-	} {
+	})
+}
+
+// storeCase is one case of a suite.
+type storeCase struct {
+	name string
+	run  func(t *testing.T, h *StoreHarness)
+}
+
+func runStore(t *testing.T, harness func(t *testing.T) *StoreHarness, cases []storeCase) {
+	t.Helper()
+	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) { c.run(t, harness(t)) })
 	}
 }
