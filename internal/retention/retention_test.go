@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // days is a store that keeps days only, and fails as it is told.
 type days struct {
+	mu          sync.Mutex
 	have        []domain.Day
 	keep        map[domain.Day]error // why a day cannot be dropped
 	first, last domain.Day
@@ -28,6 +30,8 @@ type days struct {
 }
 
 func (d *days) PrepareDays(_ context.Context, first, last domain.Day) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.first, d.last = first, last
 	return d.err
 }
@@ -103,7 +107,9 @@ func TestRunTriesAgain(t *testing.T) {
 		}()
 		synctest.Wait()
 		require.Len(t, d.have, 1)
+		d.mu.Lock()
 		d.err = nil
+		d.mu.Unlock()
 		time.Sleep(Every)
 		synctest.Wait()
 		require.Empty(t, d.have)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,13 +21,23 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // log is one with a partition of each topic.
 type log struct {
+	mu     sync.Mutex
 	topics map[string]ports.Backlog
 	err    error
 	ready  error
 	asked  int
 }
 
+// change changes what the log answers.
+func (l *log) change(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f()
+}
+
 func (l *log) Backlog(_ context.Context, _ string, topics ...string) (out []ports.Backlog, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, t := range topics {
 		b := l.topics[t]
 		b.Topic = t
@@ -35,6 +47,8 @@ func (l *log) Backlog(_ context.Context, _ string, topics ...string) (out []port
 }
 
 func (l *log) Ready(context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.asked++
 	return l.ready
 }
@@ -77,41 +91,41 @@ func TestVerdict(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		role    Role
-		log     log
+		log     *log
 		store   store
 		edit    func(h *Health)
 		verdict Verdict
 		of      Role
 		codes   []string
 	}{
-		{"serve, all well", Serve, log{}, store{}, nil, OK, Ingest, nil},
-		{"serve, the log refuses", Serve, log{ready: away}, store{}, nil, Down, Ingest, []string{LogRefuses}},
+		{"serve, all well", Serve, &log{}, store{}, nil, OK, Ingest, nil},
+		{"serve, the log refuses", Serve, &log{ready: away}, store{}, nil, Down, Ingest, []string{LogRefuses}},
 		{
-			"serve, the store is away", Serve, log{}, store{breaker: "open", trouble: away}, nil, Degraded, Saver,
+			"serve, the store is away", Serve, &log{}, store{breaker: "open", trouble: away}, nil, Degraded, Saver,
 			[]string{StoreRefuses, StoreAway},
 		},
 		{
-			"saver, the store is away", Saver, log{}, store{breaker: "open", trouble: away}, nil, Down, Saver,
+			"saver, the store is away", Saver, &log{}, store{breaker: "open", trouble: away}, nil, Down, Saver,
 			[]string{StoreRefuses, StoreAway},
 		},
-		{"saver, the log refuses", Saver, log{ready: away}, store{}, nil, Down, Saver, []string{LogRefuses}},
-		{"saver, the guard is on", Saver, log{}, store{guard: true}, nil, Degraded, Saver, []string{GuardOn}},
-		{"console, the store is away", Console, log{}, store{breaker: "open"}, nil, OK, Console, nil},
-		{"serve, a role has ended", Serve, log{}, store{}, func(h *Health) { h.Ended(Saver, away) }, Degraded, Saver,
+		{"saver, the log refuses", Saver, &log{ready: away}, store{}, nil, Down, Saver, []string{LogRefuses}},
+		{"saver, the guard is on", Saver, &log{}, store{guard: true}, nil, Degraded, Saver, []string{GuardOn}},
+		{"console, the store is away", Console, &log{}, store{breaker: "open"}, nil, OK, Console, nil},
+		{"serve, a role has ended", Serve, &log{}, store{}, func(h *Health) { h.Ended(Saver, away) }, Degraded, Saver,
 			[]string{RoleEnded}},
-		{"parking, it has ended", Parking, log{}, store{}, func(h *Health) { h.Ended(Parking, away) }, Down, Parking,
+		{"parking, it has ended", Parking, &log{}, store{}, func(h *Health) { h.Ended(Parking, away) }, Down, Parking,
 			[]string{RoleEnded}},
 		{
-			"saver, the log has lost records", Saver, log{}, store{},
+			"saver, the log has lost records", Saver, &log{}, store{},
 			func(h *Health) { h.Lost(domain.Say(LogLost, domain.Args{"topic": "decisions"})) }, Down, Saver, []string{LogLost},
 		},
-		{"serve, it stops", Serve, log{}, store{}, (*Health).Stopping, Down, Ingest, []string{Stopping}},
+		{"serve, it stops", Serve, &log{}, store{}, (*Health).Stopping, Down, Ingest, []string{Stopping}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.store.breaker == "" {
 				c.store.breaker = "closed"
 			}
-			s := newSampler(&c.log, &c.store)
+			s := newSampler(c.log, &c.store)
 			s.sample(t.Context())
 			h := NewHealth(c.role)
 			h.Started()
@@ -160,7 +174,9 @@ func TestRates(t *testing.T) {
 		}()
 		oldest := time.Now()
 		for n := range int64(30) {
-			l.topics["decisions"] = ports.Backlog{End: 100 * n, Committed: 60 * n, Oldest: oldest}
+			l.change(func() {
+				l.topics["decisions"] = ports.Backlog{End: 100 * n, Committed: 60 * n, Oldest: oldest}
+			})
 			time.Sleep(time.Second)
 		}
 		synctest.Wait()
@@ -172,9 +188,10 @@ func TestRates(t *testing.T) {
 		require.Equal(t, []DeadTopic{{Topic: "dlq", Records: 7, Waiting: 2}}, p.DeadLetters)
 		require.InDelta(t, 30, Age(s.Backlog(Saver).Oldest), 1)
 		require.Zero(t, Age(time.Time{}))
-		require.LessOrEqual(t, l.asked, 7, "asking whether it takes records costs an fsync")
-
-		l.err = errors.New("away")
+		l.change(func() {
+			require.LessOrEqual(t, l.asked, 7, "asking whether it takes records costs an fsync")
+			l.err = errors.New("away")
+		})
 		before := p.SampledAt
 		time.Sleep(5 * time.Second)
 		p = s.Pipeline(t.Context())
@@ -189,7 +206,7 @@ func TestRates(t *testing.T) {
 func TestCountDead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSampler(&log{}, &store{breaker: "closed"})
-		var failure error
+		var away atomic.Bool
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
@@ -198,11 +215,14 @@ func TestCountDead(t *testing.T) {
 				if !scope.All() || !f.Countable() {
 					t.Errorf("asked for %v of %s", f, scope)
 				}
-				return map[domain.DeadState]int64{domain.DeadOpen: 7}, failure
+				if away.Load() {
+					return nil, errors.New("away")
+				}
+				return map[domain.DeadState]int64{domain.DeadOpen: 7}, nil
 			})
 		}()
 		synctest.Wait()
-		failure = errors.New("away")
+		away.Store(true)
 		time.Sleep(3 * time.Second)
 		require.EqualValues(t, 7, s.Pipeline(t.Context()).DeadLettersOpen)
 		cancel()
