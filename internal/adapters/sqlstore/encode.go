@@ -55,9 +55,9 @@ func DecodeFilter(text string) (f domain.Filter, err error) {
 	}
 	f.Since, f.Until = at(in.Since), at(in.Until)
 	if in.Where != nil {
-		f.Where = decodeExpr(*in.Where)
+		f.Where, err = decodeExpr(*in.Where)
 	}
-	return f, nil
+	return f, err
 }
 
 func encodeExpr(e domain.Expr) exprJSON {
@@ -68,12 +68,32 @@ func encodeExpr(e domain.Expr) exprJSON {
 	return out
 }
 
-func decodeExpr(in exprJSON) domain.Expr {
+// decodeExpr refuses what this docket does not know: a Where has it fit nothing, so the "not" of it would fit every
+// dead letter, and a job would replay or discard them all.
+func decodeExpr(in exprJSON) (domain.Expr, error) {
 	e := domain.Expr{Op: domain.Op(in.Op), Field: domain.Field(in.Field), Value: in.Value}
-	for _, a := range in.Args {
-		e.Args = append(e.Args, decodeExpr(a))
+	known := false
+	switch e.Op {
+	case domain.OpAnd, domain.OpNot:
+		known = len(in.Args) > 0
+	case domain.OpOr: // of nothing fits nothing
+		known = true
+	case domain.OpEqual, domain.OpPrefix, domain.OpPresent:
+		_, known = domain.FieldOf(domain.DeadLetterFields, e.Field)
 	}
-	return e
+	if !known {
+		return domain.Expr{}, domain.Errorf(
+			domain.Misconfigured, "a stored filter wants %q of %q, which this docket does not know; update it", in.Op, in.Field,
+		)
+	}
+	for _, arg := range in.Args {
+		a, err := decodeExpr(arg)
+		if err != nil {
+			return domain.Expr{}, err
+		}
+		e.Args = append(e.Args, a)
+	}
+	return e, nil
 }
 
 // EncodeScope spells the tenants of a scope as a JSON array; "" is all of them, and null in a store.
@@ -270,7 +290,7 @@ func at(t *time.Time) time.Time {
 	if t == nil {
 		return time.Time{}
 	}
-	return *t
+	return t.UTC()
 }
 
 // encode spells texts, numbers and times, which cannot fail.

@@ -84,6 +84,19 @@ func TestFiltersAreKept(t *testing.T) {
 	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "%v", err)
 	_, err = DecodeFilter("path=x")
 	require.Error(t, err)
+	for name, where := range map[string]string{
+		"no operator":                        `{"field":"state","value":"open"}`,
+		"an operator of a later version":     `{"op":"matches","field":"state","value":"open"}`,
+		"a field of a later version":         `{"op":"equal","field":"weather","value":"wet"}`,
+		"the complement of an unknown thing": `{"op":"not","args":[{"op":"matches","field":"state","value":"open"}]}`,
+		"an and of nothing":                  `{"op":"and"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := DecodeFilter(`{"v":1,"where":` + where + `}`)
+			require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "%v", err)
+			require.Empty(t, got.Where, "nobody may take it for a filter")
+		})
+	}
 }
 
 func TestTextsAreKept(t *testing.T) {
