@@ -46,6 +46,9 @@ type Cursor struct {
 // CursorOf lies right behind a decision.
 func CursorOf(d *Decision) *Cursor { return &Cursor{Time: d.Time(), Tenant: d.Tenant, ID: d.ID} }
 
+// DeadCursorOf lies right behind a dead letter.
+func DeadCursorOf(l *DeadLetter) *Cursor { return &Cursor{Time: l.DiedAt, ID: l.ID} }
+
 // cursorJSON is a cursor on its way through a client.
 type cursorJSON struct {
 	Micros int64  `json:"t"`

@@ -14,5 +14,6 @@ var dialect = &sqlstore.Dialect{
 	StartsWith:     "starts_with(%s, %s)",
 	AnyRevision:    "EXISTS (SELECT 1 FROM jsonb_each_text(bundles) b WHERE %s)",
 	RevisionColumn: "b.value",
+	Greatest:       "greatest",
 	OwnedBy:        "tenants <@ (%s)::jsonb",
 }

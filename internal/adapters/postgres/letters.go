@@ -16,17 +16,17 @@ const (
 			state = CASE WHEN d.state = 'stored' OR p.stored THEN 'stored' ELSE $5::text END,
 			replays = d.replays + CASE WHEN $5::text = 'replayed' THEN 1 ELSE 0 END, changed_at = $6::timestamptz
 		FROM unnest($2::text[], $3::int[], $4::bigint[], $8::boolean[]) AS p(topic, partition, "offset", stored)
-		WHERE d.state = ANY($7::text[]) AND (d.topic, d.partition, d."offset") = (p.topic, p.partition, p."offset") RETURNING
-		d.state)
-		UPDATE jobs SET done = done + cardinality($2::text[]), stored = stored + (SELECT count(*) FROM moved WHERE state =
-		'stored'),
-			reparsed = reparsed + $10::bigint WHERE id = $1::text AND (owner IS NULL OR owner = $9::text)`
-	failLetters = `WITH failed AS (UPDATE dead_letters d SET replay = $1::text, replays = d.replays + 1, changed_at =
-		$5::timestamptz
+		WHERE d.state = ANY($7::text[]) AND (d.topic, d.partition, d."offset") = (p.topic, p.partition, p."offset")
+		RETURNING d.state)
+		UPDATE jobs SET done = done + cardinality($2::text[]), reparsed = reparsed + $10::bigint,
+			stored = stored + (SELECT count(*) FROM moved WHERE state = 'stored')
+		WHERE id = $1::text AND (owner IS NULL OR owner = $9::text)`
+	failLetters = `WITH failed AS (UPDATE dead_letters d SET replay = $1::text, replays = d.replays + 1,
+			changed_at = $5::timestamptz
 		FROM unnest($2::text[], $3::int[], $4::bigint[]) AS p(topic, partition, "offset")
 		WHERE d.state = ANY($6::text[]) AND (d.topic, d.partition, d."offset") = (p.topic, p.partition, p."offset"))
 		UPDATE jobs SET done = done + cardinality($2::text[]), failed = failed + cardinality($2::text[])
-			WHERE id = $1::text AND (owner IS NULL OR owner = $7::text)`
+		WHERE id = $1::text AND (owner IS NULL OR owner = $7::text)`
 )
 
 // lettersOf is what a job has to do with dead letters; see ports.JobLetters.
@@ -35,17 +35,7 @@ func (s *Store) lettersOf(ctx context.Context, j domain.Job) (*sqlstore.Where, e
 	if err != nil {
 		return nil, err
 	}
-	w.Add(
-		"state <> 'stored' AND replay IS DISTINCT FROM " + w.Param(
-			sqlstore.Text,
-			j.ID,
-		) + " AND died_at <= " + w.At(
-			j.CreatedAt,
-		),
-	)
-	if j.Kind == domain.Replay {
-		w.Add("replays < " + w.Param(sqlstore.Int, j.MaxReplays))
-	}
+	w.ToDo(j)
 	return w, nil
 }
 
@@ -55,9 +45,7 @@ func (s *Store) LettersOfJob(ctx context.Context, j domain.Job, limit int) ([]do
 	if err != nil {
 		return nil, err
 	}
-	w.Add(`(topic, partition, "offset") > (` + w.Param(sqlstore.Text, j.After.Topic) + `, ` +
-		w.Param(sqlstore.Int, j.After.Partition) + `, ` + w.Param(sqlstore.Bigint, j.After.Offset) + `)`)
-	tail := `WHERE ` + w.String() + ` ORDER BY topic, partition, "offset" LIMIT ` + w.Param(sqlstore.Int, limit)
+	tail := w.NextPositions(j.After, limit)
 	return s.deadLetters(ctx, "look for the dead letters of a job", tail, w.Args...)
 }
 
@@ -67,9 +55,7 @@ func (s *Store) TallyLettersOfJob(ctx context.Context, j domain.Job) (out []doma
 	if err != nil {
 		return nil, err
 	}
-	sql := `SELECT cause, coalesce(path, ''), class, coalesce(code, ''), coalesce(error_text, ''), count(*) FROM
-		dead_letters
-		WHERE ` + w.String() + ` GROUP BY 1, 2, 3, 4, 5 ORDER BY 6 DESC, 1, 2 LIMIT 100`
+	sql := sqlstore.TallyLetters + w.String() + sqlstore.TallyOrder
 	err = s.query(ctx, "count the dead letters of a job", sql, w.Args, func(rows pgx.Rows) (err error) {
 		out, err = pgx.CollectRows(rows, pgx.RowToStructByPos[domain.Tally])
 		return err

@@ -17,10 +17,7 @@ import (
 
 // columns are those of a decision without its event, in the order of scan. TIME stands for each table's own column.
 var columns = `timestamp, TIME AS time, received_at, saved_at, sanitised, unsearchable, sha256, tenant, decision_id,
-	outcome, ` +
-	sqlstore.TextColumns(
-		"",
-	) + `, bundles::text AS bundles`
+	outcome, ` + sqlstore.TextColumns("") + `, bundles::text AS bundles`
 
 // The tables, and what each orders by.
 var tables = []struct{ name, time string }{{"decisions", "timestamp"}, {"decisions_out_of_window", "time"}}
@@ -64,13 +61,7 @@ func (s *Store) reading(ctx context.Context, op string, queries func(*pgx.Batch)
 func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
 	w := dialect.Where()
 	w.Span("TIME", q.Filter)
-	if a := q.After; a != nil {
-		at := w.At(a.Time)
-		w.Add(
-			"TIME <= " + at + " AND (TIME < " + at + " OR (tenant, decision_id) > (" + w.Param(sqlstore.Text, a.Tenant) + ", " +
-				w.Param(sqlstore.Text, a.ID) + "))",
-		)
-	}
+	w.Behind("TIME", q.After)
 	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
 	order := ` ORDER BY TIME DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, q.Limit+1)
 	sql := bothTables(`SELECT `+columns+` FROM TABLE WHERE `+w.String()+order) + strings.ReplaceAll(order, "TIME", "time")
@@ -82,10 +73,7 @@ func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) 
 	if err != nil {
 		return domain.Page{}, err
 	}
-	if len(page.Items) > q.Limit {
-		page.Items = page.Items[:q.Limit]
-		page.Next = domain.CursorOf(&page.Items[q.Limit-1])
-	}
+	page.Items, page.Next = sqlstore.Page(page.Items, q.Limit, domain.CursorOf)
 	if len(page.Items) == 0 {
 		page.Items = nil
 	}

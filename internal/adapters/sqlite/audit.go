@@ -53,7 +53,7 @@ func (s *Store) Audits(
 		); err != nil {
 			return err
 		}
-		e.At, t.Tenants = time.UnixMicro(at).UTC(), tenants.String
+		e.At, t.Tenants = instantOf(at), tenants.String
 		err := t.Into(&e)
 		out = append(out, e)
 		return err

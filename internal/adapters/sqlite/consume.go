@@ -271,7 +271,7 @@ func (l *Log) look(
 		if r.Headers, err = headers.decode(text); err != nil {
 			return offset, l.loss(t, offset, 1, "is damaged: "+err.Error())
 		}
-		r.WrittenAt = time.UnixMicro(writtenAt).UTC()
+		r.WrittenAt = instantOf(writtenAt)
 		offset++
 		if !visit(r) {
 			return offset, nil

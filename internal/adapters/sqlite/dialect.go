@@ -14,6 +14,7 @@ var dialect = &sqlstore.Dialect{
 	StartsWith:     "substr(%[1]s, 1, length(%[2]s)) = %[2]s",
 	AnyRevision:    "EXISTS (SELECT 1 FROM json_each(bundles) e WHERE %s)",
 	RevisionColumn: "e.value",
+	Greatest:       "max",
 	OwnedBy: "tenants IS NOT NULL AND NOT EXISTS (SELECT 1 FROM json_each(tenants) t " +
 		"WHERE t.value NOT IN (SELECT o.value FROM json_each(%s) o))",
 }

@@ -246,7 +246,7 @@ func scanJob(rows *sql.Rows) (j domain.Job, err error) {
 	); err != nil {
 		return j, err
 	}
-	j.Owner, j.CreatedAt, j.StartedAt = owner.String, time.UnixMicro(created).UTC(), instant(started)
+	j.Owner, j.CreatedAt, j.StartedAt = owner.String, instantOf(created), instant(started)
 	j.FinishedAt, j.LeaseUntil = instant(finished), instant(lease)
 	t.Tenants, t.Report = tenants.String, report.String
 	return j, t.Into(&j)

@@ -15,10 +15,7 @@ func (s *Store) lettersOf(ctx context.Context, j domain.Job) (*sqlstore.Where, e
 	if err != nil {
 		return nil, err
 	}
-	w.Add("state <> 'stored' AND replay IS NOT " + w.Param(sqlstore.Text, j.ID) + " AND died_at <= " + w.At(j.CreatedAt))
-	if j.Kind == domain.Replay {
-		w.Add("replays < " + w.Param(sqlstore.Int, j.MaxReplays))
-	}
+	w.ToDo(j)
 	return w, nil
 }
 
@@ -28,9 +25,7 @@ func (s *Store) LettersOfJob(ctx context.Context, j domain.Job, limit int) ([]do
 	if err != nil {
 		return nil, err
 	}
-	w.Add(`(topic, partition, "offset") > (` + w.Param(sqlstore.Text, j.After.Topic) + `, ` +
-		w.Param(sqlstore.Int, j.After.Partition) + `, ` + w.Param(sqlstore.Bigint, j.After.Offset) + `)`)
-	tail := `WHERE ` + w.String() + ` ORDER BY topic, partition, "offset" LIMIT ` + w.Param(sqlstore.Int, limit)
+	tail := w.NextPositions(j.After, limit)
 	return s.deadLetters(ctx, tail, w.Args...)
 }
 
@@ -42,18 +37,13 @@ func (s *Store) TallyLettersOfJob(ctx context.Context, j domain.Job) (out []doma
 	if err != nil {
 		return nil, err
 	}
-	err = s.each(
-		ctx,
-		`SELECT cause, coalesce(path, ''), class, coalesce(code, ''), coalesce(error_text, ''), count(*) FROM dead_letters
-		WHERE `+w.String()+` GROUP BY 1, 2, 3, 4, 5 ORDER BY 6 DESC, 1, 2 LIMIT 100`,
-		w.Args,
-		func(rows *sql.Rows) error {
-			var t domain.Tally
-			err := rows.Scan(&t.Cause, &t.Path, &t.Class, &t.Code, &t.Error, &t.Letters)
-			out = append(out, t)
-			return err
-		},
-	)
+	query := sqlstore.TallyLetters + w.String() + sqlstore.TallyOrder
+	err = s.each(ctx, query, w.Args, func(rows *sql.Rows) error {
+		var t domain.Tally
+		err := rows.Scan(&t.Cause, &t.Path, &t.Class, &t.Code, &t.Error, &t.Letters)
+		out = append(out, t)
+		return err
+	})
 	return out, s.slow(err)
 }
 
@@ -115,9 +105,7 @@ func moveLetters(tx *sql.Tx, step domain.LetterStep) (stored int64, err error) {
 		var already bool
 		err := move.QueryRow(
 			step.To == domain.DeadReplayed, string(step.To), step.Job, replays, at, p.Topic, p.Partition, p.Offset,
-		).Scan(
-			&already,
-		)
+		).Scan(&already)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return 0, err
 		}

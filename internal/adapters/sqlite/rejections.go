@@ -83,7 +83,7 @@ func scanAcceptance(rows *sql.Rows) (a domain.Acceptance, err error) {
 	if err := rows.Scan(&a.Fingerprint, &tenants, &acceptedAt, &until, &a.Caller, &a.Comment); err != nil {
 		return a, err
 	}
-	a.At, a.Until = time.UnixMicro(acceptedAt).UTC(), time.UnixMicro(until).UTC()
+	a.At, a.Until = instantOf(acceptedAt), instantOf(until)
 	a.Tenants, err = sqlstore.DecodeScope(tenants.String)
 	return a, err
 }

@@ -37,13 +37,7 @@ func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) 
 	defer cancel()
 	w := dialect.Where()
 	w.Span("time", q.Filter)
-	if a := q.After; a != nil {
-		at := w.At(a.Time)
-		w.Add(
-			"time <= " + at + " AND (time < " + at + " OR (tenant, decision_id) > (" + w.Param(sqlstore.Text, a.Tenant) + ", " +
-				w.Param(sqlstore.Text, a.ID) + "))",
-		)
-	}
+	w.Behind("time", q.After)
 	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
 	order := ` ORDER BY time DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, q.Limit+1)
 	var parts []string
@@ -66,10 +60,7 @@ func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) 
 	if err := rows.Err(); err != nil {
 		return domain.Page{}, s.slow(err)
 	}
-	if len(page.Items) > q.Limit {
-		page.Items = page.Items[:q.Limit]
-		page.Next = domain.CursorOf(&page.Items[q.Limit-1])
-	}
+	page.Items, page.Next = sqlstore.Page(page.Items, q.Limit, domain.CursorOf)
 	return page, nil
 }
 
@@ -137,13 +128,7 @@ func scanDecision(rows *sql.Rows) (d domain.Decision, err error) {
 	for i, c := range domain.TextColumns {
 		*c.Of(&d) = texts[i].String
 	}
-	d.Timestamp, d.ReceivedAt, d.SavedAt = instant(
-		timestamp,
-	), time.UnixMicro(
-		receivedAt,
-	).UTC(), time.UnixMicro(
-		savedAt,
-	).UTC()
+	d.Timestamp, d.ReceivedAt, d.SavedAt = instant(timestamp), instantOf(receivedAt), instantOf(savedAt)
 	copy(d.SHA256[:], sum)
 	d.Bundles, err = domain.DecodeBundles(bundles.String)
 	return d, err
@@ -183,5 +168,7 @@ func instant(micros sql.NullInt64) time.Time {
 	if !micros.Valid {
 		return time.Time{}
 	}
-	return time.UnixMicro(micros.Int64).UTC()
+	return instantOf(micros.Int64)
 }
+
+func instantOf(micros int64) time.Time { return time.UnixMicro(micros).UTC() }

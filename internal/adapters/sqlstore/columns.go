@@ -18,13 +18,11 @@ func TextColumns(prefix string) string {
 // The columns of the other tables, in the order in which both stores write and read them.
 const (
 	DeadLetterColumns = `id, topic, partition, "offset", state, class, code, cause, error, error_text, fingerprint,
-		attempts,
-		tenant, decision_id, path, timestamp, decision, whole, sha256, bytes, upload, origin, received_at, first_failed_at,
-		died_at, indexed_at, changed_at, copies, replay, replays`
+		attempts, tenant, decision_id, path, timestamp, decision, whole, sha256, bytes, upload, origin, received_at,
+		first_failed_at, died_at, indexed_at, changed_at, copies, replay, replays`
 	JobColumns = `id, kind, lane, dry_run, filter, tenants, rate, max, max_replays, stop_ratio, comment, caller, state,
-		message,
-		matched, done, stored, failed, reparsed, skipped, base_done, base_failed, after_topic, after_partition, after_offset,
-		report, created_at, started_at, finished_at, owner, lease_until`
+		message, matched, done, stored, failed, reparsed, skipped, base_done, base_failed, after_topic, after_partition,
+		after_offset, report, created_at, started_at, finished_at, owner, lease_until`
 	AuditColumns = `at, caller, tenants, action, target, filter, matched, done, failed, comment, outcome`
 )
 

@@ -22,6 +22,8 @@ type Dialect struct {
 	// AnyRevision is a condition over the bundles of a row; its argument is a condition on RevisionColumn.
 	AnyRevision    string
 	RevisionColumn string
+	// Greatest is the function that returns the greatest of its arguments.
+	Greatest string
 	// OwnedBy is a condition that a row's column tenants is within a JSON array of tenants.
 	OwnedBy string
 }
@@ -71,6 +73,17 @@ func (w *Where) Span(column string, f domain.Filter) {
 	if !f.Until.IsZero() {
 		w.Add(column + " < " + w.At(f.Until))
 	}
+}
+
+// Behind adds that a decision lies behind a cursor, if there is one: the newest come first, and those of one time by
+// tenant and id.
+func (w *Where) Behind(column string, c *domain.Cursor) {
+	if c == nil {
+		return
+	}
+	at := w.At(c.Time)
+	w.Add(column + " <= " + at + " AND (" + column + " < " + at + " OR (tenant, decision_id) > (" +
+		w.Param(Text, c.Tenant) + ", " + w.Param(Text, c.ID) + "))")
 }
 
 // Fits adds what a filter wants of the fields in a table.
