@@ -154,6 +154,10 @@ func TestDependencies(t *testing.T) {
 	require.NoError(t, err)
 	values := []string{"internal/domain"}
 	overPorts := []string{"internal/domain", "internal/ports"}
+	useCases := []string{
+		"internal/ingest", "internal/sink", "internal/saver", "internal/parking", "internal/job", "internal/deadletter",
+		"internal/operate", "internal/trail", "internal/status", "internal/retention",
+	}
 	and := func(more []string, base []string) []string { return slices.Concat(base, more) }
 	allowed := map[string][]string{ // docket's own packages that a package may import; every other import is checked below
 		"internal/domain":         {},
@@ -198,43 +202,15 @@ func TestDependencies(t *testing.T) {
 		}, overPorts),
 		"internal/adapters/cli": and([]string{"internal/adapters/api", "internal/trail"}, values),
 
-		"internal/app": and([]string{
-			"internal/config",
-			"internal/ingest",
-			"internal/sink",
-			"internal/saver",
-			"internal/parking",
-			"internal/job",
-			"internal/deadletter",
-			"internal/operate",
-			"internal/trail",
-			"internal/status",
-			"internal/retention",
-			"internal/adapters/auth",
-			"internal/adapters/kafka",
-			"internal/adapters/postgres",
-			"internal/adapters/sqlite",
-			"internal/adapters/uploadapi",
-			"internal/adapters/queryapi",
-			"internal/adapters/web",
-		}, overPorts),
+		"internal/app": and(useCases, and([]string{
+			"internal/config", "internal/adapters/auth", "internal/adapters/kafka", "internal/adapters/postgres",
+			"internal/adapters/sqlite", "internal/adapters/uploadapi", "internal/adapters/queryapi", "internal/adapters/web",
+		}, overPorts)),
 		"internal/command": {"internal/app", "internal/adapters/cli", "internal/config", "internal/status"},
 		"cmd/docket":       {"internal/command"},
 		"cmd/ingest":       {"internal/command"},
 		"cmd/saver":        {"internal/command"},
 		"cmd/parking":      {"internal/command"},
-	}
-	useCases := []string{
-		"internal/ingest",
-		"internal/sink",
-		"internal/saver",
-		"internal/parking",
-		"internal/job",
-		"internal/deadletter",
-		"internal/operate",
-		"internal/trail",
-		"internal/status",
-		"internal/retention",
 	}
 	withoutIO := []string{
 		"github.com/cenkalti/backoff/v4",

@@ -28,9 +28,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(
 		m,
 		// The commands use the default client, whose idle connections end with the process.
-		goleak.IgnoreAnyFunction(
-			"net/http.(*persistConn).readLoop",
-		),
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
 		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
 	)
 }

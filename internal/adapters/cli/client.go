@@ -104,9 +104,7 @@ func (s Console) get(ctx context.Context, path string, query url.Values) ([]byte
 
 // do makes one request and turns every failure into one message with an exit code.
 func do(caller context.Context, method, u, tokenFile string, body []byte, encoding string) ([]byte, error) {
-	if parsed, err := url.Parse(
-		u,
-	); err != nil || parsed.Host == "" ||
+	if parsed, err := url.Parse(u); err != nil || parsed.Host == "" ||
 		(parsed.Scheme != "http" && parsed.Scheme != "https") {
 		return nil, fail(ExitUsage, "%q is not the URL of a docket, such as http://127.0.0.1:8081", u)
 	}
@@ -193,22 +191,31 @@ func read[T any](body []byte) (v T, err error) {
 	return v, nil
 }
 
-// show asks for one thing and prints it, unless it is to be a table: that is the caller's to make of the body. Raw are
-// the exact bytes, so that their hash can be compared.
-func (s Console) show(ctx context.Context, out Out, path, output string) (body []byte, err error) {
+// show asks for one thing and prints it: as a table, which only print can make, as JSON, or raw, which are the exact
+// bytes, so that their hash can be compared.
+func show[T any](
+	ctx context.Context, s Console, out Out, path, output string, print func(io.Writer, T) error,
+) error {
 	if output == "raw" {
 		path += "/raw"
 	}
-	body, err = s.get(ctx, path, nil)
-	switch {
-	case err != nil || output == "table":
-		return body, err
-	case output == "raw":
-		_, err = out.Stdout.Write(body)
-	default:
-		err = printJSON(out.Stdout, json.RawMessage(body), output)
+	body, err := s.get(ctx, path, nil)
+	if err != nil {
+		return err
 	}
-	return nil, err
+	switch output {
+	case "raw":
+		_, err = out.Stdout.Write(body)
+		return err
+	case "table":
+		v, err := read[T](body)
+		if err != nil {
+			return err
+		}
+		return print(out.Stdout, v)
+	default:
+		return printJSON(out.Stdout, json.RawMessage(body), output)
+	}
 }
 
 // post asks the console listener to do something.

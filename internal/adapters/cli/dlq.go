@@ -178,15 +178,7 @@ type DLQShow struct {
 
 // Run prints one dead letter.
 func (s *DLQShow) Run(ctx context.Context, out Out) error {
-	body, err := s.show(ctx, out, "/api/v1/dead-letters/"+url.PathEscape(s.ID), s.Output)
-	if err != nil || body == nil {
-		return err
-	}
-	d, err := read[api.DeadLetterWithEvent](body)
-	if err != nil {
-		return err
-	}
-	return printDead(out.Stdout, d)
+	return show(ctx, s.Console, out, "/api/v1/dead-letters/"+url.PathEscape(s.ID), s.Output, printDead)
 }
 
 func printDead(w io.Writer, d api.DeadLetterWithEvent) error {

@@ -101,15 +101,8 @@ func TestDLQScreens(t *testing.T) {
 		"/api/v1/jobs/r-3":                    failedJob,
 		"/api/v1/jobs/r-4":                    stoppedJob,
 		"/api/v1/jobs/r-4/resume":             stoppedJob,
-		"/api/v1/jobs/r-5": strings.NewReplacer(
-			"r-4",
-			"r-5",
-			"stopped",
-			"paused",
-		).Replace(
-			stoppedJob,
-		),
-		"/api/v1/jobs/r-6": safeDry,
+		"/api/v1/jobs/r-5":                    strings.NewReplacer("r-4", "r-5", "stopped", "paused").Replace(stoppedJob),
+		"/api/v1/jobs/r-6":                    safeDry,
 		"/api/v1/dead-letters/docket.dlq:0:7": deadBody + `,"available":false,"read_error":"Kafka is away","headers":{},
 			"preview":null,"event":null}`,
 		"/api/v1/audit": auditRows,
@@ -174,9 +167,7 @@ type jobServer struct {
 
 func serveJobs(t *testing.T, end string) *jobServer {
 	s := &jobServer{}
-	running := strings.NewReplacer(
-		`"state":"done"`, `"state":"running"`, `"message":"`, `"message":"half-way: `,
-	).Replace(
+	running := strings.NewReplacer(`"state":"done"`, `"state":"running"`, `"message":"`, `"message":"half-way: `).Replace(
 		end,
 	)
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -129,15 +129,7 @@ type Show struct {
 
 // Run prints one decision, outcome and reason first.
 func (s *Show) Run(ctx context.Context, out Out) error {
-	body, err := s.show(ctx, out, "/api/v1/decisions/"+url.PathEscape(s.ID), s.Output)
-	if err != nil || body == nil {
-		return err
-	}
-	d, err := read[api.DecisionWithEvent](body)
-	if err != nil {
-		return err
-	}
-	return printDecision(out.Stdout, d)
+	return show(ctx, s.Console, out, "/api/v1/decisions/"+url.PathEscape(s.ID), s.Output, printDecision)
 }
 
 func printDecision(w io.Writer, d api.DecisionWithEvent) error {

@@ -70,9 +70,7 @@ func newBar(out Out, j api.Job) *bar {
 			progressbar.OptionSetWriter(out.Stderr),
 			progressbar.OptionShowCount(),
 			progressbar.OptionShowIts(),
-			progressbar.OptionSetItsString(
-				"letters",
-			),
+			progressbar.OptionSetItsString("letters"),
 			progressbar.OptionClearOnFinish(),
 			progressbar.OptionSetDescription(string(j.Kind)),
 			progressbar.OptionSetPredictTime(true),
