@@ -3,7 +3,6 @@ package kafka
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -77,9 +76,7 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 		return err
 	}
 	m := &member{log: l, sub: sub, feeds: map[topicPartition]*feed{}, retry: backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(
-			500*time.Millisecond,
-		),
+		backoff.WithInitialInterval(500*time.Millisecond),
 		backoff.WithMaxInterval(5*time.Second),
 		backoff.WithMaxElapsedTime(0),
 	)}
@@ -89,9 +86,7 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 	m.client, err = kgo.NewClient(append(
 		l.base(),
 		kgo.WithContext(life),
-		kgo.ClientID(
-			l.process,
-		),
+		kgo.ClientID(l.process),
 		kgo.ConsumerGroup(sub.Group),
 		kgo.ConsumeTopics(sub.Topics...),
 		kgo.Balancers(newShareByProcess()),
@@ -444,101 +439,6 @@ func (m *member) forget(partitions map[string][]int32) {
 			delete(m.feeds, topicPartition{topic, p})
 		}
 	}
-}
-
-// failed deals with what could not be fetched. Whatever may pass, the client tries again by itself.
-func (m *member) failed(ctx context.Context, e kgo.FetchError) {
-	log := m.log.opts.Log.With("group", m.sub.Group, "topic", e.Topic, "partition", e.Partition)
-	var loss *kgo.ErrDataLoss
-	switch {
-	case errors.Is(e.Err, kerr.OffsetOutOfRange):
-		m.stop(e)
-		m.reportLoss(context.WithoutCancel(ctx), e)
-	case errors.As(e.Err, &loss):
-		m.log.opts.Lost(e.Topic, max(loss.ConsumedTo-loss.ResetTo, 1))
-		log.Error(
-			"Kafka has lost records that it had acknowledged: the partition was cut back. Those consumed before are stored; "+
-				"look for an unclean leader election",
-			"consumed_to",
-			loss.ConsumedTo,
-			"cut_to",
-			loss.ResetTo,
-		)
-	case domain.ClassOf(classify("", e.Err)) == domain.Unavailable:
-		log.Debug("a fetch failed; the client tries again", "error", e.Err)
-	case errors.As(e.Err, new(*kgo.ErrGroupSession)) || e.Partition < 0: // of the group, or of a whole topic
-		log.Error("the group cannot consume; the client tries again", "error", e.Err)
-		sleep(ctx, time.Second)
-	default:
-		m.stop(e)
-		m.log.opts.Stopped(e.Topic, e.Partition, e.Err)
-		log.Error(
-			"a partition cannot be read and is left alone; docket consumes the others. Fix the cause, then start docket again",
-			"error", e.Err,
-		)
-	}
-}
-
-// stop leaves a partition alone: its error would repeat thousands of times a second.
-func (m *member) stop(e kgo.FetchError) {
-	m.client.PauseFetchPartitions(map[string][]int32{e.Topic: {e.Partition}})
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if f := m.feeds[topicPartition{e.Topic, e.Partition}]; f != nil {
-		f.stopped, f.paused = true, false
-	}
-}
-
-// reportLoss says once which records of a partition are gone before the group has consumed them.
-func (m *member) reportLoss(ctx context.Context, e kgo.FetchError) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	l, group := m.log, m.sub.Group
-	losses, err := l.Losses(ctx, group, e.Topic)
-	at := slices.IndexFunc(losses, func(loss Loss) bool { return loss.Partition == e.Partition })
-	if at < 0 { // nothing was committed there, or the brokers do not say
-		l.opts.Lost(e.Topic, 1)
-		l.opts.Log.Error(
-			"a partition's records are gone before they were consumed, and how many cannot be found out. The partition is left "+
-				"alone and the others go on; started again, the group begins with the oldest record there is",
-			"group",
-			group,
-			"topic",
-			e.Topic,
-			"partition",
-			e.Partition,
-			"error",
-			err,
-		)
-		return
-	}
-	loss := losses[at]
-	key := fmt.Sprint(group, loss.Topic, loss.Partition, loss.ResumeAt)
-	l.mu.Lock()
-	known := l.lost[key]
-	l.lost[key] = true
-	l.mu.Unlock()
-	if known {
-		return
-	}
-	l.opts.Lost(e.Topic, loss.Records())
-	l.opts.Log.Error(
-		"records are gone that were never consumed: they fell off the log. The partition is left alone and the others go "+
-			"on. "+
-			"If they cannot be brought back, stop this group and run: docket log accept-loss --yes",
-		"group",
-		group,
-		"topic",
-		e.Topic,
-		"partition",
-		e.Partition,
-		"first",
-		loss.First,
-		"last",
-		loss.Last,
-		"records",
-		loss.Records(),
-	)
 }
 
 // sleep waits, at most until ctx is done.

@@ -70,9 +70,7 @@ func (l *Log) read(
 		l.base(),
 		kgo.WithContext(life),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().At(next)}}),
-		kgo.ConsumeResetOffset(
-			kgo.NoResetOffset(),
-		),
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.FetchMaxBytes(readBytes),
 		kgo.FetchMaxPartitionBytes(readPartitionBytes),
 		kgo.FetchMinBytes(1),

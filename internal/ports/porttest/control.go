@@ -55,13 +55,8 @@ func storeRejections(t *testing.T, h *StoreHarness) {
 	rejection := func(text, path string) domain.Rejection {
 		return domain.RejectionOf(&domain.Error{Class: domain.Invalid, Code: "23514", Text: text}, "default", path)
 	}
-	rejected, alike := rejection(
-		"row 7 violates a check",
-		"http/authz/allow",
-	), rejection(
-		"row 8 violates a check",
-		"http/authz/allow",
-	)
+	rejected := rejection("row 7 violates a check", "http/authz/allow")
+	alike := rejection("row 8 violates a check", "http/authz/allow")
 	elsewhere := rejection("row 9 violates a check", "kafka/authz/allow")
 	require.Equal(t, rejected.Fingerprint, alike.Fingerprint, "numbers do not count")
 	require.NotEqual(t, rejected.Fingerprint, elsewhere.Fingerprint)

@@ -344,18 +344,13 @@ func storeAudit(t *testing.T, h *StoreHarness) {
 		Tenants: domain.AllTenants(),
 		Action:  "replay.create",
 		Target:  "r-1",
-		Filter: deadQuery(
-			t,
-			"class=invalid&path=!http*",
-		).Filter,
+		Filter:  deadQuery(t, "class=invalid&path=!http*").Filter,
 		Matched: 7,
 		Comment: "fixed",
 		Outcome: domain.Say("pending", domain.Args{"n": "1"}),
 	}
 	second := domain.AuditEntry{
-		At: now.Add(
-			time.Second,
-		),
+		At:      now.Add(time.Second),
 		Caller:  "docket",
 		Tenants: domain.Tenants("acme", "default"),
 		Action:  "replay.done",
