@@ -219,16 +219,8 @@ func (d *drill) conclude(bound, after time.Duration) (lost, twice, phantom, alte
 	sleepFor(d.t, after)
 	end := time.Now()
 	d.load.finish()
-	d.before, d.during, d.after = d.load.p95(
-		d.began,
-		d.injected,
-	), d.load.p95(
-		d.injected,
-		d.healed,
-	), d.load.p95(
-		d.healed,
-		end,
-	)
+	d.before, d.during = d.load.p95(d.began, d.injected), d.load.p95(d.injected, d.healed)
+	d.after = d.load.p95(d.healed, end)
 	d.refused, d.sent = d.load.refused.Load(), int(d.load.sent.Load())
 	require.Empty(d.t, d.load.ledger.unacknowledged(), "every upload is acknowledged in the end")
 	d.site.drained(d.t)
@@ -326,9 +318,7 @@ func (f *finding) cells() []string {
 		span(f.detected, 10*time.Millisecond),
 		span(f.recovered, 100*time.Millisecond),
 		span(f.bound, time.Second),
-		p95(
-			f.before,
-		),
+		p95(f.before),
 		p95(f.during),
 		p95(f.after),
 		fmt.Sprint(f.refused),

@@ -181,22 +181,13 @@ var causes = []cause{
 	raised("cannot connect now", "57P03"),
 	raised("connection failure", "08006"),
 	raised("out of disk", "53100"),
-	raised(
-		"wrong type",
-		"42804",
-	).inPlace(),
+	raised("wrong type", "42804").inPlace(),
 	raised("undefined function", "42883").inPlace(),
 	raised("feature not supported", "0A000").inPlace(),
-	raised(
-		"undefined statement",
-		"26000",
-	).inPlace(),
+	raised("undefined statement", "26000").inPlace(),
 	raised("protocol violation", "08P01").inPlace(),
 	raised("invalid schema", "3F000").inPlace(),
-	raised(
-		"invalid catalog",
-		"3D000",
-	).inPlace(),
+	raised("invalid catalog", "3D000").inPlace(),
 	raised("damaged data", "XX001").inPlace(),
 	raised("damaged index", "XX002").inPlace(),
 	{

@@ -142,15 +142,9 @@ func (r *K6Result) readLedger(name string, began time.Time) error {
 			)
 		}
 	}
-	if told, counted := int64(
-		r.Sent.Count(),
-	), r.Count(
-		"uploads_accepted",
-	)+r.Count(
-		"uploads_refused",
-	)+r.Count(
-		"uploads_failed",
-	); told != counted {
+	told := int64(r.Sent.Count())
+	counted := r.Count("uploads_accepted") + r.Count("uploads_refused") + r.Count("uploads_failed")
+	if told != counted {
 		return fmt.Errorf("k6 made %d uploads and wrote of %d", counted, told)
 	}
 	return nil

@@ -127,11 +127,7 @@ func (r *Report) Write(dir string) error {
 		}
 		view.Drawn = append(view.Drawn, drawn)
 	}
-	md, err := template.New(
-		"report.md.tmpl",
-	).Funcs(
-		template.FuncMap{"cells": cells, "rule": rule},
-	).ParseFS(
+	md, err := template.New("report.md.tmpl").Funcs(template.FuncMap{"cells": cells, "rule": rule}).ParseFS(
 		templates,
 		"report.md.tmpl",
 	)

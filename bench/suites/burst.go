@@ -102,9 +102,7 @@ func BurstSuite(docket, k6, out string, uploads int64, connections int) error {
 				},
 				Rows: [][]string{
 					{
-						n(
-							uploads,
-						),
+						n(uploads),
 						n(int64(t.Sent)),
 						fmt.Sprintf("%.0f s", took.Seconds()),
 						fmt.Sprintf("%.0f", float64(uploads)/took.Seconds()),

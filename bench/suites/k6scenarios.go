@@ -210,9 +210,8 @@ func k6Scenarios(rate int, soak time.Duration, users int) map[string]k6Scenario 
 				for i, rate := range stress {
 					name := fmt.Sprintf("{scenario:at_%d}", rate)
 					latency := f[0].metrics["http_req_duration"+name]
-					dropped, accepted := int64(
-						f[0].metrics["dropped_iterations"+name]["count"],
-					), f[0].metrics["uploads_accepted"+name]["count"]
+					dropped := int64(f[0].metrics["dropped_iterations"+name]["count"])
+					accepted := f[0].metrics["uploads_accepted"+name]["count"]
 					if accepted == 0 {
 						break // the run ended before
 					}

@@ -192,9 +192,7 @@ func (c *saversCluster) scale(backlog int64) (report.Table, error) {
 			first = perSecond
 		}
 		t.Rows = append(t.Rows, []string{
-			fmt.Sprint(
-				m.savers,
-			),
+			fmt.Sprint(m.savers),
 			fmt.Sprint(m.concurrency),
 			fmt.Sprintf("%.0f", perSecond),
 			fmt.Sprintf("%.2f", perSecond/first),
@@ -321,9 +319,7 @@ func (c *saversCluster) replication(uploads int64) (t report.Table, err error) {
 	defer cl.Close()
 	const prefix = "single."
 	minISR, maxMessage := "1", "16777216"
-	answers, err := kadm.NewClient(
-		cl,
-	).CreateTopics(
+	answers, err := kadm.NewClient(cl).CreateTopics(
 		context.Background(), 12, 1, map[string]*string{"min.insync.replicas": &minISR, "max.message.bytes": &maxMessage},
 		prefix+"decisions", prefix+"parking", prefix+"parking.dlq", prefix+"dlq",
 	)

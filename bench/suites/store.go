@@ -219,9 +219,7 @@ func copyRows(ctx context.Context, conn *pgx.Conn, table string, batch []domain.
 				string(d.Outcome),
 				null(d.Path),
 				null(d.Reason),
-				null(
-					d.Principal,
-				),
+				null(d.Principal),
 				null(d.Action),
 				null(d.Resource),
 				null(d.OPA),

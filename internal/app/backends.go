@@ -165,9 +165,7 @@ func (a *App) openPostgres(ctx context.Context, b *backends) error {
 				return
 			}
 			before := failure
-			if failure = try(
-				ctx,
-			); failure != nil && domain.ClassOf(failure) != domain.Unavailable &&
+			if failure = try(ctx); failure != nil && domain.ClassOf(failure) != domain.Unavailable &&
 				failure.Error() != before.Error() {
 				a.logger.Error("the database is back, but not fit to be used", "error", failure)
 			}

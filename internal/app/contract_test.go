@@ -89,47 +89,29 @@ var contractBodies = map[string]func() (body []byte, encoding string){
 	"a second array behind the first":                plainBody(`[{"s":1},{"s":2}][{"s":3}]`),
 	"a number, a string and null between two events": plainBody(`[{"n":1},7,"x",null,{"n":2}]`),
 	"an event nested 10,000 deep between two":        gzipped(`[{"deep":1},` + nested("deep", 10_000) + `,{"deep":2}]`),
-	"an event nested 100,000 deep between two": gzipped(
-		`[{"deeper":1},` + nested("deeper", 100_000) + `,{"deeper":2}]`,
-	),
-	"an event nested 64 deep":             plainBody(`[` + nested("d64", 64) + `]`),
-	"an event nested 65 deep":             plainBody(`[` + nested("d65", 65) + `]`),
-	"invalid UTF-8 in one event of three": plainBody("[{\"u\":1},{\"u\":\"\xff\xfe\"},{\"u\":3}]"),
-	"lone surrogates":                     plainBody(`[{"path":"a\ud800b","x":"\udfff"}]`),
-	"NUL in a string":                     plainBody(`[{"path":"a\u0000b"}]`),
-	"duplicate keys": plainBody(
-		`[{"k":1,"k":2,"decision_id":"first","decision_id":"last"}]`,
-	),
+	"an event nested 100,000 deep between two":       gzipped(`[{"deeper":1},` + nested("deeper", 100_000) + `,{"deeper":2}]`),
+	"an event nested 64 deep":                        plainBody(`[` + nested("d64", 64) + `]`),
+	"an event nested 65 deep":                        plainBody(`[` + nested("d65", 65) + `]`),
+	"invalid UTF-8 in one event of three":            plainBody("[{\"u\":1},{\"u\":\"\xff\xfe\"},{\"u\":3}]"),
+	"lone surrogates":                                plainBody(`[{"path":"a\ud800b","x":"\udfff"}]`),
+	"NUL in a string":                                plainBody(`[{"path":"a\u0000b"}]`),
+	"duplicate keys":                                 plainBody(`[{"k":1,"k":2,"decision_id":"first","decision_id":"last"}]`),
 	"numbers beyond every machine's range": plainBody(
 		`[{"n":1e99999,"m":-0.000000000000000000000000000001e-99999,"o":123456789012345678901234567890}]`,
 	),
-	"decision_id empty":       plainBody(`[{"decision_id":"","e":1}]`),
-	"decision_id a number":    plainBody(`[{"decision_id":42}]`),
-	"decision_id of 10 KB":    plainBody(`[{"decision_id":"` + strings.Repeat("x", 10<<10) + `"}]`),
-	"decision_id like a path": plainBody(`[{"decision_id":"a/../b/raw"}]`),
-	"decision_id absent":      plainBody(`[{"absent":true}]`),
-	"timestamp absent":        plainBody(`[{"decision_id":"no-timestamp"}]`),
-	"timestamp odd": plainBody(
-		`[{"decision_id":"odd-timestamp","timestamp":"half past nine"}]`,
-	),
-	"timestamp 200 years ago": plainBody(
-		`[{"decision_id":"old","timestamp":"1826-01-01T00:00:00Z"}]`,
-	),
-	"timestamp in the year 9000": plainBody(
-		`[{"decision_id":"new","timestamp":"9000-01-01T00:00:00Z"}]`,
-	),
-	"an event of 1 MB": gzipped(
-		`[{"decision_id":"mb1","x":"` + strings.Repeat("x", 1_000_000) + `"}]`,
-	),
-	"an event of 4 MB": gzipped(
-		`[{"decision_id":"mb4","x":"` + strings.Repeat("x", 4_000_000) + `"}]`,
-	),
-	"an event of 5 MB beside a small one": gzipped(
-		`[{"x":"` + strings.Repeat("x", 5_000_000) + `"},{"five":1}]`,
-	),
-	"an event of 20 MB beside a small one": gzipped(
-		`[{"x":"` + strings.Repeat("x", 20_000_000) + `"},{"twenty":1}]`,
-	),
+	"decision_id empty":                    plainBody(`[{"decision_id":"","e":1}]`),
+	"decision_id a number":                 plainBody(`[{"decision_id":42}]`),
+	"decision_id of 10 KB":                 plainBody(`[{"decision_id":"` + strings.Repeat("x", 10<<10) + `"}]`),
+	"decision_id like a path":              plainBody(`[{"decision_id":"a/../b/raw"}]`),
+	"decision_id absent":                   plainBody(`[{"absent":true}]`),
+	"timestamp absent":                     plainBody(`[{"decision_id":"no-timestamp"}]`),
+	"timestamp odd":                        plainBody(`[{"decision_id":"odd-timestamp","timestamp":"half past nine"}]`),
+	"timestamp 200 years ago":              plainBody(`[{"decision_id":"old","timestamp":"1826-01-01T00:00:00Z"}]`),
+	"timestamp in the year 9000":           plainBody(`[{"decision_id":"new","timestamp":"9000-01-01T00:00:00Z"}]`),
+	"an event of 1 MB":                     gzipped(`[{"decision_id":"mb1","x":"` + strings.Repeat("x", 1_000_000) + `"}]`),
+	"an event of 4 MB":                     gzipped(`[{"decision_id":"mb4","x":"` + strings.Repeat("x", 4_000_000) + `"}]`),
+	"an event of 5 MB beside a small one":  gzipped(`[{"x":"` + strings.Repeat("x", 5_000_000) + `"},{"five":1}]`),
+	"an event of 20 MB beside a small one": gzipped(`[{"x":"` + strings.Repeat("x", 20_000_000) + `"},{"twenty":1}]`),
 	"60,000 tiny events": func() ([]byte, string) {
 		var b strings.Builder
 		for i := range contractEvents * 6 / 5 {

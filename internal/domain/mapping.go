@@ -52,14 +52,7 @@ func (m Mapping) validate() error {
 		"allowed": m.Allowed, "reason": m.Reason, "principal": m.Principal, "action": m.Action, "resource": m.Resource,
 	} {
 		for _, p := range pointers {
-			if rest := strings.NewReplacer(
-				"~0",
-				"",
-				"~1",
-				"",
-			).Replace(
-				p,
-			); !strings.HasPrefix(p, "/") ||
+			if rest := strings.NewReplacer("~0", "", "~1", "").Replace(p); !strings.HasPrefix(p, "/") ||
 				strings.Contains(rest, "~") {
 				return fmt.Errorf(
 					"mapping %s: %s: %q is no JSON pointer: it begins with a slash, like /input/user, and spells ~ as ~0 and / as ~1",

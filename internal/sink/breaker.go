@@ -44,17 +44,12 @@ type Breaker struct {
 // NewBreaker makes a Breaker; reg may be nil in tests.
 func NewBreaker(store ports.Prober, reg prometheus.Registerer, logger *slog.Logger) *Breaker {
 	b := &Breaker{store: store}
-	b.circuit = circuitbreaker.NewBuilder[any]().WithFailureThreshold(
-		1,
-	).WithSuccessThreshold(
-		1,
-	).WithRandomDelay(
-		probeMin,
-		probeMax,
-	).
-		OnStateChanged(
-			func(e circuitbreaker.StateChangedEvent) { b.changed(logger, e) },
-		).Build()
+	b.circuit = circuitbreaker.NewBuilder[any]().
+		WithFailureThreshold(1).
+		WithSuccessThreshold(1).
+		WithRandomDelay(probeMin, probeMax).
+		OnStateChanged(func(e circuitbreaker.StateChangedEvent) { b.changed(logger, e) }).
+		Build()
 	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "docket_breaker_state", Help: "Breaker in front of the store: 0 closed, 1 half-open, 2 open.",
 	}, func() float64 { return breakerLevel[b.circuit.State()] })

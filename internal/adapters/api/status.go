@@ -54,9 +54,7 @@ func PipelineOf(p status.Pipeline) Pipeline {
 	}
 	for _, s := range p.Stages {
 		out.Stages = append(out.Stages, Stage{
-			Name: string(
-				s.Role,
-			),
+			Name:          string(s.Role),
 			Topic:         s.Topic,
 			InPerSecond:   s.In,
 			OutPerSecond:  s.Out,

@@ -33,9 +33,7 @@ func withAudit(change string, e domain.AuditEntry, args ...any) (string, []any) 
 func auditValues(e domain.AuditEntry) []any {
 	t := sqlstore.TextsOf(e)
 	return []any{
-		timestamptz(
-			e.At,
-		),
+		timestamptz(e.At),
 		e.Caller,
 		t.Tenants,
 		e.Action,

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/trace/noop"
 
@@ -315,10 +316,7 @@ func inCommit(t *testing.T, b *bench, batch []domain.Record, act func(backend in
 	require.NoError(t, err)
 	backend := 0
 	require.Eventually(t, func() bool {
-		return conn.QueryRow(
-			t.Context(),
-			`SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'`,
-		).Scan(
+		return conn.QueryRow(t.Context(), `SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'`).Scan(
 			&backend,
 		) == nil
 	}, 5*time.Second, 10*time.Millisecond, "the commit waits")
@@ -362,10 +360,12 @@ func TestServerThatHangs(t *testing.T) {
 	start := time.Now()
 	unavailable(t, b.save(t, records(200, nil)), 200)
 	require.Less(t, time.Since(start), 5*time.Second, "a connection that was there: the statement's time and a second")
-	require.Eventually(t, func() bool { // a new one: the connection's three seconds
+	require.EventuallyWithT(t, func(c *assert.CollectT) { // a new one: the connection's three seconds
 		start = time.Now()
 		o := b.save(t, batch)
-		return o.codes["ACQUIRE_TIMEOUT"] || strings.Contains(fmt.Sprint(o.err), "connect")
+		require.True(
+			c, o.codes["ACQUIRE_TIMEOUT"] || strings.Contains(fmt.Sprint(o.err), "connect"), "%v %v", o.codes, o.err,
+		)
 	}, 20*time.Second, 100*time.Millisecond)
 	require.Less(t, time.Since(start), 4*time.Second)
 	p.Resume()

@@ -18,11 +18,10 @@ var (
 	running    = sqlstore.InList([]domain.JobState{domain.JobRunning})
 )
 
-const createJob = `INSERT INTO jobs (` + sqlstore.JobColumns + `) VALUES ($1::text, $2::text, $3::text, $4::boolean,
-	$5::text,
-	nullif($6::text, '')::jsonb, $7::double precision, $8::bigint, $9::int, $10::double precision, $11::text, $12::text,
-	$13::text,
-	$14::text, $15::bigint, 0, 0, 0, 0, 0, 0, 0, '', 0, 0, NULL, $16::timestamptz, NULL, $17::timestamptz, NULL, NULL)
+const createJob = `INSERT INTO jobs (` + sqlstore.JobColumns + `) VALUES (
+	$1::text, $2::text, $3::text, $4::boolean, $5::text, nullif($6::text, '')::jsonb, $7::double precision, $8::bigint,
+	$9::int, $10::double precision, $11::text, $12::text, $13::text, $14::text, $15::bigint,
+	0, 0, 0, 0, 0, 0, 0, '', 0, 0, NULL, $16::timestamptz, NULL, $17::timestamptz, NULL, NULL)
 	ON CONFLICT DO NOTHING RETURNING true`
 
 // twinOf finds a job that does the same as another.
@@ -35,10 +34,8 @@ var (
 		finished_at = CASE WHEN $2::text IN ` + overJobs + ` THEN $4::timestamptz END,
 		base_done = CASE $2::text WHEN '` + string(domain.JobPending) + `' THEN done ELSE base_done END,
 		base_failed = CASE $2::text WHEN '` + string(domain.JobPending) + `' THEN failed ELSE base_failed END`
-	claimJob = `UPDATE jobs SET state = '` + string(
-		domain.JobRunning,
-	) + `', owner = $2::text, lease_until = $3::timestamptz,
-			started_at = coalesce(started_at, $4::timestamptz)
+	claimJob = `UPDATE jobs SET state = '` + string(domain.JobRunning) + `',
+			owner = $2::text, lease_until = $3::timestamptz, started_at = coalesce(started_at, $4::timestamptz)
 		WHERE id = (SELECT id FROM jobs WHERE state IN ` + activeJobs + ` AND lane = $1::text ORDER BY created_at, id LIMIT 1
 		FOR UPDATE)
 		AND (owner IS NULL OR owner = $2::text OR lease_until < $4::timestamptz)

@@ -61,15 +61,8 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 			var first, last, statusAt pgtype.Timestamptz
 			var micros int64
 			err = row.Scan(&o.Tenant, &o.OPA, &o.Version, &first, &last, &micros, &o.Uploads, &o.Events, &statusAt, &o.Status)
-			o.First, o.Last, o.StatusAt, o.Interval = instant(
-				first,
-			), instant(
-				last,
-			), instant(
-				statusAt,
-			), time.Duration(
-				micros,
-			)*time.Microsecond
+			o.First, o.Last, o.StatusAt = instant(first), instant(last), instant(statusAt)
+			o.Interval = time.Duration(micros) * time.Microsecond
 			return o, err
 		})
 		return err

@@ -272,19 +272,8 @@ func (s *Store) explain(ctx context.Context, rows []row, statuses []domain.SaveS
 // visitHolders tells of every row that holds the key of one of these, and whether it has the same bytes.
 func (s *Store) visitHolders(ctx context.Context, rows []row, visit func(r row, same bool)) error {
 	n := len(rows)
-	tenants, ids, timestamps, inside := make(
-		[]string,
-		n,
-	), make(
-		[]string,
-		n,
-	), make(
-		[]pgtype.Timestamptz,
-		n,
-	), make(
-		[]bool,
-		n,
-	)
+	tenants, ids := make([]string, n), make([]string, n)
+	timestamps, inside := make([]pgtype.Timestamptz, n), make([]bool, n)
 	first, last := time.Time{}, time.Time{}
 	for i, r := range rows {
 		tenants[i], ids[i], timestamps[i], inside[i] = r.Tenant, r.ID, timestamptz(r.Timestamp), r.inside

@@ -172,14 +172,12 @@ func (s *Store) Close() {
 func (s *Store) Pool() sql.DBStats {
 	st := s.write.Stat()
 	return sql.DBStats{
-		MaxOpenConnections: int(
-			st.MaxConns(),
-		),
-		OpenConnections: int(st.TotalConns()),
-		InUse:           int(st.AcquiredConns()),
-		Idle:            int(st.IdleConns()),
-		WaitCount:       st.EmptyAcquireCount(),
-		WaitDuration:    st.EmptyAcquireWaitTime(),
+		MaxOpenConnections: int(st.MaxConns()),
+		OpenConnections:    int(st.TotalConns()),
+		InUse:              int(st.AcquiredConns()),
+		Idle:               int(st.IdleConns()),
+		WaitCount:          st.EmptyAcquireCount(),
+		WaitDuration:       st.EmptyAcquireWaitTime(),
 	}
 }
 
@@ -238,22 +236,13 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 	pending := true
 	err := s.withDB(ctx, func(db *sql.DB, p *goose.Provider) error {
 		var known bool
-		if err := db.QueryRowContext(
-			ctx,
-			`SELECT to_regclass('goose_db_version') IS NOT NULL`,
-		).Scan(
-			&known,
-		); err != nil ||
-			!known {
+		const ours = `SELECT to_regclass('goose_db_version') IS NOT NULL`
+		if err := db.QueryRowContext(ctx, ours).Scan(&known); err != nil || !known {
 			return err
 		}
 		var current int64
-		if err := db.QueryRowContext(
-			ctx,
-			`SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`,
-		).Scan(
-			&current,
-		); err != nil {
+		const version = `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`
+		if err := db.QueryRowContext(ctx, version).Scan(&current); err != nil {
 			return err
 		}
 		pending = slices.ContainsFunc(p.ListSources(), func(source *goose.Source) bool { return source.Version > current })
