@@ -70,7 +70,7 @@ func (d *Decision) Time() time.Time {
 // SaveStatus is what became of a record at the saver or the parking role. It is also a metric label.
 type SaveStatus string
 
-// The save statuses. The store decides the first four; SaveBatch returns no other.
+// The save statuses. The store decides the first five; SaveBatch returns no other.
 const (
 	// Saved is a new row.
 	Saved SaveStatus = "saved"
@@ -80,13 +80,16 @@ const (
 	Conflicting SaveStatus = "conflict"
 	// TooOld is a row older than the window. Nothing was written.
 	TooOld SaveStatus = "expired"
+	// Skipped is a row that the store, without an error, neither wrote nor has: a trigger or a rule of somebody's does
+	// that. It is no end: the row is tried again alone, and is rejected if that is skipped as well.
+	Skipped SaveStatus = "skipped"
 	// Parked is a record that went to the parking topic.
 	Parked SaveStatus = "parked"
 	// Dead is a record that went to a dead-letter topic.
 	Dead SaveStatus = "dead"
 )
 
-// SaveStatuses lists every save status.
+// SaveStatuses lists every save status that is an end.
 var SaveStatuses = []SaveStatus{Saved, Duplicate, Conflicting, TooOld, Parked, Dead}
 
 // Window is the span of timestamps that the store keeps by day.

@@ -10,7 +10,7 @@ import (
 // DecisionWriter is the store as the saver and the parking role see it.
 type DecisionWriter interface {
 	// SaveBatch stores decisions in one transaction and returns what became of each, in order: Saved, Duplicate,
-	// Conflicting or TooOld. It is idempotent: the key is (tenant, id, timestamp), or (tenant, id) for a decision
+	// Conflicting, TooOld or Skipped. It is idempotent: the key is (tenant, id, timestamp), or (tenant, id) for a decision
 	// outside the window; the first bytes of a key win, within a batch as well. After an error nothing of the
 	// batch is stored, unless the error is ambiguous, and repeating it is right in either case.
 	// Errors: Unavailable, Canceled, Misconfigured; Invalid and Unknown where a row of the batch may be the cause.
@@ -18,9 +18,13 @@ type DecisionWriter interface {
 	Prober
 }
 
+// ProbeTimeout is how long a store that takes writes may take for a probe's row.
+const ProbeTimeout = time.Second
+
 // Prober says whether the store takes writes.
 type Prober interface {
-	// Probe writes a row on a connection of its own and rolls it back: nil means that the store takes writes.
+	// Probe writes a row on a connection of its own and rolls it back: nil means that the store took it within
+	// ProbeTimeout. Making the connection, where there is none, does not count; ctx bounds that.
 	Probe(ctx context.Context) error
 }
 

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// probeTimeout is how fast a probe has to succeed for a row to be rejected, and not the store to be away.
-	probeTimeout = time.Second
+	// probeLimit bounds a probe that has to connect first; the store itself bounds the rest by ports.ProbeTimeout.
+	probeLimit = ports.ProbeTimeout + 3*time.Second
 	// An open breaker lets one attempt or probe through after a time drawn from these, so that ten savers do not storm a
 	// database that recovers.
 	probeMin, probeMax = 500 * time.Millisecond, time.Second
@@ -148,7 +148,7 @@ func (b *Breaker) Watch(ctx context.Context) {
 
 // probe asks whether the store takes writes at all. Its failure is an outage, unless it has a class of its own.
 func (b *Breaker) probe(ctx context.Context) error {
-	try, cancel := context.WithTimeout(ctx, probeTimeout)
+	try, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()
 	err := b.store.Probe(try)
 	switch {

@@ -6,14 +6,15 @@ import (
 	"time"
 
 	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ports"
 )
 
 const (
 	// isolationReserve is what the isolation of rejected rows leaves of the handler's budget for publishing and
 	// committing.
 	isolationReserve = 10 * time.Second
-	// confirmWithin is how soon after a row has failed alone a probe has to speak for the store. One probe, which is a new
-	// connection, speaks for all rows that failed since the one before.
+	// confirmWithin is how soon after a row has failed alone a probe has to speak for the store. One probe
+	// speaks for all rows that failed since the one before.
 	confirmWithin = 100 * time.Millisecond
 )
 
@@ -52,19 +53,14 @@ func (s *isolation) save(rows []domain.Decision, verdicts []Verdict) {
 	v := Verdict{Err: err, Tenant: rows[0].Tenant, Path: rows[0].Path}
 	switch {
 	case err == nil:
-		for i, status := range statuses {
-			verdicts[i].Status = status
-		}
+		s.take(rows, statuses, verdicts)
 	case !v.Rejected():
 		s.err = err
 		s.clear(err)
 		failAll(verdicts, err)
 		return
 	case len(rows) == 1:
-		s.failure, verdicts[0] = err, v
-		if s.candidates = append(s.candidates, &verdicts[0]); len(s.candidates) == 1 {
-			s.since = s.w.now()
-		}
+		s.suspect(v, &verdicts[0])
 	default:
 		s.failure = err
 		if s.w.now().Sub(s.alive) > confirmWithin { // a batch is split only while the store answers
@@ -75,6 +71,37 @@ func (s *isolation) save(rows []domain.Decision, verdicts []Verdict) {
 	}
 	if len(s.candidates) > 0 && s.w.now().Sub(s.since) > confirmWithin {
 		s.confirm()
+	}
+}
+
+// errSkipped is why a row is rejected that the store twice neither wrote nor refused.
+var errSkipped error = &domain.Error{
+	Class: domain.Unknown, Code: "ROW_SKIPPED",
+	Text: "the database skipped the row without an error: look for a trigger that returns NULL or changes the key, a " +
+		"rule, or another unique index on the tables of decisions",
+}
+
+// take notes what became of rows that the store took. Those that it skipped are tried alone once more.
+func (s *isolation) take(rows []domain.Decision, statuses []domain.SaveStatus, verdicts []Verdict) {
+	for i, status := range statuses {
+		again := verdicts[i].Status == domain.Skipped
+		verdicts[i].Status = status
+		switch {
+		case status != domain.Skipped:
+		case again:
+			s.suspect(Verdict{Err: errSkipped, Tenant: rows[i].Tenant, Path: rows[i].Path}, &verdicts[i])
+		default:
+			s.failure = errSkipped
+			s.save(rows[i:i+1], verdicts[i:i+1])
+		}
+	}
+}
+
+// suspect makes a row that stood alone a candidate for being rejected.
+func (s *isolation) suspect(v Verdict, of *Verdict) {
+	s.failure, *of = v.Err, v
+	if s.candidates = append(s.candidates, of); len(s.candidates) == 1 {
+		s.since = s.w.now()
 	}
 }
 
@@ -96,7 +123,7 @@ func (s *isolation) confirm() {
 		return
 	}
 	s.alive = began
-	if len(s.candidates) > 0 && began.Sub(s.since) > probeTimeout {
+	if len(s.candidates) > 0 && began.Sub(s.since) > ports.ProbeTimeout {
 		s.clear(domain.Errorf(domain.Unavailable,
 			"the store was too slow to tell whether it is in trouble or rejects a row: %w", s.failure))
 	}
@@ -115,7 +142,7 @@ func (s *isolation) clear(err error) {
 // failAll gives all of them the same error.
 func failAll(verdicts []Verdict, err error) {
 	for i := range verdicts {
-		verdicts[i].Err = err
+		verdicts[i] = Verdict{Err: err}
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 // picky is a store that refuses some rows, takes a moment for everything, and goes away after so many calls.
 type picky struct {
 	bad             func(n int) bool
+	skipped         map[int]int // how often a row is still skipped in silence
 	leaves          int // calls until it is away; zero stays
 	attempts, asked int
 }
@@ -35,7 +36,10 @@ func (p *picky) SaveBatch(_ context.Context, rows []domain.Decision) ([]domain.S
 		if p.away() || p.bad(n) { // while it goes away it rejects rows without reason
 			return nil, &domain.Error{Class: domain.Unknown, Text: "refused"}
 		}
-		statuses[i] = domain.Saved
+		if statuses[i] = domain.Saved; p.skipped[n] > 0 {
+			statuses[i] = domain.Skipped
+			p.skipped[n]--
+		}
 	}
 	return statuses, nil
 }
@@ -102,6 +106,33 @@ func TestIsolation(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestARowThatIsSkipped is tried alone once more, and rejected if it is skipped again.
+func TestARowThatIsSkipped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &picky{bad: func(int) bool { return false }, skipped: map[int]int{3: 1, 4: 2}}
+		w := newPickyWriter(t, p)
+		for i, v := range w.Save(t.Context(), someRecords(10)) {
+			if i == 4 {
+				require.True(t, v.Rejected())
+				require.ErrorIs(t, v.Err, errSkipped)
+				require.Equal(t, "p", v.Path)
+				continue
+			}
+			require.NoError(t, v.Err, "row %d", i)
+			require.Equal(t, domain.Saved, v.Status, "row %d", i)
+		}
+		require.Equal(t, 3, p.attempts, "the batch, and each alone")
+
+		p = &picky{bad: p.bad, skipped: map[int]int{0: 1}}
+		v := newPickyWriter(t, p).Save(t.Context(), someRecords(1))[0]
+		require.Equal(t, domain.Saved, v.Status, "one that was alone already is tried once more as well: %v", v.Err)
+
+		p = &picky{bad: p.bad, skipped: map[int]int{0: 9}, leaves: 2}
+		v = newPickyWriter(t, p).Save(t.Context(), someRecords(1))[0]
+		require.Equal(t, domain.Unavailable, domain.ClassOf(v.Err), "a store that went away rejects nothing")
+	})
 }
 
 // TestNobodyIsRejectedForAStoreThatGoesAway has the store go away at every point of the isolation.

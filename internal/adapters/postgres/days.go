@@ -72,7 +72,7 @@ func (s *Store) ensureDay(ctx context.Context, conn *pgx.Conn, d domain.Day) err
 func (s *Store) makeDay(ctx context.Context, conn *pgx.Conn, d domain.Day) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.StatementTimeout+answerMargin)
 	defer cancel()
-	tx, err := conn.Begin(ctx)
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		return err
 	}

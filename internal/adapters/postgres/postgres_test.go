@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -56,6 +57,14 @@ func newDatabase(t testing.TB, p *testserver.Postgres) string {
 	return name
 }
 
+// decision is a row of this moment's.
+func decision(id string, at time.Time, event string) domain.Decision {
+	return domain.Decision{
+		Tenant: "t", ID: id, Timestamp: at.UTC().Truncate(time.Microsecond), ReceivedAt: time.Now(),
+		Outcome: domain.OutcomeAllowed, Event: []byte(event), SHA256: sha256.Sum256([]byte(event)),
+	}
+}
+
 var testWindow = domain.Window{Retention: 90 * 24 * time.Hour, Ahead: domain.DefaultAhead}
 
 // newStore opens a migrated store; edit may be nil.
@@ -97,6 +106,13 @@ func storeHarness(p *testserver.Postgres, url func(database string) string) func
 				t, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$`,
 				`CREATE TRIGGER refuse BEFORE INSERT ON decisions FOR EACH ROW WHEN (NEW.decision_id = '`+id+`') EXECUTE FUNCTION refuse()`,
 			)
+		}
+		h.Skip = func(t *testing.T, id string) func() {
+			const skip = `CREATE TRIGGER skip BEFORE INSERT ON %s FOR EACH ROW WHEN (NEW.decision_id = '%s')
+				EXECUTE FUNCTION skip()`
+			exec(t, `CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$`,
+				fmt.Sprintf(skip, "decisions", id), fmt.Sprintf(skip, "decisions_out_of_window", id))
+			return func() { exec(t, `DROP FUNCTION skip() CASCADE`) }
 		}
 		h.Break = func(t *testing.T, class domain.Class) func() {
 			if class == domain.Misconfigured {

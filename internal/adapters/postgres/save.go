@@ -76,7 +76,7 @@ func (s *Store) insertBatch(ctx context.Context, decisions []domain.Decision, en
 	if len(inside)+len(outside) == 0 {
 		return statuses, nil
 	}
-	err := s.save(ctx, inside, outside, end, statuses)
+	err := atOnce(func() error { return s.save(ctx, inside, outside, end, statuses) })
 	if noPartition(err) { // it was dropped behind our back
 		s.forgetDays()
 		err = s.save(ctx, inside, outside, end, statuses)
@@ -191,7 +191,7 @@ func (s *Store) insert(
 	}
 	now := binary.BigEndian.AppendUint64(nil, uint64(s.opts.Now().UnixMicro()-epoch))
 	var batch pgconn.Batch
-	batch.ExecParams("BEGIN", nil, nil, nil, nil)
+	batch.ExecParams(begin, nil, nil, nil, nil)
 	batch.ExecParams(settings, nil, nil, nil, nil)
 	for _, i := range inserts {
 		batch.ExecParams(
@@ -242,31 +242,23 @@ func (i insertion) saved(returned *pgconn.ResultReader, statuses []domain.SaveSt
 // epoch is where PostgreSQL's timestamps count from: 2000-01-01, in microseconds since 1970.
 const epoch = 946_684_800_000_000
 
-// explain tells duplicates from conflicts among the rows that were not inserted.
+// explain tells duplicates from conflicts among the rows that were not inserted. One that nobody stands in the way of
+// was skipped in silence, or what stood there is gone.
 func (s *Store) explain(ctx context.Context, rows []row, statuses []domain.SaveStatus) error {
 	rows = slices.DeleteFunc(rows, func(r row) bool { return statuses[r.at] != "" })
 	if len(rows) == 0 {
 		return nil
 	}
-	err := s.visitHolders(ctx, rows, func(r row, same bool) {
+	for _, r := range rows {
+		statuses[r.at] = domain.Skipped
+	}
+	return s.visitHolders(ctx, rows, func(r row, same bool) {
 		if same {
 			statuses[r.at] = domain.Duplicate
-		} else if statuses[r.at] == "" {
+		} else if statuses[r.at] == domain.Skipped {
 			statuses[r.at] = domain.Conflicting
 		}
 	})
-	if err != nil {
-		return err
-	}
-	for _, r := range rows {
-		if statuses[r.at] == "" {
-			return domain.Errorf(
-				domain.Unavailable,
-				"decision rows changed while a batch was saved: what stood in the way of one is gone; trying again is right",
-			)
-		}
-	}
-	return nil
 }
 
 // visitHolders tells of every row that holds the key of one of these, and whether it has the same bytes.
@@ -292,7 +284,7 @@ func (s *Store) visitHolders(ctx context.Context, rows []row, visit func(r row, 
 		return s.settle("look for duplicates", nil, err)
 	}
 	defer conn.Release()
-	err = s.inTx(ctx, conn.Conn(), "BEGIN READ ONLY", func(b *pgx.Batch) {
+	err = s.inTx(ctx, conn.Conn(), beginReadOnly, func(b *pgx.Batch) {
 		b.Queue(holders, tenants, ids, timestamps, first, last, inside).Query(func(found pgx.Rows) error {
 			var at int64
 			var sum []byte

@@ -48,7 +48,7 @@ func (s *Store) reading(ctx context.Context, op string, queries func(*pgx.Batch)
 		return settleOn(s.read, s.opts.Log, op, nil, err)
 	}
 	defer conn.Release()
-	err = s.inTx(ctx, conn.Conn(), "BEGIN READ ONLY", queries)
+	err = s.inTx(ctx, conn.Conn(), beginReadOnly, queries)
 	err = settleOn(s.read, s.opts.Log, op, conn.Conn(), err)
 	if err != nil && (domain.CodeOf(err) == "57014" || errors.Is(err, context.DeadlineExceeded)) {
 		return domain.Reclass(err, domain.Unavailable,

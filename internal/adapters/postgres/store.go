@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -70,6 +69,7 @@ type Store struct {
 	opts     Options
 	write    *pgxpool.Pool
 	read     *pgxpool.Pool
+	probes   *pgxpool.Pool // one connection, kept warm: a probe must not wait for a login
 	settings string // set for every transaction
 	probing  string // set for a probe's
 
@@ -97,67 +97,19 @@ func Open(opts Options) (*Store, error) {
 		opts: opts, days: map[domain.Day]bool{}, settings: settings(lockTimeout), probing: settings(probeLockTimeout),
 	}
 	var err error
-	if s.write, err = s.pool(true); err != nil {
+	if s.write, err = s.pool(writes, 0); err != nil {
 		return nil, err
 	}
-	if s.read, err = s.pool(false); err != nil {
+	if s.read, err = s.pool(reads, 0); err != nil {
 		s.write.Close()
 		return nil, err
 	}
+	if s.probes, err = s.pool(writes, 1); err != nil {
+		s.write.Close()
+		s.read.Close()
+		return nil, err
+	}
 	return s, nil
-}
-
-// pool makes a pool that connects when it is first used.
-func (s *Store) pool(writes bool) (*pgxpool.Pool, error) {
-	config, err := pgxpool.ParseConfig(s.opts.URL)
-	if err != nil {
-		return nil, badURL(err)
-	}
-	if config.MaxConns == defaultOfPgx() {
-		config.MaxConns = defaultPool
-	}
-	if config.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
-		// Unnamed statements whose description is remembered: binary arrays in one round trip, and no prepared statement
-		// that a pooler would have to know.
-		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
-	}
-	if config.ConnConfig.ConnectTimeout == 0 {
-		config.ConnConfig.ConnectTimeout = connectTimeout
-	}
-	if writes {
-		config.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
-	}
-	if config.ConnConfig.RuntimeParams["application_name"] == "" {
-		config.ConnConfig.RuntimeParams["application_name"] = "docket"
-	}
-	config.MaxConnLifetime = maxConnectionLifetime
-	config.MaxConnLifetimeJitter = maxConnectionLifetime / 10
-	pool, err := pgxpool.NewWithConfig(context.Background(), config)
-	if err != nil {
-		return nil, badURL(err)
-	}
-	return pool, nil
-}
-
-// defaultOfPgx is what pgxpool takes where the URL does not say pool_max_conns.
-var defaultOfPgx = sync.OnceValue(func() int32 {
-	config, err := pgxpool.ParseConfig("host=localhost")
-	if err != nil {
-		return 0
-	}
-	return config.MaxConns
-})
-
-// badURL explains a connection string without quoting it: it may hold a password.
-func badURL(err error) error {
-	text := "it is no connection string such as postgres://user@host:5432/docket?sslmode=verify-full"
-	var parse *pgconn.ParseConfigError
-	if errors.As(err, &parse) {
-		if cause := parse.Unwrap(); cause != nil {
-			text = cause.Error()
-		}
-	}
-	return &domain.Error{Class: domain.Misconfigured, Op: "read DOCKET_DATABASE_URL", Text: text, Err: err}
 }
 
 // Close ends the connections.
@@ -165,6 +117,7 @@ func (s *Store) Close() {
 	if s.closed.CompareAndSwap(false, true) {
 		s.write.Close()
 		s.read.Close()
+		s.probes.Close()
 	}
 }
 
@@ -213,7 +166,7 @@ const migrationLock = 0x646f636b6574 // "docket"
 func (s *Store) Migrate(ctx context.Context) error {
 	err := s.withDB(ctx, func(db *sql.DB, p *goose.Provider) error {
 		// In a transaction of its own, because a pooler may hand each of goose's to another connection.
-		lock, err := db.BeginTx(ctx, nil)
+		lock, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 		if err != nil {
 			return err
 		}
@@ -314,12 +267,27 @@ func (s *Store) inTx(ctx context.Context, conn *pgx.Conn, begin string, queries 
 
 // change makes one small transaction.
 func (s *Store) change(ctx context.Context, op string, queries func(*pgx.Batch)) error {
-	conn, err := s.acquire(ctx)
-	if err != nil {
-		return s.settle(op, nil, err)
+	return atOnce(func() error {
+		conn, err := s.acquire(ctx)
+		if err != nil {
+			return s.settle(op, nil, err)
+		}
+		defer conn.Release()
+		return notTheRows(s.settle(op, conn.Conn(), s.inTx(ctx, conn.Conn(), begin, queries)))
+	})
+}
+
+// collisions is how often a transaction is made that PostgreSQL ends for the sake of another one.
+const collisions = 5
+
+// atOnce repeats a transaction that has met another one (40001, 40P01): there is nothing to wait for.
+func atOnce(tx func() error) (err error) {
+	for range collisions {
+		if err = tx(); domain.CodeOf(err) != "40001" && domain.CodeOf(err) != "40P01" {
+			return err
+		}
 	}
-	defer conn.Release()
-	return notTheRows(s.settle(op, conn.Conn(), s.inTx(ctx, conn.Conn(), "BEGIN", queries)))
+	return err
 }
 
 // notTheRows makes a statement that was canceled (57014) an outage: it is about rows of docket's own, none of which is
@@ -334,20 +302,18 @@ func notTheRows(err error) error {
 // probeEvent is the event of a probe row.
 var probeEvent = []byte("{}")
 
-// Probe writes a row to decisions on a fresh connection and rolls it back; see ports.DecisionWriter.
+// Probe writes a row to decisions and rolls it back; see ports.Prober. Its connection is its own and is kept: what a
+// login takes says nothing about writes.
 func (s *Store) Probe(ctx context.Context) error {
-	config := s.write.Config().ConnConfig
-	conn, err := pgx.ConnectConfig(ctx, config)
+	conn, err := s.probes.Acquire(ctx)
 	if err != nil {
-		return classify("probe the database", err)
+		return settleOn(s.probes, s.opts.Log, "probe the database", nil, err)
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), answerMargin)
-		defer cancel()
-		_ = conn.Close(ctx) // with it, whatever was left open
-	}()
+	defer conn.Release()
+	ctx, cancel := context.WithTimeout(ctx, ports.ProbeTimeout)
+	defer cancel()
 	now := s.opts.Now().UTC().Truncate(time.Microsecond)
-	if err := s.ensureDay(ctx, conn, domain.DayOf(now)); err != nil {
+	if err := s.ensureDay(ctx, conn.Conn(), domain.DayOf(now)); err != nil {
 		return err
 	}
 	rows := []row{{inside: true, Decision: &domain.Decision{
@@ -355,7 +321,7 @@ func (s *Store) Probe(ctx context.Context) error {
 		Outcome: domain.OutcomeUnknown, Event: probeEvent, SHA256: sha256.Sum256(probeEvent),
 	}}}
 	err = s.insert(
-		ctx, conn, s.probing, "ROLLBACK", []insertion{{insertDecisions, rows, true}}, make([]domain.SaveStatus, 1),
+		ctx, conn.Conn(), s.probing, "ROLLBACK", []insertion{{insertDecisions, rows, true}}, make([]domain.SaveStatus, 1),
 	)
-	return classify("probe the database", err)
+	return settleOn(s.probes, s.opts.Log, "probe the database", conn.Conn(), err)
 }

@@ -236,7 +236,7 @@ func (t table) save(tx *sql.Tx, insert *sql.Stmt, d *domain.Decision, now time.T
 		return "", err
 	}
 	defer rows.Close()
-	status := domain.Conflicting
+	status := domain.Skipped // a trigger did it
 	for rows.Next() {
 		var sum []byte
 		if err := rows.Scan(&sum); err != nil {
@@ -244,6 +244,8 @@ func (t table) save(tx *sql.Tx, insert *sql.Stmt, d *domain.Decision, now time.T
 		}
 		if bytes.Equal(sum, d.SHA256[:]) {
 			status = domain.Duplicate
+		} else if status == domain.Skipped {
+			status = domain.Conflicting
 		}
 	}
 	return status, rows.Err()
@@ -274,8 +276,10 @@ func text(s string) any {
 	return s
 }
 
-// Probe writes a row on a fresh connection and rolls it back.
+// Probe writes a row on a fresh connection and rolls it back; see ports.Prober.
 func (s *Store) Probe(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, ports.ProbeTimeout)
+	defer cancel()
 	db, err := s.dir.open(storeFile, 0)
 	if err != nil {
 		return err

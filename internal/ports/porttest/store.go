@@ -27,6 +27,8 @@ type StoreHarness struct {
 	// Poison makes the store refuse rows with this decision id: for ever when the class is Invalid, and for reasons
 	// of its own when it is Unknown.
 	Poison func(t *testing.T, id string, class domain.Class)
+	// Skip makes the store skip rows with this decision id without an error; the returned func ends that.
+	Skip func(t *testing.T, id string) (restore func())
 	// Break makes every write fail with an error of the class; the returned func ends that.
 	Break func(t *testing.T, class domain.Class) (restore func())
 	// Tamper tries to change the audit, and to delete from it, and requires that neither can be done.
@@ -45,6 +47,7 @@ func Decisions(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"tenants do not see each other's keys", storeTenants},
 		{"sanitised and unsearchable rows are stored", storeSanitised},
 		{"a poison row fails its batch and only that", storePoison},
+		{"a row that is skipped in silence is told of", storeSkipped},
 		{"an outage is not the rows' fault", storeOutage},
 		{"rows survive a restart", storeReopen},
 		{"search filters", storeFilters},
@@ -305,6 +308,25 @@ func storePoison(t *testing.T, h *StoreHarness) {
 		require.NoError(t, h.Decisions.Probe(t.Context()), "the store itself is well")
 	}
 	h.save(t, domain.Saved, h.row(1), h.row(4))
+}
+
+func storeSkipped(t *testing.T, h *StoreHarness) {
+	restore := h.Skip(t, "id-2")
+	inside := []domain.Decision{h.row(1), h.row(2), h.row(3)}
+	timeless := h.row(2, func(d *domain.Decision) { d.Timestamp = time.Time{} })
+	want := []domain.SaveStatus{domain.Saved, domain.Skipped, domain.Saved}
+	statuses, err := h.Decisions.DryRunBatch(t.Context(), inside)
+	require.NoError(t, err)
+	require.Equal(t, want, statuses, "in a dry run")
+	statuses, err = h.Decisions.SaveBatch(t.Context(), inside)
+	require.NoError(t, err)
+	require.Equal(t, want, statuses)
+	require.Len(t, h.get(t, "id-3"), 1, "the others are stored")
+	h.save(t, domain.Skipped, inside[1])
+	h.save(t, domain.Skipped, timeless)
+	restore()
+	h.save(t, domain.Saved, inside[1])
+	h.save(t, domain.Duplicate, inside[1])
 }
 
 func storeOutage(t *testing.T, h *StoreHarness) {
