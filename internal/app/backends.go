@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,7 +98,7 @@ func (a *App) openLog(
 		return nil, err
 	}
 	a.onStop("log", within(log.Close))
-	if handed, err := log.Backlog(ctx, saver.Group, a.topics.Decisions); err == nil && newStore &&
+	if handed, err := log.Backlog(ctx, a.topics.Group(saver.Group), a.topics.Decisions); err == nil && newStore &&
 		handed[0].Committed > 0 {
 		a.logger.Error(
 			"the store is new, but the log has handed decisions to one before: if its file was lost, stop docket and restore "+
@@ -115,12 +116,16 @@ func (a *App) openLog(
 func logOptions(
 	topics domain.Topics, logger *slog.Logger, fatal func(error), lost func(string, int64),
 ) sqlite.LogOptions {
+	renamed := map[string]string{}
+	for group := range groups(topics) {
+		renamed[group] = topics.Group(group)
+	}
 	return sqlite.LogOptions{
 		Topics: []sqlite.Topic{
 			{Name: topics.Decisions}, {Name: topics.Parking},
 			{Name: topics.ParkingDLQ, Retention: dlqRetention}, {Name: topics.DLQ, Retention: dlqRetention},
 		},
-		Fatal: fatal, Lost: lost, Log: logger, Migrate: true,
+		Fatal: fatal, Lost: lost, Log: logger, Migrate: true, Renamed: renamed,
 	}
 }
 
@@ -218,29 +223,30 @@ func (a *App) openKafka(ctx context.Context, lost func(string, int64)) (ports.Lo
 			return nil, err
 		}
 	}
-	if len(weak) > 0 && a.role != status.Serve && a.cfg.Kafka.Unreplicated != kafka.Allow {
+	unreplicated := slices.DeleteFunc(slices.Clone(weak), func(w kafka.Weakness) bool { return !w.Unreplicated })
+	if len(unreplicated) > 0 && a.role != status.Serve && a.cfg.Kafka.Unreplicated != kafka.Allow {
 		return nil, domain.Errorf(
 			domain.Misconfigured,
 			"docket %s does not start, because what it acknowledges could be lost with one broker: %s. "+
 				"Give the topics three replicas and min.insync.replicas=2, or say that you accept it with "+
 				"DOCKET_KAFKA_UNREPLICATED=allow",
 			a.role,
-			strings.Join(weak, "; "),
+			wordsOf(unreplicated),
 		)
 	}
-	for _, why := range weak {
-		a.logger.Warn("what is acknowledged is less safe than docket promises", "why", why)
+	for _, w := range weak {
+		a.logger.Warn("what is acknowledged is less safe than docket promises", "why", w.Text)
 	}
 	a.run("topic check", func(ctx context.Context) { a.watchTopics(ctx, log, weak) })
 	return log, nil
 }
 
 // checkKafka looks at the topics and, where it may, creates those that are missing.
-func (a *App) checkKafka(ctx context.Context, log *kafka.Log) ([]string, error) {
+func (a *App) checkKafka(ctx context.Context, log *kafka.Log) ([]kafka.Weakness, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if a.role == status.Serve && a.cfg.Migrate {
-		created, err := log.Migrate(ctx)
+		created, err := migrateTopics(ctx, log, a.topics)
 		if err != nil {
 			return nil, err
 		}
@@ -255,11 +261,20 @@ func (a *App) checkKafka(ctx context.Context, log *kafka.Log) ([]string, error) 
 	return weak, log.Ready(ctx) // the leaders of new topics take a moment
 }
 
+// wordsOf lists weaknesses in one line.
+func wordsOf(weak []kafka.Weakness) string {
+	words := make([]string, len(weak))
+	for i, w := range weak {
+		words[i] = w.Text
+	}
+	return strings.Join(words, "; ")
+}
+
 // watchTopics pages when the topics become less safe while docket runs. It does not unready: refusing uploads would
 // lose them for certain.
-func (a *App) watchTopics(ctx context.Context, log *kafka.Log, weak []string) {
+func (a *App) watchTopics(ctx context.Context, log *kafka.Log, weak []kafka.Weakness) {
 	gauge := newWeaknesses(a.reg, len(weak))
-	known := strings.Join(weak, "; ")
+	known := wordsOf(weak)
 	for sleep(ctx, weakEvery) == nil {
 		try, cancel := context.WithTimeout(ctx, startTimeout)
 		weak, err := log.Check(try)
@@ -267,12 +282,12 @@ func (a *App) watchTopics(ctx context.Context, log *kafka.Log, weak []string) {
 		switch {
 		case err == nil:
 		case domain.ClassOf(err) == domain.Misconfigured:
-			weak = []string{err.Error()}
+			weak = []kafka.Weakness{{Text: err.Error()}}
 		default:
 			continue
 		}
 		gauge.Set(float64(len(weak)))
-		if now := strings.Join(weak, "; "); now != known {
+		if now := wordsOf(weak); now != known {
 			known = now
 			if now != "" {
 				a.logger.Error("the topics have changed: what is acknowledged is less safe than docket promises", "why", now)

@@ -68,7 +68,7 @@ func DefaultConfig() Config {
 		Data:      "./data",
 		Listeners: Listeners{Listen: "127.0.0.1:8080", ConsoleListen: "127.0.0.1:8081"},
 		Retention: retention.Default(), Migrate: true, Upload: uploadapi.Default(), Ingest: ingest.Default(),
-		Saver: saver.Default(), Parking: parking.Default(), Kafka: kafka.Default(), TopicPrefix: "docket.",
+		Saver: saver.Default(), Parking: parking.Default(), Kafka: kafka.Default(), TopicPrefix: domain.DefaultPrefix,
 		LogLevel: "info", LogFormat: "text",
 	}
 }

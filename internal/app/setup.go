@@ -128,12 +128,12 @@ func (a *App) listenAll(ctx context.Context) error {
 // consumed are the topics that concern a role: its own and, for the parking role and the console, the dead letters.
 func (a *App) consumed() (out []status.Consumed) {
 	if a.role.Is(status.Saver) || a.role == status.Console {
-		out = append(out, status.Consumed{Group: saver.Group, Topic: a.topics.Decisions, Role: status.Saver})
+		out = append(out, status.Consumed{Group: a.topics.Group(saver.Group), Topic: a.topics.Decisions, Role: status.Saver})
 	}
 	if a.role.Is(status.Parking) || a.role == status.Console {
-		out = append(out, status.Consumed{Group: parking.Group, Topic: a.topics.Parking, Role: status.Parking},
-			status.Consumed{Group: deadletter.IndexGroup, Topic: a.topics.DLQ},
-			status.Consumed{Group: deadletter.IndexGroup, Topic: a.topics.ParkingDLQ})
+		out = append(out, status.Consumed{Group: a.topics.Group(parking.Group), Topic: a.topics.Parking, Role: status.Parking},
+			status.Consumed{Group: a.topics.Group(deadletter.IndexGroup), Topic: a.topics.DLQ},
+			status.Consumed{Group: a.topics.Group(deadletter.IndexGroup), Topic: a.topics.ParkingDLQ})
 	}
 	return out
 }
@@ -141,10 +141,10 @@ func (a *App) consumed() (out []status.Consumed) {
 // stages are where a decision may wait.
 func (a *App) stages() []trail.Stage {
 	return []trail.Stage{
-		{Name: "saver", Topic: a.topics.Decisions, Group: saver.Group},
-		{Name: "parking role", Topic: a.topics.Parking, Group: parking.Group},
-		{Name: "index", Topic: a.topics.DLQ, Group: deadletter.IndexGroup, Dead: true},
-		{Name: "index", Topic: a.topics.ParkingDLQ, Group: deadletter.IndexGroup, Dead: true},
+		{Name: "saver", Topic: a.topics.Decisions, Group: a.topics.Group(saver.Group)},
+		{Name: "parking role", Topic: a.topics.Parking, Group: a.topics.Group(parking.Group)},
+		{Name: "index", Topic: a.topics.DLQ, Group: a.topics.Group(deadletter.IndexGroup), Dead: true},
+		{Name: "index", Topic: a.topics.ParkingDLQ, Group: a.topics.Group(deadletter.IndexGroup), Dead: true},
 	}
 }
 
@@ -213,14 +213,14 @@ func (a *App) consumers(log ports.Log, s *store) {
 			Logger:      a.logger.With("role", status.Parking),
 		}, a.reg)
 		a.consume(
-			status.Parking, log, s.backlog, ports.Subscription{Group: parking.Group, Topics: []string{a.topics.Parking}},
+			status.Parking, log, s.backlog, ports.Subscription{Group: a.topics.Group(parking.Group), Topics: []string{a.topics.Parking}},
 			park.Handle,
 		)
 	}
 	if a.role.Is(status.Saver) {
 		save := saver.New(s.writer, router, log, a.logger.With("role", status.Saver))
 		a.consume(
-			status.Saver, log, s.fresh, ports.Subscription{Group: saver.Group, Topics: []string{a.topics.Decisions}},
+			status.Saver, log, s.fresh, ports.Subscription{Group: a.topics.Group(saver.Group), Topics: []string{a.topics.Decisions}},
 			save.Handle,
 		)
 	}
@@ -230,7 +230,7 @@ func (a *App) consumers(log ports.Log, s *store) {
 func (a *App) deadLetters(back backends, log ports.Log, p *domain.Projector) {
 	logger := a.logger.With("role", status.Parking)
 	index := &deadletter.Index{Store: back.Control, Log: log, Projector: p, Topics: a.topics, Logger: logger}
-	dead := ports.Subscription{Group: deadletter.IndexGroup, Topics: []string{a.topics.DLQ, a.topics.ParkingDLQ}}
+	dead := ports.Subscription{Group: a.topics.Group(deadletter.IndexGroup), Topics: []string{a.topics.DLQ, a.topics.ParkingDLQ}}
 	a.consume(status.Parking, log, 1, dead, index.Handle)
 	a.run("index of dead letters", index.Tend)
 	jobs := &deadletter.Jobs{

@@ -23,6 +23,25 @@ import (
 // upkeepTimeout bounds upkeep that asks servers.
 const upkeepTimeout = 30 * time.Second
 
+// groups are the consumer groups and what each of them consumes.
+func groups(topics domain.Topics) map[string][]string {
+	return map[string][]string{
+		saver.Group: {topics.Decisions}, parking.Group: {topics.Parking},
+		deadletter.IndexGroup: {topics.DLQ, topics.ParkingDLQ},
+	}
+}
+
+// migrateTopics creates the topics that are missing, and has groups whose name did not carry the prefix go on.
+func migrateTopics(ctx context.Context, log *kafka.Log, topics domain.Topics) (created []string, err error) {
+	created, err = log.Migrate(ctx)
+	for group, consumed := range groups(topics) {
+		if renamed := topics.Group(group); err == nil && renamed != group {
+			err = log.CopyCommits(ctx, group, renamed, consumed...)
+		}
+	}
+	return created, err
+}
+
 // Migrate creates or updates what docket keeps, wherever the configuration says, and writes what it did to w.
 func Migrate(ctx context.Context, cfg Config, logger *slog.Logger, w io.Writer) error {
 	cfg.Migrate = true
@@ -50,7 +69,7 @@ func migrateKafka(ctx context.Context, cfg Config, logger *slog.Logger, w io.Wri
 	defer func() { err = errors.Join(err, log.Close()) }()
 	ctx, cancel := context.WithTimeout(ctx, upkeepTimeout)
 	defer cancel()
-	created, err := log.Migrate(ctx)
+	created, err := migrateTopics(ctx, log, cfg.Topics())
 	for _, topic := range created {
 		fmt.Fprintf(w, "Topic %s was created.\n", topic)
 	}
@@ -59,7 +78,7 @@ func migrateKafka(ctx context.Context, cfg Config, logger *slog.Logger, w io.Wri
 	}
 	weak, err := log.Check(ctx)
 	for _, why := range weak {
-		fmt.Fprintf(w, "Less safe than docket promises: %s.\n", why)
+		fmt.Fprintf(w, "Less safe than docket promises: %s.\n", why.Text)
 	}
 	if err == nil {
 		fmt.Fprintln(w, "Kafka has the topics of this version; docket changed none that existed.")
@@ -166,11 +185,8 @@ func acceptKafkaLoss(ctx context.Context, cfg Config, logger *slog.Logger, yes b
 	defer cancel()
 	topics := cfg.Topics()
 	var losses []kafka.Loss
-	for group, consumed := range map[string][]string{
-		saver.Group: {topics.Decisions}, parking.Group: {topics.Parking}, deadletter.IndexGroup: {topics.DLQ,
-			topics.ParkingDLQ},
-	} {
-		found, err := log.Losses(ctx, group, consumed...)
+	for group, consumed := range groups(topics) {
+		found, err := log.Losses(ctx, topics.Group(group), consumed...)
 		if err != nil {
 			return err
 		}

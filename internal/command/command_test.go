@@ -124,7 +124,7 @@ func TestAcceptLossOnKafka(t *testing.T) {
 	}
 	cl.Close()
 	member, err := kgo.NewClient(
-		kgo.SeedBrokers(k.ListenAddrs()...), kgo.ConsumerGroup(saver.Group), kgo.ConsumeTopics(topics.Decisions),
+		kgo.SeedBrokers(k.ListenAddrs()...), kgo.ConsumerGroup(topics.Group(saver.Group)), kgo.ConsumeTopics(topics.Decisions),
 		kgo.DisableAutoCommit(),
 	)
 	require.NoError(t, err)
@@ -138,7 +138,7 @@ func TestAcceptLossOnKafka(t *testing.T) {
 
 	code, out = runMain(t, accept...)
 	require.Equal(t, cli.ExitFailed, code, out)
-	require.Contains(t, out, "loss.decisions/3 offsets 1 to 7: 7 records that docket-saver had not done")
+	require.Contains(t, out, "loss.decisions/3 offsets 1 to 7: 7 records that loss.docket-saver had not done")
 	require.Contains(t, out, "nothing was changed")
 	code, out = runMain(t, append(accept, "--yes")...)
 	require.Equal(t, cli.ExitDone, code, out)

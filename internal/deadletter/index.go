@@ -137,7 +137,7 @@ func (x *Index) closeReplayed(ctx context.Context, after domain.Position) (close
 // forget removes from the index what the log does not have any more. What was still open then is lost for good, and
 // written down.
 func (x *Index) forget(ctx context.Context) error {
-	partitions, err := x.Log.Backlog(ctx, IndexGroup, x.Topics.DLQ, x.Topics.ParkingDLQ)
+	partitions, err := x.Log.Backlog(ctx, x.Topics.Group(IndexGroup), x.Topics.DLQ, x.Topics.ParkingDLQ)
 	if err != nil {
 		return err
 	}

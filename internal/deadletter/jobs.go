@@ -135,7 +135,7 @@ func (w *work) discard() error {
 
 // reindex reads the dead-letter topics into the index again.
 func (w *work) reindex() error {
-	partitions, err := w.Log.Backlog(w.Context, IndexGroup, w.Topics.DLQ, w.Topics.ParkingDLQ)
+	partitions, err := w.Log.Backlog(w.Context, w.Topics.Group(IndexGroup), w.Topics.DLQ, w.Topics.ParkingDLQ)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package deadletter
 
 import (
-	"cmp"
 	"context"
 	"time"
 
@@ -241,7 +240,7 @@ func (o *outbox) publish() error {
 // of the store's, and so that its attempts are used up. Its docket-reason does not, because the next failure may be
 // another.
 func (w *work) resend(r domain.Record) domain.Record {
-	h := r.Headers
+	h := r.Moved()
 	h.Replay, h.ReplayCount, h.NotBefore, h.Reason = w.Job.ID, h.ReplayCount+1, time.Time{}, ""
 	return domain.Record{Topic: w.Topics.Parking, Key: r.Key, Value: r.Value, Headers: h}
 }
@@ -249,11 +248,12 @@ func (w *work) resend(r domain.Record) domain.Record {
 // reparse parses quarantined bytes anew, within the limits of today. What was sent with the wrong Content-Encoding is
 // read by its first bytes.
 func (w *work) reparse(l domain.DeadLetter, r domain.Record) (ingest.Assembly, error) {
+	moved := r.Moved()
 	body := ingest.Body{
 		Wire: r.Value, Gzipped: l.Whole && ingest.LooksGzipped(r.Value), Topic: w.Topics.Parking,
 		Headers: domain.Headers{
 			Tenant: r.Headers.Tenant, OPAPartition: r.Headers.OPAPartition, ReceivedAt: r.Headers.ReceivedAt,
-			Upload: r.Headers.Upload, TraceParent: r.Headers.TraceParent, Origin: cmp.Or(r.Headers.Origin, r.Origin()),
+			Upload: r.Headers.Upload, TraceParent: r.Headers.TraceParent, Origin: moved.Origin, LoggedAt: moved.LoggedAt,
 			Replay: w.Job.ID, ReplayCount: r.Headers.ReplayCount + 1,
 		},
 	}

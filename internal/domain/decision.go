@@ -36,6 +36,9 @@ type Decision struct {
 	// ReceivedAt is when ingest read the upload, and SavedAt when the store took the row (set by the store).
 	ReceivedAt time.Time
 	SavedAt    time.Time
+	// LoggedAt is when the log took the decision in its first home. Where it belongs goes by that, so that every delivery
+	// of it ends in one place, whatever the clocks of the processes say. It is not kept.
+	LoggedAt time.Time `json:"-"`
 	// What people search by, each at most 512 bytes.
 	Path        string
 	Outcome     Outcome
@@ -57,6 +60,14 @@ type Decision struct {
 	// Event is the event exactly as sent, and SHA256 its hash.
 	Event  []byte
 	SHA256 [sha256.Size]byte
+}
+
+// Logged is when the decision was logged, or now where that is not known.
+func (d *Decision) Logged(now time.Time) time.Time {
+	if d.LoggedAt.IsZero() {
+		return now
+	}
+	return d.LoggedAt
 }
 
 // Time is what decisions are ordered by: the timestamp, or the time of receipt where there is none.
@@ -113,12 +124,12 @@ const (
 	BeforeWindow
 )
 
-// Classify says where a decision with this timestamp belongs at now.
-func (w Window) Classify(timestamp, now time.Time) Placement {
+// Classify says where a decision with this timestamp belongs that was logged at a time.
+func (w Window) Classify(timestamp, logged time.Time) Placement {
 	switch {
-	case timestamp.IsZero() || timestamp.After(now.Add(w.Ahead)):
+	case timestamp.IsZero() || timestamp.After(logged.Add(w.Ahead)):
 		return Outside
-	case timestamp.Before(now.Add(-w.Retention)):
+	case timestamp.Before(logged.Add(-w.Retention)):
 		return BeforeWindow
 	default:
 		return Inside

@@ -44,7 +44,8 @@ func (p *Projector) Project(rec Record) Decision {
 	c.read(p.fallback, rec.Value)
 	d := Decision{
 		Tenant:     rec.Headers.Owner(),
-		ReceivedAt: rec.Headers.ReceivedAt.UTC().Truncate(time.Microsecond),
+		ReceivedAt: rec.received().UTC().Truncate(time.Microsecond),
+		LoggedAt:   rec.FirstLogged(),
 		Event:      rec.Value,
 		SHA256:     sha256.Sum256(rec.Value),
 	}

@@ -17,16 +17,30 @@ type Topics struct {
 	ParkingDLQ string
 	// DLQ is the data DLQ: what the database would never accept, and what ingest quarantined.
 	DLQ string
+
+	prefix string
 }
 
-// TopicsWithPrefix names the topics; docket's default prefix is "docket.".
+// DefaultPrefix is what the names of topics begin with unless a setting says otherwise.
+const DefaultPrefix = "docket."
+
+// TopicsWithPrefix names the topics; DefaultPrefix is docket's own.
 func TopicsWithPrefix(prefix string) Topics {
 	return Topics{
 		Decisions:  prefix + "decisions",
 		Parking:    prefix + "parking",
 		ParkingDLQ: prefix + "parking.dlq",
 		DLQ:        prefix + "dlq",
+		prefix:     prefix,
 	}
+}
+
+// Group is the name of a consumer group: two installations on one Kafka that differ in their prefix share none.
+func (t Topics) Group(name string) string {
+	if t.prefix == DefaultPrefix {
+		return name
+	}
+	return t.prefix + name
 }
 
 // All lists the topics, the ones that are consumed first.
@@ -52,6 +66,32 @@ type Record struct {
 // Origin is the record's position as the docket-origin header spells it.
 func (r Record) Origin() string { return fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset) }
 
+// FirstLogged is when the log took the record in its first home. It is the same for every delivery of it.
+func (r Record) FirstLogged() time.Time {
+	if r.Headers.LoggedAt.IsZero() {
+		return r.WrittenAt
+	}
+	return r.Headers.LoggedAt
+}
+
+// received is when the upload was read or, where another program wrote the record, when the log took it.
+func (r Record) received() time.Time {
+	if r.Headers.ReceivedAt.IsZero() {
+		return r.FirstLogged()
+	}
+	return r.Headers.ReceivedAt
+}
+
+// Moved are the headers of a record that leaves for another home: they keep where it was first, and since when.
+func (r Record) Moved() Headers {
+	h := r.Headers
+	if h.Origin == "" {
+		h.Origin = r.Origin()
+	}
+	h.LoggedAt = r.FirstLogged()
+	return h
+}
+
 // Headers is what a record carries beside the event. Zero fields are not written.
 type Headers struct {
 	// Tenant is whose credential uploaded the event.
@@ -76,8 +116,9 @@ type Headers struct {
 	ErrorClass Class
 	ErrorCode  string
 	Error      string
-	// Origin is "topic/partition/offset" of the record's first home.
-	Origin string
+	// Origin is "topic/partition/offset" of the record's first home, and LoggedAt when the log took it there.
+	Origin   string
+	LoggedAt time.Time
 	// Replay is the operator's replay job, and ReplayCount the guard against loops.
 	Replay      string
 	ReplayCount int
@@ -122,6 +163,7 @@ const (
 	headerErrorCode     = "docket-error-code"
 	headerError         = "docket-error"
 	headerOrigin        = "docket-origin"
+	headerLoggedAt      = "docket-logged-at"
 	headerReplay        = "docket-replay"
 	headerReplayCount   = "docket-replay-count"
 )
@@ -157,6 +199,7 @@ func (h Headers) Encode() []Header {
 	text(headerErrorCode, h.ErrorCode)
 	text(headerError, h.Error)
 	text(headerOrigin, h.Origin)
+	instant(headerLoggedAt, h.LoggedAt)
 	text(headerReplay, h.Replay)
 	count(headerReplayCount, h.ReplayCount)
 	return out
@@ -194,6 +237,8 @@ func DecodeHeaders(headers []Header) Headers {
 			h.Error = p.Value
 		case headerOrigin:
 			h.Origin = p.Value
+		case headerLoggedAt:
+			h.LoggedAt = instantOf(p.Value)
 		case headerReplay:
 			h.Replay = p.Value
 		case headerReplayCount:

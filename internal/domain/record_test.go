@@ -20,7 +20,7 @@ func TestHeadersRoundTrip(t *testing.T) {
 		{
 			Tenant: "t", Reason: TooDeep, TraceParent: "tp", Attempt: 3, NotBefore: at, FirstFailedAt: at.Add(time.Hour),
 			ErrorClass: Unknown,
-			ErrorCode:  "c", Error: "e", Origin: "a/0/1", Replay: "r", ReplayCount: 9,
+			ErrorCode:  "c", Error: "e", Origin: "a/0/1", LoggedAt: at, Replay: "r", ReplayCount: 9,
 		},
 	} {
 		require.Equal(t, h, DecodeHeaders(h.Encode()))
@@ -37,6 +37,21 @@ func TestHeadersRoundTrip(t *testing.T) {
 		{"docket-replay-count", "many"},
 		{"docket-not-before", "soon"},
 	}))
+}
+
+func TestMoved(t *testing.T) {
+	first, later := time.Date(2026, 7, 31, 12, 0, 0, 0, time.UTC), time.Date(2026, 8, 2, 12, 0, 0, 0, time.UTC)
+	foreign := Record{Topic: "docket.decisions", Partition: 2, Offset: 7, WrittenAt: first, Value: []byte(`{}`)}
+	parked := Record{Topic: "docket.parking", WrittenAt: later, Value: foreign.Value, Headers: foreign.Moved()}
+	require.Equal(t, Headers{Origin: "docket.decisions/2/7", LoggedAt: first}, parked.Headers)
+	require.Equal(t, parked.Headers, parked.Moved(), "its first home stays")
+	p, err := NewProjector(nil)
+	require.NoError(t, err)
+	for _, r := range []Record{foreign, parked} {
+		d := p.Project(r)
+		require.Equal(t, first, d.LoggedAt)
+		require.Equal(t, first, d.ReceivedAt, "nothing else says when it was received")
+	}
 }
 
 func FuzzDecodeHeaders(f *testing.F) {
@@ -144,4 +159,12 @@ func TestObservationMerge(t *testing.T) {
 		},
 		s,
 	)
+}
+
+func TestGroup(t *testing.T) {
+	for prefix, want := range map[string]string{
+		DefaultPrefix: "docket-saver", "team-a.": "team-a.docket-saver", "": "docket-saver",
+	} {
+		require.Equal(t, want, TopicsWithPrefix(prefix).Group("docket-saver"), prefix)
+	}
 }

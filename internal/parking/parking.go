@@ -272,11 +272,9 @@ func (p *Parking) depart(
 		}
 		route, isTried := of[r.Position()]
 		if !isTried {
-			r.Headers.NotBefore = p.later(r, now)
-			out.Next = append(
-				out.Next,
-				domain.Record{Topic: p.Router.Topics.Parking, Key: r.Key, Value: r.Value, Headers: r.Headers},
-			)
+			h := r.Moved()
+			h.NotBefore = p.later(r, now)
+			out.Next = append(out.Next, domain.Record{Topic: p.Router.Topics.Parking, Key: r.Key, Value: r.Value, Headers: h})
 			continue
 		}
 		out.Add(route)

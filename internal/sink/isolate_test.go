@@ -18,7 +18,7 @@ import (
 type picky struct {
 	bad             func(n int) bool
 	skipped         map[int]int // how often a row is still skipped in silence
-	leaves          int // calls until it is away; zero stays
+	leaves          int         // calls until it is away; zero stays
 	attempts, asked int
 }
 

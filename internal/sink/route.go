@@ -93,11 +93,7 @@ func (r *Router) retry(rec domain.Record, err error, at time.Time) Route {
 
 // Forward addresses a record to its next home and notes why it goes there. Key and value stay as they are.
 func Forward(topic string, r domain.Record, at time.Time, err error) domain.Record {
-	if r.Headers.Origin == "" {
-		r.Headers.Origin = r.Origin()
-	}
-	r.Headers = r.Headers.Failed(at, err)
-	return domain.Record{Topic: topic, Key: r.Key, Value: r.Value, Headers: r.Headers}
+	return domain.Record{Topic: topic, Key: r.Key, Value: r.Value, Headers: r.Moved().Failed(at, err)}
 }
 
 // notKept addresses a record to the data DLQ that the store, in good health, did not keep.

@@ -84,7 +84,8 @@ func TestRoute(t *testing.T) {
 			r.Guard.exchange(t.Context())
 			require.Equal(t, c.guard, r.Guard.On())
 			rec := domain.Record{
-				Topic: c.from, Partition: 3, Offset: 7, Key: "k", Value: []byte("v"), Headers: domain.Headers{Attempt: c.attempt},
+				Topic: c.from, Partition: 3, Offset: 7, Key: "k", Value: []byte("v"), WrittenAt: at.Add(-time.Hour),
+				Headers: domain.Headers{Attempt: c.attempt},
 			}
 			got := r.Route(rec, c.verdict, at)
 			require.Equal(t, c.action, got.Action)
@@ -99,6 +100,7 @@ func TestRoute(t *testing.T) {
 			require.Equal(t, c.cause, got.Next.Headers.Reason)
 			require.Equal(t, c.spent, got.Next.Headers.Attempt)
 			require.Equal(t, c.from+"/3/7", got.Next.Headers.Origin)
+			require.Equal(t, rec.WrittenAt, got.Next.Headers.LoggedAt)
 			require.Equal(t, at, got.Next.Headers.FirstFailedAt.UTC())
 			wait := got.Next.Headers.NotBefore.Sub(at)
 			switch {

@@ -112,12 +112,17 @@ func (l *Log) writtenAt(ctx context.Context, topic kadm.TopicDetail, partition i
 	return batchTime(answer.RecordBatches), nil
 }
 
-// batchTime reads the first timestamp of a record batch (https://kafka.apache.org/documentation/#recordbatch): eight
-// bytes of base offset, four each of length, epoch, then magic, checksum, attributes, last offset delta.
+// batchTime reads when a record batch was written (https://kafka.apache.org/documentation/#recordbatch): eight bytes of
+// base offset, four each of length, epoch, then magic, checksum, attributes, last offset delta, and the first and the
+// largest timestamp. The largest is the broker's where the attributes say so.
 func batchTime(batch []byte) time.Time {
-	const first, magic = 8 + 4 + 4 + 1 + 4 + 2 + 4, 8 + 4 + 4
-	if len(batch) < first+8 || batch[magic] != 2 {
+	const magic, attributes, first, largest = 16, 21, 27, 35
+	if len(batch) < largest+8 || batch[magic] != 2 {
 		return time.Time{}
 	}
-	return time.UnixMilli(int64(binary.BigEndian.Uint64(batch[first:]))).UTC()
+	at := first
+	if batch[attributes+1]&0b1000 != 0 {
+		at = largest
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(batch[at:]))).UTC()
 }

@@ -224,11 +224,18 @@ func (m *member) poll(ctx context.Context, wake time.Time, limit int) error {
 	fetches.EachError(func(topic string, partition int32, err error) {
 		errs = append(errs, kgo.FetchError{Topic: topic, Partition: partition, Err: err})
 	})
+	now := time.Now()
 	m.mu.Lock()
 	fetches.EachRecord(func(r *kgo.Record) {
-		if f := m.feeds[topicPartition{r.Topic, r.Partition}]; f != nil && !f.stopped {
-			f.waiting = append(f.waiting, fetched{decode(r), r.LeaderEpoch})
+		f := m.feeds[topicPartition{r.Topic, r.Partition}]
+		if f == nil || f.stopped {
+			return
 		}
+		record := decode(r)
+		if r.Topic == m.log.opts.Topics.Decisions {
+			m.log.clocks.look(record, now)
+		}
+		f.waiting = append(f.waiting, fetched{record, r.LeaderEpoch})
 	})
 	m.mu.Unlock()
 	for _, e := range errs {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -428,6 +429,8 @@ func TestTopics(t *testing.T) {
 		got := settings[topic]
 		require.Equal(t, want, [3]string{got["max.message.bytes"], got["retention.ms"], got["min.insync.replicas"]}, topic)
 		require.Equal(t, "false", got["unclean.leader.election.enable"], topic)
+		require.Equal(t, "-1", got["retention.bytes"], topic)
+		require.Equal(t, "LogAppendTime", got["message.timestamp.type"], topic)
 		require.EqualValues(t, 12, len(fake.PartitionInfos(topic)), topic)
 	}
 	replicas, one := l.wanted(topics.Decisions, 1)
@@ -445,21 +448,27 @@ func TestCheck(t *testing.T) {
 		change map[string]string
 		class  domain.Class // of the error; "" where it is a weakness only
 		want   string
+		// unreplicated says that a single role refuses to start for it.
+		unreplicated bool
 	}{
 		{"small records", func(t domain.Topics) string { return t.Decisions },
-			map[string]string{"max.message.bytes": "1000012"}, domain.Misconfigured, "max.message.bytes"},
+			map[string]string{"max.message.bytes": "1000012"}, domain.Misconfigured, "max.message.bytes", false},
 		{"uploads do not fit into the data DLQ", func(t domain.Topics) string { return t.DLQ },
-			map[string]string{"max.message.bytes": "5242880"}, domain.Misconfigured, "max.message.bytes"},
+			map[string]string{"max.message.bytes": "5242880"}, domain.Misconfigured, "max.message.bytes", false},
 		{"compaction", func(t domain.Topics) string { return t.Parking }, map[string]string{"cleanup.policy": "compact"},
-			domain.Misconfigured, "cleanup.policy"},
+			domain.Misconfigured, "cleanup.policy", false},
 		{"parking is kept for less time", func(t domain.Topics) string { return t.Parking },
-			map[string]string{"retention.ms": "3600000"}, domain.Misconfigured, "retention.ms"},
+			map[string]string{"retention.ms": "3600000"}, domain.Misconfigured, "retention.ms", false},
 		{"parking is kept for ever", func(t domain.Topics) string { return t.Parking },
-			map[string]string{"retention.ms": "-1"}, "", ""},
+			map[string]string{"retention.ms": "-1"}, "", "", false},
 		{"one replica may acknowledge", func(t domain.Topics) string { return t.Decisions },
-			map[string]string{"min.insync.replicas": "1"}, "", "min.insync.replicas=1"},
+			map[string]string{"min.insync.replicas": "1"}, "", "min.insync.replicas=1", true},
 		{"unclean elections", func(t domain.Topics) string { return t.DLQ },
-			map[string]string{"unclean.leader.election.enable": "true"}, "", "unclean.leader.election"},
+			map[string]string{"unclean.leader.election.enable": "true"}, "", "unclean.leader.election", true},
+		{"size decides what is kept", func(t domain.Topics) string { return t.Parking },
+			map[string]string{"retention.bytes": "200000"}, "", "retention.bytes=200000", false},
+		{"a producer's clock decides what is kept", func(t domain.Topics) string { return t.ParkingDLQ },
+			map[string]string{"message.timestamp.type": "CreateTime"}, "", "message.timestamp.type=CreateTime", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fake := newFake(t, kfake.NumBrokers(3))
@@ -490,8 +499,9 @@ func TestCheck(t *testing.T) {
 				return
 			}
 			require.Len(t, weak, 1)
-			require.Contains(t, weak[0], c.want)
-			require.Contains(t, weak[0], c.topic(topics))
+			require.Contains(t, weak[0].Text, c.want)
+			require.Contains(t, weak[0].Text, c.topic(topics))
+			require.Equal(t, c.unreplicated, weak[0].Unreplicated)
 		})
 	}
 }
@@ -561,5 +571,80 @@ func TestBatchTime(t *testing.T) {
 	b := make([]byte, 70)
 	b[16] = 2
 	binary.BigEndian.PutUint64(b[27:], 1_700_000_000_123)
+	binary.BigEndian.PutUint64(b[35:], 1_700_000_000_456)
 	require.Equal(t, time.UnixMilli(1_700_000_000_123).UTC(), batchTime(b))
+	b[22] = 0b1011 // LZ4, and the broker's time
+	require.Equal(t, time.UnixMilli(1_700_000_000_456).UTC(), batchTime(b))
+}
+
+func TestClocks(t *testing.T) {
+	now := time.Date(2026, 7, 31, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		name              string
+		written, received time.Duration // from now
+		headerless        bool
+		want              string
+	}{
+		{name: "in step", written: -2 * time.Second, received: -3 * time.Second},
+		{name: "a record that waited for days", written: -72 * time.Hour, received: -72 * time.Hour},
+		{name: "within the tolerance", written: 50 * time.Second, received: 0},
+		{name: "ahead", written: 5 * time.Minute, received: 0, want: "a broker's clock is 5m0s ahead of docket's"},
+		{name: "ahead, and nothing says when it was received", written: 5 * time.Minute, headerless: true, want: "5m0s ahead"},
+		{name: "behind", written: -time.Hour, received: 0, want: "a broker's clock is 1h0m0s behind docket's"},
+		{name: "of a program that says nothing", written: -time.Hour, headerless: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var clocks clocks
+			r := domain.Record{WrittenAt: now.Add(c.written)}
+			if !c.headerless {
+				r.Headers.ReceivedAt = now.Add(c.received)
+			}
+			clocks.look(r, now)
+			weak := clocks.weakness(now.Add(time.Minute))
+			if c.want == "" {
+				require.Empty(t, weak)
+				return
+			}
+			require.Len(t, weak, 1)
+			require.Contains(t, weak[0].Text, c.want)
+			require.False(t, weak[0].Unreplicated)
+			require.Empty(t, clocks.weakness(now.Add(clockMemory+time.Second)), "it was not met again")
+		})
+	}
+}
+
+// TestRenamedGroup goes on where the group of the old name stands, once.
+func TestRenamedGroup(t *testing.T) {
+	fake := newFake(t)
+	topics := newTopics(t, fake.ListenAddrs(), 3)
+	l, err := Open(options(fake.ListenAddrs(), topics, &lostRecords{}))
+	require.NoError(t, err)
+	defer l.Close()
+	var old kadm.Offsets
+	for p, at := range []int64{7, 8} {
+		old.AddOffset(topics.Decisions, int32(p), at, -1)
+	}
+	old.AddOffset("another.decisions", 0, 99, -1)
+	_, err = l.admin.CommitOffsets(t.Context(), "docket-saver", old)
+	require.NoError(t, err)
+	committed := func() map[int32]int64 {
+		out := map[int32]int64{}
+		offsets, err := l.admin.FetchOffsets(t.Context(), topics.Group("docket-saver"))
+		require.NoError(t, err)
+		offsets.Each(func(o kadm.OffsetResponse) {
+			require.Equal(t, topics.Decisions, o.Topic, "another installation's topics are none of ours")
+			out[o.Partition] = o.At
+		})
+		return out
+	}
+	for range 2 {
+		require.NoError(t, l.CopyCommits(t.Context(), "docket-saver", topics.Group("docket-saver"), topics.Decisions))
+		require.Equal(t, map[int32]int64{0: 7, 1: 8}, committed())
+	}
+	var own kadm.Offsets
+	own.AddOffset(topics.Decisions, 0, 70, -1)
+	_, err = l.admin.CommitOffsets(t.Context(), topics.Group("docket-saver"), own)
+	require.NoError(t, err)
+	require.NoError(t, l.CopyCommits(t.Context(), "docket-saver", topics.Group("docket-saver"), topics.Decisions))
+	require.Equal(t, map[int32]int64{0: 70, 1: 8}, committed(), "what the group has committed itself stays")
 }

@@ -86,6 +86,7 @@ type Log struct {
 	// process is the client id of this process's members of consumer groups.
 	process string
 	closed  atomic.Bool
+	clocks  clocks
 
 	mu     sync.Mutex
 	minISR map[string]int // by topic, as far as known

@@ -2,10 +2,12 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -81,4 +83,31 @@ func (l *Log) AcceptLoss(ctx context.Context, losses []Loss, note string) error 
 		}
 	}
 	return nil
+}
+
+// CopyCommits has a group that was renamed go on where the one of the old name stands, on partitions where it has
+// committed nothing itself. The old one keeps its offsets: processes of an older version may still use them.
+func (l *Log) CopyCommits(ctx context.Context, from, to string, topics ...string) error {
+	var of [2]kadm.OffsetResponses
+	for i, group := range []string{from, to} {
+		offsets, err := l.admin.FetchOffsets(ctx, group)
+		if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+			return classify("ask Kafka for the offsets of "+group, err)
+		}
+		of[i] = offsets
+	}
+	var offsets kadm.Offsets
+	of[0].Each(func(o kadm.OffsetResponse) {
+		if own, ok := of[1].Lookup(o.Topic, o.Partition); slices.Contains(topics, o.Topic) && o.At >= 0 && (!ok || own.At < 0) {
+			offsets.Add(o.Offset)
+		}
+	})
+	if len(offsets) == 0 {
+		return nil
+	}
+	answers, err := l.admin.CommitOffsets(ctx, to, offsets)
+	if err == nil {
+		err = answers.Error()
+	}
+	return classify("copy the offsets of "+from+" to "+to, err)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +24,17 @@ const (
 	dlqRetention = 30 * 24 * time.Hour
 )
 
+// logAppendTime has the brokers give each record its time.
+const logAppendTime = "LogAppendTime"
+
+// Weakness is a way in which what is acknowledged is less safe than docket promises.
+type Weakness struct {
+	// Text says it in words.
+	Text string
+	// Unreplicated says that the loss of a single broker may cost acknowledged records.
+	Unreplicated bool
+}
+
 // wanted are the settings a topic is created with, for a number of brokers.
 func (l *Log) wanted(topic string, brokers int) (replicas int16, settings map[string]*string) {
 	replicas, minISR, kept := int16(min(brokers, 3)), 1, retention
@@ -40,6 +50,10 @@ func (l *Log) wanted(topic string, brokers int) (replicas int16, settings map[st
 		"cleanup.policy":                 kadm.StringPtr("delete"),
 		"max.message.bytes":              kadm.StringPtr(strconv.Itoa(int(l.maxBatch(topic)))),
 		"retention.ms":                   kadm.StringPtr(strconv.FormatInt(kept.Milliseconds(), 10)),
+		// Time alone decides what is kept, and the brokers' clocks: a producer's would have a record deleted at once, or
+		// refused.
+		"retention.bytes":        kadm.StringPtr("-1"),
+		"message.timestamp.type": kadm.StringPtr(logAppendTime),
 	}
 }
 
@@ -96,9 +110,9 @@ func (l *Log) everywhere(ctx context.Context, brokers []int32, topics []string) 
 }
 
 // Check compares the topics with what docket needs, and alters nothing. An error means that docket cannot work with
-// them: Misconfigured, or Unavailable without an answer. Weak lists in words what makes an acknowledged decision less
-// safe than docket promises.
-func (l *Log) Check(ctx context.Context) (weak []string, err error) {
+// them: Misconfigured, or Unavailable without an answer. Weak lists what makes an acknowledged decision less safe than
+// docket promises.
+func (l *Log) Check(ctx context.Context) (weak []Weakness, err error) {
 	names := l.opts.Topics.All()
 	meta, err := l.admin.Metadata(ctx, names...)
 	if err != nil {
@@ -146,12 +160,25 @@ func (l *Log) Check(ctx context.Context) (weak []string, err error) {
 			replicas = min(replicas, len(p.Replicas))
 		}
 		if replicas < 3 {
-			less.add(topic, fmt.Sprintf("%d replicas of at least 3", replicas))
+			less.add(topic, true, "%d replicas of at least 3", replicas)
 		} else if n := has.minInSync(); n < 2 {
-			less.add(topic, fmt.Sprintf("min.insync.replicas=%d, so that what is acknowledged may be on one broker only", n))
+			less.add(topic, true, "min.insync.replicas=%d, so that what is acknowledged may be on one broker only", n)
 		}
 		if has["unclean.leader.election.enable"] == "true" {
-			less.add(topic, "unclean.leader.election.enable=true, so that a broker which missed records may become their leader")
+			less.add(
+				topic, true, "unclean.leader.election.enable=true, so that a broker which missed records may become their leader",
+			)
+		}
+		if n := has.number("retention.bytes", -1); n >= 0 {
+			less.add(
+				topic, false, "retention.bytes=%d, so that Kafka deletes records by size before they are consumed: set it to -1", n,
+			)
+		}
+		if kind := has["message.timestamp.type"]; kind != logAppendTime {
+			less.add(
+				topic, false, "message.timestamp.type=%s, so that the clock of a producer decides how long a record is kept: "+
+					"set it to %s", kind, logAppendTime,
+			)
 		}
 	}
 	if d, p := settings[l.opts.Topics.Decisions].retention(), settings[l.opts.Topics.Parking].retention(); p < d {
@@ -163,19 +190,23 @@ func (l *Log) Check(ctx context.Context) (weak []string, err error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, domain.Errorf(domain.Misconfigured, "%w", err)
 	}
-	return less.words(), nil
+	return append(less.words(), l.clocks.weakness(time.Now())...), nil
 }
 
 // weaknesses are the topics that share one.
-type weaknesses map[string][]string
+type weaknesses map[Weakness][]string
 
-func (w weaknesses) add(topic, what string) { w[what] = append(w[what], topic) }
+func (w weaknesses) add(topic string, unreplicated bool, format string, args ...any) {
+	what := Weakness{fmt.Sprintf(format, args...), unreplicated}
+	w[what] = append(w[what], topic)
+}
 
-func (w weaknesses) words() []string {
-	var out []string
-	for _, what := range slices.Sorted(maps.Keys(w)) {
-		out = append(out, "the topics "+strings.Join(w[what], ", ")+" have "+what)
+func (w weaknesses) words() []Weakness {
+	var out []Weakness
+	for what, topics := range w {
+		out = append(out, Weakness{"the topics " + strings.Join(topics, ", ") + " have " + what.Text, what.Unreplicated})
 	}
+	slices.SortFunc(out, func(a, b Weakness) int { return strings.Compare(a.Text, b.Text) })
 	return out
 }
 

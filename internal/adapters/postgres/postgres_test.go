@@ -156,3 +156,38 @@ func TestStoreConformanceThroughPgBouncer(t *testing.T) {
 	t.Run("decisions", func(t *testing.T) { porttest.Decisions(t, harness) })
 	t.Run("control", func(t *testing.T) { porttest.Control(t, harness) })
 }
+
+// TestClocksOfTwoSavers differ by two seconds while both save the same decisions from the border of the window: each is
+// in one of the tables.
+func TestClocksOfTwoSavers(t *testing.T) {
+	p := postgres(t)
+	database := newDatabase(t, p)
+	stores := []*Store{
+		newStore(t, p.URL(database, ""), nil),
+		newStore(t, p.URL(database, ""), func(o *Options) { o.Now = func() time.Time { return time.Now().Add(2 * time.Second) } }),
+	}
+	for round := range 20 {
+		now := time.Now()
+		var rows []domain.Decision
+		for i := range 100 {
+			d := decision(fmt.Sprintf("t-%d-%d", round, i), now.Add(testWindow.Ahead+time.Second), "{}")
+			d.LoggedAt = now
+			rows = append(rows, d)
+		}
+		var savers sync.WaitGroup
+		errs := make(chan error, len(stores))
+		for _, s := range stores {
+			savers.Go(func() {
+				_, err := s.SaveBatch(context.Background(), rows)
+				errs <- err
+			})
+		}
+		savers.Wait()
+		for range stores {
+			require.NoError(t, <-errs)
+		}
+	}
+	require.NoError(t, p.Exec(database, `DO $$ BEGIN
+		ASSERT (SELECT count(*) FROM decisions) = 0, 'a row is inside';
+		ASSERT (SELECT count(*) FROM decisions_out_of_window) = 2000, 'not each row once'; END $$`))
+}

@@ -120,7 +120,7 @@ func (s *Store) classify(decisions []domain.Decision, statuses []domain.SaveStat
 		d := &decisions[i]
 		k := key{tenant: d.Tenant, id: d.ID}
 		into, in := &outside, false
-		switch s.opts.Window.Classify(d.Timestamp, now) {
+		switch s.opts.Window.Classify(d.Timestamp, d.Logged(now)) {
 		case domain.BeforeWindow:
 			statuses[i] = domain.TooOld
 			continue

@@ -70,8 +70,8 @@ type Store struct {
 	write    *pgxpool.Pool
 	read     *pgxpool.Pool
 	probes   *pgxpool.Pool // one connection, kept warm: a probe must not wait for a login
-	settings string // set for every transaction
-	probing  string // set for a probe's
+	settings string        // set for every transaction
+	probing  string        // set for a probe's
 
 	mu     sync.Mutex
 	days   map[domain.Day]bool // partitions known to be there

@@ -34,6 +34,8 @@ type LogOptions struct {
 	// Lost is called when acknowledged records turn out to be damaged or missing.
 	Lost func(topic string, records int64)
 	Log  *slog.Logger
+	// Renamed are consumer groups that had another name: the old one, and what it is now.
+	Renamed map[string]string
 	// Migrate creates and updates the schema; without it an old schema is an error.
 	Migrate bool
 	// Now is the clock, for tests; nil is time.Now.
@@ -172,6 +174,19 @@ func (l *Log) load(ctx context.Context) error {
 			return classify("read topic "+t.Name, err)
 		}
 		l.topics[t.Name] = loaded
+	}
+	for old, name := range l.opts.Renamed {
+		if old == name {
+			continue
+		}
+		for _, text := range []string{
+			`UPDATE OR IGNORE commits SET consumer_group = ?2 WHERE consumer_group = ?1`,
+			`DELETE FROM commits WHERE consumer_group = ?1 AND ?2 <> ''`, // what stayed would keep records from being trimmed
+		} {
+			if _, err := l.write.ExecContext(ctx, text, old, name); err != nil {
+				return classify("rename the consumer group "+old, err)
+			}
+		}
 	}
 	rows, err := l.write.QueryContext(
 		ctx,

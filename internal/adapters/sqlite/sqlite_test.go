@@ -290,3 +290,32 @@ func TestReadWhileTrimmed(t *testing.T) {
 	wg.Wait()
 	require.Equal(t, 200, reads)
 }
+
+// TestRenamedGroups go on where they stood under their old name.
+func TestRenamedGroups(t *testing.T) {
+	path := t.TempDir()
+	consume := func(options LogOptions, group string) (got []string) {
+		dir := openDir(t, path)
+		defer func() { require.NoError(t, dir.Close()) }()
+		l, err := OpenLog(t.Context(), dir, options)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, l.Close()) }()
+		require.NoError(t, l.Publish(t.Context(), []domain.Record{{Topic: testTopics.Decisions, Key: group, Value: []byte("{}")}}))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		sub := ports.Subscription{Group: group, Topics: []string{testTopics.Decisions}, MaxRecords: 10, MaxBytes: 1 << 20}
+		require.NoError(t, l.Consume(ctx, sub, func(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
+			for _, r := range batch {
+				got = append(got, r.Key)
+			}
+			cancel()
+			return nil, nil
+		}))
+		return got
+	}
+	options := logOptions(t)
+	require.Equal(t, []string{"docket-saver"}, consume(options, "docket-saver"))
+	options.Renamed = map[string]string{"docket-saver": "a.docket-saver", "docket-parking": "docket-parking"}
+	require.Equal(t, []string{"a.docket-saver"}, consume(options, "a.docket-saver"))
+	require.Equal(t, []string{"a.docket-saver"}, consume(options, "a.docket-saver"), "again")
+}

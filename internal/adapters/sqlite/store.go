@@ -183,7 +183,7 @@ func (s *Store) insertBatch(
 				return err
 			}
 			d := &decisions[i]
-			switch s.opts.Window.Classify(d.Timestamp, now) {
+			switch s.opts.Window.Classify(d.Timestamp, d.Logged(now)) {
 			case domain.BeforeWindow:
 				statuses[i] = domain.TooOld
 			case domain.Outside:

@@ -228,6 +228,27 @@ func storePlacement(t *testing.T, h *StoreHarness) {
 		// The same event again is the same row, wherever it is kept.
 		h.save(t, domain.Duplicate, d)
 	}
+	// Where a row belongs goes by when it was logged, whatever the store's clock says.
+	for i, c := range []struct {
+		name   string
+		logged time.Duration // from now
+		ts     time.Duration
+		want   domain.SaveStatus
+		key    bool // the timestamp is part of it
+	}{
+		{"ahead of its time in the log", -10 * time.Hour, h.Window.Ahead - 5*time.Hour, domain.Saved, false},
+		{"not ahead of its time in the log", 10 * time.Hour, h.Window.Ahead + 5*time.Hour, domain.Saved, true},
+		{"too old when it was logged", 10 * time.Hour, -h.Window.Retention + 5*time.Hour, domain.TooOld, false},
+		{"not too old when it was logged", -10 * time.Hour, -h.Window.Retention - 5*time.Hour, domain.Saved, true},
+	} {
+		edit := func(d *domain.Decision) { d.LoggedAt = h.Now.Add(c.logged) }
+		ts := h.Now.Add(c.ts).UTC().Truncate(time.Microsecond)
+		h.save(t, c.want, h.row(3000+i, at(ts), edit))
+		if c.want == domain.Saved {
+			again := map[bool]domain.SaveStatus{true: domain.Saved, false: domain.Duplicate}[c.key]
+			h.save(t, again, h.row(3000+i, at(ts.Add(time.Second)), edit))
+		}
+	}
 	// Out of the window the key has no timestamp.
 	absent := h.row(2000, at(time.Time{}))
 	h.save(t, domain.Saved, absent)
