@@ -351,7 +351,7 @@ func (c *cluster) committed(t *testing.T, group, topic string, partition int32) 
 	cl, err := kgo.NewClient(kgo.SeedBrokers(c.servers.brokers...))
 	require.NoError(t, err)
 	defer cl.Close()
-	offsets, err := kadm.NewClient(cl).FetchOffsets(t.Context(), group)
+	offsets, err := kadm.NewClient(cl).FetchOffsets(t.Context(), c.topics+group)
 	require.NoError(t, err)
 	o, ok := offsets.Lookup(c.topics+topic, partition)
 	if !ok {

@@ -180,7 +180,7 @@ func (d *drill) unhealthy() error {
 	if err != nil {
 		return err
 	}
-	if waiting["parking"] > 0 || oldest["saver"] > 1.5 {
+	if waiting["parking"] > 0 || waiting["held"] > 0 || oldest["saver"] > 1.5 {
 		return fmt.Errorf("waiting: %v, oldest: %v s", waiting, oldest)
 	}
 	return nil

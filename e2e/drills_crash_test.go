@@ -133,16 +133,16 @@ func TestDrillCrashPoints(t *testing.T) {
 			return func() { release(); restore() }
 		}},
 		{"the saver, after the database's commit, before the offsets'", "saver", false, func(t *testing.T) func() {
-			c.crash(t, fake, "saver", commit("docket-saver"), "")
+			c.crash(t, fake, "saver", commit(c.topics+"docket-saver"), "")
 			return nothing
 		}},
 		{"the saver, after parking, before the offsets' commit", "saver", false, func(t *testing.T) func() {
-			c.without(t, func() { c.crash(t, fake, "saver", commit("docket-saver"), "parking") })
+			c.without(t, func() { c.crash(t, fake, "saver", commit(c.topics+"docket-saver"), "parking") })
 			return nothing
 		}},
 		{"the saver, after dead-lettering, before the offsets' commit", "saver", true, func(t *testing.T) func() {
 			restore := c.refuse(t, "RAISE 'refused' USING ERRCODE = '22003'")
-			c.crash(t, fake, "saver", commit("docket-saver"), "dlq")
+			c.crash(t, fake, "saver", commit(c.topics+"docket-saver"), "dlq")
 			return restore
 		}},
 		{"parking, before the database commits", "parking", false, func(t *testing.T) func() {
@@ -154,12 +154,12 @@ func TestDrillCrashPoints(t *testing.T) {
 		}},
 		{"parking, after the database's commit, before the offsets'", "parking", false, func(t *testing.T) func() {
 			c.without(t, func() { c.parks(t, c.past.parked+100) })
-			c.crash(t, fake, "parking", commit("docket-parking"), "")
+			c.crash(t, fake, "parking", commit(c.topics+"docket-parking"), "")
 			return nothing
 		}},
 		{"parking, after giving up a row, before the offsets' commit", "parking", true, func(t *testing.T) func() {
 			restore := c.refuse(t, "RAISE 'refused'")
-			c.crash(t, fake, "parking", commit("docket-parking"), "parking.dlq")
+			c.crash(t, fake, "parking", commit(c.topics+"docket-parking"), "parking.dlq")
 			return restore
 		}},
 	} {

@@ -122,7 +122,7 @@ func logOptions(
 	}
 	return sqlite.LogOptions{
 		Topics: []sqlite.Topic{
-			{Name: topics.Decisions}, {Name: topics.Parking},
+			{Name: topics.Decisions}, {Name: topics.Parking}, {Name: topics.Held},
 			{Name: topics.ParkingDLQ, Retention: dlqRetention}, {Name: topics.DLQ, Retention: dlqRetention},
 		},
 		Fatal: fatal, Lost: lost, Log: logger, Migrate: true, Renamed: renamed,

@@ -131,9 +131,15 @@ func (a *App) consumed() (out []status.Consumed) {
 		out = append(out, status.Consumed{Group: a.topics.Group(saver.Group), Topic: a.topics.Decisions, Role: status.Saver})
 	}
 	if a.role.Is(status.Parking) || a.role == status.Console {
-		out = append(out, status.Consumed{Group: a.topics.Group(parking.Group), Topic: a.topics.Parking, Role: status.Parking},
+		out = append(
+			out,
+			status.Consumed{Group: a.topics.Group(parking.Group), Topic: a.topics.Parking, Role: status.Parking},
+			status.Consumed{
+				Group: a.topics.Group(parking.HeldGroup), Topic: a.topics.Held, Role: status.Parking, Name: status.HeldStage,
+			},
 			status.Consumed{Group: a.topics.Group(deadletter.IndexGroup), Topic: a.topics.DLQ},
-			status.Consumed{Group: a.topics.Group(deadletter.IndexGroup), Topic: a.topics.ParkingDLQ})
+			status.Consumed{Group: a.topics.Group(deadletter.IndexGroup), Topic: a.topics.ParkingDLQ},
+		)
 	}
 	return out
 }
@@ -143,6 +149,7 @@ func (a *App) stages() []trail.Stage {
 	return []trail.Stage{
 		{Name: "saver", Topic: a.topics.Decisions, Group: a.topics.Group(saver.Group)},
 		{Name: "parking role", Topic: a.topics.Parking, Group: a.topics.Group(parking.Group)},
+		{Name: "parking role", Topic: a.topics.Held, Group: a.topics.Group(parking.HeldGroup)},
 		{Name: "index", Topic: a.topics.DLQ, Group: a.topics.Group(deadletter.IndexGroup), Dead: true},
 		{Name: "index", Topic: a.topics.ParkingDLQ, Group: a.topics.Group(deadletter.IndexGroup), Dead: true},
 	}
@@ -196,6 +203,12 @@ func (s *store) status() *status.Store {
 	out := &status.Store{Breaker: s.breaker.State, Trouble: s.breaker.Trouble, Guard: s.guard.On}
 	if s.writer != nil {
 		out.Limit = s.writer.Limit
+		out.Troubles = func() (held []status.Trouble) {
+			for _, t := range s.writer.Troubles() {
+				held = append(held, status.Trouble{HeldFor: t.Key, Err: t.Err, Since: t.Since})
+			}
+			return held
+		}
 	}
 	return out
 }
@@ -212,26 +225,30 @@ func (a *App) consumers(log ports.Log, s *store) {
 			Concurrency: sink.Concurrency{Ceiling: s.backlog, Adaptive: a.cfg.Parking.Adaptive},
 			Logger:      a.logger.With("role", status.Parking),
 		}, a.reg)
-		a.consume(
-			status.Parking, log, s.backlog, ports.Subscription{Group: a.topics.Group(parking.Group), Topics: []string{a.topics.Parking}},
-			park.Handle,
-		)
+		a.consume(status.Parking, log, s.backlog, a.subscription(parking.Group, a.topics.Parking), park.Handle)
+		held := parking.NewHeld(parking.HeldParts{
+			Save: s.writer.Save, Log: log, Router: router, Logger: a.logger.With("role", status.Parking),
+		})
+		a.consume(status.Parking, log, 1, a.subscription(parking.HeldGroup, a.topics.Held), held.Handle)
 	}
 	if a.role.Is(status.Saver) {
 		save := saver.New(s.writer, router, log, a.logger.With("role", status.Saver))
-		a.consume(
-			status.Saver, log, s.fresh, ports.Subscription{Group: a.topics.Group(saver.Group), Topics: []string{a.topics.Decisions}},
-			save.Handle,
-		)
+		a.consume(status.Saver, log, s.fresh, a.subscription(saver.Group, a.topics.Decisions), save.Handle)
 	}
+}
+
+// subscription of a group to topics.
+func (a *App) subscription(group string, topics ...string) ports.Subscription {
+	return ports.Subscription{Group: a.topics.Group(group), Topics: topics}
 }
 
 // deadLetters starts what the parking role does about them: the index, and the operators' jobs.
 func (a *App) deadLetters(back backends, log ports.Log, p *domain.Projector) {
 	logger := a.logger.With("role", status.Parking)
 	index := &deadletter.Index{Store: back.Control, Log: log, Projector: p, Topics: a.topics, Logger: logger}
-	dead := ports.Subscription{Group: a.topics.Group(deadletter.IndexGroup), Topics: []string{a.topics.DLQ, a.topics.ParkingDLQ}}
-	a.consume(status.Parking, log, 1, dead, index.Handle)
+	a.consume(
+		status.Parking, log, 1, a.subscription(deadletter.IndexGroup, a.topics.DLQ, a.topics.ParkingDLQ), index.Handle,
+	)
 	a.run("index of dead letters", index.Tend)
 	jobs := &deadletter.Jobs{
 		Letters: back.Control, Log: log, Index: index, Topics: a.topics, DryRun: sink.NewDryRun(back.Decisions, p).Save,

@@ -27,7 +27,7 @@ const upkeepTimeout = 30 * time.Second
 func groups(topics domain.Topics) map[string][]string {
 	return map[string][]string{
 		saver.Group: {topics.Decisions}, parking.Group: {topics.Parking},
-		deadletter.IndexGroup: {topics.DLQ, topics.ParkingDLQ},
+		parking.HeldGroup: {topics.Held}, deadletter.IndexGroup: {topics.DLQ, topics.ParkingDLQ},
 	}
 }
 

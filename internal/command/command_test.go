@@ -124,8 +124,8 @@ func TestAcceptLossOnKafka(t *testing.T) {
 	}
 	cl.Close()
 	member, err := kgo.NewClient(
-		kgo.SeedBrokers(k.ListenAddrs()...), kgo.ConsumerGroup(topics.Group(saver.Group)), kgo.ConsumeTopics(topics.Decisions),
-		kgo.DisableAutoCommit(),
+		kgo.SeedBrokers(k.ListenAddrs()...), kgo.ConsumerGroup(topics.Group(saver.Group)),
+		kgo.ConsumeTopics(topics.Decisions), kgo.DisableAutoCommit(),
 	)
 	require.NoError(t, err)
 	var one *kgo.Record

@@ -38,6 +38,11 @@ type Error struct {
 	Op string
 	// Code is the SQLSTATE, the Kafka error or SQLite's result code, where there is one.
 	Code string
+	// Answered says that the store itself answered a statement with this error. It may then concern the rows' day or
+	// tenant alone, and not the store.
+	Answered bool
+	// HeldFor is the day that it concerns, where the store knows, as HeldForDay spells it.
+	HeldFor string
 	// Text is the message without the contents of any row, fit for a log, a header or a console.
 	Text string
 	// Err is the cause. It may quote row contents and is therefore never printed on its own.
@@ -79,6 +84,21 @@ func ClassOf(err error) Class {
 	default:
 		return Unknown
 	}
+}
+
+// Answered reports that the store itself answered with err; see Error.Answered.
+func Answered(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Answered
+}
+
+// HeldFor is the day that err concerns, or "" where that is not known.
+func HeldFor(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.HeldFor
+	}
+	return ""
 }
 
 // CodeOf returns the code of the outermost *Error that has one, or "".

@@ -96,12 +96,14 @@ const (
 	Skipped SaveStatus = "skipped"
 	// Parked is a record that went to the parking topic.
 	Parked SaveStatus = "parked"
+	// Held is a record that went to the topic of held ones.
+	Held SaveStatus = "held"
 	// Dead is a record that went to a dead-letter topic.
 	Dead SaveStatus = "dead"
 )
 
 // SaveStatuses lists every save status that is an end.
-var SaveStatuses = []SaveStatus{Saved, Duplicate, Conflicting, TooOld, Parked, Dead}
+var SaveStatuses = []SaveStatus{Saved, Duplicate, Conflicting, TooOld, Parked, Held, Dead}
 
 // Window is the span of timestamps that the store keeps by day.
 type Window struct {

@@ -7,12 +7,14 @@ import (
 	"time"
 )
 
-// Topics names the four topics of the durable log.
+// Topics names the five topics of the durable log.
 type Topics struct {
 	// Decisions has what was accepted and is not yet stored.
 	Decisions string
 	// Parking has what the store could not take.
 	Parking string
+	// Held has what the store, in good health, does not take for a while, by what it waits for.
+	Held string
 	// ParkingDLQ has what was parked and failed at its last attempt.
 	ParkingDLQ string
 	// DLQ is the data DLQ: what the database would never accept, and what ingest quarantined.
@@ -29,6 +31,7 @@ func TopicsWithPrefix(prefix string) Topics {
 	return Topics{
 		Decisions:  prefix + "decisions",
 		Parking:    prefix + "parking",
+		Held:       prefix + "held",
 		ParkingDLQ: prefix + "parking.dlq",
 		DLQ:        prefix + "dlq",
 		prefix:     prefix,
@@ -44,7 +47,7 @@ func (t Topics) Group(name string) string {
 }
 
 // All lists the topics, the ones that are consumed first.
-func (t Topics) All() []string { return []string{t.Decisions, t.Parking, t.ParkingDLQ, t.DLQ} }
+func (t Topics) All() []string { return []string{t.Decisions, t.Parking, t.Held, t.ParkingDLQ, t.DLQ} }
 
 // Record is one event in the durable log.
 type Record struct {
@@ -89,6 +92,7 @@ func (r Record) Moved() Headers {
 		h.Origin = r.Origin()
 	}
 	h.LoggedAt = r.FirstLogged()
+	h.HeldFor = ""
 	return h
 }
 
@@ -119,6 +123,8 @@ type Headers struct {
 	// Origin is "topic/partition/offset" of the record's first home, and LoggedAt when the log took it there.
 	Origin   string
 	LoggedAt time.Time
+	// HeldFor is what a held record waits for; see HeldForDay and its like.
+	HeldFor string
 	// Replay is the operator's replay job, and ReplayCount the guard against loops.
 	Replay      string
 	ReplayCount int
@@ -164,6 +170,7 @@ const (
 	headerError         = "docket-error"
 	headerOrigin        = "docket-origin"
 	headerLoggedAt      = "docket-logged-at"
+	headerHeldFor       = "docket-held-for"
 	headerReplay        = "docket-replay"
 	headerReplayCount   = "docket-replay-count"
 )
@@ -200,6 +207,7 @@ func (h Headers) Encode() []Header {
 	text(headerError, h.Error)
 	text(headerOrigin, h.Origin)
 	instant(headerLoggedAt, h.LoggedAt)
+	text(headerHeldFor, h.HeldFor)
 	text(headerReplay, h.Replay)
 	count(headerReplayCount, h.ReplayCount)
 	return out
@@ -239,6 +247,8 @@ func DecodeHeaders(headers []Header) Headers {
 			h.Origin = p.Value
 		case headerLoggedAt:
 			h.LoggedAt = instantOf(p.Value)
+		case headerHeldFor:
+			h.HeldFor = p.Value
 		case headerReplay:
 			h.Replay = p.Value
 		case headerReplayCount:

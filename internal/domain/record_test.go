@@ -20,7 +20,7 @@ func TestHeadersRoundTrip(t *testing.T) {
 		{
 			Tenant: "t", Reason: TooDeep, TraceParent: "tp", Attempt: 3, NotBefore: at, FirstFailedAt: at.Add(time.Hour),
 			ErrorClass: Unknown,
-			ErrorCode:  "c", Error: "e", Origin: "a/0/1", LoggedAt: at, Replay: "r", ReplayCount: 9,
+			ErrorCode:  "c", Error: "e", Origin: "a/0/1", LoggedAt: at, HeldFor: "day:none", Replay: "r", ReplayCount: 9,
 		},
 	} {
 		require.Equal(t, h, DecodeHeaders(h.Encode()))

@@ -4,9 +4,11 @@
 // the log.
 //
 // Records that are not due make way: they are published unchanged behind those that are, and the partition is paused
-// only when none is due. While the dead-letter guard is on, rows that were rejected before are tried by samples of 20 a
-// batch and error; the others of an error follow when its sample succeeds. The backlog's share of the store may be less
-// than one batch at a time: a pause then follows each batch.
+// only when none is due. The backlog's share of the store may be less than one batch at a time: a pause then follows
+// each batch.
+//
+// What the store, in good health, does not take for a while is held in a topic of its own, by what it waits for: Held
+// tries samples and, once one succeeds, goes through the topic.
 package parking
 
 import (
@@ -101,20 +103,21 @@ func (p *Parking) Handle(ctx context.Context, batch []domain.Record) ([]ports.Pa
 	if nth == 0 {
 		return ports.PauseAll(batch, again), nil
 	}
-	tried, verdicts := p.try(ctx, due)
-	taken := len(tried)
+	verdicts := p.Save(ctx, due)
+	p.Router.Guard.Judge(ctx, due, verdicts)
+	taken := len(due)
 	if slices.ContainsFunc(verdicts, func(v sink.Verdict) bool { return v.Err != nil }) {
 		taken = 0 // what it took was not the store's alone
 	}
 	p.throttle.end(p.now(), nth, taken, p.now().Sub(now))
-	routes := make([]sink.Route, len(tried))
-	for i, r := range tried {
+	routes := make([]sink.Route, len(due))
+	for i, r := range due {
 		if routes[i] = p.Router.Route(r, verdicts[i], now); routes[i].Action == sink.Stop {
 			return nil, verdicts[i].Err
 		}
 	}
-	pauses := p.waitForStore(tried, verdicts, routes)
-	out, attempts := p.depart(batch, tried, routes, pauses, now)
+	pauses := p.waitForStore(due, verdicts, routes)
+	out, attempts := p.depart(batch, due, routes, pauses)
 	if err := out.Publish(ctx, p.Log); err != nil {
 		return nil, err
 	}
@@ -122,82 +125,7 @@ func (p *Parking) Handle(ctx context.Context, batch []domain.Record) ([]ports.Pa
 	for _, n := range attempts {
 		p.attempts.Observe(float64(n))
 	}
-	if len(tried) < len(due) {
-		pauses = rest(pauses, batch, p.now().Add(guardPause))
-	}
 	return pauses, nil
-}
-
-const (
-	// sampleSize is how many of the rows that the guard has parked for one error are tried first: the isolation of
-	// rejected rows costs a transaction for each, and where these fail the others do.
-	sampleSize = 20
-	// guardPause is how long a partition rests behind a batch with rows that were not tried for that: they are written to
-	// its tail, and come again.
-	guardPause = 5 * time.Second
-)
-
-// try saves what is due and returns what of it was tried, with the verdicts. While the dead-letter guard is on, rows
-// that were rejected before are tried by samples.
-func (p *Parking) try(ctx context.Context, due []domain.Record) ([]domain.Record, []sink.Verdict) {
-	save := func(records []domain.Record) []sink.Verdict {
-		verdicts := p.Save(ctx, records)
-		p.Router.Guard.Judge(ctx, records, verdicts)
-		return verdicts
-	}
-	if !p.Router.Guard.On() {
-		return due, save(due)
-	}
-	tried, others := sample(due)
-	verdicts := save(tried)
-	for i, v := range verdicts {
-		if v.Rejected() {
-			delete(others, errorOf(tried[i]))
-		}
-	}
-	var more []domain.Record
-	for _, records := range others {
-		more = append(more, records...)
-	}
-	if len(more) == 0 {
-		return tried, verdicts
-	}
-	return append(tried, more...), append(verdicts, save(more)...)
-}
-
-// sample takes out what was rejected before, but for the first few of each error.
-func sample(due []domain.Record) (tried []domain.Record, others map[string][]domain.Record) {
-	others = map[string][]domain.Record{}
-	taken := map[string]int{}
-	for _, r := range due {
-		failure := ""
-		if r.Headers.WasRejected() {
-			failure = errorOf(r)
-			taken[failure]++
-		}
-		if taken[failure] > sampleSize {
-			others[failure] = append(others[failure], r)
-		} else {
-			tried = append(tried, r)
-		}
-	}
-	return tried, others
-}
-
-// errorOf is what a record was rejected with, whatever its tenant and path.
-func errorOf(r domain.Record) string {
-	h := r.Headers
-	return domain.RejectionOf(&domain.Error{Class: h.ErrorClass, Code: h.ErrorCode, Text: h.Error}, "", "").Fingerprint
-}
-
-// rest pauses the partitions of a batch behind its last records, where they are not paused already.
-func rest(pauses []ports.Pause, batch []domain.Record, until time.Time) []ports.Pause {
-	for i := len(batch) - 1; i >= 0; i-- {
-		if r := batch[i]; find(pauses, r) == nil {
-			pauses = append(pauses, ports.Pause{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset + 1, Until: until})
-		}
-	}
-	return pauses
 }
 
 // dueAt is when a record may be tried. A time further off than any backoff is a clock that was set back.
@@ -257,24 +185,24 @@ func (p *Parking) waitForStore(tried []domain.Record, verdicts []sink.Verdict, r
 }
 
 // depart takes in every record in front of the pauses, and returns the attempts of those that leave the parking topic.
-// Those that were not tried go to its tail, so that they do not keep the others waiting.
+// Those that are not due go to its tail, so that they do not keep the others waiting.
 func (p *Parking) depart(
-	batch, tried []domain.Record, routes []sink.Route, pauses []ports.Pause, now time.Time,
+	batch, due []domain.Record, routes []sink.Route, pauses []ports.Pause,
 ) (out *sink.Departures, attempts []int) {
 	out = p.Router.Departures()
-	of := make(map[domain.Position]sink.Route, len(tried))
-	for i, r := range tried {
+	of := make(map[domain.Position]sink.Route, len(due))
+	for i, r := range due {
 		of[r.Position()] = routes[i]
 	}
 	for _, r := range batch {
 		if at := find(pauses, r); at != nil && r.Offset >= at.Offset {
 			continue // delivered again
 		}
-		route, isTried := of[r.Position()]
-		if !isTried {
-			h := r.Moved()
-			h.NotBefore = p.later(r, now)
-			out.Next = append(out.Next, domain.Record{Topic: p.Router.Topics.Parking, Key: r.Key, Value: r.Value, Headers: h})
+		route, isDue := of[r.Position()]
+		if !isDue {
+			out.Next = append(
+				out.Next, domain.Record{Topic: p.Router.Topics.Parking, Key: r.Key, Value: r.Value, Headers: r.Moved()},
+			)
 			continue
 		}
 		out.Add(route)
@@ -283,15 +211,6 @@ func (p *Parking) depart(
 		}
 	}
 	return out, attempts
-}
-
-// later is when a record that was not tried may be: when it said or, where it was due and not tried, after another
-// wait.
-func (p *Parking) later(r domain.Record, now time.Time) time.Time {
-	if now.Before(p.dueAt(r, now)) {
-		return r.Headers.NotBefore
-	}
-	return p.Router.Retry.DeferredUntil(now)
 }
 
 func find(pauses []ports.Pause, r domain.Record) *ports.Pause {

@@ -281,58 +281,37 @@ func (b *bench) guarded(t *testing.T, now bool) {
 	require.Equal(t, now, b.Router.Guard.On())
 }
 
-// TestGuardParksAgain has rows that would be dead-lettered, some at their last attempt.
-func TestGuardParksAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench()
-		b.guarded(t, true)
-		b.answer = func(r domain.Record) sink.Verdict { return failing(r.Headers.ErrorClass) }
-		var batch []domain.Record
-		for i := range 50 {
-			class := []domain.Class{domain.Invalid, domain.Unknown}[i%2]
-			batch = append(batch, parked(int64(i), "bad", domain.Headers{ErrorClass: class, Attempt: 2}))
-		}
-		pauses, err := b.Handle(t.Context(), batch)
-		require.NoError(t, err)
-		require.Equal(
-			t, []ports.Pause{{Topic: topics.Parking, Offset: 50, Until: time.Now().Add(guardPause)}}, pauses,
-			"all of it is done, and not so soon again",
-		)
-		require.Len(t, b.tried, 2*sampleSize, "of each error; the others are not isolated")
-		require.Len(t, b.out, 50)
-		for _, r := range b.out {
-			require.Equal(t, topics.Parking, r.Topic)
-			require.Equal(t, 2, r.Headers.Attempt, "nothing is spent")
-			require.GreaterOrEqual(t, time.Until(r.Headers.NotBefore), 2*time.Second)
-			require.LessOrEqual(t, time.Until(r.Headers.NotBefore), 4*time.Second)
-		}
-		// One of two causes is fixed: its sample shows it, and its others follow at once.
-		b.answer = func(r domain.Record) sink.Verdict {
-			if r.Headers.ErrorClass == domain.Invalid {
-				return sink.Verdict{Status: domain.Saved}
-			}
-			return failing(domain.Unknown)
-		}
-		b.tried, b.out = nil, nil
-		_, err = b.Handle(t.Context(), batch)
-		require.NoError(t, err)
-		require.Len(t, b.tried, 25+sampleSize)
-		require.Len(t, b.out, 25)
-		// And then the other.
-		b.answer, b.tried, b.out = func(domain.Record) sink.Verdict { return sink.Verdict{Status: domain.Saved} }, nil, nil
-		_, err = b.Handle(t.Context(), batch)
-		require.NoError(t, err)
-		require.Len(t, b.tried, 50)
-		require.Empty(t, b.out)
-		// It is over: they are dealt with as ever.
-		time.Sleep(time.Minute)
-		b.guarded(t, false)
-		b.answer = func(r domain.Record) sink.Verdict { return failing(r.Headers.ErrorClass) }
-		_, err = b.Handle(t.Context(), batch[:2])
-		require.NoError(t, err)
-		require.Equal(t, topics.DLQ, b.out[0].Topic)
-		require.Equal(t, topics.ParkingDLQ, b.out[1].Topic)
-	})
+// TestGuardHolds has rows that would be dead-lettered, some at their last attempt.
+func TestGuardHolds(t *testing.T) {
+	synctest.Test(t, guardHolds)
+}
+
+func guardHolds(t *testing.T) {
+	b := newBench()
+	b.guarded(t, true)
+	b.answer = func(r domain.Record) sink.Verdict { return failing(r.Headers.ErrorClass) }
+	var batch []domain.Record
+	for i := range 50 {
+		class := []domain.Class{domain.Invalid, domain.Unknown}[i%2]
+		batch = append(batch, parked(int64(i), "bad", domain.Headers{ErrorClass: class, Attempt: 2}))
+	}
+	pauses, err := b.Handle(t.Context(), batch)
+	require.NoError(t, err)
+	require.Empty(t, pauses, "all of it is done")
+	require.Len(t, b.out, 50)
+	for _, r := range b.out {
+		require.Equal(t, topics.Held, r.Topic)
+		require.Contains(t, r.Headers.HeldFor, "fingerprint:")
+		require.Equal(t, 2, r.Headers.Attempt, "nothing is spent")
+	}
+	// It is over: they are dealt with as ever.
+	time.Sleep(time.Minute)
+	b.guarded(t, false)
+	b.out = nil
+	_, err = b.Handle(t.Context(), batch[:2])
+	require.NoError(t, err)
+	require.Equal(t, topics.DLQ, b.out[0].Topic)
+	require.Equal(t, topics.ParkingDLQ, b.out[1].Topic)
 }
 
 // TestGuardAndOutage has the store go away while the guard is on: everything that is due waits in place.

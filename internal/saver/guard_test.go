@@ -73,19 +73,17 @@ func TestGuardGoesOn(t *testing.T) {
 	require.True(t, r.guard.On(), "115 of 10,200")
 	require.Len(t, r.out.records, 110)
 	for _, got := range r.out.records {
-		require.Equal(t, topics.Parking, got.Topic)
+		require.Equal(t, topics.Held, got.Topic)
+		require.Contains(t, got.Headers.HeldFor, "fingerprint:")
 		require.Equal(t, domain.Invalid, got.Headers.ErrorClass)
-		require.Zero(t, got.Headers.Attempt, "what the guard parks is not counted as an attempt")
-		wait := time.Until(got.Headers.NotBefore)
-		require.Greater(t, wait, 29*time.Minute, "%s", wait)
-		require.LessOrEqual(t, wait, time.Hour)
+		require.Zero(t, got.Headers.Attempt, "what the guard holds is not counted as an attempt")
 	}
 	report := r.report(t, 0)
 	require.NotEmpty(t, report.Rejections)
 	require.True(t, report.On, "the other processes know")
 	require.Equal(t, "http/authz/allow", report.Rejections[0].Path)
 
-	// What was parked is judged again and again, and counts once.
+	// What was held is judged again and again, and counts once.
 	judged := report.Judged
 	r.out.records = nil
 	parked := batchWith(50, 50, "-new-bad")
@@ -139,7 +137,7 @@ func TestGuardGoesOffByItself(t *testing.T) {
 	<-done
 }
 
-// TestGuardIsHeardOf has another process that turned the guard on: the first row that this one rejects is parked.
+// TestGuardIsHeardOf has another process that turned the guard on: the first row that this one rejects is held.
 func TestGuardIsHeardOf(t *testing.T) {
 	r := newRig(t)
 	r.refuseSuffix(t, "-bad")
@@ -148,5 +146,5 @@ func TestGuardIsHeardOf(t *testing.T) {
 	r.report(t, 20_000, elsewhere)
 	require.NoError(t, r.handle(t, batchWith(10, 1, "-bad")))
 	require.Len(t, r.out.records, 1)
-	require.Equal(t, topics.Parking, r.out.records[0].Topic)
+	require.Equal(t, topics.Held, r.out.records[0].Topic)
 }

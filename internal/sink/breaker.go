@@ -33,6 +33,7 @@ const (
 // the first success. A process has one, whatever its roles. It is safe for concurrent use.
 type Breaker struct {
 	store   ports.Prober
+	logger  *slog.Logger
 	circuit circuitbreaker.CircuitBreaker[any]
 	trouble atomic.Pointer[error] // why the store took nothing when it was last asked
 	asked   atomic.Pointer[time.Time]
@@ -43,12 +44,12 @@ type Breaker struct {
 
 // NewBreaker makes a Breaker; reg may be nil in tests.
 func NewBreaker(store ports.Prober, reg prometheus.Registerer, logger *slog.Logger) *Breaker {
-	b := &Breaker{store: store}
+	b := &Breaker{store: store, logger: logger}
 	b.circuit = circuitbreaker.NewBuilder[any]().
 		WithFailureThreshold(1).
 		WithSuccessThreshold(1).
 		WithRandomDelay(probeMin, probeMax).
-		OnStateChanged(func(e circuitbreaker.StateChangedEvent) { b.changed(logger, e) }).
+		OnStateChanged(b.changed).
 		Build()
 	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "docket_breaker_state", Help: "Breaker in front of the store: 0 closed, 1 half-open, 2 open.",
@@ -65,10 +66,10 @@ func (b *Breaker) OnBack(f func()) {
 
 // changed tells when the store goes away and when it is back. It does not tell that a probe half-opens the breaker,
 // which happens about once a second in between.
-func (b *Breaker) changed(logger *slog.Logger, e circuitbreaker.StateChangedEvent) {
+func (b *Breaker) changed(e circuitbreaker.StateChangedEvent) {
 	switch {
 	case e.OldState == circuitbreaker.ClosedState:
-		logger.Warn("the store is away; uploads are taken all the same, and nothing is lost", "error", b.Trouble())
+		b.logger.Warn("the store is away; uploads are taken all the same, and nothing is lost", "error", b.Trouble())
 	case e.NewState == circuitbreaker.ClosedState:
 		b.mu.Lock()
 		back := slices.Clone(b.back)
@@ -76,7 +77,7 @@ func (b *Breaker) changed(logger *slog.Logger, e circuitbreaker.StateChangedEven
 		for _, f := range back {
 			f()
 		}
-		logger.Info("the store is back")
+		b.logger.Info("the store is back")
 	}
 }
 

@@ -28,9 +28,9 @@ const (
 	maxFingerprints = 100
 )
 
-// Guard keeps rejected rows out of the dead-letter topics while there are too many to be the rows' own fault: see
-// domain.GuardRatio. Every process that saves counts what it judges and shares the counts through the store, which also
-// keeps whether the guard is on. Where that cannot be found out, rejected rows are parked. It is safe for concurrent
+// Guard holds rejected rows, instead of letting them be dead-lettered, while there are too many to be the rows' own
+// fault: see domain.GuardRatio. Every process that saves counts what it judges and shares the counts through the store,
+// which also keeps whether the guard is on. Where that cannot be found out, rejected rows are held. It is safe for concurrent
 // use.
 type Guard struct {
 	stats   ports.RejectionStats
@@ -46,7 +46,8 @@ type Guard struct {
 	report  domain.RejectionReport
 	heard   time.Time // when the report came
 	on      bool
-	deaf    bool // the last exchange failed
+	deaf    bool   // the last exchange failed
+	known   uint64 // counts changes of what is let through
 }
 
 // rejected is what rejections are counted by.
@@ -107,7 +108,7 @@ func NewGuard(stats ports.RejectionStats, b *Breaker, reg prometheus.Registerer,
 	g := &Guard{stats: stats, breaker: b, logger: logger, now: time.Now}
 	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "docket_dead_letter_guard",
-		Help: "1 while so many rows are rejected that they are parked instead of dead-lettered. It is a page.",
+		Help: "1 while so many rows are rejected that they are held instead of dead-lettered. It is a page.",
 	}, func() float64 {
 		if g.On() {
 			return 1
@@ -117,19 +118,27 @@ func NewGuard(stats ports.RejectionStats, b *Breaker, reg prometheus.Registerer,
 	return g
 }
 
-// On reports that rejected rows are parked for now.
+// On reports that rejected rows are held for now.
 func (g *Guard) On() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.on
 }
 
-// Guards reports that a row that was rejected so is to be parked instead of dead-lettered.
+// Guards reports that a row that was rejected so is to be held instead of dead-lettered.
 func (g *Guard) Guards(r domain.Rejection) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	_, accepted := g.report.Acceptance(r)
 	return (g.on || g.now().Sub(g.heard) > guardBlind) && !accepted
+}
+
+// Known changes whenever the guard goes on or off, or an operator accepts or revokes: rows that were held may leave
+// then.
+func (g *Guard) Known() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.known
 }
 
 // Judge counts what became of records, each the first time that it was decided. The other processes are asked what they
@@ -226,6 +235,11 @@ func (g *Guard) exchange(ctx context.Context) {
 		return
 	}
 	g.hear(nil)
+	if !slices.EqualFunc(g.report.Acceptances, report.Acceptances, func(a, b domain.Acceptance) bool {
+		return a.Fingerprint == b.Fingerprint && a.Tenants == b.Tenants
+	}) {
+		g.known++
+	}
 	began := g.on && !g.report.On // here, and the other processes do not know
 	g.report, g.heard = report, at
 	now := report
@@ -257,7 +271,7 @@ func (g *Guard) hear(err error) {
 	g.deaf = deaf
 	if deaf && domain.ClassOf(err) != domain.Unavailable && domain.ClassOf(err) != domain.Canceled {
 		g.logger.Error(
-			"this process cannot share its rejection stats with the others; until it can, rejected rows are parked "+
+			"this process cannot share its rejection stats with the others; until it can, rejected rows are held "+
 				"instead of dead-lettered. Check that the account may use the tables rejections, rejection_acceptances and "+
 				"guard_periods",
 			"error",
@@ -272,6 +286,7 @@ func (g *Guard) set(on bool, r domain.RejectionReport) {
 		return
 	}
 	g.on = on
+	g.known++
 	if !on {
 		g.logger.Info(
 			"the dead-letter guard is off: rejected rows are dead-lettered again", "judged", r.Judged, "rejected",
@@ -280,7 +295,7 @@ func (g *Guard) set(on bool, r domain.RejectionReport) {
 		return
 	}
 	g.logger.Error(
-		"the dead-letter guard is on: the store rejects too many rows for it to be the rows' own fault. They are parked "+
+		"the dead-letter guard is on: the store rejects too many rows for it to be the rows' own fault. They are held "+
 			"instead of dead-lettered, and everything else is stored. Look for a constraint, trigger or type that has changed "+
 			"and fix it: "+
 			"then docket stores them by itself; or accept their fingerprints",

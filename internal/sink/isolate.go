@@ -18,7 +18,8 @@ const (
 	confirmWithin = 100 * time.Millisecond
 )
 
-// isolation stores rows and, where they fail, splits them until the rejected ones stand alone.
+// isolation stores rows and, where they fail, splits them until the rejected ones stand alone, or until it knows which
+// day or tenant the store does not take.
 type isolation struct {
 	w   *Writer
 	ctx context.Context //nolint:containedctx // it lives as long as one call of Save
@@ -29,49 +30,86 @@ type isolation struct {
 	rejected   int
 	failure    error // that began the isolation
 	err        error // why it has ended early; no row is rejected for it
+	// refusal is what the store, in good health, answered last to rows that it did not take.
+	refusal *refusal
+	// sifted are the days and tenants of which the store took some rows and not others.
+	sifted map[string]bool
 }
 
-// run stores rows, and fills verdicts, which runs beside them.
-func (s *isolation) run(rows []domain.Decision, verdicts []Verdict) {
-	s.save(rows, verdicts)
+// run stores rows, and fills in their verdicts. Those of a day or a tenant in trouble come last.
+func (s *isolation) run(all piece) {
+	free, trials := s.w.troubles.part(all)
+	if free.len() > 0 {
+		s.save(free)
+	}
+	for _, t := range trials {
+		s.try(t)
+	}
 	if len(s.candidates) > 0 {
 		s.confirm()
 	}
-	s.w.remember(float64(s.rejected) / float64(len(rows)))
+	s.w.remember(float64(s.rejected) / float64(all.len()))
 }
 
-func (s *isolation) save(rows []domain.Decision, verdicts []Verdict) {
-	if deadline, ok := s.ctx.Deadline(); ok && s.failure != nil && s.err == nil &&
-		deadline.Sub(s.w.now()) < isolationReserve {
+// save stores a piece, as far as the store takes it.
+func (s *isolation) save(p piece) {
+	if refusal := s.store(p); refusal != nil {
+		s.narrow(p, refusal)
+	}
+}
+
+// store makes one attempt, and finds out which rows are rejected. It returns why a store that is well does not take the
+// piece, and the verdicts are the caller's then.
+func (s *isolation) store(p piece) *refusal {
+	late := false
+	if deadline, ok := s.ctx.Deadline(); ok && s.failure != nil && s.err == nil {
+		late = deadline.Sub(s.w.now()) < isolationReserve
+	}
+	if late && s.refusal != nil { // the store is well, and whose fault it is will show
+		p.holdEach(s.refusal.err)
+		return nil
+	}
+	if late {
 		s.err = domain.Errorf(domain.Unavailable, "no time left to find the rows that the store rejects: %w", s.failure)
 	}
 	if s.err != nil {
-		failAll(verdicts, s.err)
-		return
+		p.fail(s.err)
+		return nil
 	}
-	statuses, err := s.w.attempt(s.ctx, rows)
-	v := Verdict{Err: err, Tenant: rows[0].Tenant, Path: rows[0].Path}
+	began := s.w.now()
+	statuses, err := s.w.attempt(s.ctx, p.rows)
+	v := Verdict{Err: err, Tenant: p.rows[0].Tenant, Path: p.rows[0].Path}
 	switch {
 	case err == nil:
-		s.take(rows, statuses, verdicts)
+		s.take(p, statuses)
+	case !v.Rejected() && s.isRefusal(err):
+		s.failure = err
+		s.refusal = &refusal{err: err, slow: s.w.now().Sub(began) > slowRefusal}
+		return s.refusal
 	case !v.Rejected():
-		s.err = err
-		s.clear(err)
-		failAll(verdicts, err)
-		return
-	case len(rows) == 1:
-		s.suspect(v, &verdicts[0])
+		s.stop(p, err)
+		return nil
+	case p.len() == 1:
+		s.suspect(v, p.verdicts[0])
 	default:
 		s.failure = err
 		if s.w.now().Sub(s.alive) > confirmWithin { // a batch is split only while the store answers
 			s.confirm()
 		}
-		s.split(rows, verdicts)
-		return
+		s.split(p)
+		return nil
 	}
 	if len(s.candidates) > 0 && s.w.now().Sub(s.since) > confirmWithin {
 		s.confirm()
 	}
+	return nil
+}
+
+// stop ends the isolation: the trouble is the store's, and nobody is rejected for it.
+func (s *isolation) stop(p piece, err error) {
+	s.err = err
+	s.clear(err)
+	p.fail(err)
 }
 
 // errSkipped is why a row is rejected that the store twice neither wrote nor refused.
@@ -82,17 +120,18 @@ var errSkipped error = &domain.Error{
 }
 
 // take notes what became of rows that the store took. Those that it skipped are tried alone once more.
-func (s *isolation) take(rows []domain.Decision, statuses []domain.SaveStatus, verdicts []Verdict) {
+func (s *isolation) take(p piece, statuses []domain.SaveStatus) {
 	for i, status := range statuses {
-		again := verdicts[i].Status == domain.Skipped
-		verdicts[i].Status = status
+		v := p.verdicts[i]
+		again := v.Status == domain.Skipped
+		v.Status = status
 		switch {
 		case status != domain.Skipped:
 		case again:
-			s.suspect(Verdict{Err: errSkipped, Tenant: rows[i].Tenant, Path: rows[i].Path}, &verdicts[i])
+			s.suspect(Verdict{Err: errSkipped, Tenant: p.rows[i].Tenant, Path: p.rows[i].Path}, v)
 		default:
 			s.failure = errSkipped
-			s.save(rows[i:i+1], verdicts[i:i+1])
+			s.save(p.slice(i, i+1))
 		}
 	}
 }
@@ -105,11 +144,10 @@ func (s *isolation) suspect(v Verdict, of *Verdict) {
 	}
 }
 
-func (s *isolation) split(rows []domain.Decision, verdicts []Verdict) {
-	size := s.w.pieceOf(len(rows))
-	for from := 0; from < len(rows); from += size {
-		to := min(from+size, len(rows))
-		s.save(rows[from:to], verdicts[from:to])
+func (s *isolation) split(p piece) {
+	size := s.w.partOf(p.len())
+	for from := 0; from < p.len(); from += size {
+		s.save(p.slice(from, min(from+size, p.len())))
 	}
 }
 
@@ -139,21 +177,14 @@ func (s *isolation) clear(err error) {
 	s.candidates = nil
 }
 
-// failAll gives all of them the same error.
-func failAll(verdicts []Verdict, err error) {
-	for i := range verdicts {
-		verdicts[i] = Verdict{Err: err}
-	}
-}
-
 // remember keeps how many of the rows were rejected lately, as a share.
 func (w *Writer) remember(share float64) {
 	w.rejected.Store(math.Float64bits((math.Float64frombits(w.rejected.Load()) + share) / 2))
 }
 
-// pieceOf says how large the parts of so many rows should be: halves while rejected rows are rare, and so small that
+// partOf says how large the parts of so many rows should be: halves while rejected rows are rare, and so small that
 // most parts are good or bad throughout where they are not.
-func (w *Writer) pieceOf(rows int) int {
+func (w *Writer) partOf(rows int) int {
 	size := float64((rows + 1) / 2)
 	if share := math.Float64frombits(w.rejected.Load()); share > 0 {
 		size = min(size, 0.7/share)

@@ -30,9 +30,3 @@ func (p Retry) Backoff(attempt int) time.Duration {
 	}
 	return d
 }
-
-// DeferredUntil draws when a row is tried again that the dead-letter guard has parked: after half of the longest
-// backoff to the whole of it.
-func (p Retry) DeferredUntil(at time.Time) time.Time {
-	return at.Add(p.BackoffMax/2 + p.Backoff(maxDoublings)/2).UTC()
-}

@@ -46,18 +46,18 @@ type Router struct {
 	Metrics *Metrics
 }
 
-// Route says where a record goes after its verdict. A record that is parked already waits in place for a store that is
-// away; a fresh one is parked, so that those behind it are not kept.
+// Route says where a record goes after its verdict. A record that is parked or held already waits in place for a store
+// that is away; a fresh one is parked, so that those behind it are not kept.
 func (r *Router) Route(rec domain.Record, v Verdict, at time.Time) Route {
 	switch {
 	case v.Err == nil && (v.Status == domain.Conflicting || v.Status == domain.TooOld):
 		return Route{Action: Leave, Next: notKept(r.Topics.DLQ, rec, v.Status, at), Status: v.Status}
 	case v.Err == nil:
 		return Route{Action: Done, Status: v.Status}
+	case v.HeldFor != "":
+		return r.hold(rec, v.Err, v.HeldFor, at)
 	case v.Rejected() && r.Guard.Guards(v.Rejection()):
-		next := Forward(r.Topics.Parking, rec, at, v.Err)
-		next.Headers.NotBefore = r.Retry.DeferredUntil(at)
-		return Route{Action: Leave, Next: next, Status: domain.Parked, Class: domain.ClassOf(v.Err)}
+		return r.hold(rec, v.Err, domain.HeldForFingerprint(v.Rejection().Fingerprint), at)
 	}
 	switch domain.ClassOf(v.Err) {
 	case domain.Canceled:
@@ -65,7 +65,7 @@ func (r *Router) Route(rec domain.Record, v Verdict, at time.Time) Route {
 	case domain.Misconfigured:
 		return Route{Action: Wait}
 	case domain.Unavailable:
-		if rec.Topic == r.Topics.Parking {
+		if rec.Topic == r.Topics.Parking || rec.Topic == r.Topics.Held {
 			return Route{Action: Wait}
 		}
 		return Route{
@@ -76,6 +76,13 @@ func (r *Router) Route(rec domain.Record, v Verdict, at time.Time) Route {
 	case domain.Unknown:
 	}
 	return r.retry(rec, v.Err, at)
+}
+
+// hold sends a record where it waits without keeping others. It spends no attempt.
+func (r *Router) hold(rec domain.Record, err error, key string, at time.Time) Route {
+	next := Forward(r.Topics.Held, rec, at, err)
+	next.Headers.HeldFor, next.Headers.NotBefore = key, time.Time{}
+	return Route{Action: Leave, Next: next, Status: domain.Held}
 }
 
 // retry counts the attempt and addresses the record to the tail of the parking topic or, after the last one, to the

@@ -60,7 +60,18 @@ func TestRoute(t *testing.T) {
 		{name: "an invalid row that was parked", from: parked, attempt: 1, verdict: failing(domain.Invalid), action: Leave,
 			to: topics.DLQ, status: domain.Dead, spent: 1},
 		{name: "an invalid row while the guard is on", from: decisions, guard: true, verdict: failing(domain.Invalid),
-			action: Leave, to: parked, status: domain.Parked},
+			action: Leave, to: topics.Held, status: domain.Held},
+		{name: "a held row that is rejected again while the guard is on", from: topics.Held, guard: true,
+			verdict: failing(domain.Invalid), action: Leave, to: topics.Held, status: domain.Held},
+		{name: "a held row that is rejected again", from: topics.Held, verdict: failing(domain.Invalid), action: Leave,
+			to: topics.DLQ, status: domain.Dead},
+		{name: "a held row that fails again", from: topics.Held, verdict: failing(domain.Unknown), action: Leave, to: parked,
+			status: domain.Parked, spent: 1},
+		{name: "a row of a day in trouble", from: decisions, action: Leave, to: topics.Held, status: domain.Held,
+			verdict: Verdict{HeldFor: "day:none", Err: failing(domain.Unavailable).Err}},
+		{name: "a row of a tenant in trouble, parked already", from: parked, attempt: 2, spent: 2, action: Leave,
+			to: topics.Held, status: domain.Held, verdict: Verdict{HeldFor: "tenant:t", Err: failing(domain.Misconfigured).Err}},
+		{name: "a store that is away, held already", from: topics.Held, verdict: failing(domain.Unavailable), action: Wait},
 		{name: "an unknown failure", from: decisions, verdict: failing(domain.Unknown), action: Leave, to: parked,
 			status: domain.Parked, spent: 1},
 		{name: "an unknown failure again", from: parked, attempt: 1, verdict: failing(domain.Unknown), action: Leave,
@@ -68,7 +79,7 @@ func TestRoute(t *testing.T) {
 		{name: "the last attempt", from: parked, attempt: 2, verdict: failing(domain.Unknown), action: Leave,
 			to: topics.ParkingDLQ, status: domain.Dead, spent: 3},
 		{name: "the last attempt while the guard is on", from: parked, attempt: 2, guard: true,
-			verdict: failing(domain.Unknown), action: Leave, to: parked, status: domain.Parked, spent: 2},
+			verdict: failing(domain.Unknown), action: Leave, to: topics.Held, status: domain.Held, spent: 2},
 		{name: "a store that is away", from: decisions, verdict: failing(domain.Unavailable), action: Leave, to: parked,
 			status: domain.Parked},
 		{name: "a store that is away, parked already", from: parked, attempt: 1, verdict: failing(domain.Unavailable),
@@ -104,10 +115,13 @@ func TestRoute(t *testing.T) {
 			require.Equal(t, at, got.Next.Headers.FirstFailedAt.UTC())
 			wait := got.Next.Headers.NotBefore.Sub(at)
 			switch {
-			case c.guard && c.to == parked:
-				require.Equal(t, domain.ClassOf(c.verdict.Err), got.Class)
-				require.GreaterOrEqual(t, wait, r.Retry.BackoffMax/2)
-				require.LessOrEqual(t, wait, r.Retry.BackoffMax)
+			case c.to == topics.Held:
+				want := c.verdict.HeldFor
+				if want == "" {
+					want = domain.HeldForFingerprint(c.verdict.Rejection().Fingerprint)
+				}
+				require.Equal(t, want, got.Next.Headers.HeldFor)
+				require.True(t, got.Next.Headers.NotBefore.IsZero())
 			case got.Class == domain.Unknown:
 				require.LessOrEqual(t, wait, r.Retry.BackoffMax)
 			default:

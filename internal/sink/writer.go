@@ -37,6 +37,7 @@ type Writer struct {
 	tracer    trace.Tracer
 	now       func() time.Time
 	rejected  atomic.Uint64 // a share of rows, as the bits of a float64
+	troubles  *troubles
 
 	batchSize     prometheus.Histogram
 	batchDuration prometheus.Histogram
@@ -59,6 +60,7 @@ func NewWriter(
 	f := promauto.With(reg)
 	w := &Writer{
 		store: store, breaker: b, limiter: newLimiter(c), projector: p, tracer: tracer, now: time.Now,
+		troubles: &troubles{logger: b.logger, now: time.Now, byKey: map[string]*Trouble{}},
 		batchSize: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "docket_save_batch_size", Help: "Rows in one call to the store.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 12),
@@ -99,12 +101,17 @@ func (w *Writer) Limit() int { return w.limiter.Limit() }
 // Busy reports that as many batches are at the store as may be.
 func (w *Writer) Busy() bool { return !w.limiter.CanAcquirePermit() }
 
+// Troubles are the days and tenants whose rows the store, in good health, does not take.
+func (w *Writer) Troubles() []Trouble { return w.troubles.List() }
+
 // Verdict is what became of one record: a save status of the store's, or an error whose class says what is next.
 // Invalid and Unknown are the row's own fault; no other class is.
 type Verdict struct {
 	Status domain.SaveStatus
 	Err    error
-	// Tenant and Path are a rejected row's.
+	// HeldFor, unless empty, is what the row waits for while the store takes others; Err is why.
+	HeldFor string
+	// Tenant and Path are those of a row that is rejected or held.
 	Tenant, Path string
 }
 
@@ -133,7 +140,9 @@ func (w *Writer) Save(ctx context.Context, records []domain.Record) []Verdict {
 		rows[i] = w.projector.Project(r)
 	}
 	verdicts := make([]Verdict, len(records))
-	(&isolation{w: w, ctx: ctx}).run(rows, verdicts)
+	if len(rows) > 0 {
+		(&isolation{w: w, ctx: ctx, sifted: map[string]bool{}}).run(pieceOf(rows, verdicts))
+	}
 	now := w.now()
 	for i, v := range verdicts {
 		if v.Status == domain.Saved && !rows[i].ReceivedAt.IsZero() {
@@ -192,9 +201,12 @@ func (w *Writer) attempt(ctx context.Context, rows []domain.Decision) ([]domain.
 	}
 	w.batchSize.Observe(float64(len(rows)))
 	w.batchDuration.Observe(w.now().Sub(start).Seconds())
-	if err != nil && ctx.Err() != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
 		w.breaker.record(context.Canceled) // it was our time that ran out
-	} else {
+	case domain.Answered(err) && !(Verdict{Err: err}).Rejected():
+		// Whether it is the store's trouble is found out by a probe, and recorded then.
+	default:
 		w.breaker.record(err)
 	}
 	return statuses, err

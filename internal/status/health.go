@@ -31,6 +31,9 @@ const (
 	StoreRefuses = "store_refuses"
 	// StoreAway: the breaker is not closed. Args: breaker.
 	StoreAway = "store_away"
+	// RowsHeld: the store takes no rows of a day or tenant, and others. The role works on, so it is ready. Args: held_for,
+	// error.
+	RowsHeld = "rows_held"
 	// GuardOn: the dead-letter guard is on. The role works on, so it is ready.
 	GuardOn = "guard_on"
 )
@@ -72,8 +75,18 @@ type Store struct {
 	Trouble func() error
 	// Guard says that the dead-letter guard is on.
 	Guard func() bool
+	// Troubles are the days and tenants whose rows the store, in good health, does not take; nil for a process that saves
+	// nothing.
+	Troubles func() []Trouble
 	// Limit is how many batches may be at the store at once; nil for a process that saves nothing.
 	Limit func() int
+}
+
+// Trouble is a day or a tenant whose rows are held.
+type Trouble struct {
+	HeldFor string
+	Err     error
+	Since   time.Time
 }
 
 // Health is what becomes of a process and its roles. It is safe for concurrent use.
@@ -171,6 +184,11 @@ func (h *Health) of(role Role, sampler *Sampler, verbose bool) RoleHealth {
 	out := RoleHealth{Ready: len(reasons) == 0}
 	if sampler.store.Guard() {
 		say(GuardOn, nil)
+	}
+	if sampler.store.Troubles != nil {
+		for _, t := range sampler.store.Troubles() {
+			say(RowsHeld, domain.Args{"held_for": t.HeldFor, "error": t.Err.Error()})
+		}
 	}
 	out.Reasons = reasons
 	if verbose {

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -33,11 +34,15 @@ type Log interface {
 }
 
 // Consumed is a topic and the group that consumes it. Role, unless empty, is whose stage it is; a topic without is one
-// of dead letters. Those of one group stand together in a list.
+// of dead letters. Name is the stage's, if a role has several. Those of one group stand together in a list.
 type Consumed struct {
 	Group, Topic string
 	Role         Role
+	Name         string
 }
+
+// HeldStage is the name of the stage of held records.
+const HeldStage = "held"
 
 // Sampler samples the log once a second: what waits, how old it is, how fast it moves, and whether the log takes
 // records. Metrics, /readyz and the API read the sample, so that looking costs the log nothing.
@@ -77,7 +82,7 @@ func NewSampler(log Log, consumed []Consumed, store *Store, reg prometheus.Regis
 		f.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "docket_consumer_oldest_seconds", Help: "Age of the oldest record that waits.", ConstLabels: labels,
 		}, func() float64 { return Age(s.last(c.Topic).Oldest) })
-		if c.Role == Parking {
+		if c.Role == Parking && c.Name == "" {
 			f.NewGaugeFunc(prometheus.GaugeOpts{
 				Name: "docket_parking_oldest_seconds", Help: "Age of the oldest parked record.",
 			}, func() float64 { return Age(s.last(c.Topic).Oldest) })
@@ -236,6 +241,7 @@ type Pipeline struct {
 // Stage is a topic and the role that consumes it. Rates are records a second over the last ten.
 type Stage struct {
 	Role    Role
+	Name    string
 	Topic   string
 	In, Out float64
 	Waiting int64
@@ -277,7 +283,9 @@ func (s *Sampler) Pipeline(ctx context.Context) Pipeline {
 			p.DeadLetters = append(p.DeadLetters, DeadTopic{Topic: c.Topic, Records: is.End - is.Start, Waiting: is.Waiting()})
 			continue
 		}
-		stage := Stage{Role: c.Role, Topic: c.Topic, Waiting: is.Waiting(), Oldest: is.Oldest}
+		stage := Stage{
+			Role: c.Role, Name: cmp.Or(c.Name, string(c.Role)), Topic: c.Topic, Waiting: is.Waiting(), Oldest: is.Oldest,
+		}
 		if seconds > 0 {
 			stage.In, stage.Out = float64(is.End-was.End)/seconds, float64(is.Committed-was.Committed)/seconds
 		}

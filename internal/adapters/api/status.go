@@ -14,6 +14,8 @@ type Pipeline struct {
 	Stages []Stage `json:"stages"`
 	// Parked counts the records in the parking topic.
 	Parked int64 `json:"parked"`
+	// Held counts the records in the topic of held ones.
+	Held int64 `json:"held"`
 	// Breaker is that of the process that answers: "closed", "half-open" or "open". NextProbe is when an open one asks the
 	// store again.
 	Breaker   string  `json:"breaker"`
@@ -54,7 +56,7 @@ func PipelineOf(p status.Pipeline) Pipeline {
 	}
 	for _, s := range p.Stages {
 		out.Stages = append(out.Stages, Stage{
-			Name:          string(s.Role),
+			Name:          s.Name,
 			Topic:         s.Topic,
 			InPerSecond:   s.In,
 			OutPerSecond:  s.Out,
@@ -62,8 +64,11 @@ func PipelineOf(p status.Pipeline) Pipeline {
 			OldestAt:      At(s.Oldest),
 			OldestSeconds: status.Age(s.Oldest),
 		})
-		if s.Role == status.Parking {
+		switch s.Name {
+		case string(status.Parking):
 			out.Parked = s.Waiting
+		case status.HeldStage:
+			out.Held = s.Waiting
 		}
 	}
 	for _, t := range p.DeadLetters {
@@ -114,7 +119,11 @@ var statusWords = words{
 	},
 	status.StoreRefuses: func(a domain.Args) string { return "the store takes no rows: " + a.Text("error") },
 	status.StoreAway:    func(a domain.Args) string { return "the store is away: breaker " + a.Text("breaker") },
-	status.GuardOn: fixed("the dead-letter guard is on: rejected rows are parked instead of dead-lettered; " +
+	status.RowsHeld: func(a domain.Args) string {
+		return fmt.Sprintf("the store takes no rows of %s, which are held, and takes the others: %s", a.Text("held_for"),
+			a.Text("error"))
+	},
+	status.GuardOn: fixed("the dead-letter guard is on: rejected rows are held instead of dead-lettered; " +
 		"docket dlq guard lists them"),
 }
 

@@ -67,9 +67,14 @@ func printStatus(w io.Writer, p api.Pipeline, o *api.Items[api.OPA], now time.Ti
 	if p.Guard {
 		fmt.Fprintln(
 			w,
-			"\nThe dead-letter guard is on: the store rejects so many rows that docket parks them instead of dead-lettering "+
-				"them. "+
-				"docket dlq guard lists them.",
+			"\nThe dead-letter guard is on: the store rejects so many rows that docket holds them instead of dead-lettering "+
+				"them. docket dlq guard lists them.",
+		)
+	}
+	if p.Held > 0 {
+		fmt.Fprintf(
+			w, "\n%d records are held: the store takes others, and not these. /readyz?verbose of a saver or parking role "+
+				"says what they wait for.\n", p.Held,
 		)
 	}
 	for _, d := range p.DeadLetters {

@@ -23,8 +23,8 @@ type clocks struct {
 	seen time.Time
 }
 
-// look compares the time that a broker gave a fresh decision with docket's: it is not later than now, and hardly earlier
-// than its receipt.
+// look compares the time that a broker gave a fresh decision with docket's: it is not later than now, and hardly
+// earlier than its receipt.
 func (c *clocks) look(r domain.Record, now time.Time) {
 	off := r.WrittenAt.Sub(now)
 	if off <= clockTolerance {

@@ -423,6 +423,7 @@ func TestTopics(t *testing.T) {
 	for topic, want := range map[string][3]string{
 		topics.Decisions:  {"5242880", "604800000", "2"},
 		topics.Parking:    {"5308416", "604800000", "2"},
+		topics.Held:       {"16777216", "2592000000", "2"},
 		topics.ParkingDLQ: {"16777216", "2592000000", "2"},
 		topics.DLQ:        {"16777216", "2592000000", "2"},
 	} {
@@ -589,7 +590,7 @@ func TestClocks(t *testing.T) {
 		{name: "a record that waited for days", written: -72 * time.Hour, received: -72 * time.Hour},
 		{name: "within the tolerance", written: 50 * time.Second, received: 0},
 		{name: "ahead", written: 5 * time.Minute, received: 0, want: "a broker's clock is 5m0s ahead of docket's"},
-		{name: "ahead, and nothing says when it was received", written: 5 * time.Minute, headerless: true, want: "5m0s ahead"},
+		{name: "ahead, without a receipt", written: 5 * time.Minute, headerless: true, want: "5m0s ahead"},
 		{name: "behind", written: -time.Hour, received: 0, want: "a broker's clock is 1h0m0s behind docket's"},
 		{name: "of a program that says nothing", written: -time.Hour, headerless: true},
 	} {

@@ -27,7 +27,7 @@ var _ ports.Log = (*Log)(nil)
 type Options struct {
 	// Brokers are addresses to start from; the others are found through them.
 	Brokers []string
-	// Topics are the four that docket uses.
+	// Topics are those that docket uses.
 	Topics domain.Topics
 	// MaxEvent is the longest event that ingest accepts, in bytes. Topics that could not take it do not pass Check.
 	MaxEvent int
@@ -158,7 +158,7 @@ func (l *Log) maxBatch(topic string) int32 {
 	switch topic {
 	case l.opts.Topics.Parking:
 		return maxParkedMessage
-	case l.opts.Topics.DLQ, l.opts.Topics.ParkingDLQ:
+	case l.opts.Topics.DLQ, l.opts.Topics.ParkingDLQ, l.opts.Topics.Held:
 		return maxDeadMessage
 	default:
 		return maxMessage

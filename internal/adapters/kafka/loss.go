@@ -98,7 +98,8 @@ func (l *Log) CopyCommits(ctx context.Context, from, to string, topics ...string
 	}
 	var offsets kadm.Offsets
 	of[0].Each(func(o kadm.OffsetResponse) {
-		if own, ok := of[1].Lookup(o.Topic, o.Partition); slices.Contains(topics, o.Topic) && o.At >= 0 && (!ok || own.At < 0) {
+		own, ok := of[1].Lookup(o.Topic, o.Partition)
+		if slices.Contains(topics, o.Topic) && o.At >= 0 && (!ok || own.At < 0) {
 			offsets.Add(o.Offset)
 		}
 	})

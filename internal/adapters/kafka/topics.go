@@ -19,7 +19,7 @@ import (
 const (
 	// partitions of every topic: as many as there can ever be consumers that work at once.
 	partitions = 12
-	// Retention of decisions and of parked ones, which must not be shorter; and of dead letters.
+	// Retention of decisions and of parked ones, which must not be shorter; and of dead letters and held ones.
 	retention    = 7 * 24 * time.Hour
 	dlqRetention = 30 * 24 * time.Hour
 )
@@ -41,7 +41,8 @@ func (l *Log) wanted(topic string, brokers int) (replicas int16, settings map[st
 	if replicas == 3 {
 		minISR = 2
 	}
-	if topic == l.opts.Topics.DLQ || topic == l.opts.Topics.ParkingDLQ {
+	switch topic {
+	case l.opts.Topics.DLQ, l.opts.Topics.ParkingDLQ, l.opts.Topics.Held:
 		kept = dlqRetention
 	}
 	return replicas, map[string]*string{

@@ -62,6 +62,7 @@ type outcome struct {
 	statuses map[domain.SaveStatus]int
 	classes  map[domain.Class]int
 	rejected []string // Invalid or Unknown
+	held     map[string]int
 	codes    map[string]bool
 	err      error
 }
@@ -70,13 +71,17 @@ func (b *bench) save(t *testing.T, records []domain.Record) outcome {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // what a handler has
 	defer cancel()
-	o := outcome{statuses: map[domain.SaveStatus]int{}, classes: map[domain.Class]int{}, codes: map[string]bool{}}
+	o := outcome{statuses: map[domain.SaveStatus]int{}, classes: map[domain.Class]int{}, codes: map[string]bool{},
+		held: map[string]int{}}
 	for i, v := range b.writer.Save(ctx, records) {
 		if v.Err == nil {
 			o.statuses[v.Status]++
 			continue
 		}
 		o.err = v.Err
+		if v.HeldFor != "" {
+			o.held[v.HeldFor]++
+		}
 		o.classes[domain.ClassOf(v.Err)]++
 		o.codes[domain.CodeOf(v.Err)] = true
 		if c := domain.ClassOf(v.Err); c == domain.Invalid || c == domain.Unknown {

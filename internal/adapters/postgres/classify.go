@@ -32,6 +32,7 @@ func classify(op string, err error) error {
 	switch {
 	case errors.As(err, &pg):
 		e.Class, e.Code, e.Text = classOf(pg.Code), pg.Code, textOf(pg)
+		e.Answered = answers(pg.Code)
 		if poolerOutage(pg) {
 			e.Class = domain.Unavailable
 		}
@@ -61,6 +62,20 @@ func classOf(code string) domain.Class {
 		}
 	}
 	return domain.Unknown
+}
+
+// answers reports that a server which is well may answer a statement so: a lock, a right, a file that is damaged. It is
+// about to end, lets nobody in or has run out of something otherwise.
+func answers(code string) bool {
+	switch code {
+	case "25006", "57014":
+		return false
+	}
+	switch code[:min(2, len(code))] {
+	case "08", "26", "28", "3D", "53", "57":
+		return false
+	}
+	return true
 }
 
 // poolerOutage recognises what PgBouncer says when it cannot reach its server. It gives every message of its own the

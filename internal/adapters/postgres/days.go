@@ -52,19 +52,29 @@ func (s *Store) ensureDay(ctx context.Context, conn *pgx.Conn, d domain.Day) err
 		return nil
 	}
 	if err := s.makeDay(ctx, conn, d); err != nil {
-		err = s.settle("make the partition "+partitionOf(d), conn, err)
-		switch class := domain.ClassOf(err); {
-		case domain.CodeOf(err) == "57014": // a server that is slow
-			return domain.Reclass(err, domain.Unavailable, "")
-		case class == domain.Invalid || class == domain.Unknown: // no row is the cause of it
-			return domain.Reclass(err, domain.Misconfigured, "")
-		}
-		return err
+		return unmakeable(s.settle("make the partition "+partitionOf(d), conn, err), d)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.days[d] = true
 	return nil
+}
+
+// unmakeable is why a partition was not made. It concerns that day alone, if the server answered.
+func unmakeable(err error, d domain.Day) error {
+	switch class := domain.ClassOf(err); {
+	case domain.CodeOf(err) == "57014": // a server that is slow
+		err = domain.Reclass(err, domain.Unavailable, "")
+	case class == domain.Invalid || class == domain.Unknown: // no row is the cause of it
+		err = domain.Reclass(err, domain.Misconfigured, "")
+	}
+	var known *domain.Error
+	if !errors.As(err, &known) || !known.Answered {
+		return err
+	}
+	concerns := *known
+	concerns.HeldFor = d.HeldFor()
+	return &concerns
 }
 
 // makeDay makes a partition unless it is there. It is made beside the table and then attached, because that does not
@@ -98,9 +108,9 @@ func (s *Store) makeDay(ctx context.Context, conn *pgx.Conn, d domain.Day) error
 			d.Start().Format(time.RFC3339), d.End().Format(time.RFC3339)),
 	}
 	if exists {
-		return domain.Errorf(
-			domain.Misconfigured, "there is a table %s which is no partition of decisions: drop it, or attach it", name,
-		)
+		return &domain.Error{Class: domain.Misconfigured, Answered: true, Text: fmt.Sprintf(
+			"there is a table %s which is no partition of decisions: drop it, or attach it", name,
+		)}
 	}
 	for _, statement := range statements {
 		if _, err := tx.Exec(ctx, statement); err != nil {

@@ -164,7 +164,9 @@ func TestClocksOfTwoSavers(t *testing.T) {
 	database := newDatabase(t, p)
 	stores := []*Store{
 		newStore(t, p.URL(database, ""), nil),
-		newStore(t, p.URL(database, ""), func(o *Options) { o.Now = func() time.Time { return time.Now().Add(2 * time.Second) } }),
+		newStore(t, p.URL(database, ""), func(o *Options) {
+			o.Now = func() time.Time { return time.Now().Add(2 * time.Second) }
+		}),
 	}
 	for round := range 20 {
 		now := time.Now()

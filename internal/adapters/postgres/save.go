@@ -44,7 +44,8 @@ var (
 	insertOutOfWindow = `INSERT INTO decisions_out_of_window (time, ` + inserted + `)
 		SELECT coalesce(u.timestamp, u.received_at), ` + selected + `
 		WHERE NOT EXISTS (SELECT 1 FROM decisions d
-			WHERE d.timestamp = u.timestamp AND d.tenant = u.tenant AND d.decision_id = u.decision_id)
+			WHERE d.timestamp = u.timestamp AND d.tenant = u.tenant AND d.decision_id = u.decision_id
+			AND d.timestamp BETWEEN $3 AND $4)
 		ON CONFLICT DO NOTHING RETURNING tenant, decision_id`
 )
 
@@ -189,14 +190,18 @@ func (s *Store) insert(
 	if err != nil {
 		return err
 	}
-	now := binary.BigEndian.AppendUint64(nil, uint64(s.opts.Now().UnixMicro()-epoch))
+	now := instantParam(s.opts.Now())
 	var batch pgconn.Batch
 	batch.ExecParams(begin, nil, nil, nil, nil)
 	batch.ExecParams(settings, nil, nil, nil, nil)
 	for _, i := range inserts {
-		batch.ExecParams(
-			i.sql, [][]byte{now, encode(element, i.rows)}, []uint32{pgtype.TimestamptzOID, 0}, binaryFormat, binaryFormat,
-		)
+		params, types := [][]byte{now, encode(element, i.rows)}, []uint32{pgtype.TimestamptzOID, 0}
+		if !i.timestamps {
+			first, last := span(i.rows)
+			params = append(params, instantParam(first), instantParam(last))
+			types = append(types, pgtype.TimestamptzOID, pgtype.TimestamptzOID)
+		}
+		batch.ExecParams(i.sql, params, types, binaryFormat, binaryFormat)
 	}
 	batch.ExecParams(end, nil, nil, nil, nil)
 	results := conn.PgConn().ExecBatch(ctx, &batch)
@@ -261,15 +266,55 @@ func (s *Store) explain(ctx context.Context, rows []row, statuses []domain.SaveS
 	})
 }
 
-// visitHolders tells of every row that holds the key of one of these, and whether it has the same bytes.
+// visitHolders tells of every row that holds the key of one of these, and whether it has the same bytes. It asks for
+// one day at a time: a day that somebody has locked concerns no other.
 func (s *Store) visitHolders(ctx context.Context, rows []row, visit func(r row, same bool)) error {
+	byDay := map[domain.Day][]row{}
+	for _, r := range rows {
+		day := domain.DayOf(r.Timestamp) // of no partition, where there is no timestamp
+		byDay[day] = append(byDay[day], r)
+	}
+	conn, err := s.acquire(ctx)
+	if err != nil {
+		return s.settle("look for duplicates", nil, err)
+	}
+	defer conn.Release()
+	err = s.inTx(ctx, conn.Conn(), beginReadOnly, func(b *pgx.Batch) {
+		for _, rows := range byDay {
+			queueHolders(b, rows, visit)
+		}
+	})
+	return s.settle("look for duplicates", conn.Conn(), err)
+}
+
+// queueHolders asks for the holders of keys.
+func queueHolders(b *pgx.Batch, rows []row, visit func(r row, same bool)) {
 	n := len(rows)
 	tenants, ids := make([]string, n), make([]string, n)
 	timestamps, inside := make([]pgtype.Timestamptz, n), make([]bool, n)
-	first, last := time.Time{}, time.Time{}
 	for i, r := range rows {
 		tenants[i], ids[i], timestamps[i], inside[i] = r.Tenant, r.ID, timestamptz(r.Timestamp), r.inside
-		if r.Timestamp.IsZero() { // is in no partition
+	}
+	first, last := span(rows)
+	b.Queue(holders, tenants, ids, timestamps, first, last, inside).Query(
+		func(found pgx.Rows) error {
+			var at int64
+			var sum []byte
+			_, err := pgx.ForEachRow(found, []any{&at, &sum}, func() error {
+				r := rows[at-1]
+				visit(r, string(sum) == string(r.SHA256[:]))
+				return nil
+			})
+			return err
+		},
+	)
+}
+
+// span is the first and the last timestamp of rows. Partitions outside of it are not even locked; where no row has a
+// timestamp, it is where no partition is.
+func span(rows []row) (first, last time.Time) {
+	for _, r := range rows {
+		if r.Timestamp.IsZero() {
 			continue
 		}
 		if first.IsZero() || r.Timestamp.Before(first) {
@@ -279,24 +324,12 @@ func (s *Store) visitHolders(ctx context.Context, rows []row, visit func(r row, 
 			last = r.Timestamp
 		}
 	}
-	conn, err := s.acquire(ctx)
-	if err != nil {
-		return s.settle("look for duplicates", nil, err)
-	}
-	defer conn.Release()
-	err = s.inTx(ctx, conn.Conn(), beginReadOnly, func(b *pgx.Batch) {
-		b.Queue(holders, tenants, ids, timestamps, first, last, inside).Query(func(found pgx.Rows) error {
-			var at int64
-			var sum []byte
-			_, err := pgx.ForEachRow(found, []any{&at, &sum}, func() error {
-				r := rows[at-1]
-				visit(r, string(sum) == string(r.SHA256[:]))
-				return nil
-			})
-			return err
-		})
-	})
-	return s.settle("look for duplicates", conn.Conn(), err)
+	return first, last
+}
+
+// instantParam is a parameter in the binary format.
+func instantParam(t time.Time) []byte {
+	return binary.BigEndian.AppendUint64(nil, uint64(t.UnixMicro()-epoch))
 }
 
 func timestamptz(t time.Time) pgtype.Timestamptz {

@@ -300,7 +300,8 @@ func TestRenamedGroups(t *testing.T) {
 		l, err := OpenLog(t.Context(), dir, options)
 		require.NoError(t, err)
 		defer func() { require.NoError(t, l.Close()) }()
-		require.NoError(t, l.Publish(t.Context(), []domain.Record{{Topic: testTopics.Decisions, Key: group, Value: []byte("{}")}}))
+		one := domain.Record{Topic: testTopics.Decisions, Key: group, Value: []byte("{}")}
+		require.NoError(t, l.Publish(t.Context(), []domain.Record{one}))
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		sub := ports.Subscription{Group: group, Topics: []string{testTopics.Decisions}, MaxRecords: 10, MaxBytes: 1 << 20}
