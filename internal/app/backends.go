@@ -60,7 +60,7 @@ func (a *App) backends(ctx context.Context) (b backends, err error) {
 		return b, err
 	}
 	if a.cfg.Kafka.On() {
-		b.Log, err = a.openKafka(ctx, lost)
+		b.Log, err = a.openKafka(ctx, b.Control, lost)
 	} else {
 		b.Log, err = a.openLog(ctx, dir, lost, newStore)
 	}
@@ -182,12 +182,14 @@ func (a *App) openPostgres(ctx context.Context, b *backends) error {
 	return nil
 }
 
-// newKafka makes the log on Kafka. lost and stopped are told what the log turns out to have lost, and which partitions
-// it cannot read on.
+// newKafka makes the log on Kafka. marks, unless nil, is the store that its progress is kept in; lost and stopped are
+// told what the log turns out to have lost, and which partitions it cannot read on.
 func newKafka(
-	cfg Config, logger *slog.Logger, lost func(string, int64), stopped func(string, int32, error),
+	cfg Config, logger *slog.Logger, marks ports.LogMarks, lost func(string, int64),
+	stopped func(string, int32, error),
 ) (*kafka.Log, error) {
 	options := kafka.Options{
+		Marks:  marks,
 		Topics: cfg.Topics(), MaxEvent: cfg.Ingest.MaxEventBytes, MaxUpload: cfg.Upload.MaxWireBytes,
 		MaxBuffered: int(cfg.Upload.MaxInFlightBytes), Lost: lost, Stopped: stopped, Log: logger,
 	}
@@ -198,8 +200,10 @@ func newKafka(
 }
 
 // openKafka opens the log on Kafka and looks at its topics. Nothing works without it, so it is waited for.
-func (a *App) openKafka(ctx context.Context, lost func(string, int64)) (ports.Log, error) {
-	log, err := newKafka(a.cfg, a.logger, lost, func(topic string, partition int32, err error) {
+func (a *App) openKafka(
+	ctx context.Context, marks ports.LogMarks, lost func(string, int64),
+) (ports.Log, error) {
+	log, err := newKafka(a.cfg, a.logger, marks, lost, func(topic string, partition int32, err error) {
 		a.health.Lost(
 			domain.Say(status.PartitionEnded, domain.Args{"topic": topic, "partition": int64(partition), "error": err.Error()}),
 		)
@@ -237,6 +241,7 @@ func (a *App) openKafka(ctx context.Context, lost func(string, int64)) (ports.Lo
 	for _, w := range weak {
 		a.logger.Warn("what is acknowledged is less safe than docket promises", "why", w.Text)
 	}
+	a.run("marks of the log", log.KeepMarks)
 	a.run("topic check", func(ctx context.Context) { a.watchTopics(ctx, log, weak) })
 	return log, nil
 }

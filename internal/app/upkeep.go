@@ -62,7 +62,7 @@ func Migrate(ctx context.Context, cfg Config, logger *slog.Logger, w io.Writer) 
 }
 
 func migrateKafka(ctx context.Context, cfg Config, logger *slog.Logger, w io.Writer) (err error) {
-	log, err := newKafka(cfg, logger, func(string, int64) {}, func(string, int32, error) {})
+	log, err := newKafka(cfg, logger, nil, func(string, int64) {}, func(string, int32, error) {})
 	if err != nil {
 		return err
 	}
@@ -176,7 +176,7 @@ func acceptEmbeddedLoss(ctx context.Context, cfg Config, yes bool, w io.Writer) 
 
 // acceptKafkaLoss lets the groups go on behind records that fell off their topics.
 func acceptKafkaLoss(ctx context.Context, cfg Config, logger *slog.Logger, yes bool, w io.Writer) (err error) {
-	log, err := newKafka(cfg, logger, func(string, int64) {}, func(string, int32, error) {})
+	log, err := newKafka(cfg, logger, nil, func(string, int64) {}, func(string, int32, error) {})
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,18 @@ type OPAReader interface {
 	OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, error)
 }
 
+// LogMarks is what the store knows of how far consumer groups had come in the log. It is kept beside the rows, so that it
+// is restored with them.
+type LogMarks interface {
+	// LogMarks returns a group's marks, of topics that are gone as well.
+	LogMarks(ctx context.Context, group string) ([]domain.Mark, error)
+	// AdvanceLogMarks moves marks on, all or none, and never back. advanced is false where the store has one of them behind
+	// its step's Before: it is not what it was then.
+	AdvanceLogMarks(ctx context.Context, steps []domain.MarkStep) (advanced bool, err error)
+	// SetLogMarks moves marks anywhere, for an operator.
+	SetLogMarks(ctx context.Context, marks []domain.Mark) error
+}
+
 // RejectionReader reads what all processes have judged.
 type RejectionReader interface {
 	// RejectionReport sums up what was recorded within domain.GuardSpan before a time: all of it, because the guard is
@@ -149,6 +161,7 @@ type AuditReader interface {
 
 // Control is everything that a store keeps besides decisions.
 type Control interface {
+	LogMarks
 	OPARecorder
 	OPAReader
 	RejectionReader

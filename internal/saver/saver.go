@@ -52,13 +52,13 @@ func (s *Saver) Handle(ctx context.Context, batch []domain.Record) ([]ports.Paus
 	}
 	if len(out.Next) > 0 {
 		level := slog.LevelWarn
-		if out.Statuses[domain.Parked] == len(out.Next) {
-			level = slog.LevelDebug // an outage, which the breaker has told already; or a row that is tried again
+		if out.Statuses[domain.Parked]+out.Statuses[domain.Held] == len(out.Next) {
+			level = slog.LevelDebug // an outage or a trouble, which is told already; or a row that is tried again
 		}
 		s.logger.Log(
 			ctx, level, "not everything of a batch was stored", "records", len(batch), "parked", out.Statuses[domain.Parked],
-			"dead", out.Statuses[domain.Dead], "conflicts", out.Statuses[domain.Conflicting], "expired",
-			out.Statuses[domain.TooOld], "error", failure,
+			"held", out.Statuses[domain.Held], "dead", out.Statuses[domain.Dead], "conflicts",
+			out.Statuses[domain.Conflicting], "expired", out.Statuses[domain.TooOld], "error", failure,
 		)
 	}
 	return nil, nil

@@ -43,6 +43,9 @@ type feed struct {
 	committed int64
 	paused    bool // it is not fetched
 	stopped   bool // until a person has looked
+	judged    bool // it began where the store agrees
+	topicID   string
+	carried   string // what stood beside its committed offset when it was not judged yet
 }
 
 type fetched struct {
@@ -67,6 +70,9 @@ type member struct {
 	mu    sync.Mutex // the rebalance callbacks run beside the loop
 	feeds map[topicPartition]*feed
 	turn  int
+	// doubts says that partitions are to be judged, and judgeAt when the store is asked next.
+	doubts  bool
+	judgeAt time.Time
 }
 
 // Consume delivers batches to handle; see ports.Log. A lost range stops its partition and is reported; the others go
@@ -102,6 +108,7 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 		kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
 		kgo.FetchMinBytes(fetchMinBytes),
 		kgo.FetchMaxWait(max(sub.MaxWait, minFetchWait)),
+		kgo.AdjustFetchOffsetsFn(m.adjust),
 		kgo.OnPartitionsAssigned(m.assigned),
 		kgo.OnPartitionsRevoked(m.revoked),
 		kgo.OnPartitionsLost(m.lost),
@@ -110,6 +117,7 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 		abort()
 		return &domain.Error{Class: domain.Misconfigured, Op: "set up the Kafka client", Text: err.Error(), Err: err}
 	}
+	l.marks.join(m)
 	defer m.leave()
 	for ctx.Err() == nil {
 		m.client.AllowRebalance()
@@ -165,6 +173,7 @@ func deliver(ctx context.Context, batch []domain.Record, handle ports.Handler) (
 // joining cannot leave: the broker answers once every other member has joined again or timed out. It does not wait for
 // that.
 func (m *member) leave() {
+	m.log.marks.leave(m)
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	m.client.AllowRebalance()
@@ -199,9 +208,13 @@ func (m *member) gather(ctx context.Context) ([]domain.Record, error) {
 		if !deadline.IsZero() && (wake.IsZero() || deadline.Before(wake)) {
 			wake = deadline
 		}
+		if look := now.Add(markIdle); wake.IsZero() || look.Before(wake) {
+			wake = look // the store may have been restored while nothing comes
+		}
 		if err := m.poll(ctx, wake, m.sub.MaxRecords-records); err != nil {
 			return nil, err
 		}
+		m.judgeDoubts(ctx)
 	}
 	return nil, nil
 }
@@ -380,7 +393,7 @@ func (m *member) commit(ctx context.Context) {
 	}
 	var failure error
 	m.client.CommitOffsetsSync(
-		ctx,
+		m.withMarks(ctx),
 		offsets,
 		func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 			failure = err
@@ -400,6 +413,7 @@ func (m *member) commit(ctx context.Context) {
 			}
 		},
 	)
+	m.markCommitted()
 	if failure != nil {
 		log := m.log.opts.Log.Warn
 		if isRebalance(failure) {
@@ -444,6 +458,7 @@ func (m *member) forget(partitions map[string][]int32) {
 	for topic, numbers := range partitions {
 		for _, p := range numbers {
 			delete(m.feeds, topicPartition{topic, p})
+			m.log.marks.forget(m.sub.Group, topicPartition{topic, p})
 		}
 	}
 }

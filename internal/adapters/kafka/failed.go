@@ -71,11 +71,7 @@ func (m *member) reportLoss(ctx context.Context, e kgo.FetchError) {
 	}
 	loss := losses[at]
 	key := fmt.Sprint(group, loss.Topic, loss.Partition, loss.ResumeAt)
-	l.mu.Lock()
-	known := l.lost[key]
-	l.lost[key] = true
-	l.mu.Unlock()
-	if known {
+	if !l.first(key) {
 		return
 	}
 	l.opts.Lost(e.Topic, loss.Records())

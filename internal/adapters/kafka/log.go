@@ -38,6 +38,8 @@ type Options struct {
 	// TLS and SASL are how brokers are reached; nil is without.
 	TLS  *tls.Config
 	SASL sasl.Mechanism
+	// Marks is where a group's progress is kept beside its rows; nil keeps none.
+	Marks ports.LogMarks
 	// Lost is called with acknowledged records that turned out to be gone.
 	Lost func(topic string, records int64)
 	// Stopped is called with a partition that is not consumed any more until docket is started again.
@@ -87,6 +89,7 @@ type Log struct {
 	process string
 	closed  atomic.Bool
 	clocks  clocks
+	marks   *marker
 
 	mu     sync.Mutex
 	minISR map[string]int // by topic, as far as known
@@ -95,7 +98,9 @@ type Log struct {
 
 // Open makes a Log. It does not wait for the brokers: Check and Ready do.
 func Open(opts Options) (*Log, error) {
-	l := &Log{opts: opts, process: newProcessID(), minISR: map[string]int{}, lost: map[string]bool{}}
+	l := &Log{
+		opts: opts, process: newProcessID(), minISR: map[string]int{}, lost: map[string]bool{}, marks: newMarker(opts.Marks),
+	}
 	compress, err := newCompressor()
 	if err != nil {
 		return nil, &domain.Error{Class: domain.Misconfigured, Op: "set up compression", Text: err.Error(), Err: err}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -88,6 +89,18 @@ func (l *Log) AcceptLoss(ctx context.Context, losses []Loss, note string) error 
 // CopyCommits has a group that was renamed go on where the one of the old name stands, on partitions where it has
 // committed nothing itself. The old one keeps its offsets: processes of an older version may still use them.
 func (l *Log) CopyCommits(ctx context.Context, from, to string, topics ...string) error {
+	for {
+		err := l.copyCommits(ctx, from, to, topics)
+		if domain.ClassOf(err) != domain.Unavailable || err == nil {
+			return err
+		}
+		if sleep(ctx, 250*time.Millisecond); ctx.Err() != nil { // a new cluster's coordinators take a moment
+			return err
+		}
+	}
+}
+
+func (l *Log) copyCommits(ctx context.Context, from, to string, topics []string) error {
 	var of [2]kadm.OffsetResponses
 	for i, group := range []string{from, to} {
 		offsets, err := l.admin.FetchOffsets(ctx, group)

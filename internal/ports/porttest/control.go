@@ -1,6 +1,7 @@
 package porttest
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -47,6 +48,44 @@ func storeOPAs(t *testing.T, h *StoreHarness) {
 	require.Equal(t, []byte(`{"s":1}`), byKey["acme/a"].Status)
 	require.Equal(t, at(400), byKey["acme/a"].StatusAt)
 	require.True(t, byKey["acme/a"].Last.IsZero())
+}
+
+func storeMarks(t *testing.T, h *StoreHarness) {
+	mark := func(group, topicID string, partition int32, offset int64) domain.Mark {
+		return domain.Mark{Group: group, Topic: "docket.decisions", TopicID: topicID, Partition: partition, Offset: offset}
+	}
+	advance := func(want bool, steps ...domain.MarkStep) {
+		t.Helper()
+		advanced, err := h.Control.AdvanceLogMarks(t.Context(), steps)
+		require.NoError(t, err)
+		require.Equal(t, want, advanced)
+	}
+	marks := func(group string) []domain.Mark {
+		t.Helper()
+		marks, err := h.Control.LogMarks(t.Context(), group)
+		require.NoError(t, err)
+		slices.SortFunc(marks, func(a, b domain.Mark) int { return int(a.Partition - b.Partition) })
+		return marks
+	}
+	require.Empty(t, marks("saver"))
+	advance(true)
+	advance(true, domain.MarkStep{Mark: mark("saver", "a", 0, 7)}, domain.MarkStep{Mark: mark("saver", "a", 1, 8)},
+		domain.MarkStep{Mark: mark("parking", "a", 0, 99)})
+	require.Equal(t, []domain.Mark{mark("saver", "a", 0, 7), mark("saver", "a", 1, 8)}, marks("saver"))
+	advance(true, domain.MarkStep{Mark: mark("saver", "a", 0, 20), Before: 7})
+	advance(true, domain.MarkStep{Mark: mark("saver", "a", 0, 10), Before: 7})
+	require.EqualValues(t, 20, marks("saver")[0].Offset, "never back")
+	// A store that was restored is behind what was written before: nothing moves.
+	advance(false, domain.MarkStep{Mark: mark("saver", "a", 0, 40), Before: 20},
+		domain.MarkStep{Mark: mark("saver", "a", 1, 41), Before: 30})
+	advance(false, domain.MarkStep{Mark: mark("saver", "a", 2, 5), Before: 1})
+	require.Equal(t, []domain.Mark{mark("saver", "a", 0, 20), mark("saver", "a", 1, 8)}, marks("saver"))
+	// A topic that was made anew has marks of its own.
+	advance(true, domain.MarkStep{Mark: mark("saver", "b", 3, 1)})
+	require.Len(t, marks("saver"), 3)
+	require.NoError(t, h.Control.SetLogMarks(t.Context(), []domain.Mark{mark("saver", "a", 0, 2), mark("new", "a", 0, 3)}))
+	require.EqualValues(t, 2, marks("saver")[0].Offset, "an operator moves it back")
+	require.Equal(t, []domain.Mark{mark("new", "a", 0, 3)}, marks("new"))
 }
 
 // storeRejections has two processes that report to one table.

@@ -69,6 +69,7 @@ func Control(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"a scope hides other tenants' dead letters", scopeDeadLetters},
 		{"a scope hides other tenants' jobs and audit", scopeJobs},
 		{"rejections add up, expire and are accepted", storeRejections},
+		{"marks of the log move on, and not back", storeMarks},
 		{"OPAs are counted and their interval is learned", storeOPAs},
 		{"every column of a dead letter comes back", storeDeadLetters},
 		{"copies of a dead letter are one", storeDeadCopies},

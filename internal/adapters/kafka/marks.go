@@ -1,0 +1,461 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ports"
+)
+
+const (
+	// markEvery is how often marks are written: a store that was restored has at least everything up to that. Where
+	// nothing moves on, the store is asked every markIdle whether it still has them.
+	markEvery = time.Second
+	markIdle  = 5 * time.Second
+	// markTimeout bounds a question to the store; a member that cannot be judged begins all the same.
+	markTimeout = 2 * time.Second
+)
+
+// markKey is whose mark it is.
+type markKey struct {
+	group string
+	topicPartition
+}
+
+// marker writes how far this process's members have come to the store, once a second and in one transaction. It comes
+// behind what it speaks of, so that a store that has a mark has everything in front of it as well.
+type marker struct {
+	store ports.LogMarks // nil keeps none
+
+	mu      sync.Mutex
+	pending map[markKey]domain.Mark
+	kept    map[markKey]domain.Mark // what the store is known to have
+	members map[*member]bool        // to be told that the store is not what it was
+}
+
+func newMarker(store ports.LogMarks) *marker {
+	return &marker{
+		store: store, pending: map[markKey]domain.Mark{}, kept: map[markKey]domain.Mark{}, members: map[*member]bool{},
+	}
+}
+
+// note takes in how far a group has committed.
+func (k *marker) note(m domain.Mark) {
+	if k.store == nil || m.TopicID == "" {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	key := markKey{m.Group, topicPartition{m.Topic, m.Partition}}
+	if kept, ok := k.kept[key]; ok && kept == m {
+		return
+	}
+	k.pending[key] = m
+}
+
+// known sets what the store was found to have, and forget drops it with the partition.
+func (k *marker) known(m domain.Mark) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.kept[markKey{m.Group, topicPartition{m.Topic, m.Partition}}] = m
+}
+
+func (k *marker) forget(group string, p topicPartition) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.kept, markKey{group, p})
+	delete(k.pending, markKey{group, p})
+}
+
+// join and leave say whom to tell.
+func (k *marker) join(m *member) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.members[m] = true
+}
+
+func (k *marker) leave(m *member) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.members, m)
+}
+
+// metadata is what stands beside a committed offset: the mark that the store had by then.
+func (k *marker) metadata(group string, p topicPartition) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if m, ok := k.kept[markKey{group, p}]; ok {
+		return fmt.Sprintf("docket-mark %d of %s", m.Offset, m.TopicID)
+	}
+	return ""
+}
+
+// markOf reads what metadata wrote.
+func markOf(metadata string) (offset int64, topicID string, ok bool) {
+	n, err := fmt.Sscanf(metadata, "docket-mark %d of %s", &offset, &topicID)
+	return offset, topicID, err == nil && n == 2
+}
+
+// KeepMarks writes marks to the store until ctx is done. While the store is away they wait.
+func (l *Log) KeepMarks(ctx context.Context) {
+	if l.marks.store == nil {
+		return
+	}
+	tick := time.NewTicker(markEvery)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := l.marks.flush(ctx, n%int(markIdle/markEvery) == 0); err != nil && ctx.Err() == nil && domain.ClassOf(err) != domain.Unavailable {
+			l.opts.Log.Warn("how far the log was consumed could not be written to the store; docket tries again", "error", err)
+		}
+	}
+}
+
+// flush writes what is pending and, of all, asks whether the store still has the others. A store that is behind what it
+// had is not written to: the members are judged anew.
+func (k *marker) flush(ctx context.Context, all bool) error {
+	k.mu.Lock()
+	steps := make([]domain.MarkStep, 0, len(k.pending))
+	for key, m := range k.kept {
+		if _, moves := k.pending[key]; all && !moves {
+			steps = append(steps, domain.MarkStep{Mark: m, Before: m.Offset})
+		}
+	}
+	for key, m := range k.pending {
+		step := domain.MarkStep{Mark: m}
+		if kept := k.kept[key]; kept.TopicID == m.TopicID {
+			step.Before = kept.Offset
+		}
+		steps = append(steps, step)
+	}
+	k.mu.Unlock()
+	if len(steps) == 0 {
+		return nil
+	}
+	slices.SortFunc(steps, func(a, b domain.MarkStep) int {
+		return strings.Compare(fmt.Sprint(a.Group, a.Topic, a.Partition), fmt.Sprint(b.Group, b.Topic, b.Partition))
+	})
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	advanced, err := k.store.AdvanceLogMarks(ctx, steps)
+	if err != nil {
+		return err
+	}
+	if !advanced {
+		k.mu.Lock()
+		clear(k.pending)
+		members := slices.Collect(maps.Keys(k.members))
+		k.mu.Unlock()
+		for _, m := range members { // each has its own lock, and takes this one within
+			m.doubt()
+		}
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, step := range steps {
+		key := markKey{step.Group, topicPartition{step.Topic, step.Partition}}
+		if k.pending[key] == step.Mark {
+			delete(k.pending, key)
+			k.kept[key] = step.Mark
+		}
+	}
+	return nil
+}
+
+// origin is where a member begins in a partition.
+type origin struct {
+	topicPartition
+	topicID string
+	// at is the offset to go on with, or -1 to leave it to the client: the committed one or, without any, the first.
+	at int64
+	// mark is what the store has, or -1.
+	mark int64
+}
+
+// judge compares what the store knows of a group's partitions with what the group has committed, and says where to
+// begin. It reports what is lost, and a store that was restored.
+func (m *member) judge(ctx context.Context, partitions map[string][]int32) ([]origin, error) {
+	ctx, cancel := context.WithTimeout(ctx, markTimeout)
+	defer cancel()
+	l := m.log
+	topics := slices.Sorted(maps.Keys(partitions))
+	meta, err := l.admin.Metadata(ctx, topics...)
+	if err != nil {
+		return nil, classify("ask Kafka for its topics", err)
+	}
+	starts, ends, committed, err := l.offsets(ctx, m.sub.Group, topics)
+	if err != nil {
+		return nil, err
+	}
+	m.carry(committed)
+	marks, err := l.opts.Marks.LogMarks(ctx, m.sub.Group)
+	if err != nil {
+		return nil, err
+	}
+	var out []origin
+	for _, topic := range topics {
+		id := meta.Topics[topic].ID.String()
+		for _, p := range partitions[topic] {
+			o := origin{topicPartition: topicPartition{topic, p}, topicID: id, at: -1, mark: -1}
+			f := found{start: -1, committed: -1}
+			for _, mark := range marks {
+				switch {
+				case mark.Topic != topic || mark.Partition != p:
+				case mark.TopicID == id:
+					o.mark = mark.Offset
+				default:
+					f.anew = true
+				}
+			}
+			f.anew = f.anew && o.mark < 0
+			f.mark = o.mark
+			if start, ok := starts.Lookup(topic, p); ok {
+				f.start = start.Offset
+			}
+			if end, ok := ends.Lookup(topic, p); ok {
+				f.end = end.Offset
+			}
+			if at, ok := committed.Lookup(topic, p); ok && at.At >= 0 {
+				f.committed = at.At
+				if mark, of, ok := markOf(at.Metadata); ok && of == id {
+					f.written = mark
+				} else if ok { // what was committed is of the topic of before
+					f.anew, f.committed = true, -1
+				}
+			}
+			o.at = m.begin(o.topicPartition, f)
+			out = append(out, o)
+		}
+	}
+	return out, nil
+}
+
+// carry keeps what stands beside the committed offsets, so that it is still there when the partitions are judged.
+func (m *member) carry(committed kadm.OffsetResponses) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for p, f := range m.feeds {
+		if at, ok := committed.Lookup(p.topic, p.partition); ok && !f.judged {
+			f.carried = at.Metadata
+		}
+	}
+}
+
+// found is what is known of a partition when a member begins with it; -1 is unknown.
+type found struct {
+	start, end int64
+	committed  int64
+	written    int64 // the mark that the store had when that was committed
+	mark       int64 // the one that it has
+	anew       bool  // the store has marks of a topic of the same name only
+}
+
+// begin says where to go on, or -1 for what was committed, and reports what is not as it should be.
+func (m *member) begin(p topicPartition, f found) int64 {
+	log := m.log.opts.Log.With("group", m.sub.Group, "topic", p.topic, "partition", p.partition)
+	lost := func(from int64) {
+		if from < f.start && m.log.first(fmt.Sprint(m.sub.Group, p, from, f.start)) {
+			m.log.opts.Lost(p.topic, f.start-from)
+			log.Error(
+				"records are gone that were never consumed: they fell off the log. docket goes on behind them",
+				"first", from, "last", f.start-1, "records", f.start-from,
+			)
+		}
+	}
+	switch {
+	case f.start < 0:
+		return -1 // the brokers do not say
+	case f.anew && (f.committed < 0 || f.committed > f.end):
+		if m.log.first(fmt.Sprint(m.sub.Group, p, "anew")) {
+			m.log.opts.Lost(p.topic, 1)
+			log.Error(
+				"the topic is not the one of before: somebody deleted it and it was made anew. What had not been consumed of it is " +
+					"lost, and nobody can tell how much. docket begins with the first record of the new one",
+			)
+		}
+		return f.start
+	case f.committed >= 0 && max(f.mark, 0) < f.written:
+		at := max(f.mark, f.start)
+		if m.log.first(fmt.Sprint(m.sub.Group, p, f.mark, f.written)) {
+			log.Error(
+				"the store is older than what this group had saved to it: it was restored from a backup, or another server that "+
+					"lacks the last commits has taken over. docket reads the log again from there; saving again stores nothing twice",
+				"store_has", max(f.mark, 0), "store_had", f.written, "from", at,
+			)
+		}
+		lost(max(f.mark, 0))
+		return at
+	case f.committed >= 0:
+		return -1
+	case f.mark >= 0:
+		log.Warn(
+			"the group has no committed offset, as after a week without members: docket goes on where its store says",
+			"from", max(f.mark, f.start),
+		)
+		lost(f.mark)
+		return max(f.mark, f.start)
+	default:
+		lost(0) // a first start, unless something is gone already
+		return -1
+	}
+}
+
+// first says that something was not reported yet.
+func (l *Log) first(key string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known := l.lost[key]
+	l.lost[key] = true
+	return !known
+}
+
+// adjust says where a member begins with partitions that are new to it. Where the store does not answer, it begins where
+// it had committed, and is judged later.
+func (m *member) adjust(
+	ctx context.Context, offsets map[string]map[int32]kgo.Offset,
+) (map[string]map[int32]kgo.Offset, error) {
+	if m.log.opts.Marks == nil {
+		return offsets, nil
+	}
+	partitions := map[string][]int32{}
+	for topic, of := range offsets {
+		partitions[topic] = slices.Collect(maps.Keys(of))
+	}
+	origins, err := m.judge(ctx, partitions)
+	if err != nil {
+		m.log.opts.Log.Debug("where to begin is judged later", "group", m.sub.Group, "error", err)
+		m.doubt()
+		return offsets, nil
+	}
+	for _, o := range origins {
+		if o.at >= 0 {
+			offsets[o.topic][o.partition] = kgo.NewOffset().At(o.at)
+		}
+	}
+	m.accept(origins, false)
+	return offsets, nil
+}
+
+// doubt has a member judged again, as soon as the store answers.
+func (m *member) doubt() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, f := range m.feeds {
+		f.judged = false
+	}
+	m.doubts = true
+}
+
+// accept takes in what was judged. Of partitions that are consumed already, those that have to go back do.
+func (m *member) accept(origins []origin, running bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	back := map[string]map[int32]kgo.EpochOffset{}
+	for _, o := range origins {
+		f := m.feeds[o.topicPartition]
+		if f == nil {
+			continue
+		}
+		f.judged, f.topicID = true, o.topicID
+		if o.mark >= 0 {
+			m.log.marks.known(domain.Mark{
+				Group: m.sub.Group, Topic: o.topic, TopicID: o.topicID, Partition: o.partition, Offset: o.mark,
+			})
+		} else {
+			m.log.marks.forget(m.sub.Group, o.topicPartition)
+		}
+		if !running || o.at < 0 || o.at >= max(f.committed, f.done.Offset) {
+			continue
+		}
+		if back[o.topic] == nil {
+			back[o.topic] = map[int32]kgo.EpochOffset{}
+		}
+		back[o.topic][o.partition] = kgo.EpochOffset{Epoch: -1, Offset: o.at}
+		f.waiting, f.taken, f.until, f.done, f.committed = nil, 0, time.Time{}, kgo.EpochOffset{}, 0
+	}
+	if len(back) > 0 {
+		m.client.SetOffsets(back)
+	}
+}
+
+// judgeDoubts judges partitions that could not be judged, or whose store is not what it was. The loop calls it behind a
+// poll, while no batch is in hand and nobody rebalances.
+func (m *member) judgeDoubts(ctx context.Context) {
+	m.mu.Lock()
+	due := m.doubts && !time.Now().Before(m.judgeAt)
+	partitions := map[string][]int32{}
+	for p, f := range m.feeds {
+		if !f.judged {
+			partitions[p.topic] = append(partitions[p.topic], p.partition)
+		}
+	}
+	m.mu.Unlock()
+	if !due {
+		return
+	}
+	m.judgeAt = time.Now().Add(markTimeout + markEvery)
+	origins, err := m.judge(ctx, partitions)
+	if err != nil {
+		return // the store is still away
+	}
+	m.mu.Lock()
+	m.doubts = false
+	m.mu.Unlock()
+	m.accept(origins, true)
+}
+
+// withMarks has a commit carry the marks that the store has.
+func (m *member) withMarks(ctx context.Context) context.Context {
+	if m.log.opts.Marks == nil {
+		return ctx
+	}
+	return kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
+		for i := range req.Topics {
+			t := &req.Topics[i]
+			for j := range t.Partitions {
+				if text := m.metadata(topicPartition{t.Topic, t.Partitions[j].Partition}); text != "" {
+					t.Partitions[j].Metadata = &text
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// metadata is what a commit carries: the mark that the store has or, where that is not known, what stood there before.
+func (m *member) metadata(p topicPartition) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if f := m.feeds[p]; f != nil && !f.judged && f.carried != "" {
+		return f.carried
+	}
+	return m.log.marks.metadata(m.sub.Group, p)
+}
+
+// markCommitted notes how far the judged partitions are committed.
+func (m *member) markCommitted() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, f := range m.feeds {
+		if f.judged && f.committed > 0 {
+			m.log.marks.note(domain.Mark{
+				Group: m.sub.Group, Topic: f.topic, TopicID: f.topicID, Partition: f.partition, Offset: f.committed,
+			})
+		}
+	}
+}

@@ -1,0 +1,315 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"log/slog"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/docket-project/docket/internal/adapters/sqlite"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ports"
+)
+
+// marked is a group that consumes one partition and keeps its marks in a real store, which may be away.
+type marked struct {
+	t      *testing.T
+	fake   *kfake.Cluster
+	topics domain.Topics
+	store  *sqlite.Store
+	lost   *lostRecords
+
+	mu   sync.Mutex
+	away bool
+	got  []int64
+	stop func()
+	log  *Log
+}
+
+var errAway = domain.Errorf(domain.Unavailable, "away")
+
+func (m *marked) LogMarks(ctx context.Context, group string) ([]domain.Mark, error) {
+	if m.isAway() {
+		return nil, errAway
+	}
+	return m.store.LogMarks(ctx, group)
+}
+
+func (m *marked) AdvanceLogMarks(ctx context.Context, steps []domain.MarkStep) (bool, error) {
+	if m.isAway() {
+		return false, errAway
+	}
+	return m.store.AdvanceLogMarks(ctx, steps)
+}
+
+func (m *marked) SetLogMarks(ctx context.Context, marks []domain.Mark) error {
+	return m.store.SetLogMarks(ctx, marks)
+}
+
+func (m *marked) isAway() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.away
+}
+
+func (m *marked) setAway(away bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.away = away
+}
+
+const markedGroup = "marked"
+
+func newMarked(t *testing.T) *marked {
+	dir, err := sqlite.OpenDir(t.TempDir())
+	require.NoError(t, err)
+	store, err := sqlite.OpenStore(t.Context(), dir, sqlite.StoreOptions{
+		Window: domain.Window{Retention: time.Hour, Ahead: time.Hour}, Log: slog.New(slog.DiscardHandler), Migrate: true,
+		Fatal: func(err error) { t.Errorf("fatal: %v", err) },
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, store.Close())
+		require.NoError(t, dir.Close())
+	})
+	fake := newFake(t)
+	m := &marked{t: t, fake: fake, topics: newTopics(t, fake.ListenAddrs(), 1), store: store, lost: &lostRecords{}}
+	m.start()
+	t.Cleanup(func() { m.stop() })
+	return m
+}
+
+// start has a process consume, with the marks written as they come.
+func (m *marked) start() {
+	o := options(m.fake.ListenAddrs(), m.topics, m.lost)
+	o.Marks = m
+	l, err := Open(o)
+	require.NoError(m.t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		sub := ports.Subscription{
+			Group: markedGroup, Topics: []string{m.topics.Decisions}, MaxRecords: 100, MaxBytes: 1 << 20,
+			MaxWait: time.Millisecond,
+		}
+		require.NoError(m.t, l.Consume(ctx, sub, func(_ context.Context, batch []domain.Record) ([]ports.Pause, error) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			for _, r := range batch {
+				m.got = append(m.got, r.Offset)
+			}
+			return nil, nil
+		}))
+	})
+	running.Go(func() { l.KeepMarks(ctx) })
+	m.log = l
+	m.stop = sync.OnceFunc(func() {
+		cancel()
+		running.Wait()
+		require.NoError(m.t, l.Close())
+	})
+}
+
+func (m *marked) publish(n int) {
+	m.t.Helper()
+	for i := range n {
+		require.NoError(m.t, m.log.Publish(m.t.Context(), []domain.Record{
+			{Topic: m.topics.Decisions, Key: fmt.Sprint(i), Value: []byte("{}")},
+		}))
+	}
+}
+
+// consumed waits until exactly these offsets were delivered, and forgets them.
+func (m *marked) consumed(from, to int64) {
+	m.t.Helper()
+	var want []int64
+	for at := from; at < to; at++ {
+		want = append(want, at)
+	}
+	require.Eventually(m.t, func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return slices.Equal(m.got, want)
+	}, patience, 10*time.Millisecond, "offsets %d to %d: %v", from, to, m.got)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.got = nil
+}
+
+// marksAt waits until the store has the mark.
+func (m *marked) marksAt(offset int64) domain.Mark {
+	m.t.Helper()
+	var mark domain.Mark
+	require.Eventually(m.t, func() bool {
+		marks, err := m.store.LogMarks(m.t.Context(), markedGroup)
+		require.NoError(m.t, err)
+		if len(marks) > 0 {
+			mark = marks[len(marks)-1]
+		}
+		return mark.Offset == offset
+	}, patience, 10*time.Millisecond, "%+v", mark)
+	return mark
+}
+
+// expire has the group's offsets be forgotten, as Kafka does after a week without members.
+func (m *marked) expire() {
+	m.t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(m.fake.ListenAddrs()...))
+	require.NoError(m.t, err)
+	defer cl.Close()
+	_, err = kadm.NewClient(cl).DeleteGroup(m.t.Context(), markedGroup)
+	require.NoError(m.t, err)
+}
+
+// TestOffsetsThatExpired are no first start: the group goes on where its store says, and what fell off meanwhile is
+// reported.
+func TestOffsetsThatExpired(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		trimmed, from int64
+		lost          int64
+	}{
+		{"nothing fell off", 0, 10, 0},
+		{"what was consumed fell off", 8, 10, 0},
+		{"what was not consumed fell off", 15, 15, 5},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newMarked(t)
+			m.publish(10)
+			m.consumed(0, 10)
+			m.marksAt(10)
+			m.stop()
+			m.expire()
+			l, err := Open(options(m.fake.ListenAddrs(), m.topics, m.lost))
+			require.NoError(t, err)
+			m.log = l
+			m.publish(10)
+			require.NoError(t, l.Close())
+			require.NoError(t, m.fake.DeleteRecords(m.topics.Decisions, 0, c.trimmed))
+			m.start()
+			m.consumed(c.from, 20)
+			require.Equal(t, c.lost, m.lost.Load())
+			m.marksAt(20)
+		})
+	}
+}
+
+// TestAFirstStartBehindTheBeginning has neither a commit nor a mark, and a topic that has lost its front.
+func TestAFirstStartBehindTheBeginning(t *testing.T) {
+	m := newMarked(t)
+	m.stop()
+	l, err := Open(options(m.fake.ListenAddrs(), m.topics, m.lost))
+	require.NoError(t, err)
+	m.log = l
+	m.publish(10)
+	require.NoError(t, l.Close())
+	require.NoError(t, m.fake.DeleteRecords(m.topics.Decisions, 0, 4))
+	m.start()
+	m.consumed(4, 10)
+	require.EqualValues(t, 4, m.lost.Load(), "reported, and not stopped")
+}
+
+// TestAStoreThatWasRestored is noticed at a start and while docket runs: the log is read again from where the store is.
+func TestAStoreThatWasRestored(t *testing.T) {
+	m := newMarked(t)
+	m.publish(10)
+	m.consumed(0, 10)
+	mark := m.marksAt(10)
+	m.publish(1) // its commit says that the store has the mark
+	m.consumed(10, 11)
+	m.marksAt(11)
+	m.publish(1)
+	m.consumed(11, 12)
+	m.stop()
+	mark.Offset = 4
+	require.NoError(t, m.store.SetLogMarks(t.Context(), []domain.Mark{mark}))
+	m.start()
+	m.consumed(4, 12)
+	m.marksAt(12)
+	m.publish(2)
+	m.consumed(12, 14)
+	m.marksAt(14)
+
+	mark.Offset = 6 // another server takes over that lacks the last commits
+	require.NoError(t, m.store.SetLogMarks(t.Context(), []domain.Mark{mark}))
+	m.consumed(6, 14)
+	m.marksAt(14)
+	require.Zero(t, m.lost.Load(), "Kafka still has all of it")
+
+	require.NoError(t, m.fake.DeleteRecords(m.topics.Decisions, 0, 9))
+	mark.Offset = 3
+	require.NoError(t, m.store.SetLogMarks(t.Context(), []domain.Mark{mark}))
+	m.consumed(9, 14)
+	require.EqualValues(t, 6, m.lost.Load(), "what it lacks and Kafka has no more")
+}
+
+// TestAStoreThatIsAwayAtTheStart is judged later; nobody waits for it.
+func TestAStoreThatIsAwayAtTheStart(t *testing.T) {
+	m := newMarked(t)
+	m.publish(10)
+	m.consumed(0, 10)
+	mark := m.marksAt(10)
+	m.publish(1)
+	m.consumed(10, 11)
+	m.marksAt(11)
+	m.publish(1)
+	m.consumed(11, 12)
+	m.stop()
+	mark.Offset = 4
+	require.NoError(t, m.store.SetLogMarks(t.Context(), []domain.Mark{mark}))
+	m.setAway(true)
+	m.start()
+	m.publish(1)
+	m.consumed(12, 13)
+	require.EqualValues(t, 4, m.marksAt(4).Offset, "it is not written over meanwhile")
+	m.setAway(false)
+	m.consumed(4, 13)
+	m.marksAt(13)
+}
+
+// TestATopicThatWasMadeAnew begins with its first record, and says so.
+func TestATopicThatWasMadeAnew(t *testing.T) {
+	m := newMarked(t)
+	m.publish(10)
+	m.consumed(0, 10)
+	m.marksAt(10)
+	m.stop()
+	l, err := Open(options(m.fake.ListenAddrs(), m.topics, m.lost))
+	require.NoError(t, err)
+	_, err = l.admin.DeleteTopics(t.Context(), m.topics.Decisions)
+	require.NoError(t, err)
+	_, err = l.Migrate(t.Context())
+	require.NoError(t, err)
+	m.log = l
+	m.publish(3)
+	require.NoError(t, l.Close())
+	m.start()
+	require.Eventually(t, func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return len(m.got) == 3
+	}, patience, 10*time.Millisecond)
+	require.Positive(t, m.lost.Load())
+}
+
+func TestMarkOf(t *testing.T) {
+	k := newMarker(nil)
+	k.known(domain.Mark{Group: "g", Topic: "t", TopicID: "AbC-_1", Partition: 2, Offset: 77})
+	offset, id, ok := markOf(k.metadata("g", topicPartition{"t", 2}))
+	require.True(t, ok)
+	require.EqualValues(t, 77, offset)
+	require.Equal(t, "AbC-_1", id)
+	for _, text := range []string{"", "offsets 1 to 7 given up: 2026 by ann", "docket-mark x of y"} {
+		_, _, ok := markOf(text)
+		require.False(t, ok, text)
+	}
+}

@@ -1,0 +1,76 @@
+package postgres
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// LogMarks are a group's marks; see ports.LogMarks.
+func (s *Store) LogMarks(ctx context.Context, group string) (marks []domain.Mark, err error) {
+	conn, err := s.acquire(ctx) // of the primary: a standby may be behind
+	if err != nil {
+		return nil, s.settle("read the log's marks", nil, err)
+	}
+	defer conn.Release()
+	err = s.inTx(ctx, conn.Conn(), beginReadOnly, func(b *pgx.Batch) {
+		b.Queue(`SELECT consumer_group, topic, topic_id, partition, next_offset FROM log_marks
+			WHERE consumer_group = $1::text`, group).Query(func(rows pgx.Rows) (err error) {
+			marks, err = pgx.CollectRows(rows, pgx.RowToStructByPos[domain.Mark])
+			return err
+		})
+	})
+	return marks, s.settle("read the log's marks", conn.Conn(), err)
+}
+
+// AdvanceLogMarks moves marks on, all or none; see ports.LogMarks.
+func (s *Store) AdvanceLogMarks(ctx context.Context, steps []domain.MarkStep) (advanced bool, err error) {
+	const advance = `WITH step AS (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[],
+			$6::bigint[]) AS u(consumer_group, topic, topic_id, partition, next_offset, before)),
+		known AS (SELECT NOT EXISTS (
+			SELECT 1 FROM step LEFT JOIN log_marks m USING (consumer_group, topic, topic_id, partition)
+			WHERE coalesce(m.next_offset, 0) < step.before) AS ok),
+		written AS (INSERT INTO log_marks AS m (consumer_group, topic, topic_id, partition, next_offset)
+			SELECT consumer_group, topic, topic_id, partition, next_offset FROM step WHERE (SELECT ok FROM known)
+			ORDER BY consumer_group, topic, topic_id, partition
+			ON CONFLICT (consumer_group, topic, topic_id, partition) DO UPDATE SET
+				next_offset = excluded.next_offset, marked_at = now() WHERE m.next_offset < excluded.next_offset)
+		SELECT ok FROM known`
+	groups, topics, ids, partitions, offsets := columnsOfMarks(steps)
+	before := make([]int64, len(steps))
+	for i, step := range steps {
+		before[i] = step.Before
+	}
+	err = s.change(ctx, "write the log's marks", func(b *pgx.Batch) {
+		b.Queue(advance, groups, topics, ids, partitions, offsets, before).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&advanced)
+		})
+	})
+	return advanced, err
+}
+
+// SetLogMarks moves marks anywhere; see ports.LogMarks.
+func (s *Store) SetLogMarks(ctx context.Context, marks []domain.Mark) error {
+	const set = `INSERT INTO log_marks (consumer_group, topic, topic_id, partition, next_offset)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[])
+		ON CONFLICT (consumer_group, topic, topic_id, partition) DO UPDATE SET
+			next_offset = excluded.next_offset, marked_at = now()`
+	steps := make([]domain.MarkStep, len(marks))
+	for i, m := range marks {
+		steps[i].Mark = m
+	}
+	groups, topics, ids, partitions, offsets := columnsOfMarks(steps)
+	return s.change(ctx, "write the log's marks", func(b *pgx.Batch) {
+		b.Queue(set, groups, topics, ids, partitions, offsets)
+	})
+}
+
+func columnsOfMarks(steps []domain.MarkStep) (groups, topics, ids []string, partitions []int32, offsets []int64) {
+	for _, m := range steps {
+		groups, topics, ids = append(groups, m.Group), append(topics, m.Topic), append(ids, m.TopicID)
+		partitions, offsets = append(partitions, m.Partition), append(offsets, m.Offset)
+	}
+	return groups, topics, ids, partitions, offsets
+}
