@@ -189,8 +189,12 @@ func (w *work) reindexPartition(at domain.Position, end int64) (goOn bool, err e
 		if err != nil {
 			return false, err
 		}
-		if next <= at.Offset || len(records) == 0 {
+		if next <= at.Offset {
 			return true, nil
+		}
+		if len(records) == 0 { // a gap
+			at.Offset = next
+			continue
 		}
 		if err := w.Index.take(w.Context, records); err != nil {
 			return false, err

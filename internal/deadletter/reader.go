@@ -104,11 +104,16 @@ func (r *reader) next() (out fetched, goOn bool, err error) {
 	return out, true, nil
 }
 
-// read visits records of a partition from a position on.
+// read visits records of a partition from a position on, until visit has enough or time is over. It returns where to go
+// on: records may be so large that a look does not get far.
 func (w *work) read(ctx context.Context, from domain.Position, visit func(domain.Record) bool) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	limit, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	return w.Log.Read(ctx, from.Topic, from.Partition, from.Offset, visit)
+	next, err := w.Log.Read(limit, from.Topic, from.Partition, from.Offset, visit)
+	if err != nil && next > from.Offset && limit.Err() != nil && ctx.Err() == nil {
+		return next, nil
+	}
+	return next, err
 }
 
 // records reads the bytes of dead letters, which are in the log's order. Those that have fallen off it, or whose
@@ -123,7 +128,7 @@ func (w *work) records(ctx context.Context, letters []domain.DeadLetter) (map[do
 			last++
 		}
 		next := i
-		if _, err := w.read(ctx, letters[i].Position, func(r domain.Record) bool {
+		visit := func(r domain.Record) bool {
 			for next <= last && letters[next].Offset < r.Offset {
 				next++ // it is gone
 			}
@@ -135,8 +140,16 @@ func (w *work) records(ctx context.Context, letters []domain.DeadLetter) (map[do
 				next++
 			}
 			return next <= last
-		}); err != nil {
-			return nil, err
+		}
+		for from := letters[i].Position; next <= last && from.Offset <= letters[last].Offset; {
+			at, err := w.read(ctx, from, visit)
+			if err != nil {
+				return nil, err
+			}
+			if at <= from.Offset {
+				break
+			}
+			from.Offset = at
 		}
 		i = last + 1
 	}

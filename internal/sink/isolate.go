@@ -36,11 +36,15 @@ type isolation struct {
 	sifted map[string]bool
 }
 
-// run stores rows, and fills in their verdicts. Those of a day or a tenant in trouble come last.
+// run stores rows, and fills in their verdicts. Those of another day than today are a transaction of their own, behind
+// the fresh ones: somebody may have locked that day. Those of a day or a tenant in trouble come last.
 func (s *isolation) run(all piece) {
 	free, trials := s.w.troubles.part(all)
-	if free.len() > 0 {
-		s.save(free)
+	today := domain.DayOf(s.w.now())
+	for _, p := range free.apart(func(d *domain.Decision) bool {
+		return d.Timestamp.IsZero() || domain.DayOf(d.Timestamp) == today
+	}) {
+		s.save(p)
 	}
 	for _, t := range trials {
 		s.try(t)

@@ -121,12 +121,12 @@ func TestNarrow(t *testing.T) {
 		attempts, again int
 	}{
 		{name: "a day that somebody has locked", err: errLocked, waits: 2 * time.Second, refuses: yesterday,
-			held: func() map[string]int { return map[string]int{dayBefore(1): 100} }, within: 4 * time.Second,
-			attempts: 3, again: 1},
+			held: func() map[string]int { return map[string]int{dayBefore(1): 100} }, within: 2 * time.Second,
+			attempts: 2, again: 1},
 		{name: "a day that cannot be made", err: errNoRight, refuses: yesterday,
 			held: func() map[string]int { return map[string]int{dayBefore(1): 100} }, attempts: 6, again: 1},
 		{name: "a tenant that may not", err: errNoRight, refuses: t3,
-			held: func() map[string]int { return map[string]int{"tenant:t3": 100} }, attempts: 30, again: 1},
+			held: func() map[string]int { return map[string]int{"tenant:t3": 100} }, attempts: 30, again: 2},
 		{name: "one event of a day that cannot be made", err: errNoRight, refuses: yesterday,
 			records: func() []domain.Record { return append(someOf("t3", 500, 0), dated(1000, "t3", 1)) },
 			held:    func() map[string]int { return map[string]int{fingerprint: 1} }, attempts: 3, again: 3},
@@ -213,6 +213,12 @@ func TestTroubles(t *testing.T) {
 		require.Equal(t, 900+trialSize, p.rows)
 		require.Empty(t, w.Troubles())
 		require.Empty(t, p.save(t, w, mixed(1000)))
+
+		locked = true
+		p.save(t, w, mixed(1000))
+		require.Len(t, w.Troubles(), 1)
+		time.Sleep(troubleFor + time.Second)
+		require.Empty(t, w.Troubles(), "nothing of it comes any more")
 	})
 }
 

@@ -48,6 +48,32 @@ func (p piece) by(property func(*domain.Decision) string) []piece {
 	return out
 }
 
+// apart splits a piece into the rows that are so and those that are not; an empty part is left out.
+func (p piece) apart(is func(*domain.Decision) bool) (parts []piece) {
+	n := 0
+	for i := range p.rows {
+		if is(&p.rows[i]) {
+			n++
+		}
+	}
+	switch n {
+	case 0, p.len():
+		if p.len() > 0 {
+			parts = append(parts, p)
+		}
+		return parts
+	}
+	parts = make([]piece, 2)
+	for i := range p.rows {
+		if is(&p.rows[i]) {
+			parts[0].add(p, i)
+		} else {
+			parts[1].add(p, i)
+		}
+	}
+	return parts
+}
+
 // fail gives all of them the same error.
 func (p piece) fail(err error) {
 	for _, v := range p.verdicts {

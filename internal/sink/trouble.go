@@ -16,6 +16,8 @@ const (
 	// them. A trial may cost the store's lock timeout.
 	trialEvery = time.Minute
 	trialSize  = 20
+	// troubleFor is how long a trouble is remembered of which no rows come any more that could show that it is over.
+	troubleFor = trialEvery + 20*time.Second
 )
 
 // Trouble is a day or a tenant whose rows the store, in good health, does not take.
@@ -27,6 +29,7 @@ type Trouble struct {
 	Since time.Time
 
 	next time.Time // when rows of it are tried again
+	last time.Time // when some were refused
 }
 
 // troubles remembers them for a process, so that they do not cost every batch its time. It is safe for concurrent use.
@@ -42,6 +45,7 @@ type troubles struct {
 func (t *troubles) List() []Trouble {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.forget()
 	out := make([]Trouble, 0, len(t.byKey))
 	for _, one := range t.byKey {
 		out = append(out, *one)
@@ -64,7 +68,13 @@ func (t *troubles) begin(key string, err error) {
 				"and tries again every minute. The error says what to fix", "held_for", key, "error", err,
 		)
 	}
-	one.Err, one.next = err, now.Add(trialEvery)
+	one.Err, one.next, one.last = err, now.Add(trialEvery), now
+}
+
+// forget drops those of which no rows have come for so long. The caller holds t.mu.
+func (t *troubles) forget() {
+	now := t.now()
+	maps.DeleteFunc(t.byKey, func(_ string, one *Trouble) bool { return now.Sub(one.last) > troubleFor })
 }
 
 // end notes that it takes them again.
@@ -87,7 +97,7 @@ type trial struct {
 func (t *troubles) part(p piece) (free piece, trials []trial) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.byKey) == 0 {
+	if t.forget(); len(t.byKey) == 0 {
 		return p, nil
 	}
 	now := t.now()

@@ -88,6 +88,12 @@ func (l *Log) age(ctx context.Context, topics []string, backlog []ports.Backlog)
 // writtenAt is the time of the batch that holds an offset, read from the batch's header alone; zero where there is
 // none.
 func (l *Log) writtenAt(ctx context.Context, topic kadm.TopicDetail, partition int32, offset int64) (time.Time, error) {
+	batches, err := l.fetchOne(ctx, topic, partition, offset)
+	return batchTime(batches), err
+}
+
+// fetchOne fetches the batch that holds an offset, or the next one; nothing where there is none.
+func (l *Log) fetchOne(ctx context.Context, topic kadm.TopicDetail, partition int32, offset int64) ([]byte, error) {
 	req := kmsg.NewPtrFetchRequest()
 	req.MinBytes, req.MaxBytes = 0, 1
 	t := kmsg.NewFetchRequestTopic()
@@ -98,18 +104,18 @@ func (l *Log) writtenAt(ctx context.Context, topic kadm.TopicDetail, partition i
 	req.Topics = append(req.Topics, t)
 	resp, err := req.RequestWith(ctx, l.client.Broker(int(topic.Partitions[partition].Leader)))
 	if err != nil {
-		return time.Time{}, classify("look at "+topic.Topic, err)
+		return nil, classify("look at "+topic.Topic, err)
 	}
 	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
-		return time.Time{}, domain.Errorf(
+		return nil, domain.Errorf(
 			domain.Unavailable, "look at %s: the broker answers for another partition", topic.Topic,
 		)
 	}
 	answer := resp.Topics[0].Partitions[0]
 	if err := kerr.ErrorForCode(answer.ErrorCode); err != nil {
-		return time.Time{}, classify("look at "+topic.Topic, err)
+		return nil, classify("look at "+topic.Topic, err)
 	}
-	return batchTime(answer.RecordBatches), nil
+	return answer.RecordBatches, nil
 }
 
 // batchTime reads when a record batch was written (https://kafka.apache.org/documentation/#recordbatch): eight bytes of

@@ -50,7 +50,18 @@ type feed struct {
 
 type fetched struct {
 	domain.Record
-	epoch int32 // of the partition's leader, for the commit
+	epoch   int32 // of the partition's leader, for the commit
+	control bool  // the end of somebody's transaction: it is no record, and has an offset
+}
+
+// pass moves a feed past what is no record, where nothing in front of that is left.
+func (f *feed) pass() {
+	n := 0
+	for n < len(f.waiting) && f.waiting[n].control {
+		f.done = kgo.EpochOffset{Epoch: f.waiting[n].epoch, Offset: f.waiting[n].Offset + 1}
+		n++
+	}
+	f.waiting = slices.Delete(f.waiting, 0, n)
 }
 
 type topicPartition struct {
@@ -75,12 +86,37 @@ type member struct {
 	judgeAt time.Time
 }
 
+// anewEvery is how often a topic that somebody has deleted is looked for.
+const anewEvery = 2 * time.Second
+
+// errAnew ends a member whose topic is not the one of before: its client knows the old one.
+var errAnew = errors.New("the topic was deleted, or made anew")
+
 // Consume delivers batches to handle; see ports.Log. A lost range stops its partition and is reported; the others go
-// on.
+// on. A topic that is deleted meanwhile is waited for.
 func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.Handler) error {
 	if err := l.await(ctx, sub.Topics); err != nil && domain.ClassOf(err) == domain.Misconfigured {
 		return err
 	}
+	for {
+		err := l.consume(ctx, sub, handle)
+		if !errors.Is(err, errAnew) {
+			return err
+		}
+		l.opts.Log.Error(
+			"a topic is gone, or was made anew while docket consumed it: docket begins anew once it is there. Create it with "+
+				"docket migrate", "group", sub.Group, "topics", sub.Topics,
+		)
+		for sleep(ctx, anewEvery); ctx.Err() == nil && l.await(ctx, sub.Topics) != nil; sleep(ctx, anewEvery) {
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// consume is Consume for as long as the topics are what they were.
+func (l *Log) consume(ctx context.Context, sub ports.Subscription, handle ports.Handler) error {
 	m := &member{log: l, sub: sub, feeds: map[topicPartition]*feed{}, retry: backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(500*time.Millisecond),
 		backoff.WithMaxInterval(5*time.Second),
@@ -104,6 +140,7 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 		// Both: the first says where a group begins, the second that falling off the log is not an occasion to begin anew.
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.KeepControlRecords(),
 		kgo.FetchMaxBytes(fetchBytes),
 		kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
 		kgo.FetchMinBytes(fetchMinBytes),
@@ -203,6 +240,7 @@ func (m *member) gather(ctx context.Context) ([]domain.Record, error) {
 		}
 		if records == 0 {
 			deadline = time.Time{}
+			m.commit(ctx) // where only ends of transactions came
 			m.client.AllowRebalance()
 		}
 		if !deadline.IsZero() && (wake.IsZero() || deadline.Before(wake)) {
@@ -244,11 +282,18 @@ func (m *member) poll(ctx context.Context, wake time.Time, limit int) error {
 		if f == nil || f.stopped {
 			return
 		}
+		if r.Attrs.IsControl() {
+			f.waiting = append(f.waiting, fetched{
+				Record: domain.Record{Offset: r.Offset}, epoch: r.LeaderEpoch, control: true,
+			})
+			f.pass()
+			return
+		}
 		record := decode(r)
 		if r.Topic == m.log.opts.Topics.Decisions {
 			m.log.clocks.look(record, now)
 		}
-		f.waiting = append(f.waiting, fetched{record, r.LeaderEpoch})
+		f.waiting = append(f.waiting, fetched{Record: record, epoch: r.LeaderEpoch})
 	})
 	m.mu.Unlock()
 	for _, e := range errs {
@@ -256,6 +301,8 @@ func (m *member) poll(ctx context.Context, wake time.Time, limit int) error {
 		case errors.Is(e.Err, kgo.ErrClientClosed):
 			return domain.Errorf(domain.Canceled, "the log is closed")
 		case errors.Is(e.Err, context.Canceled), errors.Is(e.Err, context.DeadlineExceeded):
+		case m.isAnew(ctx, e):
+			return errAnew
 		default:
 			m.failed(ctx, e)
 		}
@@ -280,8 +327,10 @@ func (m *member) eligible(now time.Time) (records, bytes int, wake time.Time) {
 			f.paused = false
 			resume[f.topic] = append(resume[f.topic], f.partition)
 		default:
-			records += len(f.waiting)
 			for _, r := range f.waiting {
+				if !r.control {
+					records++
+				}
 				bytes += len(r.Value)
 			}
 		}
@@ -321,9 +370,11 @@ func (m *member) take(now time.Time) []domain.Record {
 			if len(batch) >= m.sub.MaxRecords || (len(batch) > 0 && bytes+len(r.Value) > m.sub.MaxBytes) {
 				return batch
 			}
-			batch = append(batch, r.Record)
-			bytes += len(r.Value)
 			f.taken++
+			if !r.control {
+				batch = append(batch, r.Record)
+				bytes += len(r.Value)
+			}
 		}
 	}
 	return batch
@@ -352,6 +403,7 @@ func (m *member) settle(pauses []ports.Pause) {
 			last := f.waiting[n-1]
 			f.done = kgo.EpochOffset{Epoch: last.epoch, Offset: last.Offset + 1}
 			f.waiting = slices.Delete(f.waiting, 0, n)
+			f.pass()
 		}
 		f.taken = 0
 		if f.stopped {

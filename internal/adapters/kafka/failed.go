@@ -13,6 +13,27 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
+// isAnew reports that a fetch failed because the topic is gone, or another one of the same name. A broker that has not
+// heard of a topic yet says the same.
+func (m *member) isAnew(ctx context.Context, e kgo.FetchError) bool {
+	if !errors.Is(e.Err, kerr.UnknownTopicID) && !errors.Is(e.Err, kerr.UnknownTopicOrPartition) &&
+		!errors.Is(e.Err, kerr.InconsistentTopicID) {
+		return false
+	}
+	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	meta, err := m.log.admin.Metadata(ask, e.Topic)
+	if err != nil {
+		return false // whatever it is, the client tries again
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f := m.feeds[topicPartition{e.Topic, e.Partition}]
+	details := meta.Topics[e.Topic]
+	return errors.Is(details.Err, kerr.UnknownTopicOrPartition) ||
+		details.Err == nil && f != nil && f.topicID != details.ID.String()
+}
+
 // failed deals with what could not be fetched. Whatever may pass, the client tries again by itself.
 func (m *member) failed(ctx context.Context, e kgo.FetchError) {
 	log := m.log.opts.Log.With("group", m.sub.Group, "topic", e.Topic, "partition", e.Partition)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,6 +90,7 @@ type Log struct {
 	process string
 	closed  atomic.Bool
 	clocks  clocks
+	refused atomic.Pointer[refusal] // the last publication, if it failed
 	marks   *marker
 
 	mu     sync.Mutex
@@ -196,12 +198,50 @@ func (p *publication) acked(r *kgo.Record, err error) {
 	}
 }
 
+// refusal is a publication that failed.
+type refusal struct {
+	err error
+	at  time.Time
+}
+
+// refusedFor is how long a publication that failed speaks for the next ones. A process that is not ready gets none by
+// which it could prove itself, so the brokers are asked again then.
+const refusedFor = 10 * time.Second
+
 // Publish makes records durable on every in-sync replica; see ports.Publisher. The client goes on trying until ctx is
 // done, and after that with what it has already sent.
 func (l *Log) Publish(ctx context.Context, records []domain.Record) error {
 	if len(records) == 0 {
 		return nil
 	}
+	err := l.publish(ctx, records)
+	if errors.Is(err, kerr.UnknownTopicID) { // it was deleted and made anew: the client knows the old one
+		l.client.PurgeTopicsFromProducing(topicsOf(records)...)
+		err = l.publish(ctx, records)
+	}
+	switch domain.ClassOf(err) {
+	case domain.Unavailable, domain.Misconfigured:
+		l.refused.Store(&refusal{err, time.Now()})
+	case domain.Invalid, domain.Canceled: // says nothing about others
+	case domain.Unknown:
+		if err == nil && l.refused.Load() != nil {
+			l.refused.Store(nil)
+		}
+	}
+	return err
+}
+
+// topicsOf are those that records go to, each once.
+func topicsOf(records []domain.Record) (topics []string) {
+	for _, r := range records {
+		if !slices.Contains(topics, r.Topic) {
+			topics = append(topics, r.Topic)
+		}
+	}
+	return topics
+}
+
+func (l *Log) publish(ctx context.Context, records []domain.Record) error {
 	if err := ctx.Err(); err != nil {
 		return classify("publish to "+records[0].Topic, err)
 	}
@@ -254,10 +294,13 @@ func decode(r *kgo.Record) domain.Record {
 }
 
 // Ready asks the brokers whether uploads can be published: every partition of the decisions topic has a leader that
-// answers, and as many replicas in sync as it has to.
+// answers, and as many replicas in sync as it has to. A publication that has just failed knows better.
 func (l *Log) Ready(ctx context.Context) error {
 	if l.closed.Load() {
 		return domain.Errorf(domain.Canceled, "the log is closed")
+	}
+	if r := l.refused.Load(); r != nil && time.Since(r.at) < refusedFor {
+		return r.err
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -15,6 +16,8 @@ const (
 	// A reader asks for much at once: nobody shares it, and a replay or a search goes on behind what it has.
 	readBytes          = 8 << 20
 	readPartitionBytes = 4 << 20
+	// gapWait is how long records are waited for that should be there, before it is asked whether there are any.
+	gapWait = 2 * time.Second
 )
 
 // PartitionOf asks for the topic's partitions and hashes the key as the producer does; see ports.LogReader.
@@ -75,6 +78,7 @@ func (l *Log) read(
 		kgo.FetchMaxPartitionBytes(readPartitionBytes),
 		kgo.FetchMinBytes(1),
 		kgo.MaxConcurrentFetches(1),
+		kgo.KeepControlRecords(),
 	)...)
 	if err != nil {
 		abort()
@@ -85,11 +89,23 @@ func (l *Log) read(
 		client.Close()
 	}()
 	for next < end.Offset {
-		fetches := client.PollFetches(ctx)
+		poll, cancel := context.WithTimeout(ctx, gapWait)
+		fetches := client.PollFetches(poll)
+		idle := poll.Err() != nil && fetches.NumRecords() == 0
+		cancel()
 		if err := ctx.Err(); err != nil {
 			return next, classify(op, err)
 		}
+		if idle {
+			if gap, err := l.isGap(ctx, topic, partition, next); err != nil || gap {
+				return end.Offset, err
+			}
+			continue
+		}
 		for _, e := range fetches.Errors() {
+			if errors.Is(e.Err, context.DeadlineExceeded) {
+				continue
+			}
 			if errors.Is(e.Err, kerr.OffsetOutOfRange) || domain.ClassOf(classify("", e.Err)) != domain.Unavailable {
 				return next, classify(op, e.Err) // otherwise the client goes on trying, until ctx ends
 			}
@@ -100,10 +116,24 @@ func (l *Log) read(
 				continue
 			}
 			next = r.Offset + 1
+			if r.Attrs.IsControl() { // the end of somebody's transaction
+				continue
+			}
 			if !visit(decode(r)) {
 				return next, nil
 			}
 		}
 	}
 	return next, nil
+}
+
+// isGap reports that a partition has no record from an offset on, although its end is further: mirroring and compaction
+// leave such gaps.
+func (l *Log) isGap(ctx context.Context, topic string, partition int32, from int64) (bool, error) {
+	meta, err := l.admin.Metadata(ctx, topic)
+	if err != nil {
+		return false, classify("ask Kafka for "+topic, err)
+	}
+	batches, err := l.fetchOne(ctx, meta.Topics[topic], partition, from)
+	return err == nil && len(batches) == 0, err
 }

@@ -34,6 +34,8 @@ func TestKafka(t *testing.T) {
 		}))
 	})
 	t.Run("processes share evenly", func(t *testing.T) { shareEvenly(t, k.Brokers()) })
+	t.Run("a topic is made anew", func(t *testing.T) { madeAnew(t, k.Brokers()) })
+	t.Run("the end of a transaction", func(t *testing.T) { endOfTransaction(t, k.Brokers()) })
 	for _, c := range []struct {
 		name string
 		run  func(t *testing.T, r *real)
