@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/docket-project/docket/internal/adapters/auth"
+	"github.com/docket-project/docket/internal/adapters/sqlite"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ports"
 	"github.com/docket-project/docket/internal/status"
@@ -47,10 +48,12 @@ type App struct {
 
 	health  *status.Health
 	sampler atomic.Pointer[status.Sampler] // nil until there is a log
-	upload  *listener
-	console *listener
-	admin   *listener
-	failed  chan error // a listener that ended by itself
+	// embedded is the embedded log, once it is open.
+	embedded atomic.Pointer[sqlite.Log]
+	upload   *listener
+	console  *listener
+	admin    *listener
+	failed   chan error // a listener that ended by itself
 }
 
 // step undoes one step of starting.

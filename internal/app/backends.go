@@ -26,6 +26,8 @@ const (
 	startTimeout = 5 * time.Second
 	// weakEvery is how often topics are looked at for a weakening.
 	weakEvery = time.Minute
+	// standbyEvery is how often the database is asked whether a standby could lose commits.
+	standbyEvery = time.Minute
 )
 
 // backends are what everything is kept in.
@@ -78,12 +80,21 @@ func (a *App) openStore(ctx context.Context, dir *sqlite.Dir, b *backends) error
 	a.onStop("store", within(s.Close))
 	registerPool(a.reg, s.Pool)
 	b.Decisions, b.Control = s, s
-	a.run("retention", a.retention(s).Run)
+	a.run("retention", a.retention(s, a.newestRecord).Run)
 	return nil
 }
 
-func (a *App) retention(days ports.DecisionDays) *retention.Retention {
-	return retention.New(days, a.cfg.Retention.Window(), a.logger)
+// retention keeps the days of a store; newest is the embedded log's, or nil.
+func (a *App) retention(days ports.DecisionDays, newest func() time.Time) *retention.Retention {
+	return retention.New(days, a.cfg.Retention.Window(), newest, a.logger)
+}
+
+// newestRecord is when the embedded log took its newest record; zero without a log, or while it is opened.
+func (a *App) newestRecord() time.Time {
+	if log := a.embedded.Load(); log != nil {
+		return log.Newest()
+	}
+	return time.Time{}
 }
 
 // openLog opens the embedded log.
@@ -98,6 +109,7 @@ func (a *App) openLog(
 		return nil, err
 	}
 	a.onStop("log", within(log.Close))
+	a.embedded.Store(log)
 	if handed, err := log.Backlog(ctx, a.topics.Group(saver.Group), a.topics.Decisions); err == nil && newStore &&
 		handed[0].Committed > 0 {
 		a.logger.Error(
@@ -176,10 +188,33 @@ func (a *App) openPostgres(ctx context.Context, b *backends) error {
 			}
 		}
 		if a.role.Is(status.Saver) {
-			a.retention(s).Run(ctx)
+			a.retention(s, nil).Run(ctx)
 		}
 	})
+	if a.role.Is(status.Saver) {
+		a.run("standby check", func(ctx context.Context) { a.watchStandby(ctx, s) })
+	}
 	return nil
+}
+
+// watchStandby warns while a failover would lose commits that the log believes are stored. docket notices a store that is
+// older than it was and reads the log again, as far as the marks tell.
+func (a *App) watchStandby(ctx context.Context, s *postgres.Store) {
+	for warned := false; ; {
+		loses, err := s.LosesCommits(ctx)
+		if err == nil && loses && !warned {
+			a.logger.Warn(
+				"PostgreSQL has a standby that commits do not wait for: what it lacks when it takes over is lost to the store. Set " +
+					"synchronous_standby_names, or know how to run docket log rewind",
+			)
+		}
+		if err == nil {
+			warned = loses
+		}
+		if sleep(ctx, standbyEvery) != nil {
+			return
+		}
+	}
 }
 
 // newKafka makes the log on Kafka. marks, unless nil, is the store that its progress is kept in; lost and stopped are

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/docket-project/docket/internal/adapters/kafka"
@@ -207,10 +206,7 @@ func acceptKafkaLoss(ctx context.Context, cfg Config, logger *slog.Logger, yes b
 			"nothing was changed: these decisions may be lost for good. Bring them back if you can, or repeat with --yes",
 		)
 	}
-	caller := os.Getenv("USER")
-	if host, err := os.Hostname(); err == nil {
-		caller = strings.TrimPrefix(caller+"@"+host, "@")
-	}
+	caller := upkeepCaller()
 	if err := noteLosses(ctx, cfg, losses, caller); err != nil {
 		return err
 	}

@@ -44,7 +44,10 @@ type commandLine struct {
 	Status  cli.Status     `cmd:"" help:"Tell whether anything is arriving, from which OPAs, and what waits."`
 	Migrate migrateCommand `cmd:"" help:"Create or update topics and schema, and stop."`
 	Config  configCommand  `cmd:"" help:"Print the settings in force, secrets hidden."`
-	Log     logCommands    `cmd:"" help:"Repair the durable log."`
+	Log     logCommands    `cmd:"" help:"Repair the durable log, or read it again."`
+
+	Retention retentionCommands `cmd:"" help:"Change how long decisions are kept."`
+
 	Version versionCommand `cmd:"" help:"Print the version."`
 	Help    cli.Topic      `cmd:"" help:"Read about: replay, trail."`
 

@@ -2,9 +2,11 @@ package command
 
 import (
 	"context"
+	"time"
 
 	"github.com/docket-project/docket/internal/adapters/cli"
 	"github.com/docket-project/docket/internal/app"
+	"github.com/docket-project/docket/internal/domain"
 )
 
 // migrateCommand is `docket migrate`.
@@ -20,6 +22,37 @@ func (c *migrateCommand) Run(ctx context.Context, out cli.Out) error {
 // logCommands are `docket log …`.
 type logCommands struct {
 	AcceptLoss acceptLossCommand `cmd:"" help:"Give up damaged or missing records of the log, note which, and go on behind them."`
+	Rewind     rewindCommand     `cmd:"" help:"Read the log again from a time on, after the store has lost what it had."`
+}
+
+type rewindCommand struct {
+	settings
+	Since string `help:"From when on: an RFC 3339 time, or a duration back such as 90m." required:""`
+	Yes   bool   `help:"Do it. Without this, only list how far back it would go."`
+}
+
+// Run moves the groups that save back.
+func (c *rewindCommand) Run(ctx context.Context, out cli.Out) error {
+	since, err := domain.ParseInstant(c.Since, time.Now())
+	if err != nil {
+		return domain.Errorf(domain.Misconfigured, "--since: %w", err)
+	}
+	return app.Rewind(ctx, c.Config, newLogger(out.Stderr, c.Config), since, c.Yes, out.Stdout)
+}
+
+// retentionCommands are `docket retention …`.
+type retentionCommands struct {
+	Apply applyRetentionCommand `cmd:"" help:"Put the configured retention in force, also where it is shorter, and drop what is past it."`
+}
+
+type applyRetentionCommand struct {
+	settings
+	Yes bool `help:"Do it. Without this, only list the days that would go."`
+}
+
+// Run drops days.
+func (c *applyRetentionCommand) Run(ctx context.Context, out cli.Out) error {
+	return app.ApplyRetention(ctx, c.Config, newLogger(out.Stderr, c.Config), c.Yes, out.Stdout)
 }
 
 type acceptLossCommand struct {

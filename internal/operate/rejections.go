@@ -14,6 +14,10 @@ const (
 	AcceptedUntil = "accepted_until"
 	// Revoked: the acceptance is over.
 	Revoked = "revoked"
+	// RetentionApplied: a retention was put in force. Args days.
+	RetentionApplied = "retention_applied"
+	// LogRewound: the log is read again from a time on. Args records.
+	LogRewound = "log_rewound"
 	// LossAccepted: records that the log has lost were given up. Args group.
 	LossAccepted = "loss_accepted"
 )

@@ -23,13 +23,13 @@ type OPAReader interface {
 	OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, error)
 }
 
-// LogMarks is what the store knows of how far consumer groups had come in the log. It is kept beside the rows, so that it
-// is restored with them.
+// LogMarks is what the store knows of how far consumer groups had come in the log. It is kept beside the rows, so that
+// it is restored with them.
 type LogMarks interface {
 	// LogMarks returns a group's marks, of topics that are gone as well.
 	LogMarks(ctx context.Context, group string) ([]domain.Mark, error)
-	// AdvanceLogMarks moves marks on, all or none, and never back. advanced is false where the store has one of them behind
-	// its step's Before: it is not what it was then.
+	// AdvanceLogMarks moves marks on, all or none, and never back. advanced is false where the store has one of them
+	// behind its step's Before: it is not what it was then.
 	AdvanceLogMarks(ctx context.Context, steps []domain.MarkStep) (advanced bool, err error)
 	// SetLogMarks moves marks anywhere, for an operator.
 	SetLogMarks(ctx context.Context, marks []domain.Mark) error

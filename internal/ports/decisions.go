@@ -51,10 +51,15 @@ type DecisionDays interface {
 	PrepareDays(ctx context.Context, first, last domain.Day) error
 	// Days lists the days that have decisions, or room for them, in order.
 	Days(ctx context.Context) ([]domain.Day, error)
-	// DropDay removes a day's decisions for good. Removing one that is not there is no error.
-	DropDay(ctx context.Context, day domain.Day) error
-	// DropReceivedBefore removes what is kept by receipt and was received before a time: decisions out of the window, and
-	// OPAs that were not seen since.
+	// RetentionState is what is in force, and the store's clock. SetRetention puts another retention in force.
+	RetentionState(ctx context.Context) (domain.RetentionState, error)
+	SetRetention(ctx context.Context, retention time.Duration) error
+	// DropDay removes a day's decisions for good; decisions of it are TooOld from then on, whatever the window says. It
+	// is false, and nothing is done, where the day may not go by the store's own clock (domain.Day.MayGo), or where
+	// atMost days have gone within 24 hours; 0 is no bound. Dropping a day that is not there is no error, and is counted.
+	DropDay(ctx context.Context, day domain.Day, atMost int) (dropped bool, err error)
+	// DropReceivedBefore removes what is kept by receipt and was received, and saved, before a time: decisions out of the
+	// window, and OPAs that were not seen since.
 	DropReceivedBefore(ctx context.Context, oldest time.Time) error
 }
 

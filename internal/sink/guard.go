@@ -30,8 +30,8 @@ const (
 
 // Guard holds rejected rows, instead of letting them be dead-lettered, while there are too many to be the rows' own
 // fault: see domain.GuardRatio. Every process that saves counts what it judges and shares the counts through the store,
-// which also keeps whether the guard is on. Where that cannot be found out, rejected rows are held. It is safe for concurrent
-// use.
+// which also keeps whether the guard is on. Where that cannot be found out, rejected rows are held. It is safe for
+// concurrent use.
 type Guard struct {
 	stats   ports.RejectionStats
 	breaker *Breaker

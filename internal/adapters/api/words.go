@@ -86,6 +86,10 @@ var jobWords = words{
 			a.Count("tried"),
 		)
 	},
+	operate.RetentionApplied: func(a domain.Args) string {
+		return "in force; " + a.Text("days") + " days with decisions were past it"
+	},
+	operate.LogRewound:     func(a domain.Args) string { return a.Text("records") + " records are read again" },
 	operate.LossAccepted:   func(a domain.Args) string { return "given up for " + a.Text("group") },
 	deadletter.ExpiredOpen: fixed("the topic's retention has passed; they were still open"),
 }

@@ -107,10 +107,19 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 			"a topic is gone, or was made anew while docket consumed it: docket begins anew once it is there. Create it with "+
 				"docket migrate", "group", sub.Group, "topics", sub.Topics,
 		)
-		for sleep(ctx, anewEvery); ctx.Err() == nil && l.await(ctx, sub.Topics) != nil; sleep(ctx, anewEvery) {
-		}
+		l.awaitAnew(ctx, sub.Topics)
 		if ctx.Err() != nil {
 			return nil
+		}
+	}
+}
+
+// awaitAnew waits until the topics are there again, or ctx is done.
+func (l *Log) awaitAnew(ctx context.Context, topics []string) {
+	for ctx.Err() == nil {
+		sleep(ctx, anewEvery)
+		if l.await(ctx, topics) == nil {
+			return
 		}
 	}
 }

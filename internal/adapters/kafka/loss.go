@@ -64,7 +64,12 @@ func (l *Log) AcceptLoss(ctx context.Context, losses []Loss, note string) error 
 		})
 		byGroup[loss.Group] = offsets
 	}
-	for group, offsets := range byGroup {
+	return l.moveOffsets(ctx, byGroup)
+}
+
+// moveOffsets commits offsets for groups. None may have members: their next commits would overwrite it.
+func (l *Log) moveOffsets(ctx context.Context, byGroup map[string]kadm.Offsets) error {
+	for group := range byGroup {
 		described, err := l.admin.DescribeGroups(ctx, group)
 		if err != nil {
 			return classify("ask Kafka for the members of "+group, err)
@@ -75,6 +80,8 @@ func (l *Log) AcceptLoss(ctx context.Context, losses []Loss, note string) error 
 				group, n,
 			)
 		}
+	}
+	for group, offsets := range byGroup {
 		answers, err := l.admin.CommitOffsets(ctx, group, offsets)
 		if err == nil {
 			err = answers.Error()
@@ -84,6 +91,56 @@ func (l *Log) AcceptLoss(ctx context.Context, losses []Loss, note string) error 
 		}
 	}
 	return nil
+}
+
+// Move is a group's way back in one partition.
+type Move struct {
+	Group, Topic, TopicID string
+	Partition             int32
+	From, To              int64
+}
+
+// Rewindable says how far back a group would have to go to read everything again that a topic took since a time.
+func (l *Log) Rewindable(ctx context.Context, group, topic string, since time.Time) ([]Move, error) {
+	meta, err := l.admin.Metadata(ctx, topic)
+	if err == nil {
+		err = meta.Topics[topic].Err
+	}
+	if err != nil {
+		return nil, classify("ask Kafka for "+topic, err)
+	}
+	_, _, committed, err := l.offsets(ctx, group, []string{topic})
+	if err != nil {
+		return nil, err
+	}
+	then, err := l.admin.ListOffsetsAfterMilli(ctx, since.UnixMilli(), topic)
+	if err == nil {
+		err = then.Error()
+	}
+	if err != nil {
+		return nil, classify("ask Kafka for the offsets of a time", err)
+	}
+	var moves []Move
+	for p := range meta.Topics[topic].Partitions {
+		at, ok := committed.Lookup(topic, p)
+		to, known := then.Lookup(topic, p)
+		if ok && known && to.Offset < at.At {
+			moves = append(moves, Move{group, topic, meta.Topics[topic].ID.String(), p, at.At, to.Offset})
+		}
+	}
+	slices.SortFunc(moves, func(a, b Move) int { return int(a.Partition - b.Partition) })
+	return moves, nil
+}
+
+// Rewind moves groups back. They must have no members.
+func (l *Log) Rewind(ctx context.Context, moves []Move, note string) error {
+	byGroup := map[string]kadm.Offsets{}
+	for _, m := range moves {
+		offsets := byGroup[m.Group]
+		offsets.Add(kadm.Offset{Topic: m.Topic, Partition: m.Partition, At: m.To, LeaderEpoch: -1, Metadata: note})
+		byGroup[m.Group] = offsets
+	}
+	return l.moveOffsets(ctx, byGroup)
 }
 
 // CopyCommits has a group that was renamed go on where the one of the old name stands, on partitions where it has

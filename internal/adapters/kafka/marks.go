@@ -119,7 +119,8 @@ func (l *Log) KeepMarks(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if err := l.marks.flush(ctx, n%int(markIdle/markEvery) == 0); err != nil && ctx.Err() == nil && domain.ClassOf(err) != domain.Unavailable {
+		err := l.marks.flush(ctx, n%int(markIdle/markEvery) == 0)
+		if err != nil && ctx.Err() == nil && domain.ClassOf(err) != domain.Unavailable {
 			l.opts.Log.Warn("how far the log was consumed could not be written to the store; docket tries again", "error", err)
 		}
 	}
@@ -284,8 +285,8 @@ func (m *member) begin(p topicPartition, f found) int64 {
 		if m.log.first(fmt.Sprint(m.sub.Group, p, "anew")) {
 			m.log.opts.Lost(p.topic, 1)
 			log.Error(
-				"the topic is not the one of before: somebody deleted it and it was made anew. What had not been consumed of it is " +
-					"lost, and nobody can tell how much. docket begins with the first record of the new one",
+				"the topic is not the one of before: somebody deleted it and it was made anew. What had not been consumed of " +
+					"it is lost, and nobody can tell how much. docket begins with the first record of the new one",
 			)
 		}
 		return f.start
@@ -324,8 +325,8 @@ func (l *Log) first(key string) bool {
 	return !known
 }
 
-// adjust says where a member begins with partitions that are new to it. Where the store does not answer, it begins where
-// it had committed, and is judged later.
+// adjust says where a member begins with partitions that are new to it. Where the store does not answer, it begins
+// where it had committed, and is judged later.
 func (m *member) adjust(
 	ctx context.Context, offsets map[string]map[int32]kgo.Offset,
 ) (map[string]map[int32]kgo.Offset, error) {

@@ -9,9 +9,13 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/docket-project/docket/internal/domain"
 )
+
+// noDay is in front of all days.
+const noDay domain.Day = -1 << 62
 
 // partitionOf is the name of a day's partition.
 func partitionOf(d domain.Day) string { return "decisions_" + d.Start().Format("20060102") }
@@ -30,7 +34,7 @@ func dayOfPartition(name string) (domain.Day, bool) {
 
 // ensureDays makes the partitions that rows need and that are not known to be there.
 func (s *Store) ensureDays(ctx context.Context, conn *pgx.Conn, rows []row) error {
-	var known domain.Day = -1 << 62
+	known := noDay
 	for _, r := range rows {
 		d := domain.DayOf(r.Timestamp)
 		if d == known {
@@ -51,7 +55,9 @@ func (s *Store) ensureDay(ctx context.Context, conn *pgx.Conn, d domain.Day) err
 	if known {
 		return nil
 	}
-	if err := s.makeDay(ctx, conn, d); err != nil {
+	if err := s.makeDay(ctx, conn, d); errors.Is(err, errDayGone) {
+		return err
+	} else if err != nil {
 		return unmakeable(s.settle("make the partition "+partitionOf(d), conn, err), d)
 	}
 	s.mu.Lock()
@@ -95,11 +101,19 @@ func (s *Store) makeDay(ctx context.Context, conn *pgx.Conn, d domain.Day) error
 	}
 	name := partitionOf(d)
 	attached, exists := false, false
+	var gone pgtype.Date
 	err = tx.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL,
-		EXISTS (SELECT 1 FROM pg_inherits WHERE inhrelid = to_regclass($1) AND inhparent = 'decisions'::regclass)`,
-		name).Scan(&exists, &attached)
+		EXISTS (SELECT 1 FROM pg_inherits WHERE inhrelid = to_regclass($1) AND inhparent = 'decisions'::regclass),
+		(SELECT max(day) + 1 FROM dropped_days)`,
+		name).Scan(&exists, &attached, &gone)
 	if err != nil || attached {
 		return err
+	}
+	if gone.Valid && d < domain.DayOf(gone.Time) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.gone = max(s.gone, domain.DayOf(gone.Time))
+		return errDayGone
 	}
 	statements := []string{
 		`CREATE TABLE ` + name + ` (LIKE decisions INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING
@@ -175,20 +189,86 @@ func (s *Store) Days(ctx context.Context) (days []domain.Day, err error) {
 	return days, err
 }
 
-// DropDay drops a partition; see ports.DecisionDays. It locks everybody out of the table, and everybody behind it while
-// it waits, so it waits for 200 ms only.
-func (s *Store) DropDay(ctx context.Context, d domain.Day) error {
-	err := s.change(ctx, "drop "+partitionOf(d), func(b *pgx.Batch) {
-		b.Queue(`SELECT set_config('lock_timeout', '200', true)`)
-		b.Queue(`DROP TABLE IF EXISTS ` + partitionOf(d))
+// retentionLock keeps two processes from dropping days at once.
+const retentionLock = migrationLock + 1
+
+// DropDay drops a partition, by the database's clock; see ports.DecisionDays. It locks everybody out of the table, and
+// everybody behind it while it waits, so it waits for 200 ms only.
+func (s *Store) DropDay(ctx context.Context, d domain.Day, atMost int) (dropped bool, err error) {
+	const drop = `DO $$ BEGIN
+		IF DATE '%[1]s' < (now() AT TIME ZONE 'UTC')::date - 1 AND (%[2]d = 0 OR
+			(SELECT count(*) FROM dropped_days WHERE dropped_at > now() - interval '24 hours') < %[2]d) THEN
+			DROP TABLE IF EXISTS %[3]s;
+			INSERT INTO dropped_days VALUES (DATE '%[1]s', now()) ON CONFLICT (day) DO UPDATE SET dropped_at = now();
+		END IF;
+	END $$`
+	err = s.change(ctx, "drop "+partitionOf(d), func(b *pgx.Batch) {
+		b.Queue(`SELECT set_config('lock_timeout', '200', true), pg_advisory_xact_lock($1::bigint)`, int64(retentionLock))
+		b.Queue(fmt.Sprintf(drop, d, atMost, partitionOf(d)))
+		b.Queue(`SELECT EXISTS (SELECT 1 FROM dropped_days WHERE day = $1::date AND dropped_at = now())`, d.Start()).
+			QueryRow(func(row pgx.Row) error { return row.Scan(&dropped) })
+	})
+	if err != nil || !dropped {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.days, d)
+	s.gone = max(s.gone, d+1)
+	return true, nil
+}
+
+// RetentionState reads what is in force, and the database's clock; see ports.DecisionDays.
+func (s *Store) RetentionState(ctx context.Context) (state domain.RetentionState, err error) {
+	var seconds int64
+	var gone pgtype.Date
+	err = s.change(ctx, "read the retention", func(b *pgx.Batch) {
+		b.Queue(`SELECT coalesce((SELECT seconds FROM retention), 0), (SELECT max(day) + 1 FROM dropped_days),
+			clock_timestamp()`).QueryRow(func(row pgx.Row) error { return row.Scan(&seconds, &gone, &state.Now) })
+	})
+	if err != nil {
+		return state, err
+	}
+	state.InForce, state.Now = time.Duration(seconds)*time.Second, state.Now.UTC()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inForce = state.InForce
+	if gone.Valid {
+		s.gone = max(s.gone, domain.DayOf(gone.Time))
+	}
+	return state, nil
+}
+
+// SetRetention puts a retention in force; see ports.DecisionDays.
+func (s *Store) SetRetention(ctx context.Context, retention time.Duration) error {
+	err := s.change(ctx, "set the retention", func(b *pgx.Batch) {
+		b.Queue(`INSERT INTO retention (seconds) VALUES ($1::bigint)
+			ON CONFLICT (one) DO UPDATE SET seconds = excluded.seconds, set_at = now()`, int64(retention/time.Second))
 	})
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.days, d)
+	s.inForce = retention
 	return nil
+}
+
+// errDayGone is that a day was dropped: what belongs to it is too old.
+var errDayGone = errors.New("the day is past the retention, and was dropped")
+
+// placement says where a decision belongs: by when it was logged, by the longer of what is configured and in force, and
+// by what was dropped already.
+func (s *Store) placement(d *domain.Decision, now time.Time) domain.Placement {
+	s.mu.Lock()
+	window, gone := s.opts.Window, s.gone
+	window.Retention = max(window.Retention, s.inForce)
+	s.mu.Unlock()
+	in := window.Classify(d.Timestamp, d.Logged(now))
+	if in == domain.Inside && domain.DayOf(d.Timestamp) < gone {
+		return domain.BeforeWindow
+	}
+	return in
 }
 
 // expireStep is how many rows one transaction deletes.
@@ -197,7 +277,7 @@ const expireStep = 5000
 // DropReceivedBefore deletes from the tables without partitions; see ports.DecisionDays.
 func (s *Store) DropReceivedBefore(ctx context.Context, oldest time.Time) error {
 	for _, table := range []struct{ name, past string }{
-		{"decisions_out_of_window", `received_at < $1::timestamptz`},
+		{"decisions_out_of_window", `received_at < $1::timestamptz AND saved_at < $1::timestamptz`},
 		// OPAs make up a new id at every start.
 		{"opas", `greatest(last_upload, status_at) < $1::timestamptz`},
 	} {

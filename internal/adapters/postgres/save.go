@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"slices"
 	"time"
 
@@ -82,6 +83,9 @@ func (s *Store) insertBatch(ctx context.Context, decisions []domain.Decision, en
 		s.forgetDays()
 		err = s.save(ctx, inside, outside, end, statuses)
 	}
+	if errors.Is(err, errDayGone) { // by the retention: the rows of that day are too old, as is known now
+		return s.insertBatch(ctx, decisions, end)
+	}
 	if err != nil {
 		return nil, misplaced(err)
 	}
@@ -121,7 +125,7 @@ func (s *Store) classify(decisions []domain.Decision, statuses []domain.SaveStat
 		d := &decisions[i]
 		k := key{tenant: d.Tenant, id: d.ID}
 		into, in := &outside, false
-		switch s.opts.Window.Classify(d.Timestamp, d.Logged(now)) {
+		switch s.placement(d, now) {
 		case domain.BeforeWindow:
 			statuses[i] = domain.TooOld
 			continue

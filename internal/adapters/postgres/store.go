@@ -73,10 +73,13 @@ type Store struct {
 	settings string        // set for every transaction
 	probing  string        // set for a probe's
 
-	mu     sync.Mutex
-	days   map[domain.Day]bool // partitions known to be there
-	input  atomic.Uint32
-	closed atomic.Bool
+	mu   sync.Mutex
+	days map[domain.Day]bool // partitions known to be there
+	gone domain.Day          // days in front of it were dropped
+	// inForce is the retention that the store has, as far as known.
+	inForce time.Duration
+	input   atomic.Uint32
+	closed  atomic.Bool
 }
 
 // Open makes a Store. It does not wait for the server: Migrate, CheckSchema and Probe do.
@@ -94,7 +97,8 @@ func Open(opts Options) (*Store, error) {
 			opts.StatementTimeout.Milliseconds(), lock.Milliseconds())
 	}
 	s := &Store{
-		opts: opts, days: map[domain.Day]bool{}, settings: settings(lockTimeout), probing: settings(probeLockTimeout),
+		opts: opts, days: map[domain.Day]bool{}, gone: noDay,
+		settings: settings(lockTimeout), probing: settings(probeLockTimeout),
 	}
 	var err error
 	if s.write, err = s.pool(writes, 0); err != nil {

@@ -92,7 +92,9 @@ func TestPartitionsComeAndGo(t *testing.T) {
 		"and not what docket has not made",
 	)
 
-	require.NoError(t, s.DropDay(t.Context(), old))
+	dropped, err := s.DropDay(t.Context(), old, 0)
+	require.NoError(t, err)
+	require.True(t, dropped)
 	require.NotContains(t, partitions(t, p.URL(database, "")), partitionOf(old))
 	found, err := s.Decisions(t.Context(), domain.AllTenants(), "new")
 	require.NoError(t, err)
@@ -100,15 +102,21 @@ func TestPartitionsComeAndGo(t *testing.T) {
 	found, err = s.Decisions(t.Context(), domain.AllTenants(), "old")
 	require.NoError(t, err)
 	require.Empty(t, found)
-	statuses, err = s.SaveBatch(t.Context(), []domain.Decision{row("old again", old.Start())})
+	other := newStore(t, p.URL(database, ""), func(o *Options) { o.Now = func() time.Time { return now } })
+	for name, s := range map[string]*Store{"who dropped it": s, "another process": other} {
+		statuses, err = s.SaveBatch(t.Context(), []domain.Decision{row("old again", old.Start()), row("new "+name, now)})
+		require.NoError(t, err)
+		require.Equal(t, []domain.SaveStatus{domain.TooOld, domain.Saved}, statuses, "a dropped day is gone: %s", name)
+	}
+	require.NotContains(t, partitions(t, p.URL(database, "")), partitionOf(old))
+	old++
+	statuses, err = s.SaveBatch(t.Context(), []domain.Decision{row("old", old.Start())})
 	require.NoError(t, err)
-	require.Equal(
-		t, []domain.SaveStatus{domain.Saved}, statuses, "a day that was dropped is made again where it is needed",
-	)
+	require.Equal(t, []domain.SaveStatus{domain.Saved}, statuses)
 
 	release := lockTable(t, p, database)
 	start := time.Now()
-	err = s.DropDay(t.Context(), old)
+	_, err = s.DropDay(t.Context(), old, 0)
 	require.Equal(t, domain.Unavailable, domain.ClassOf(err), "%v", err)
 	require.Less(t, time.Since(start), 3*time.Second, "a lock is not waited for")
 	release()

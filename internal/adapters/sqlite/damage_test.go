@@ -246,9 +246,10 @@ func TestManyDecisionsAreDropped(t *testing.T) {
 	dir := openDir(t, t.TempDir())
 	defer dir.Close()
 	now := time.Now()
+	clock := now
 	s, err := OpenStore(t.Context(), dir, StoreOptions{
 		Window: domain.Window{Retention: time.Hour, Ahead: time.Hour}, Migrate: true,
-		Fatal: func(err error) { t.Error(err) }, Log: logOptions(t).Log,
+		Fatal: func(err error) { t.Error(err) }, Log: logOptions(t).Log, Now: func() time.Time { return clock },
 	})
 	require.NoError(t, err)
 	defer s.Close()
@@ -265,12 +266,18 @@ func TestManyDecisionsAreDropped(t *testing.T) {
 	}
 	_, err = s.SaveBatch(t.Context(), rows)
 	require.NoError(t, err)
-	require.NoError(t, s.DropDay(t.Context(), domain.DayOf(now)-1))
+	drop := func(day domain.Day) {
+		dropped, err := s.DropDay(t.Context(), day, 0)
+		require.NoError(t, err)
+		require.True(t, dropped)
+	}
+	clock = now.Add(72 * time.Hour)
+	drop(domain.DayOf(now) - 1)
 	require.NoError(t, s.DropReceivedBefore(t.Context(), now))
 	page, err := s.Search(t.Context(), domain.AllTenants(), domain.Query{Limit: 1000})
 	require.NoError(t, err)
 	require.Len(t, page.Items, 1000)
-	require.NoError(t, s.DropDay(t.Context(), domain.DayOf(now)))
+	drop(domain.DayOf(now))
 	require.NoError(t, s.DropReceivedBefore(t.Context(), now.Add(time.Microsecond)))
 	page, err = s.Search(t.Context(), domain.AllTenants(), domain.Query{Limit: 1})
 	require.NoError(t, err)

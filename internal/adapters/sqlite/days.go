@@ -32,21 +32,83 @@ func (s *Store) Days(ctx context.Context) (days []domain.Day, err error) {
 // deleteStep is how many rows one transaction deletes, so that batches get in between.
 const deleteStep = 1000
 
-// DropDay deletes a day's rows; see ports.DecisionDays.
-func (s *Store) DropDay(ctx context.Context, day domain.Day) error {
+// DropDay deletes a day's rows; see ports.DecisionDays. Its own clock is the store's.
+func (s *Store) DropDay(ctx context.Context, day domain.Day, atMost int) (dropped bool, err error) {
+	now := s.opts.Now()
+	if !day.MayGo(now) {
+		return false, nil
+	}
+	var lately int
+	since := now.Add(-24 * time.Hour).UnixMicro()
+	row := s.read.QueryRowContext(ctx, `SELECT count(*) FROM dropped_days WHERE dropped_at > ? AND day <> ?`, since, day)
+	if err := row.Scan(&lately); err != nil {
+		return false, s.checked("drop a day in "+storeFile, err)
+	}
+	if atMost > 0 && lately >= atMost {
+		return false, nil
+	}
+	// First: what is half gone is gone.
+	_, err = s.write.ExecContext(ctx, `INSERT OR REPLACE INTO dropped_days VALUES (?, ?)`, day, now.UnixMicro())
+	if err != nil {
+		return false, s.checked("drop a day in "+storeFile, err)
+	}
+	s.gone.Store(max(s.gone.Load(), int64(day+1)))
 	first := day.Start().UnixMicro()
-	return s.deleteSteps(
+	return true, s.deleteSteps(
 		ctx, "drop a day in "+storeFile,
 		`DELETE FROM decisions WHERE rowid IN (SELECT rowid FROM decisions WHERE time >= ? AND time < ? LIMIT ?)`, first,
 		first+microsOfDay,
 	)
 }
 
+// RetentionState reads what is in force; see ports.DecisionDays.
+func (s *Store) RetentionState(ctx context.Context) (domain.RetentionState, error) {
+	state := domain.RetentionState{Now: s.opts.Now().UTC()}
+	var seconds int64
+	var gone *int64
+	row := s.read.QueryRowContext(
+		ctx, `SELECT coalesce((SELECT seconds FROM retention), 0), (SELECT max(day) + 1 FROM dropped_days)`,
+	)
+	if err := row.Scan(&seconds, &gone); err != nil {
+		return state, s.checked("read the retention in "+storeFile, err)
+	}
+	state.InForce = time.Duration(seconds) * time.Second
+	s.inForce.Store(int64(state.InForce))
+	if gone != nil {
+		s.gone.Store(*gone)
+	}
+	return state, nil
+}
+
+// SetRetention puts a retention in force; see ports.DecisionDays.
+func (s *Store) SetRetention(ctx context.Context, retention time.Duration) error {
+	_, err := s.write.ExecContext(
+		ctx, `INSERT OR REPLACE INTO retention (one, seconds) VALUES (1, ?)`, int64(retention/time.Second),
+	)
+	if err != nil {
+		return s.checked("set the retention in "+storeFile, err)
+	}
+	s.inForce.Store(int64(retention))
+	return nil
+}
+
+// placement says where a decision belongs: by when it was logged, by the longer of what is configured and in force, and
+// by what was dropped already.
+func (s *Store) placement(d *domain.Decision, now time.Time) domain.Placement {
+	window := s.opts.Window
+	window.Retention = max(window.Retention, time.Duration(s.inForce.Load()))
+	in := window.Classify(d.Timestamp, d.Logged(now))
+	if in == domain.Inside && int64(domain.DayOf(d.Timestamp)) < s.gone.Load() {
+		return domain.BeforeWindow
+	}
+	return in
+}
+
 // DropReceivedBefore deletes what is kept by receipt; see ports.DecisionDays.
 func (s *Store) DropReceivedBefore(ctx context.Context, oldest time.Time) error {
 	for _, query := range []string{
-		`DELETE FROM decisions_out_of_window WHERE rowid IN (SELECT rowid FROM decisions_out_of_window WHERE received_at < ?
-			LIMIT ?)`,
+		`DELETE FROM decisions_out_of_window WHERE rowid IN (SELECT rowid FROM decisions_out_of_window
+			WHERE received_at < ?1 AND saved_at < ?1 LIMIT ?2)`,
 		// OPAs make up a new id at every start.
 		`DELETE FROM opas WHERE rowid IN (SELECT rowid FROM opas WHERE max(coalesce(last_upload, 0), coalesce(status_at, 0)) <
 			? LIMIT ?)`,

@@ -78,6 +78,8 @@ type Log struct {
 	claimed map[groupTopic]chan struct{}
 	changed chan struct{} // closed and replaced after every commit
 	broken  error         // set for good after an fsync failed
+	newest  time.Time     // when the newest record was written, as far as there is one
+	trimmed map[string]time.Time
 }
 
 // topic is a topic's place in the file and its offsets; guarded by Log.mu.
@@ -133,6 +135,7 @@ func openLog(ctx context.Context, dir *Dir, opts LogOptions) (_ *Log, err error)
 		commits:  map[groupTopic]int64{},
 		claimed:  map[groupTopic]chan struct{}{},
 		changed:  make(chan struct{}),
+		trimmed:  map[string]time.Time{},
 	}
 	defer func() {
 		if err != nil {
@@ -174,6 +177,14 @@ func (l *Log) load(ctx context.Context) error {
 			return classify("read topic "+t.Name, err)
 		}
 		l.topics[t.Name] = loaded
+		var micros *int64
+		row = l.write.QueryRowContext(ctx, `SELECT written_at FROM records WHERE id = ?`, loaded.id(loaded.next-1))
+		if err := row.Scan(&micros); err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return classify("read the newest record of "+t.Name, err)
+		}
+		if micros != nil && time.UnixMicro(*micros).After(l.newest) {
+			l.newest = time.UnixMicro(*micros)
+		}
 	}
 	for old, name := range l.opts.Renamed {
 		if old == name {
@@ -301,6 +312,13 @@ func (l *Log) Ready(ctx context.Context) error {
 // l.mu.
 func (l *Log) committed(group string, t *topic) int64 {
 	return max(l.commits[groupTopic{group, t.Name}], t.first)
+}
+
+// Newest is when the log took its newest record, or zero where it has none. A clock that is far from it is wrong.
+func (l *Log) Newest() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.newest
 }
 
 // Backlog reports the topics for a group.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/docket-project/docket/internal/adapters/sqlstore"
@@ -50,6 +51,9 @@ type Store struct {
 
 	decisions   table
 	outOfWindow table
+
+	gone    atomic.Int64 // days in front of it were dropped
+	inForce atomic.Int64 // the retention that the store has
 }
 
 // table is one of the two tables of decisions, with the statements that write to it.
@@ -80,6 +84,10 @@ func OpenStore(ctx context.Context, dir *Dir, opts StoreOptions) (_ *Store, err 
 		return nil, err
 	}
 	if s.copy, err = dir.open(storeFile, 1); err != nil {
+		return nil, err
+	}
+	s.gone.Store(-1 << 62)
+	if _, err := s.RetentionState(ctx); err != nil {
 		return nil, err
 	}
 	s.decisions = table{
@@ -183,7 +191,7 @@ func (s *Store) insertBatch(
 				return err
 			}
 			d := &decisions[i]
-			switch s.opts.Window.Classify(d.Timestamp, d.Logged(now)) {
+			switch s.placement(d, now) {
 			case domain.BeforeWindow:
 				statuses[i] = domain.TooOld
 			case domain.Outside:

@@ -59,14 +59,33 @@ func checkpoint(write, own *sql.DB) error {
 // expireStep is how many records one transaction drops.
 const expireStep = 2000
 
+const (
+	// expireEach is how often a topic is trimmed by time, and expireSpan how much of it goes at most, by the records' own
+	// times: whatever is wrong with a clock, somebody has time to see it.
+	expireEach = 24 * time.Hour
+	expireSpan = 48 * time.Hour
+	// clockTolerance is how far the clock may be from the newest record.
+	clockTolerance = 24 * time.Hour
+)
+
 // expire drops records that are older than their topic's retention, from the front and in steps. It stops at the first
 // that is not: a clock that was ahead for a while must not make a hole.
 func (l *Log) expire(ctx context.Context) error {
+	now := l.opts.Now()
+	if newest := l.Newest(); !newest.IsZero() && now.Sub(newest).Abs() > clockTolerance {
+		return domain.Errorf(
+			domain.Misconfigured, "the newest record is of %s, more than a day from now: the clock may be wrong",
+			newest.UTC().Format(time.RFC3339),
+		)
+	}
 	for name, t := range l.topics {
-		if t.Retention == 0 {
+		if t.Retention == 0 || now.Sub(l.trimmed[name]) < expireEach {
 			continue
 		}
-		oldest := l.opts.Now().Add(-t.Retention).UnixMicro()
+		oldest, err := l.oldestToGo(ctx, t, now)
+		if err != nil {
+			return err
+		}
 		for ctx.Err() == nil {
 			l.mu.Lock()
 			first, end := t.first, min(t.first+expireStep, t.next)
@@ -82,6 +101,7 @@ func (l *Log) expire(ctx context.Context) error {
 			if to == t.id(first) {
 				break
 			}
+			l.trimmed[name] = now
 			c := &call{ctx: ctx, trim: map[string]int64{name: first + to - t.id(first)}, bytes: 256, done: make(chan error, 1)}
 			if err := l.submit(ctx, c); err != nil {
 				return err
@@ -89,4 +109,21 @@ func (l *Log) expire(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// oldestToGo is the time, in microseconds, up to which a topic's records go now: what is past the retention, but no more
+// than expireSpan.
+func (l *Log) oldestToGo(ctx context.Context, t *topic, now time.Time) (int64, error) {
+	oldest := now.Add(-t.Retention).UnixMicro()
+	l.mu.Lock()
+	first := t.id(t.first)
+	l.mu.Unlock()
+	var written int64
+	row := l.read.QueryRowContext(ctx, `SELECT written_at FROM records WHERE id = ?`, first)
+	if err := row.Scan(&written); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return 0, classify("find what is past its retention", err)
+	} else if err == nil {
+		oldest = min(oldest, written+expireSpan.Microseconds())
+	}
+	return oldest, nil
 }

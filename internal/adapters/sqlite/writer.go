@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"errors"
 	"maps"
+	"slices"
 )
 
 // run is the writer.
@@ -110,6 +111,9 @@ func (l *Log) commit(s statements, group []*call) error {
 		t.next, t.first = next[name], first[name]
 	}
 	l.commits = commits
+	if slices.ContainsFunc(group, func(c *call) bool { return len(c.records) > 0 }) {
+		l.newest = l.opts.Now()
+	}
 	close(l.changed)
 	l.changed = make(chan struct{})
 	return nil

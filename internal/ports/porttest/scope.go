@@ -202,8 +202,14 @@ func storeDays(t *testing.T, h *StoreHarness) {
 	require.IsIncreasing(t, days)
 	require.Subset(t, days, []domain.Day{old, old + 1})
 
+	drop := func(want bool, day domain.Day, atMost int) {
+		t.Helper()
+		dropped, err := h.Decisions.DropDay(t.Context(), day, atMost)
+		require.NoError(t, err)
+		require.Equal(t, want, dropped, day)
+	}
 	for range 2 { // the second time there is nothing
-		require.NoError(t, h.Decisions.DropDay(t.Context(), old))
+		drop(true, old, 2)
 	}
 	days, err = h.Decisions.Days(t.Context())
 	require.NoError(t, err)
@@ -213,9 +219,43 @@ func storeDays(t *testing.T, h *StoreHarness) {
 	require.Empty(t, h.get(t, "id-2"))
 	require.Len(t, h.get(t, "id-3"), 1)
 	require.Len(t, h.get(t, "id-4"), 1, "it has no day of its own")
+	h.save(t, domain.TooOld, h.row(6, at(old)), h.row(7, at(old-1)))
 
 	require.NoError(t, h.Decisions.DropReceivedBefore(t.Context(), old.End()))
-	require.Empty(t, h.get(t, "id-4"))
+	require.Len(t, h.get(t, "id-4"), 1, "it was saved later, whatever the clock of who received it said")
+	require.NoError(t, h.Decisions.DropReceivedBefore(t.Context(), h.Now.Add(-time.Minute)))
 	require.Len(t, h.get(t, "id-5"), 1)
 	require.Len(t, h.get(t, "id-3"), 1, "what is kept by day is not touched")
+
+	drop(true, old+1, 2)
+	drop(false, old+2, 2)
+	drop(true, old+2, 0)
+	for _, day := range []domain.Day{today - 1, today, today + 1} {
+		drop(false, day, 0)
+	}
+	h.save(t, domain.Saved, h.row(8, at(old+3)))
+	h.save(t, domain.TooOld, h.row(9, at(old+2)))
+}
+
+// storeRetention is what the store says of how long it keeps decisions.
+func storeRetention(t *testing.T, h *StoreHarness) {
+	state, err := h.Decisions.RetentionState(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, state.InForce)
+	require.WithinDuration(t, h.Now, state.Now, time.Minute)
+	longer := h.Window.Retention + 48*time.Hour
+	beyond := func(d *domain.Decision) {
+		d.Timestamp = h.Now.Add(-longer + time.Hour).UTC().Truncate(time.Microsecond)
+	}
+	h.save(t, domain.TooOld, h.row(1, beyond))
+	require.NoError(t, h.Decisions.SetRetention(t.Context(), longer))
+	h.save(t, domain.Saved, h.row(1, beyond))
+	require.NoError(t, h.Decisions.SetRetention(t.Context(), time.Hour))
+	h.save(t, domain.Saved, h.row(2, func(d *domain.Decision) {
+		d.Timestamp = h.Now.Add(-h.Window.Retention + time.Hour).UTC().Truncate(time.Microsecond)
+	}))
+	h.Decisions, h.Control = h.Reopen(t)
+	state, err = h.Decisions.RetentionState(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, time.Hour, state.InForce)
 }

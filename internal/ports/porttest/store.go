@@ -56,6 +56,7 @@ func Decisions(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"an id that is not there is no error", storeAbsent},
 		{"a scope hides other tenants' decisions", scopeDecisions},
 		{"days are listed and dropped", storeDays},
+		{"the retention in force stands in the store", storeRetention},
 		{"a dry run tells what would happen and stores nothing", storeDryRun},
 	})
 }
