@@ -14,7 +14,6 @@ import (
 	"github.com/docket-project/docket/internal/job"
 	"github.com/docket-project/docket/internal/ports"
 	"github.com/docket-project/docket/internal/retention"
-	"github.com/docket-project/docket/internal/saver"
 	"github.com/docket-project/docket/internal/status"
 )
 
@@ -45,13 +44,11 @@ func (a *App) backends(ctx context.Context) (b backends, err error) {
 		a.health.Lost(domain.Say(status.LogLost, domain.Args{"topic": topic}))
 	}
 	var dir *sqlite.Dir
-	newStore := false
 	if a.cfg.Embedded() {
 		if dir, err = sqlite.OpenDir(a.cfg.Data); err != nil {
 			return b, err
 		}
 		a.onStop("data directory", func(context.Context) error { return dir.Close() })
-		newStore = a.cfg.DatabaseURL == "" && dir.StoreIsNew()
 	}
 	if a.cfg.DatabaseURL != "" {
 		err = a.openPostgres(ctx, &b)
@@ -64,7 +61,7 @@ func (a *App) backends(ctx context.Context) (b backends, err error) {
 	if a.cfg.Kafka.On() {
 		b.Log, err = a.openKafka(ctx, b.Control, lost)
 	} else {
-		b.Log, err = a.openLog(ctx, dir, lost, newStore)
+		b.Log, err = a.openLog(ctx, dir, b.Control, lost)
 	}
 	return b, err
 }
@@ -99,28 +96,18 @@ func (a *App) newestRecord() time.Time {
 
 // openLog opens the embedded log.
 func (a *App) openLog(
-	ctx context.Context, dir *sqlite.Dir, lost func(string, int64), newStore bool,
+	ctx context.Context, dir *sqlite.Dir, marks ports.LogMarks, lost func(string, int64),
 ) (ports.Log, error) {
 	a.health.Phase(domain.Say(status.StartingLog, nil))
 	options := logOptions(a.topics, a.logger, a.fatal, lost)
-	options.Migrate = a.cfg.Migrate
+	options.Migrate, options.Marks = a.cfg.Migrate, marks
 	log, err := sqlite.OpenLog(ctx, dir, options)
 	if err != nil {
 		return nil, err
 	}
 	a.onStop("log", within(log.Close))
 	a.embedded.Store(log)
-	if handed, err := log.Backlog(ctx, a.topics.Group(saver.Group), a.topics.Decisions); err == nil && newStore &&
-		handed[0].Committed > 0 {
-		a.logger.Error(
-			"the store is new, but the log has handed decisions to one before: if its file was lost, stop docket and restore "+
-				"it from a backup",
-			"data",
-			a.cfg.Data,
-			"decisions",
-			handed[0].Committed,
-		)
-	}
+	a.run("marks of the log", log.KeepMarks)
 	return log, nil
 }
 
@@ -197,15 +184,15 @@ func (a *App) openPostgres(ctx context.Context, b *backends) error {
 	return nil
 }
 
-// watchStandby warns while a failover would lose commits that the log believes are stored. docket notices a store that is
-// older than it was and reads the log again, as far as the marks tell.
+// watchStandby warns while a failover would lose commits that the log believes are stored. docket notices a store that
+// is older than it was and reads the log again, as far as the marks tell.
 func (a *App) watchStandby(ctx context.Context, s *postgres.Store) {
 	for warned := false; ; {
 		loses, err := s.LosesCommits(ctx)
 		if err == nil && loses && !warned {
 			a.logger.Warn(
-				"PostgreSQL has a standby that commits do not wait for: what it lacks when it takes over is lost to the store. Set " +
-					"synchronous_standby_names, or know how to run docket log rewind",
+				"PostgreSQL has a standby that commits do not wait for: what it lacks when it takes over is lost to the store. " +
+					"Set synchronous_standby_names, or know how to run docket log rewind",
 			)
 		}
 		if err == nil {

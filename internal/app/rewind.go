@@ -60,8 +60,8 @@ func upkeepStore(
 	return store, store, func() error { return errors.Join(store.Close(), dir.Close()) }, nil
 }
 
-// ApplyRetention puts the configured retention in force and drops what is past it, at once. Without yes it only writes to
-// w what that would be. The embedded store has to be stopped.
+// ApplyRetention puts the configured retention in force and drops what is past it, at once. Without yes it only writes
+// to w what that would be. The embedded store has to be stopped.
 func ApplyRetention(ctx context.Context, cfg Config, logger *slog.Logger, yes bool, w io.Writer) (err error) {
 	retention := time.Duration(cfg.Retention.Retention)
 	if retention < domain.LeastRetention {
@@ -127,9 +127,13 @@ func spellDays(d time.Duration) string {
 	}
 }
 
-// Rewind has the groups that save read the log again from a time on, after a store was lost that had more. Without yes it
-// only writes to w what that would be. No saver or parking role may run. Saving again stores nothing twice.
-func Rewind(ctx context.Context, cfg Config, logger *slog.Logger, since time.Time, yes bool, w io.Writer) (err error) {
+// Rewind has the groups that save read the log again from a time on, after a store was lost that had more. Without yes
+// it only writes to w what that would be. No saver or parking role may run. Saving again stores nothing twice.
+func Rewind(ctx context.Context, cfg Config, logger *slog.Logger, from string, yes bool, w io.Writer) (err error) {
+	since, err := domain.ParseInstant(from, time.Now())
+	if err != nil {
+		return domain.Errorf(domain.Misconfigured, "--since: %w", err)
+	}
 	if !cfg.Kafka.On() {
 		return domain.Errorf(
 			domain.Misconfigured, "the embedded log keeps nothing that was stored: restore %s from a backup instead", cfg.Data,

@@ -2,11 +2,9 @@ package command
 
 import (
 	"context"
-	"time"
 
 	"github.com/docket-project/docket/internal/adapters/cli"
 	"github.com/docket-project/docket/internal/app"
-	"github.com/docket-project/docket/internal/domain"
 )
 
 // migrateCommand is `docket migrate`.
@@ -33,11 +31,7 @@ type rewindCommand struct {
 
 // Run moves the groups that save back.
 func (c *rewindCommand) Run(ctx context.Context, out cli.Out) error {
-	since, err := domain.ParseInstant(c.Since, time.Now())
-	if err != nil {
-		return domain.Errorf(domain.Misconfigured, "--since: %w", err)
-	}
-	return app.Rewind(ctx, c.Config, newLogger(out.Stderr, c.Config), since, c.Yes, out.Stdout)
+	return app.Rewind(ctx, c.Config, newLogger(out.Stderr, c.Config), c.Since, c.Yes, out.Stdout)
 }
 
 // retentionCommands are `docket retention …`.

@@ -125,6 +125,8 @@ type Headers struct {
 	LoggedAt time.Time
 	// HeldFor is what a held record waits for; see HeldForDay and its like.
 	HeldFor string
+	// Part is "i/n" where a record had to be cut up, because no topic takes it whole.
+	Part string
 	// Replay is the operator's replay job, and ReplayCount the guard against loops.
 	Replay      string
 	ReplayCount int
@@ -136,6 +138,28 @@ func (h Headers) Owner() string {
 		return DefaultTenant
 	}
 	return Name(h.Tenant) // another program may have written the record
+}
+
+// partBytes is what a part of a record has at most: every dead-letter topic takes it.
+const partBytes = 8 << 20
+
+// Foreign reports that docket has not written the record: ingest gives every one the hash of its upload.
+func (r Record) Foreign() bool { return r.Headers.Upload == "" }
+
+// Parts cuts a record up that no topic takes whole, for the data DLQ. The parts share its value.
+func (r Record) Parts(dlq string) []Record {
+	n := (len(r.Value) + partBytes - 1) / partBytes
+	out := make([]Record, 0, n)
+	h := r.Moved()
+	h.Reason, h.ErrorClass, h.ErrorCode = EventTooLarge, Invalid, "MESSAGE_TOO_LARGE"
+	h.Attempt, h.NotBefore = 0, time.Time{}
+	h.Error = "another program wrote a record that is larger than what its next topic takes"
+	for i := range n {
+		h.Part = fmt.Sprintf("%d/%d", i+1, n)
+		value := r.Value[i*partBytes : min((i+1)*partBytes, len(r.Value))]
+		out = append(out, Record{Topic: dlq, Key: r.Key, Value: value, Headers: h})
+	}
+	return out
 }
 
 // maxErrorText bounds the docket-error header, in bytes.
@@ -171,6 +195,7 @@ const (
 	headerOrigin        = "docket-origin"
 	headerLoggedAt      = "docket-logged-at"
 	headerHeldFor       = "docket-held-for"
+	headerPart          = "docket-part"
 	headerReplay        = "docket-replay"
 	headerReplayCount   = "docket-replay-count"
 )
@@ -208,6 +233,7 @@ func (h Headers) Encode() []Header {
 	text(headerOrigin, h.Origin)
 	instant(headerLoggedAt, h.LoggedAt)
 	text(headerHeldFor, h.HeldFor)
+	text(headerPart, h.Part)
 	text(headerReplay, h.Replay)
 	count(headerReplayCount, h.ReplayCount)
 	return out
@@ -249,6 +275,8 @@ func DecodeHeaders(headers []Header) Headers {
 			h.LoggedAt = instantOf(p.Value)
 		case headerHeldFor:
 			h.HeldFor = p.Value
+		case headerPart:
+			h.Part = p.Value
 		case headerReplay:
 			h.Replay = p.Value
 		case headerReplayCount:

@@ -20,7 +20,8 @@ func TestHeadersRoundTrip(t *testing.T) {
 		{
 			Tenant: "t", Reason: TooDeep, TraceParent: "tp", Attempt: 3, NotBefore: at, FirstFailedAt: at.Add(time.Hour),
 			ErrorClass: Unknown,
-			ErrorCode:  "c", Error: "e", Origin: "a/0/1", LoggedAt: at, HeldFor: "day:none", Replay: "r", ReplayCount: 9,
+			ErrorCode:  "c", Error: "e", Origin: "a/0/1", LoggedAt: at, HeldFor: "day:none", Part: "1/3",
+			Replay: "r", ReplayCount: 9,
 		},
 	} {
 		require.Equal(t, h, DecodeHeaders(h.Encode()))
@@ -52,6 +53,25 @@ func TestMoved(t *testing.T) {
 		require.Equal(t, first, d.LoggedAt)
 		require.Equal(t, first, d.ReceivedAt, "nothing else says when it was received")
 	}
+}
+
+func TestParts(t *testing.T) {
+	r := Record{Topic: "docket.decisions", Partition: 3, Offset: 7, Key: "huge", Value: make([]byte, 20<<20)}
+	require.True(t, r.Foreign())
+	require.False(t, Record{Headers: Headers{Upload: "ab"}}.Foreign())
+	parts := r.Parts("docket.dlq")
+	require.Len(t, parts, 3)
+	bytes := 0
+	for i, part := range parts {
+		require.Equal(t, "docket.dlq", part.Topic)
+		require.Equal(t, "huge", part.Key)
+		require.Equal(t, fmt.Sprintf("%d/3", i+1), part.Headers.Part)
+		require.Equal(t, "docket.decisions/3/7", part.Headers.Origin)
+		require.Equal(t, EventTooLarge, part.Headers.Reason)
+		require.LessOrEqual(t, len(part.Value), partBytes)
+		bytes += len(part.Value)
+	}
+	require.Equal(t, len(r.Value), bytes)
 }
 
 func FuzzDecodeHeaders(f *testing.F) {

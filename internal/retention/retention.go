@@ -93,8 +93,10 @@ func (r *Retention) Apply(ctx context.Context) error {
 		}
 		if !dropped {
 			if r.once("more") {
-				r.logger.Warn("more days are past the retention than go at once: two go a day. If it is meant, run docket retention "+
-					"apply", "next", day.String(), "retention", inForce)
+				r.logger.Warn(
+					"more days are past the retention than go at once: two go a day. If it is meant, run docket retention apply",
+					"next", day.String(), "retention", inForce,
+				)
 			}
 			break
 		}

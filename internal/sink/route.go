@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -125,6 +126,7 @@ func NotKept(status domain.SaveStatus) error {
 // Departures are the routes of a batch's records.
 type Departures struct {
 	metrics *Metrics
+	dlq     string
 	// Next are the records that leave, in their next homes.
 	Next []domain.Record
 	// Statuses counts what became of the records.
@@ -134,7 +136,9 @@ type Departures struct {
 
 // Departures begins a batch.
 func (r *Router) Departures() *Departures {
-	return &Departures{metrics: r.Metrics, Statuses: map[domain.SaveStatus]int{}, parked: map[domain.Class]int{}}
+	return &Departures{
+		metrics: r.Metrics, dlq: r.Topics.DLQ, Statuses: map[domain.SaveStatus]int{}, parked: map[domain.Class]int{},
+	}
 }
 
 // Add takes in a route whose action is Done or Leave.
@@ -151,7 +155,11 @@ func (d *Departures) Add(r Route) {
 // Publish makes what leaves durable in its next home, and then counts. After an error nothing of the batch is done.
 func (d *Departures) Publish(ctx context.Context, log ports.Publisher) error {
 	if len(d.Next) > 0 {
-		if err := log.Publish(ctx, d.Next); err != nil {
+		err := log.Publish(ctx, d.Next)
+		if domain.ClassOf(err) == domain.Invalid {
+			err = d.publishEach(ctx, log)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -160,6 +168,27 @@ func (d *Departures) Publish(ctx context.Context, log ports.Publisher) error {
 	}
 	for class, n := range d.parked {
 		d.metrics.parked.WithLabelValues(string(class)).Add(float64(n))
+	}
+	return nil
+}
+
+// publishEach finds the record that its next home does not take: it would be delivered again for ever. One that another
+// program wrote goes to the data DLQ in parts; docket's own fit, unless somebody has lowered a limit.
+func (d *Departures) publishEach(ctx context.Context, log ports.Publisher) error {
+	for _, r := range d.Next {
+		err := log.Publish(ctx, []domain.Record{r})
+		if domain.ClassOf(err) == domain.Invalid && r.Foreign() {
+			err = log.Publish(ctx, r.Parts(d.dlq))
+		}
+		if domain.ClassOf(err) == domain.Invalid {
+			return domain.Reclass(err, domain.Misconfigured, fmt.Sprintf(
+				"topic %s does not take a record of %d bytes that docket has to write: raise its max.message.bytes, which "+
+					"somebody has lowered", r.Topic, len(r.Value),
+			))
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -206,3 +206,55 @@ func TestOneAttemptOnly(t *testing.T) {
 	require.Equal(t, topics.ParkingDLQ, got.Next.Topic)
 	require.Equal(t, 1, got.Next.Headers.Attempt)
 }
+
+// narrow is a log that takes no record above a limit.
+type narrow struct {
+	limit   int
+	records []domain.Record
+}
+
+func (n *narrow) Publish(_ context.Context, records []domain.Record) error {
+	for _, r := range records {
+		if len(r.Value) > n.limit {
+			return domain.Errorf(domain.Invalid, "too large")
+		}
+	}
+	n.records = append(n.records, records...)
+	return nil
+}
+
+// TestARecordThatIsTooLarge for its next home does not come again for ever, and keeps nobody.
+func TestARecordThatIsTooLarge(t *testing.T) {
+	r := newRouter(&stats{}, nil)
+	r.Metrics = NewMetrics(nil)
+	depart := func(log *narrow, upload string) error {
+		d := r.Departures()
+		for i, size := range []int{1000, 20 << 20, 1000} {
+			rec := domain.Record{
+				Topic: topics.Decisions, Offset: int64(i), Key: "k", Value: make([]byte, size),
+				Headers: domain.Headers{Upload: upload},
+			}
+			d.Add(r.Route(rec, failing(domain.Unavailable), time.Now()))
+		}
+		return d.Publish(t.Context(), log)
+	}
+	log := &narrow{limit: 16 << 20}
+	require.NoError(t, depart(log, ""), "another program's")
+	require.Len(t, log.records, 5, "two parked, and three parts")
+	bytes := 0
+	for _, got := range log.records {
+		bytes += len(got.Value)
+		if got.Headers.Part != "" {
+			require.Equal(t, topics.DLQ, got.Topic)
+		} else {
+			require.Equal(t, topics.Parking, got.Topic)
+		}
+	}
+	require.Equal(t, 2000+20<<20, bytes)
+
+	err := depart(&narrow{limit: 16 << 20}, "ab12")
+	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "docket's own: %v", err)
+	require.ErrorContains(t, err, "max.message.bytes")
+	err = depart(&narrow{limit: 1 << 20}, "")
+	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "not even a part fits: %v", err)
+}

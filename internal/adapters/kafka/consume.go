@@ -98,7 +98,7 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 	if err := l.await(ctx, sub.Topics); err != nil && domain.ClassOf(err) == domain.Misconfigured {
 		return err
 	}
-	for {
+	for ctx.Err() == nil {
 		err := l.consume(ctx, sub, handle)
 		if !errors.Is(err, errAnew) {
 			return err
@@ -108,10 +108,8 @@ func (l *Log) Consume(ctx context.Context, sub ports.Subscription, handle ports.
 				"docket migrate", "group", sub.Group, "topics", sub.Topics,
 		)
 		l.awaitAnew(ctx, sub.Topics)
-		if ctx.Err() != nil {
-			return nil
-		}
 	}
+	return nil
 }
 
 // awaitAnew waits until the topics are there again, or ctx is done.

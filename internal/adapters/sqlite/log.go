@@ -34,6 +34,8 @@ type LogOptions struct {
 	// Lost is called when acknowledged records turn out to be damaged or missing.
 	Lost func(topic string, records int64)
 	Log  *slog.Logger
+	// Marks is the store that the log fills, which keeps how far it was consumed; nil keeps nothing.
+	Marks ports.LogMarks
 	// Renamed are consumer groups that had another name: the old one, and what it is now.
 	Renamed map[string]string
 	// Migrate creates and updates the schema; without it an old schema is an error.
@@ -80,6 +82,12 @@ type Log struct {
 	broken  error         // set for good after an fsync failed
 	newest  time.Time     // when the newest record was written, as far as there is one
 	trimmed map[string]time.Time
+	// beyond are groups whose commits in the file are beyond the end of the topic; in memory they end there.
+	beyond []groupTopic
+	// identity tells this log from others. stored is what the store was known to have when a group committed last, and
+	// kept what it has now.
+	identity     string
+	stored, kept map[groupTopic]int64
 }
 
 // topic is a topic's place in the file and its offsets; guarded by Log.mu.
@@ -90,6 +98,24 @@ type topic struct {
 }
 
 func (t *topic) id(offset int64) int64 { return t.number<<offsetBits | offset }
+
+// Nothing that docket writes comes near to these: what is beyond was altered.
+const (
+	maxTopic  = 1 << (62 - offsetBits)
+	maxOffset = 1 << 40
+)
+
+// plausible is an error where a topic's numbers were altered.
+func (t *topic) plausible() error {
+	if t.number > 0 && t.number < maxTopic && 0 <= t.first && t.first <= t.next && t.next < maxOffset {
+		return nil
+	}
+	return domain.Errorf(
+		domain.Misconfigured, "%s says of topic %s that it has number %d and the offsets %d to %d, which docket has not "+
+			"written: the file was altered or damaged. Restore the data directory from a backup", logFile, t.Name, t.number,
+		t.first, t.next,
+	)
+}
 
 type groupTopic struct{ group, topic string }
 
@@ -115,6 +141,7 @@ func OpenLog(ctx context.Context, dir *Dir, opts LogOptions) (*Log, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.closeFiles())
 	}
+	l.pair(ctx)
 	l.done.Go(l.run)
 	l.done.Go(l.tend)
 	return l, nil
@@ -136,6 +163,8 @@ func openLog(ctx context.Context, dir *Dir, opts LogOptions) (_ *Log, err error)
 		claimed:  map[groupTopic]chan struct{}{},
 		changed:  make(chan struct{}),
 		trimmed:  map[string]time.Time{},
+		stored:   map[groupTopic]int64{},
+		kept:     map[groupTopic]int64{},
 	}
 	defer func() {
 		if err != nil {
@@ -157,6 +186,9 @@ func openLog(ctx context.Context, dir *Dir, opts LogOptions) (_ *Log, err error)
 	if err := l.load(ctx); err != nil {
 		return nil, damaged(dir, logFile, err)
 	}
+	if err := l.identify(ctx); err != nil {
+		return nil, damaged(dir, logFile, err)
+	}
 	if l.mark, l.marked, err = openMark(filepath.Join(dir.path, markFile)); err != nil {
 		return nil, domain.Errorf(domain.Misconfigured, "open the log's high-water mark: %w", err)
 	}
@@ -175,6 +207,9 @@ func (l *Log) load(ctx context.Context) error {
 		row := l.write.QueryRowContext(ctx, `SELECT number, first_offset, next_offset FROM topics WHERE name = ?`, t.Name)
 		if err := row.Scan(&loaded.number, &loaded.first, &loaded.next); err != nil {
 			return classify("read topic "+t.Name, err)
+		}
+		if err := loaded.plausible(); err != nil {
+			return err
 		}
 		l.topics[t.Name] = loaded
 		var micros *int64
@@ -201,7 +236,7 @@ func (l *Log) load(ctx context.Context) error {
 	}
 	rows, err := l.write.QueryContext(
 		ctx,
-		`SELECT c.consumer_group, t.name, c.next_offset FROM commits c JOIN topics t ON t.number = c.topic`,
+		`SELECT c.consumer_group, t.name, c.next_offset, c.store_mark FROM commits c JOIN topics t ON t.number = c.topic`,
 	)
 	if err != nil {
 		return classify("read committed offsets", err)
@@ -209,11 +244,15 @@ func (l *Log) load(ctx context.Context) error {
 	defer rows.Close()
 	for rows.Next() {
 		var g groupTopic
-		var next int64
-		if err := rows.Scan(&g.group, &g.topic, &next); err != nil {
+		var next, stored int64
+		if err := rows.Scan(&g.group, &g.topic, &next, &stored); err != nil {
 			return classify("read committed offsets", err)
 		}
-		l.commits[g] = next
+		if t := l.topics[g.topic]; t != nil && (next < 0 || next > t.next) {
+			l.beyond = append(l.beyond, g)
+			next = min(max(next, t.first), t.next)
+		}
+		l.commits[g], l.stored[g] = next, stored
 	}
 	return classify("read committed offsets", rows.Err())
 }

@@ -74,12 +74,6 @@ func OpenDir(path string) (*Dir, error) {
 	return &Dir{path: path, lock: f}, nil
 }
 
-// StoreIsNew reports whether the directory has no store yet.
-func (d *Dir) StoreIsNew() bool {
-	info, err := os.Stat(filepath.Join(d.path, storeFile))
-	return err != nil || info.Size() == 0
-}
-
 // Close releases the lock.
 func (d *Dir) Close() error { return d.lock.Close() }
 

@@ -111,8 +111,8 @@ func (l *Log) expire(ctx context.Context) error {
 	return nil
 }
 
-// oldestToGo is the time, in microseconds, up to which a topic's records go now: what is past the retention, but no more
-// than expireSpan.
+// oldestToGo is the time, in microseconds, up to which a topic's records go now: what is past the retention, but no
+// more than expireSpan.
 func (l *Log) oldestToGo(ctx context.Context, t *topic, now time.Time) (int64, error) {
 	oldest := now.Add(-t.Retention).UnixMicro()
 	l.mu.Lock()

@@ -29,6 +29,13 @@ func (l *Log) verify(ctx context.Context) error {
 			)
 		}
 	}
+	for _, g := range l.beyond {
+		t := l.topics[g.topic]
+		return l.loss(
+			t, t.next, 1, fmt.Sprintf("and more may be missing: the group %s has consumed beyond the end of the log, so that "+
+				"this is not the log of before", g.group),
+		)
+	}
 	for name, end := range l.mark.offsets {
 		t := l.topics[name]
 		if t != nil && t.next < end {
@@ -97,8 +104,20 @@ func AcceptLoss(ctx context.Context, dir *Dir, opts LogOptions, dryRun bool) (lo
 			return losses, err
 		}
 	}
+	for _, g := range l.beyond {
+		end := l.topics[g.topic].next
+		losses = append(losses, Loss{g.topic, end, end, "consumed by " + g.group + " beyond the end of the log"})
+	}
 	if dryRun {
 		return losses, nil
+	}
+	for _, g := range l.beyond {
+		if _, err := l.write.ExecContext(
+			ctx, `UPDATE commits SET next_offset = ? WHERE consumer_group = ? AND topic = ?`, l.topics[g.topic].next, g.group,
+			l.topics[g.topic].number,
+		); err != nil {
+			return losses, classify("take back what was consumed beyond the end of the log", err)
+		}
 	}
 	next, _, _ := l.snapshot()
 	return losses, l.mark.write(next)
@@ -153,6 +172,12 @@ func (l *Log) giveUp(ctx context.Context, t *topic, lost []Loss) error {
 			`INSERT INTO losses (accepted_at, topic, first_offset, last_offset, reason) VALUES (?, ?, ?, ?, ?)`, now, g.Topic,
 			g.First, g.Last, g.Reason,
 		)
+		if g.First <= t.first && g.Last+1 >= next { // nothing is left: there is nobody to keep an offset for
+			exec(`DELETE FROM records WHERE id >= ? AND id < ?`, t.id(t.first), t.id(g.Last+1))
+			exec(`UPDATE topics SET first_offset = ? WHERE number = ?`, g.Last+1, t.number)
+			t.first, next = g.Last+1, g.Last+1
+			continue
+		}
 		for offset := g.First; offset <= g.Last; offset++ {
 			exec(
 				`INSERT OR REPLACE INTO records (id, written_at, checksum, key, headers, value) VALUES (?, ?, ?, '', '[]', x'')`,

@@ -74,8 +74,9 @@ func (l *Log) prepare() (s statements, err error) {
 	}{
 		{&s.insert, `INSERT INTO records (id, written_at, checksum, key, headers, value) VALUES (?, ?, ?, ?, ?, ?)`},
 		{&s.next, `UPDATE topics SET next_offset = ? WHERE number = ?`},
-		{&s.commit, `INSERT INTO commits (consumer_group, topic, next_offset) VALUES (?, ?, ?)
-			ON CONFLICT (consumer_group, topic) DO UPDATE SET next_offset = excluded.next_offset`},
+		{&s.commit, `INSERT INTO commits (consumer_group, topic, next_offset, store_mark) VALUES (?, ?, ?, ?)
+			ON CONFLICT (consumer_group, topic) DO UPDATE SET next_offset = excluded.next_offset,
+			store_mark = excluded.store_mark`},
 		{&s.trim, `DELETE FROM records WHERE id >= ? AND id < ?`},
 		{&s.first, `UPDATE topics SET first_offset = ? WHERE number = ?`},
 	} {
@@ -163,7 +164,7 @@ func (l *Log) append(
 			}
 		}
 		for g, offset := range c.commit {
-			if _, err := tx.Stmt(s.commit).Exec(g.group, l.topics[g.topic].number, offset); err != nil {
+			if _, err := tx.Stmt(s.commit).Exec(g.group, l.topics[g.topic].number, offset, l.keptOf(g)); err != nil {
 				return err
 			}
 			commits[g] = offset
@@ -225,4 +226,11 @@ func (l *Log) fail(err error) {
 		l.broken = err
 		go l.opts.Fatal(err) // it may close the log, which waits for the writer
 	}
+}
+
+// keptOf is how far the store is known to have been saved for a group.
+func (l *Log) keptOf(g groupTopic) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.kept[g]
 }
