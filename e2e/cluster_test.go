@@ -291,6 +291,7 @@ type record struct {
 	partition int32
 	offset    int64
 	attempt   string // the docket-attempt header
+	bytes     int
 }
 
 // records are all of a topic's.
@@ -319,7 +320,8 @@ func (c *cluster) records(t *testing.T, topic string) (out []record) {
 		fetches := cl.PollFetches(ctx)
 		require.NoError(t, fetches.Err())
 		fetches.EachRecord(func(r *kgo.Record) {
-			found := record{where: where{string(r.Key), sha256.Sum256(r.Value)}, partition: r.Partition, offset: r.Offset}
+			found := record{where: where{string(r.Key), sha256.Sum256(r.Value)}, partition: r.Partition, offset: r.Offset,
+				bytes: len(r.Value)}
 			for _, h := range r.Headers {
 				if h.Key == "docket-attempt" {
 					found.attempt = string(h.Value)

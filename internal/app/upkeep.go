@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/docket-project/docket/internal/adapters/kafka"
@@ -240,4 +241,46 @@ func noteLosses(ctx context.Context, cfg Config, losses []kafka.Loss, caller str
 		}
 	}
 	return nil
+}
+
+// Backup copies the embedded log and store to an empty directory, while docket may be running, and reads the copy.
+func Backup(ctx context.Context, cfg Config, logger *slog.Logger, to string, w io.Writer) error {
+	if !cfg.Embedded() {
+		return domain.Errorf(
+			domain.Misconfigured, "nothing is kept in %s: back PostgreSQL up with its own tools, and read docs/production.md for "+
+				"what docket does after a restore", cfg.Data,
+		)
+	}
+	copied, err := sqlite.Backup(ctx, cfg.Data, to)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "Copied %s to %s.\n", strings.Join(copied, " and "), to)
+	cfg.Data = to
+	return Verify(ctx, cfg, logger, w)
+}
+
+// Verify reads everything in the data directory, which no process may be using, and writes what is wrong to w.
+func Verify(ctx context.Context, cfg Config, logger *slog.Logger, w io.Writer) (err error) {
+	if _, err := os.Stat(cfg.Data); err != nil {
+		return domain.Errorf(domain.Misconfigured, "there is no data directory: %w", err)
+	}
+	dir, err := sqlite.OpenDir(cfg.Data)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	failed := func(err error) { logger.Error("the disk lost a write", "error", err) }
+	found, err := sqlite.Verify(ctx, dir, logOptions(cfg.Topics(), slog.New(slog.DiscardHandler), failed, nil))
+	if err != nil {
+		return err
+	}
+	for _, what := range found {
+		fmt.Fprintln(w, what)
+	}
+	if len(found) > 0 {
+		return domain.Errorf(domain.Misconfigured, "%s is not whole: restore it from a backup", cfg.Data)
+	}
+	_, err = fmt.Fprintf(w, "%s is whole: every checksum and hash fits, and the log and the store belong together.\n", cfg.Data)
+	return err
 }

@@ -46,6 +46,8 @@ type commandLine struct {
 	Config  configCommand  `cmd:"" help:"Print the settings in force, secrets hidden."`
 	Log     logCommands    `cmd:"" help:"Repair the durable log, or read it again."`
 
+	Backup    backupCommand     `cmd:"" help:"Copy the embedded log and store to a directory, also while docket runs."`
+	Verify    verifyCommand     `cmd:"" help:"Read the embedded log and store whole, and tell what is damaged or missing."`
 	Retention retentionCommands `cmd:"" help:"Change how long decisions are kept."`
 
 	Version versionCommand `cmd:"" help:"Print the version."`

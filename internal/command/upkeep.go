@@ -34,6 +34,27 @@ func (c *rewindCommand) Run(ctx context.Context, out cli.Out) error {
 	return app.Rewind(ctx, c.Config, newLogger(out.Stderr, c.Config), c.Since, c.Yes, out.Stdout)
 }
 
+// backupCommand is `docket backup`.
+type backupCommand struct {
+	settings
+	Directory string `arg:"" help:"Where to: an empty directory, or one that is not there yet."`
+}
+
+// Run copies the embedded files.
+func (c *backupCommand) Run(ctx context.Context, out cli.Out) error {
+	return app.Backup(ctx, c.Config, newLogger(out.Stderr, c.Config), c.Directory, out.Stdout)
+}
+
+// verifyCommand is `docket verify`.
+type verifyCommand struct {
+	settings
+}
+
+// Run reads everything in the data directory.
+func (c *verifyCommand) Run(ctx context.Context, out cli.Out) error {
+	return app.Verify(ctx, c.Config, newLogger(out.Stderr, c.Config), out.Stdout)
+}
+
 // retentionCommands are `docket retention …`.
 type retentionCommands struct {
 	Apply applyRetentionCommand `cmd:"" help:"Put the configured retention in force, also where it is shorter, and drop what is past it."`

@@ -54,14 +54,15 @@ type fetched struct {
 	control bool  // the end of somebody's transaction: it is no record, and has an offset
 }
 
-// pass moves a feed past what is no record, where nothing in front of that is left.
-func (f *feed) pass() {
+// pass moves a feed past what is no record, where nothing in front of that is left, and tells whether it did.
+func (f *feed) pass() (passed bool) {
 	n := 0
 	for n < len(f.waiting) && f.waiting[n].control {
 		f.done = kgo.EpochOffset{Epoch: f.waiting[n].epoch, Offset: f.waiting[n].Offset + 1}
 		n++
 	}
 	f.waiting = slices.Delete(f.waiting, 0, n)
+	return n > 0
 }
 
 type topicPartition struct {
@@ -84,6 +85,7 @@ type member struct {
 	// doubts says that partitions are to be judged, and judgeAt when the store is asked next.
 	doubts  bool
 	judgeAt time.Time
+	passed  bool // a feed was moved past what is no record, and that is not committed
 }
 
 // anewEvery is how often a topic that somebody has deleted is looked for.
@@ -247,7 +249,10 @@ func (m *member) gather(ctx context.Context) ([]domain.Record, error) {
 		}
 		if records == 0 {
 			deadline = time.Time{}
-			m.commit(ctx) // where only ends of transactions came
+			if m.passed { // only ends of transactions came
+				m.passed = false
+				m.commit(ctx)
+			}
 			m.client.AllowRebalance()
 		}
 		if !deadline.IsZero() && (wake.IsZero() || deadline.Before(wake)) {
@@ -293,7 +298,7 @@ func (m *member) poll(ctx context.Context, wake time.Time, limit int) error {
 			f.waiting = append(f.waiting, fetched{
 				Record: domain.Record{Offset: r.Offset}, epoch: r.LeaderEpoch, control: true,
 			})
-			f.pass()
+			m.passed = f.pass() || m.passed
 			return
 		}
 		record := decode(r)
@@ -410,7 +415,7 @@ func (m *member) settle(pauses []ports.Pause) {
 			last := f.waiting[n-1]
 			f.done = kgo.EpochOffset{Epoch: last.epoch, Offset: last.Offset + 1}
 			f.waiting = slices.Delete(f.waiting, 0, n)
-			f.pass()
+			_ = f.pass()
 		}
 		f.taken = 0
 		if f.stopped {

@@ -45,7 +45,7 @@ func openMark(path string) (m *mark, found bool, err error) {
 			found, m.sequence, m.offsets = true, sequence, offsets
 		}
 	}
-	m.f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o640)
+	m.f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, filePerm)
 	if err != nil {
 		return nil, false, err
 	}

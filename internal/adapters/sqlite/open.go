@@ -35,6 +35,12 @@ const (
 	storeFile = "store.db"
 )
 
+// Nobody but docket's own account reads what is kept: inputs hold personal data.
+const (
+	filePerm = 0o600
+	dirPerm  = 0o700
+)
+
 // Dir is a data directory that this process has locked.
 type Dir struct {
 	path string
@@ -44,10 +50,10 @@ type Dir struct {
 // OpenDir makes the directory where it is missing and locks it against other processes. The lock ends with the process,
 // however that ends.
 func OpenDir(path string) (*Dir, error) {
-	if err := os.MkdirAll(path, 0o750); err != nil {
+	if err := os.MkdirAll(path, dirPerm); err != nil {
 		return nil, domain.Errorf(domain.Misconfigured, "make the data directory: %w; choose another with DOCKET_DATA", err)
 	}
-	f, err := os.OpenFile(filepath.Join(path, lockFile), os.O_RDWR|os.O_CREATE, 0o640)
+	f, err := os.OpenFile(filepath.Join(path, lockFile), os.O_RDWR|os.O_CREATE, filePerm)
 	if err != nil {
 		return nil, domain.Errorf(
 			domain.Misconfigured,
@@ -81,8 +87,26 @@ func (d *Dir) Close() error { return d.lock.Close() }
 // store's random pages are in the kernel's cache anyway: more was only memory.
 const writerCache = "-8000"
 
+// private makes a file that only its owner reads, or one that is there so; what SQLite puts beside it follows.
+func (d *Dir) private(file string) error {
+	path := filepath.Join(d.path, file)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, filePerm)
+	if err == nil {
+		err = errors.Join(f.Chmod(filePerm), f.Close())
+	}
+	if err != nil {
+		return domain.Errorf(domain.Misconfigured, "open %s: %w", path, err)
+	}
+	return nil
+}
+
 // open opens one of the directory's files, to write through one connection or to read through several.
 func (d *Dir) open(file string, readers int) (*sql.DB, error) {
+	if readers == 0 {
+		if err := d.private(file); err != nil {
+			return nil, err
+		}
+	}
 	q := url.Values{"_txlock": {"immediate"}}
 	for _, p := range []string{
 		"busy_timeout(2500)", "journal_mode(WAL)", "synchronous(FULL)", "wal_autocheckpoint(0)", "foreign_keys(1)",
