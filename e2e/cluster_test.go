@@ -301,7 +301,7 @@ func (c *cluster) records(t *testing.T, topic string) (out []record) {
 	defer cancel()
 	cl, err := kgo.NewClient(
 		kgo.SeedBrokers(c.servers.brokers...), kgo.ConsumeTopics(c.topics+topic),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.KeepControlRecords(),
 	)
 	require.NoError(t, err)
 	defer cl.Close()
@@ -320,20 +320,27 @@ func (c *cluster) records(t *testing.T, topic string) (out []record) {
 		fetches := cl.PollFetches(ctx)
 		require.NoError(t, fetches.Err())
 		fetches.EachRecord(func(r *kgo.Record) {
-			found := record{where: where{string(r.Key), sha256.Sum256(r.Value)}, partition: r.Partition, offset: r.Offset,
-				bytes: len(r.Value)}
-			for _, h := range r.Headers {
-				if h.Key == "docket-attempt" {
-					found.attempt = string(h.Value)
-				}
+			if !r.Attrs.IsControl() {
+				out = append(out, recordOf(r))
 			}
-			out = append(out, found)
 			if r.Offset+1 >= left[r.Partition] {
 				delete(left, r.Partition)
 			}
 		})
 	}
 	return out
+}
+
+func recordOf(r *kgo.Record) record {
+	found := record{
+		where: where{string(r.Key), sha256.Sum256(r.Value)}, partition: r.Partition, offset: r.Offset, bytes: len(r.Value),
+	}
+	for _, h := range r.Headers {
+		if h.Key == "docket-attempt" {
+			found.attempt = string(h.Value)
+		}
+	}
+	return found
 }
 
 // parks waits until more is parked than was.

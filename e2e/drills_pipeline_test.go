@@ -59,8 +59,8 @@ func TestDrillSkippedRows(t *testing.T) {
 	require.Zero(t, d.refused)
 }
 
-// TestDrillRestoredStore puts the store back to what it was some seconds ago, while docket runs: everything that the log
-// has is stored again.
+// TestDrillRestoredStore puts the store back to what it was some seconds ago, while docket runs: everything that the
+// log has is stored again.
 func TestDrillRestoredStore(t *testing.T) {
 	c := oneBroker(t)
 	d := c.drill(t, "the store is put back by some seconds", 200, decisions(shortName(), 0))
@@ -129,7 +129,7 @@ func TestLongDrillOffsetsExpire(t *testing.T) {
 	require.Empty(t, append(append(twice, phantom...), altered...))
 }
 
-// TestLongDrillRetentionBytes has a cluster whose default bounds the size of partitions: docket's topics do not have it.
+// TestLongDrillRetentionBytes has brokers whose default bounds the size of partitions: docket's topics do not have it.
 func TestLongDrillRetentionBytes(t *testing.T) {
 	s := ownServers(t, "log.retention.bytes=200000", "log.segment.bytes=1048576", "log.retention.check.interval.ms=3000",
 		"log.segment.delete.delay.ms=1000", "log.message.timestamp.type=CreateTime")
@@ -145,7 +145,7 @@ func TestLongDrillRetentionBytes(t *testing.T) {
 	d.unspent()
 }
 
-// TestLongDrillSlowLogins has logins that take longer than a probe, and a row that is rejected: nothing is parked for it.
+// TestLongDrillSlowLogins has logins that take longer than a probe, and rejected rows: nothing is parked for them.
 func TestLongDrillSlowLogins(t *testing.T) {
 	s, err := single()
 	testserver.Need(t, err)
@@ -210,7 +210,8 @@ func TestLongDrillSerializable(t *testing.T) {
 	d := c.drill(t, "the role's transactions are serializable by default", 300, func(n int) []string {
 		out := fresh(n)
 		if n%5 == 0 {
-			out[0] = out[0][:strings.Index(out[0], `,"timestamp"`)] + "}"
+			head, _, _ := strings.Cut(out[0], `,"timestamp"`)
+			out[0] = head + "}"
 		}
 		return out
 	})
@@ -248,6 +249,7 @@ func TestLongDrillForeignRecords(t *testing.T) {
 				Topic: c.topics + topic, Key: []byte(id), Value: []byte(event),
 			}).FirstErr())
 			require.NoError(t, mirror.EndTransaction(t.Context(), kgo.TryCommit))
+			c.ledger.acks(id)
 		}
 		return nothing
 	})

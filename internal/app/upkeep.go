@@ -247,8 +247,8 @@ func noteLosses(ctx context.Context, cfg Config, losses []kafka.Loss, caller str
 func Backup(ctx context.Context, cfg Config, logger *slog.Logger, to string, w io.Writer) error {
 	if !cfg.Embedded() {
 		return domain.Errorf(
-			domain.Misconfigured, "nothing is kept in %s: back PostgreSQL up with its own tools, and read docs/production.md for "+
-				"what docket does after a restore", cfg.Data,
+			domain.Misconfigured, "nothing is kept in %s: back PostgreSQL up with its own tools, and read docs/production.md "+
+				"for what docket does after a restore", cfg.Data,
 		)
 	}
 	copied, err := sqlite.Backup(ctx, cfg.Data, to)
@@ -281,6 +281,8 @@ func Verify(ctx context.Context, cfg Config, logger *slog.Logger, w io.Writer) (
 	if len(found) > 0 {
 		return domain.Errorf(domain.Misconfigured, "%s is not whole: restore it from a backup", cfg.Data)
 	}
-	_, err = fmt.Fprintf(w, "%s is whole: every checksum and hash fits, and the log and the store belong together.\n", cfg.Data)
+	_, err = fmt.Fprintf(
+		w, "%s is whole: every checksum and hash fits, and the log and the store belong together.\n", cfg.Data,
+	)
 	return err
 }

@@ -66,8 +66,8 @@ func copyFile(ctx context.Context, from, to string) error {
 	return classify("copy "+from, errors.Join(err, db.Close()))
 }
 
-// align makes copies that were taken one after the other fit: the log's high-water mark is its end, and the store's marks
-// do not go beyond it.
+// align makes copies that were taken one after the other fit: the log's high-water mark is its end, and the store's
+// marks do not go beyond it.
 func align(ctx context.Context, path string) (err error) {
 	if _, err := os.Stat(filepath.Join(path, logFile)); errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -187,23 +187,29 @@ func verifyStore(ctx context.Context, dir *Dir, say func(string, ...any)) (err e
 		return nil
 	}
 	for _, table := range []string{"decisions", "decisions_out_of_window"} {
-		rows, err := db.QueryContext(ctx, `SELECT decision_id, sha256, event FROM `+table)
-		if err != nil {
-			return classify("read "+storeFile, err)
-		}
-		for rows.Next() {
-			var id string
-			var sum, event []byte
-			if err := rows.Scan(&id, &sum, &event); err != nil {
-				return classify("read "+storeFile, errors.Join(err, rows.Close()))
-			}
-			if actual := sha256.Sum256(event); !bytes.Equal(actual[:], sum) {
-				say("%s: the event of decision %q is not the one that was stored", storeFile, id)
-			}
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		if err := verifyEvents(ctx, db, table, say); err != nil {
 			return classify("read "+storeFile, err)
 		}
 	}
 	return nil
+}
+
+// verifyEvents compares the events of a table with their hashes.
+func verifyEvents(ctx context.Context, db *sql.DB, table string, say func(string, ...any)) error {
+	rows, err := db.QueryContext(ctx, `SELECT decision_id, sha256, event FROM `+table)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		var sum, event []byte
+		if err := rows.Scan(&id, &sum, &event); err != nil {
+			return err
+		}
+		if actual := sha256.Sum256(event); !bytes.Equal(actual[:], sum) {
+			say("%s: the event of decision %q is not the one that was stored", storeFile, id)
+		}
+	}
+	return rows.Err()
 }
