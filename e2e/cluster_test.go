@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -162,10 +163,10 @@ func (c *cluster) leave() {
 }
 
 // add starts one more process of a role.
-func (c *cluster) add(key, name string) *role {
+func (c *cluster) add(key, name string, vars ...string) *role {
 	c.t.Helper()
 	r := &role{t: c.t, name: name, addr: freeAddr(c.t)}
-	r.vars = append([]string{"PGAPPNAME=" + name}, c.shared...)
+	r.vars = slices.Concat([]string{"PGAPPNAME=" + name}, c.shared, vars)
 	c.mu.Lock()
 	c.roles[key] = r
 	c.mu.Unlock()

@@ -305,3 +305,38 @@ func TestLongDrillRecreatedTopic(t *testing.T) {
 	require.Empty(t, lost, "what came afterwards is stored")
 	require.Positive(t, c.metric(t, "saver", "docket_log_data_loss_total"), "what was in it is gone, and said to be")
 }
+
+// TestDrillShortRetention has a saver that is told to keep a day only, by mistake: no day goes.
+func TestDrillShortRetention(t *testing.T) {
+	c := oneBroker(t)
+	prefix := shortName()
+	fresh := decisions(prefix, 0)
+	d := c.drill(t, "a saver keeps one day only, by mistake", 50, func(n int) []string {
+		out := fresh(n)
+		if n%10 == 0 { // of the last two months
+			head, _, _ := strings.Cut(out[0], `,"timestamp"`)
+			at := time.Now().UTC().AddDate(0, 0, -(n/10)%60)
+			out[0] = fmt.Sprintf(`%s,"timestamp":%q}`, head, at.Format(time.RFC3339Nano))
+		}
+		return out
+	})
+	sleepFor(t, 5*time.Second)
+	d.inject(func() func() {
+		mistaken := c.add("saver2", "saver", "DOCKET_RETENTION=24h")
+		mistaken.ready(t)
+		eventually(t, 30*time.Second, func() error {
+			if !strings.Contains(mistaken.out.String(), "kept for longer than is configured") {
+				return fmt.Errorf("it says %s", mistaken.out.String())
+			}
+			return nil
+		})
+		return nothing
+	})
+	sleepFor(t, 5*time.Second)
+	d.heal()
+	d.verify(time.Minute, 0)
+	require.Zero(t, d.dead, "nor is anything expired")
+	out, code := c.command(t, "retention", "apply", "--retention", "30d")
+	require.Zero(t, code, out)
+	require.Contains(t, out, "Nothing was changed.")
+}

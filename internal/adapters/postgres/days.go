@@ -232,11 +232,36 @@ func (s *Store) RetentionState(ctx context.Context) (state domain.RetentionState
 	state.InForce, state.Now = time.Duration(seconds)*time.Second, state.Now.UTC()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.inForce = state.InForce
+	s.inForce, s.learned = state.InForce, time.Now()
 	if gone.Valid {
 		s.gone = max(s.gone, domain.DayOf(gone.Time))
 	}
 	return state, nil
+}
+
+// learnEvery is how old the retention in force may be that decisions are placed by.
+const learnEvery = 10 * time.Minute
+
+// learn reads the retention in force before the first decision is placed by it, and now and then: a process that is
+// configured with less would take for expired what all others keep.
+func (s *Store) learn(ctx context.Context) error {
+	s.mu.Lock()
+	learned := s.learned
+	s.mu.Unlock()
+	if time.Since(learned) < learnEvery {
+		return nil
+	}
+	_, err := s.RetentionState(ctx)
+	if err == nil || !learned.IsZero() {
+		return nil
+	}
+	var known *domain.Error
+	if errors.As(err, &known) { // it concerns all rows alike
+		all := *known
+		all.Answered = false
+		return &all
+	}
+	return err
 }
 
 // SetRetention puts a retention in force; see ports.DecisionDays.

@@ -73,6 +73,9 @@ func (s *Store) DryRunBatch(ctx context.Context, decisions []domain.Decision) ([
 }
 
 func (s *Store) insertBatch(ctx context.Context, decisions []domain.Decision, end string) ([]domain.SaveStatus, error) {
+	if err := s.learn(ctx); err != nil {
+		return nil, err
+	}
 	statuses := make([]domain.SaveStatus, len(decisions))
 	inside, outside, twins := s.classify(decisions, statuses)
 	if len(inside)+len(outside) == 0 {

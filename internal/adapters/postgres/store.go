@@ -78,6 +78,7 @@ type Store struct {
 	gone domain.Day          // days in front of it were dropped
 	// inForce is the retention that the store has, as far as known.
 	inForce time.Duration
+	learned time.Time // when that was
 	input   atomic.Uint32
 	closed  atomic.Bool
 }
