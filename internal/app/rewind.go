@@ -185,15 +185,16 @@ func Rewind(ctx context.Context, cfg Config, logger *slog.Logger, from string, y
 	}); err != nil {
 		return fmt.Errorf("nothing was changed, because it cannot be noted: %w", err)
 	}
-	if err := log.Rewind(ctx, moves, "rewound by "+caller); err != nil {
-		return err
-	}
+	// The marks first: one that is lower than the commit only has more read again, and the command can be repeated.
 	marks := make([]domain.Mark, len(moves))
 	for i, m := range moves {
 		marks[i] = domain.Mark{Group: m.Group, Topic: m.Topic, TopicID: m.TopicID, Partition: m.Partition, Offset: m.To}
 	}
 	if err := control.SetLogMarks(ctx, marks); err != nil {
-		return fmt.Errorf("the groups were moved, and the store's marks were not; repeat the command: %w", err)
+		return err
+	}
+	if err := log.Rewind(ctx, moves, "rewound by "+caller); err != nil {
+		return err
 	}
 	fmt.Fprintf(w, "%d records are read again. Start the roles: what is stored already is recognised.\n", total)
 	return nil

@@ -1,6 +1,7 @@
 package parking
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"sync"
@@ -49,6 +50,8 @@ type HeldParts struct {
 type Held struct {
 	HeldParts
 	now func() time.Time
+
+	forgot time.Time // when everything was read anew last
 
 	mu         sync.Mutex
 	waits      map[string]*wait
@@ -128,6 +131,8 @@ func (h *Held) depart(
 		case route.Action == sink.Stop:
 			return nil, v.Err
 		case at != nil && due[i].Offset >= at.Offset: // behind one that waits for the store
+		case route.Action == sink.Wait && at != nil: // in front of where the partition is gone through to
+			at.Offset, at.Until = due[i].Offset, now.Add(heldRest)
 		case route.Action == sink.Wait:
 			pauses = append(pauses, ports.Pause{
 				Topic: due[i].Topic, Partition: due[i].Partition, Offset: due[i].Offset, Until: now.Add(heldRest),
@@ -188,8 +193,18 @@ func (h *Held) look(ctx context.Context, from domain.Record, s *stretch, now tim
 	return true, nil
 }
 
+// forgetEvery is how often everything is read anew where too much is told apart: partitions may have gone to others.
+const forgetEvery = time.Hour
+
 // scan reads on where it left off.
 func (h *Held) scan(ctx context.Context, from domain.Record, s *stretch) error {
+	if now := h.now(); len(h.waits) >= maxWaits && now.Sub(h.forgot) > forgetEvery {
+		h.forgot = now
+		clear(h.waits)
+		for _, s := range h.partitions {
+			s.scanned, s.waits = 0, map[string]bool{}
+		}
+	}
 	limit, cancel := context.WithTimeout(ctx, heldScan)
 	defer cancel()
 	next, err := h.Log.Read(limit, from.Topic, from.Partition, max(s.scanned, from.Offset), func(r domain.Record) bool {
@@ -205,6 +220,7 @@ func (h *Held) scan(ctx context.Context, from domain.Record, s *stretch) error {
 		}
 		s.waits[key] = true
 		if len(w.samples) == 0 || len(w.samples) < sampleSize && w.bytes+len(r.Value) <= sampleBytes {
+			r.Value = bytes.Clone(r.Value) // the log's keeps everything that came with it in memory
 			w.samples, w.bytes = append(w.samples, r), w.bytes+len(r.Value)
 		}
 		return true

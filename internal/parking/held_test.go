@@ -244,6 +244,27 @@ func TestHeldWaitsForTheStore(t *testing.T) {
 	})
 }
 
+// TestHeldWaitsForAStoreThatGoesAway while a partition is gone through: nothing is passed over.
+func TestHeldWaitsForAStoreThatGoesAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newHeldBench()
+		b.stays["tenant:a"] = errStays
+		b.holdMany("tenant:a", 10)
+		b.holdMany("day:2026-07-30", 80)
+		save := b.Save
+		b.Save = func(ctx context.Context, records []domain.Record) []sink.Verdict {
+			b.away = len(records) > 2*sampleSize // whoever goes through meets an outage
+			return save(ctx, records)
+		}
+		b.run(t, 10*heldRest)
+		b.Save = save
+		b.away = false
+		b.run(t, 3*heldEvery)
+		require.Len(t, b.saved, 80)
+		require.EqualValues(t, 10, int64(len(b.topic))-b.at, "what stays")
+	})
+}
+
 // TestHeldOfAnotherProgram has no header: it is tried.
 func TestHeldOfAnotherProgram(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -93,7 +93,7 @@ func (s *isolation) narrowTenants(tenants []piece, day string, today bool) {
 		}
 		if r := s.store(p); r != nil {
 			all = append(all, refused{p, r})
-		} else if s.err == nil {
+		} else if p.stored() {
 			taken = true
 		}
 	}
@@ -130,7 +130,7 @@ func (s *isolation) sift(p piece, r *refusal, key string) {
 		one := tried.slice(i, i+1)
 		if again := s.store(one); again != nil {
 			one.holdEach(again.err)
-		} else {
+		} else if one.stored() {
 			all = false
 		}
 	}

@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -157,7 +158,7 @@ func (d *Departures) Publish(ctx context.Context, log ports.Publisher) error {
 	if len(d.Next) > 0 {
 		err := log.Publish(ctx, d.Next)
 		if domain.ClassOf(err) == domain.Invalid {
-			err = d.publishEach(ctx, log)
+			err = d.publishFitting(ctx, log)
 		}
 		if err != nil {
 			return err
@@ -172,11 +173,15 @@ func (d *Departures) Publish(ctx context.Context, log ports.Publisher) error {
 	return nil
 }
 
-// publishEach finds the record that its next home does not take: it would be delivered again for ever. One that another
-// program wrote goes to the data DLQ in parts; docket's own fit, unless somebody has lowered a limit.
-func (d *Departures) publishEach(ctx context.Context, log ports.Publisher) error {
-	for _, r := range d.Next {
-		err := log.Publish(ctx, []domain.Record{r})
+// publishFitting deals with records that their next home does not take, the largest first: they would be delivered
+// again for ever. One that another program wrote goes to the data DLQ in parts. Docket's own fit, unless somebody has lowered
+// a limit; nothing else is published then, because it would be with each delivery.
+func (d *Departures) publishFitting(ctx context.Context, log ports.Publisher) error {
+	rest := slices.Clone(d.Next)
+	slices.SortStableFunc(rest, func(a, b domain.Record) int { return len(b.Value) - len(a.Value) })
+	for len(rest) > 0 {
+		r := rest[0]
+		err := log.Publish(ctx, rest[:1])
 		if domain.ClassOf(err) == domain.Invalid && r.Foreign() {
 			err = log.Publish(ctx, r.Parts(d.dlq))
 		}
@@ -187,6 +192,12 @@ func (d *Departures) publishEach(ctx context.Context, log ports.Publisher) error
 			))
 		}
 		if err != nil {
+			return err
+		}
+		if rest = rest[1:]; len(rest) == 0 {
+			return nil
+		}
+		if err := log.Publish(ctx, rest); domain.ClassOf(err) != domain.Invalid || err == nil {
 			return err
 		}
 	}

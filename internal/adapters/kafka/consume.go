@@ -46,6 +46,7 @@ type feed struct {
 	judged    bool // it began where the store agrees
 	topicID   string
 	carried   string // what stood beside its committed offset when it was not judged yet
+	known     bool   // carried is known, or it was judged once: a commit wipes nothing out
 }
 
 type fetched struct {
@@ -444,6 +445,9 @@ func (m *member) commit(ctx context.Context) {
 	m.mu.Lock()
 	offsets := map[string]map[int32]kgo.EpochOffset{}
 	for _, f := range m.feeds {
+		if m.log.opts.Marks != nil && !f.known {
+			continue // what a commit would wipe out tells whether the store is what it was
+		}
 		if f.done.Offset > f.committed {
 			if offsets[f.topic] == nil {
 				offsets[f.topic] = map[int32]kgo.EpochOffset{}

@@ -184,8 +184,8 @@ type origin struct {
 	topicID string
 	// at is the offset to go on with, or -1 to leave it to the client: the committed one or, without any, the first.
 	at int64
-	// mark is what the store has, or -1.
-	mark int64
+	// mark is what the store has, and committed where the group stands, or -1.
+	mark, committed int64
 }
 
 // judge compares what the store knows of a group's partitions with what the group has committed, and says where to
@@ -239,7 +239,7 @@ func (m *member) judge(ctx context.Context, partitions map[string][]int32) ([]or
 					f.anew, f.committed = true, -1
 				}
 			}
-			o.at = m.begin(o.topicPartition, f)
+			o.at, o.committed = m.begin(o.topicPartition, f), f.committed
 			out = append(out, o)
 		}
 	}
@@ -251,9 +251,11 @@ func (m *member) carry(committed kadm.OffsetResponses) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for p, f := range m.feeds {
-		if at, ok := committed.Lookup(p.topic, p.partition); ok && !f.judged {
-			f.carried = at.Metadata
+		if f.judged {
+			continue
 		}
+		at, _ := committed.Lookup(p.topic, p.partition)
+		f.carried, f.known = at.Metadata, true
 	}
 }
 
@@ -359,7 +361,7 @@ func (m *member) doubt() {
 	for _, f := range m.feeds {
 		f.judged = false
 	}
-	m.doubts = true
+	m.doubts, m.judgeAt = true, time.Time{}
 }
 
 // accept takes in what was judged. Of partitions that are consumed already, those that have to go back do.
@@ -372,7 +374,7 @@ func (m *member) accept(origins []origin, running bool) {
 		if f == nil {
 			continue
 		}
-		f.judged, f.topicID = true, o.topicID
+		f.judged, f.topicID, f.carried, f.known = true, o.topicID, "", true
 		if o.mark >= 0 {
 			m.log.marks.known(domain.Mark{
 				Group: m.sub.Group, Topic: o.topic, TopicID: o.topicID, Partition: o.partition, Offset: o.mark,
@@ -380,7 +382,7 @@ func (m *member) accept(origins []origin, running bool) {
 		} else {
 			m.log.marks.forget(m.sub.Group, o.topicPartition)
 		}
-		if !running || o.at < 0 || o.at >= max(f.committed, f.done.Offset) {
+		if !running || o.at < 0 || o.at >= max(f.committed, f.done.Offset, o.committed) {
 			continue
 		}
 		if back[o.topic] == nil {
@@ -409,15 +411,16 @@ func (m *member) judgeDoubts(ctx context.Context) {
 	if !due {
 		return
 	}
-	m.judgeAt = time.Now().Add(markTimeout + markEvery)
 	origins, err := m.judge(ctx, partitions)
-	if err != nil {
-		return // the store is still away
+	if err == nil {
+		m.accept(origins, true)
 	}
 	m.mu.Lock()
-	m.doubts = false
-	m.mu.Unlock()
-	m.accept(origins, true)
+	defer m.mu.Unlock()
+	m.doubts, m.judgeAt = false, time.Now().Add(markIdle) // a store that is away is not asked all the time
+	for _, f := range m.feeds {
+		m.doubts = m.doubts || !f.judged
+	}
 }
 
 // withMarks has a commit carry the marks that the store has.

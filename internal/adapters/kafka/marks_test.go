@@ -139,7 +139,7 @@ func (m *marked) consumed(from, to int64) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		return slices.Equal(m.got, want)
-	}, patience, 10*time.Millisecond, "offsets %d to %d: %v", from, to, m.got)
+	}, patience, 10*time.Millisecond, "offsets %d to %d", from, to)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.got = nil
@@ -250,6 +250,63 @@ func TestAStoreThatWasRestored(t *testing.T) {
 	require.NoError(t, m.store.SetLogMarks(t.Context(), []domain.Mark{mark}))
 	m.consumed(9, 14)
 	require.EqualValues(t, 6, m.lost.Load(), "what it lacks and Kafka has no more")
+}
+
+// TestAQuietPartition is rewound as well: this member has committed nothing there, and others have.
+func TestAQuietPartition(t *testing.T) {
+	m := newMarked(t)
+	m.publish(10)
+	m.consumed(0, 10)
+	mark := m.marksAt(10)
+	m.publish(1)
+	m.consumed(10, 11)
+	m.marksAt(11)
+	m.publish(1)
+	m.consumed(11, 12)
+	m.stop()
+	m.start()
+	time.Sleep(2 * markEvery) // it has joined, and nothing comes
+	mark.Offset = 4
+	require.NoError(t, m.store.SetLogMarks(t.Context(), []domain.Mark{mark}))
+	m.consumed(4, 12)
+	m.marksAt(12)
+}
+
+// TestABusyPartition commits all the time, also between the doubt and the judgement.
+func TestABusyPartition(t *testing.T) {
+	m := newMarked(t)
+	m.publish(10)
+	m.consumed(0, 10)
+	m.marksAt(10)
+	m.stop()
+	m.start() // what stands beside the commit is carried from here on
+	ctx, stop := context.WithCancel(t.Context())
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
+		for ctx.Err() == nil {
+			m.publish(1)
+		}
+	})
+	var mark domain.Mark
+	require.Eventually(t, func() bool {
+		marks, err := m.store.LogMarks(t.Context(), markedGroup)
+		require.NoError(t, err)
+		mark = marks[0]
+		return mark.Offset > 50
+	}, patience, 10*time.Millisecond)
+	back := mark.Offset - 20
+	mark.Offset = back
+	m.mu.Lock()
+	m.got = nil
+	m.mu.Unlock()
+	require.NoError(t, m.store.SetLogMarks(t.Context(), []domain.Mark{mark}))
+	require.Eventually(t, func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return slices.Contains(m.got, back)
+	}, patience, 10*time.Millisecond, "read again from the mark")
+	stop()
+	publishing.Wait()
 }
 
 // TestAStoreThatIsAwayAtTheStart is judged later; nobody waits for it.

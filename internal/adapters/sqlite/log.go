@@ -217,7 +217,8 @@ func (l *Log) load(ctx context.Context) error {
 		if err := row.Scan(&micros); err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return classify("read the newest record of "+t.Name, err)
 		}
-		if micros != nil && time.UnixMicro(*micros).After(l.newest) {
+		// Of dead letters the newest may be old: what is consumed is trimmed, and they stay.
+		if t.Retention == 0 && micros != nil && time.UnixMicro(*micros).After(l.newest) {
 			l.newest = time.UnixMicro(*micros)
 		}
 	}

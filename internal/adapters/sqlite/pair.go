@@ -42,6 +42,7 @@ func (l *Log) pair(ctx context.Context) {
 		marks, err := l.opts.Marks.LogMarks(ctx, group)
 		if err != nil {
 			l.opts.Log.Warn("the log was not compared with the store, which does not answer", "error", err)
+			l.kept = maps.Clone(l.stored) // so that an older one is noticed by the first mark that is written
 			return
 		}
 		for _, t := range l.opts.Topics {
