@@ -174,8 +174,8 @@ func (d *Departures) Publish(ctx context.Context, log ports.Publisher) error {
 }
 
 // publishFitting deals with records that their next home does not take, the largest first: they would be delivered
-// again for ever. One that another program wrote goes to the data DLQ in parts. Docket's own fit, unless somebody has lowered
-// a limit; nothing else is published then, because it would be with each delivery.
+// again for ever. One that another program wrote goes to the data DLQ in parts. Docket's own fit, unless somebody has
+// lowered a limit; nothing else is published then, because it would be with each delivery.
 func (d *Departures) publishFitting(ctx context.Context, log ports.Publisher) error {
 	rest := slices.Clone(d.Next)
 	slices.SortStableFunc(rest, func(a, b domain.Record) int { return len(b.Value) - len(a.Value) })
