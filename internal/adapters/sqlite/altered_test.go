@@ -38,7 +38,7 @@ func TestAlteredLog(t *testing.T) {
 		return path
 	}
 	var statements []string
-	for _, bit := range []int{0, 1, 3, 7, 20, 40, 44, 45, 50, 62, 63} {
+	for _, bit := range []int{0, 3, 40, 44, 63} {
 		for _, field := range []string{
 			"UPDATE records SET id = (id | %[1]d) - (id & %[1]d) WHERE id = (SELECT max(id) - 3 FROM records WHERE id < %[2]d)",
 			"UPDATE commits SET next_offset = (next_offset | %[1]d) - (next_offset & %[1]d)",
