@@ -1,13 +1,9 @@
 package e2e
 
 import (
-	"context"
 	"crypto/sha256"
 	"fmt"
-	"io"
-	"net"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -149,7 +145,7 @@ func TestLongDrillRetentionBytes(t *testing.T) {
 func TestLongDrillSlowLogins(t *testing.T) {
 	s, err := single()
 	testserver.Need(t, err)
-	addr := slowLogins(t, s.postgres.Addr(), 1200*time.Millisecond)
+	addr := testserver.SlowLogins(t, s.postgres.Addr(), 1200*time.Millisecond)
 	c := newCluster(t, s, databaseAt(addr))
 	d := c.drill(t, "logins take 1.2 s, 0.1 % of the rows rejected", 100, decisions(shortName(), 1))
 	d.inject(c.constrain)
@@ -159,41 +155,6 @@ func TestLongDrillSlowLogins(t *testing.T) {
 	d.verify(time.Minute, 0)
 	require.Zero(t, d.parked)
 	require.Positive(t, d.dead)
-}
-
-// slowLogins lets a connection wait before anything passes.
-func slowLogins(t *testing.T, target string, wait time.Duration) (addr string) {
-	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	var open sync.WaitGroup
-	t.Cleanup(func() {
-		_ = l.Close()
-		open.Wait()
-	})
-	open.Go(func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			open.Go(func() {
-				defer in.Close()
-				time.Sleep(wait) // it is what is tested
-				out, err := new(net.Dialer).DialContext(context.Background(), "tcp", target)
-				if err != nil {
-					return
-				}
-				defer out.Close()
-				open.Go(func() {
-					_, _ = io.Copy(out, in)
-					_ = out.(*net.TCPConn).CloseWrite()
-				})
-				_, _ = io.Copy(in, out)
-			})
-		}
-	})
-	return l.Addr().String()
 }
 
 // TestLongDrillSerializable has a role whose transactions would end each other.

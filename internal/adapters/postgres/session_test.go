@@ -3,9 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -124,7 +122,9 @@ func TestADatabaseThatCannotHoldEveryCharacter(t *testing.T) {
 func TestSlowLoginsAreNoOutage(t *testing.T) {
 	p := postgres(t)
 	database := newDatabase(t, p)
-	s := newStore(t, slowLogins(t, p.Addr(), 1200*time.Millisecond)(p.URL(database, "")), nil)
+	s := newStore(t, strings.Replace(
+		p.URL(database, ""), p.Addr(), testserver.SlowLogins(t, p.Addr(), 1200*time.Millisecond), 1,
+	), nil)
 	b := &bench{server: p, database: database, store: s}
 	b.use(t, s)
 	b.exec(t, `ALTER TABLE decisions ADD CONSTRAINT innocent CHECK (event::text NOT LIKE '%faulty%')`)
@@ -138,41 +138,6 @@ func TestSlowLoginsAreNoOutage(t *testing.T) {
 	began := time.Now()
 	require.NoError(t, s.Probe(t.Context()), "a connection that has to be made is no reason")
 	require.Greater(t, time.Since(began), time.Second)
-}
-
-// slowLogins lets a connection wait before anything passes, and returns the URL that leads there.
-func slowLogins(t *testing.T, target string, wait time.Duration) func(url string) string {
-	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	var open sync.WaitGroup
-	t.Cleanup(func() {
-		_ = l.Close()
-		open.Wait()
-	})
-	open.Go(func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			open.Go(func() {
-				defer in.Close()
-				time.Sleep(wait) // it is what is tested
-				out, err := new(net.Dialer).DialContext(context.Background(), "tcp", target)
-				if err != nil {
-					return
-				}
-				defer out.Close()
-				open.Go(func() {
-					_, _ = io.Copy(out, in)
-					_ = out.(*net.TCPConn).CloseWrite()
-				})
-				_, _ = io.Copy(in, out)
-			})
-		}
-	})
-	return func(url string) string { return strings.Replace(url, target, l.Addr().String(), 1) }
 }
 
 // TestTransactionsThatMeet deadlock or cannot be serialized a few times, as other people's statements make them; the
