@@ -170,9 +170,13 @@ func (k *marker) flush(ctx context.Context, all bool) error {
 	defer k.mu.Unlock()
 	for _, step := range steps {
 		key := markKey{step.Group, topicPartition{step.Topic, step.Partition}}
-		if k.pending[key] == step.Mark {
+		pending, ours := k.pending[key]
+		if !ours { // an idle one, or it was given away meanwhile
+			continue
+		}
+		k.kept[key] = step.Mark
+		if pending == step.Mark {
 			delete(k.pending, key)
-			k.kept[key] = step.Mark
 		}
 	}
 	return nil

@@ -370,3 +370,39 @@ func TestMarkOf(t *testing.T) {
 		require.False(t, ok, text)
 	}
 }
+
+// TestMarksThatMoveOnWhileTheyAreWritten are known to be in the store all the same: on a busy partition another commit
+// comes during every write, and a restored store would never be noticed.
+func TestMarksThatMoveOnWhileTheyAreWritten(t *testing.T) {
+	store := &busyMarks{}
+	k := newMarker(store)
+	store.written = func(m domain.Mark) {
+		m.Offset++
+		k.note(m)
+	}
+	mark := domain.Mark{Group: markedGroup, Topic: "t", TopicID: "id", Offset: 10}
+	k.note(mark)
+	require.NoError(t, k.flush(t.Context(), false))
+	require.Equal(t, "docket-mark 10 of id", k.metadata(markedGroup, topicPartition{"t", 0}))
+	require.NoError(t, k.flush(t.Context(), false))
+	require.EqualValues(t, 10, store.steps[0].Before, "the store is asked whether it still has it")
+
+	store.written = func(domain.Mark) { k.forget(markedGroup, topicPartition{"t", 0}) }
+	require.NoError(t, k.flush(t.Context(), false))
+	require.Empty(t, k.metadata(markedGroup, topicPartition{"t", 0}), "the partition is another member's now")
+}
+
+type unasked interface{ ports.LogMarks }
+
+// busyMarks takes every mark, and says when it has.
+type busyMarks struct {
+	unasked
+	written func(domain.Mark)
+	steps   []domain.MarkStep
+}
+
+func (s *busyMarks) AdvanceLogMarks(_ context.Context, steps []domain.MarkStep) (bool, error) {
+	s.steps = steps
+	s.written(steps[0].Mark)
+	return true, nil
+}
