@@ -309,13 +309,19 @@ func proxied(t *testing.T) (*cluster, *toxiproxy.Proxy) {
 	t.Helper()
 	s, err := single()
 	testserver.Need(t, err)
+	p := proxyOf(t, s.postgres)
+	return newCluster(t, s, databaseAt(p.Listen)), p
+}
+
+// proxyOf is another way to a server.
+func proxyOf(t *testing.T, to *testserver.Postgres) *toxiproxy.Proxy {
+	t.Helper()
 	p := toxiproxy.NewProxy(
-		toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.New(io.Discard)), "postgres", freeAddr(t),
-		s.postgres.Addr(),
+		toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.New(io.Discard)), "postgres", freeAddr(t), to.Addr(),
 	)
 	require.NoError(t, p.Start())
 	t.Cleanup(p.Stop)
-	return newCluster(t, s, databaseAt(p.Listen)), p
+	return p
 }
 
 // toxic is a fault of the network.

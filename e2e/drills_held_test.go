@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -136,12 +137,13 @@ func (c *cluster) held(t *testing.T, fault string, permil int, length time.Durat
 		c.judged(t)
 	}
 	d.inject(func() func() {
-		undo := []func(){c.lockYesterday(t), c.keepOut(t, "kept-out")}
+		undo := []func(){c.keepOut(t, "kept-out")}
 		if permil > 0 {
 			undo = append(undo, c.constrain())
 		}
+		undo = append(undo, c.lockYesterday(t)) // last, and released first: a constraint wants every day
 		return func() {
-			for _, f := range undo {
+			for _, f := range slices.Backward(undo) {
 				f()
 			}
 		}

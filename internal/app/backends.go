@@ -184,15 +184,15 @@ func (a *App) openPostgres(ctx context.Context, b *backends) error {
 	return nil
 }
 
-// watchStandby warns while a failover would lose commits that the log believes are stored. docket notices a store that
-// is older than it was and reads the log again, as far as the marks tell.
+// watchStandby warns while a failover would lose commits that the log believes are stored. docket notices a failover
+// and reads the log again from the store's marks; what is not in the log, such as the audit, is gone.
 func (a *App) watchStandby(ctx context.Context, s *postgres.Store) {
 	for warned := false; ; {
 		loses, err := s.LosesCommits(ctx)
 		if err == nil && loses && !warned {
 			a.logger.Warn(
-				"PostgreSQL has a standby that commits do not wait for: what it lacks when it takes over is lost to the store. " +
-					"Set synchronous_standby_names, or know how to run docket log rewind",
+				"PostgreSQL has a standby that commits do not wait for: what it lacks when it takes over is saved again as far as " +
+					"Kafka has it. Set synchronous_standby_names, or know how to run docket log rewind",
 			)
 		}
 		if err == nil {

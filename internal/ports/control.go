@@ -26,10 +26,13 @@ type OPAReader interface {
 // LogMarks is what the store knows of how far consumer groups had come in the log. It is kept beside the rows, so that
 // it is restored with them.
 type LogMarks interface {
-	// LogMarks returns a group's marks, of topics that are gone as well.
-	LogMarks(ctx context.Context, group string) ([]domain.Mark, error)
+	// LogMarks returns a group's marks, of topics that are gone as well, and the store's history. That is another one
+	// once another server has taken over, or a backup was restored: what was committed behind the last mark may be missing
+	// then, although the mark is there. It is empty where the store cannot tell.
+	LogMarks(ctx context.Context, group string) (marks []domain.Mark, history string, err error)
 	// AdvanceLogMarks moves marks on, all or none, and never back. advanced is false where the store has one of them
-	// behind its step's Before: it is not what it was then.
+	// behind its step's Before, or another history than its step's: it is not what it was then. An empty history is the
+	// same as any.
 	AdvanceLogMarks(ctx context.Context, steps []domain.MarkStep) (advanced bool, err error)
 	// SetLogMarks moves marks anywhere, for an operator.
 	SetLogMarks(ctx context.Context, marks []domain.Mark) error

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -69,6 +70,45 @@ func StartPostgres(dir string, settings ...string) (_ *Postgres, err error) {
 	}
 	return p, p.Start()
 }
+
+// Standby starts a server that follows p without p's commits waiting for it. It takes p's changes from addr, which may
+// be a proxy in front of p. The caller closes it.
+func (p *Postgres) Standby(addr string) (_ *Postgres, err error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	s := &Postgres{bin: p.bin, settings: p.settings}
+	if s.port, err = FreePort(); err != nil {
+		return nil, err
+	}
+	if s.dir, err = os.MkdirTemp("", "docket-postgres-"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	if err := give(s.dir, postgresAccount); err != nil {
+		return nil, err
+	}
+	copying := exec.CommandContext(
+		context.Background(), filepath.Join(p.bin, "pg_basebackup"), "-h", host, "-p", port, "-U", "postgres", "-D", s.data(),
+		"-R", "-c", "fast", "--no-sync",
+	)
+	copying.Dir = s.dir
+	if copying.SysProcAttr, err = account(postgresAccount); err != nil {
+		return nil, err
+	}
+	if out, err := copying.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("pg_basebackup: %w: %s", err, out)
+	}
+	return s, s.Start()
+}
+
+// Promote makes a standby the primary.
+func (p *Postgres) Promote() error { return p.Exec("postgres", "SELECT pg_promote()") }
 
 // postgresPrograms is the directory of the newest PostgreSQL there is.
 func postgresPrograms() (string, error) {
@@ -190,6 +230,9 @@ func (p *Postgres) Resume() { p.signalAll(syscall.SIGCONT) }
 
 // Close ends the server and removes its directory.
 func (p *Postgres) Close() error {
+	if p.server == nil { // it was never started
+		return os.RemoveAll(p.dir)
+	}
 	return errors.Join(p.end(syscall.SIGQUIT, 30*time.Second), os.RemoveAll(p.dir))
 }
 

@@ -32,6 +32,12 @@ type markKey struct {
 	topicPartition
 }
 
+// keptMark is what a store of that history is known to have; offset 0 is no mark.
+type keptMark struct {
+	domain.Mark
+	history string
+}
+
 // marker writes how far this process's members have come to the store, once a second and in one transaction. It comes
 // behind what it speaks of, so that a store that has a mark has everything in front of it as well.
 type marker struct {
@@ -39,13 +45,13 @@ type marker struct {
 
 	mu      sync.Mutex
 	pending map[markKey]domain.Mark
-	kept    map[markKey]domain.Mark // what the store is known to have
+	kept    map[markKey]keptMark
 	members map[*member]bool        // to be told that the store is not what it was
 }
 
 func newMarker(store ports.LogMarks) *marker {
 	return &marker{
-		store: store, pending: map[markKey]domain.Mark{}, kept: map[markKey]domain.Mark{}, members: map[*member]bool{},
+		store: store, pending: map[markKey]domain.Mark{}, kept: map[markKey]keptMark{}, members: map[*member]bool{},
 	}
 }
 
@@ -57,17 +63,17 @@ func (k *marker) note(m domain.Mark) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	key := markKey{m.Group, topicPartition{m.Topic, m.Partition}}
-	if kept, ok := k.kept[key]; ok && kept == m {
+	if kept, ok := k.kept[key]; ok && kept.Mark == m {
 		return
 	}
 	k.pending[key] = m
 }
 
 // known sets what the store was found to have, and forget drops it with the partition.
-func (k *marker) known(m domain.Mark) {
+func (k *marker) known(m domain.Mark, history string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.kept[markKey{m.Group, topicPartition{m.Topic, m.Partition}}] = m
+	k.kept[markKey{m.Group, topicPartition{m.Topic, m.Partition}}] = keptMark{m, history}
 }
 
 func (k *marker) forget(group string, p topicPartition) {
@@ -90,20 +96,25 @@ func (k *marker) leave(m *member) {
 	delete(k.members, m)
 }
 
-// metadata is what stands beside a committed offset: the mark that the store had by then.
+// metadata is what stands beside a committed offset: the mark that the store had by then, and its history.
 func (k *marker) metadata(group string, p topicPartition) string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if m, ok := k.kept[markKey{group, p}]; ok {
+	m, ok := k.kept[markKey{group, p}]
+	switch {
+	case !ok:
+		return ""
+	case m.history == "":
 		return fmt.Sprintf("docket-mark %d of %s", m.Offset, m.TopicID)
+	default:
+		return fmt.Sprintf("docket-mark %d of %s in %s", m.Offset, m.TopicID, m.history)
 	}
-	return ""
 }
 
 // markOf reads what metadata wrote.
-func markOf(metadata string) (offset int64, topicID string, ok bool) {
-	n, err := fmt.Sscanf(metadata, "docket-mark %d of %s", &offset, &topicID)
-	return offset, topicID, err == nil && n == 2
+func markOf(metadata string) (offset int64, topicID, history string, ok bool) {
+	n, _ := fmt.Sscanf(metadata, "docket-mark %d of %s in %s", &offset, &topicID, &history) // the history may be empty
+	return offset, topicID, history, n >= 2
 }
 
 // KeepMarks writes marks to the store until ctx is done. While the store is away they wait.
@@ -132,14 +143,14 @@ func (k *marker) flush(ctx context.Context, all bool) error {
 	k.mu.Lock()
 	steps := make([]domain.MarkStep, 0, len(k.pending))
 	for key, m := range k.kept {
-		if _, moves := k.pending[key]; all && !moves {
-			steps = append(steps, domain.MarkStep{Mark: m, Before: m.Offset})
+		if _, moves := k.pending[key]; all && !moves && m.Offset > 0 {
+			steps = append(steps, domain.MarkStep{Mark: m.Mark, Before: m.Offset, History: m.history})
 		}
 	}
 	for key, m := range k.pending {
 		step := domain.MarkStep{Mark: m}
 		if kept := k.kept[key]; kept.TopicID == m.TopicID {
-			step.Before = kept.Offset
+			step.Before, step.History = kept.Offset, kept.history
 		}
 		steps = append(steps, step)
 	}
@@ -174,7 +185,7 @@ func (k *marker) flush(ctx context.Context, all bool) error {
 		if !ours { // an idle one, or it was given away meanwhile
 			continue
 		}
-		k.kept[key] = step.Mark
+		k.kept[key] = keptMark{step.Mark, step.History}
 		if pending == step.Mark {
 			delete(k.pending, key)
 		}
@@ -190,6 +201,7 @@ type origin struct {
 	at int64
 	// mark is what the store has, and committed where the group stands, or -1.
 	mark, committed int64
+	history         string
 }
 
 // judge compares what the store knows of a group's partitions with what the group has committed, and says where to
@@ -208,7 +220,7 @@ func (m *member) judge(ctx context.Context, partitions map[string][]int32) ([]or
 		return nil, err
 	}
 	m.carry(committed)
-	marks, err := l.opts.Marks.LogMarks(ctx, m.sub.Group)
+	marks, history, err := l.opts.Marks.LogMarks(ctx, m.sub.Group)
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +228,7 @@ func (m *member) judge(ctx context.Context, partitions map[string][]int32) ([]or
 	for _, topic := range topics {
 		id := meta.Topics[topic].ID.String()
 		for _, p := range partitions[topic] {
-			o := origin{topicPartition: topicPartition{topic, p}, topicID: id, at: -1, mark: -1}
+			o := origin{topicPartition: topicPartition{topic, p}, topicID: id, at: -1, mark: -1, history: history}
 			f := found{start: -1, committed: -1}
 			for _, mark := range marks {
 				switch {
@@ -237,8 +249,9 @@ func (m *member) judge(ctx context.Context, partitions map[string][]int32) ([]or
 			}
 			if at, ok := committed.Lookup(topic, p); ok && at.At >= 0 {
 				f.committed = at.At
-				if mark, of, ok := markOf(at.Metadata); ok && of == id {
+				if mark, of, in, ok := markOf(at.Metadata); ok && of == id {
 					f.written = mark
+					f.replaced = in != "" && history != "" && in != history
 				} else if ok { // what was committed is of the topic of before
 					f.anew, f.committed = true, -1
 				}
@@ -270,6 +283,7 @@ type found struct {
 	written    int64 // the mark that the store had when that was committed
 	mark       int64 // the one that it has
 	anew       bool  // the store has marks of a topic of the same name only
+	replaced   bool  // the store's history is another one than it was then
 }
 
 // begin says where to go on, or -1 for what was committed, and reports what is not as it should be.
@@ -303,6 +317,17 @@ func (m *member) begin(p topicPartition, f found) int64 {
 				"the store is older than what this group had saved to it: it was restored from a backup, or another server that "+
 					"lacks the last commits has taken over. docket reads the log again from there; saving again stores nothing twice",
 				"store_has", max(f.mark, 0), "store_had", f.written, "from", at,
+			)
+		}
+		lost(max(f.mark, 0))
+		return at
+	case f.replaced && max(f.mark, 0) < f.committed:
+		at := max(f.mark, f.start)
+		if m.log.first(fmt.Sprint(m.sub.Group, p, "replaced", f.mark, f.committed)) {
+			log.Warn(
+				"another server has taken over the store, or it was restored: docket reads the log again from the last mark, in "+
+					"case what was saved behind it is missing; saving again stores nothing twice",
+				"committed", f.committed, "from", at,
 			)
 		}
 		lost(max(f.mark, 0))
@@ -379,13 +404,10 @@ func (m *member) accept(origins []origin, running bool) {
 			continue
 		}
 		f.judged, f.topicID, f.carried, f.known = true, o.topicID, "", true
-		if o.mark >= 0 {
-			m.log.marks.known(domain.Mark{
-				Group: m.sub.Group, Topic: o.topic, TopicID: o.topicID, Partition: o.partition, Offset: o.mark,
-			})
-		} else {
-			m.log.marks.forget(m.sub.Group, o.topicPartition)
-		}
+		m.log.marks.forget(m.sub.Group, o.topicPartition)
+		m.log.marks.known(domain.Mark{
+			Group: m.sub.Group, Topic: o.topic, TopicID: o.topicID, Partition: o.partition, Offset: max(o.mark, 0),
+		}, o.history)
 		if !running || o.at < 0 || o.at >= max(f.committed, f.done.Offset, o.committed) {
 			continue
 		}

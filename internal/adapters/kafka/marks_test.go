@@ -28,25 +28,37 @@ type marked struct {
 	store  *sqlite.Store
 	lost   *lostRecords
 
-	mu   sync.Mutex
-	away bool
-	got  []int64
-	stop func()
-	log  *Log
+	mu      sync.Mutex
+	away    bool
+	full    bool // it answers, and takes no marks
+	history string
+	got     []int64
+	stop    func()
+	log     *Log
 }
 
 var errAway = domain.Errorf(domain.Unavailable, "away")
 
-func (m *marked) LogMarks(ctx context.Context, group string) ([]domain.Mark, error) {
-	if m.isAway() {
-		return nil, errAway
+func (m *marked) LogMarks(ctx context.Context, group string) ([]domain.Mark, string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.away {
+		return nil, "", errAway
 	}
-	return m.store.LogMarks(ctx, group)
+	marks, _, err := m.store.LogMarks(ctx, group)
+	return marks, m.history, err
 }
 
 func (m *marked) AdvanceLogMarks(ctx context.Context, steps []domain.MarkStep) (bool, error) {
-	if m.isAway() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.away || m.full {
 		return false, errAway
+	}
+	for _, s := range steps {
+		if s.History != "" && s.History != m.history {
+			return false, nil
+		}
 	}
 	return m.store.AdvanceLogMarks(ctx, steps)
 }
@@ -55,16 +67,17 @@ func (m *marked) SetLogMarks(ctx context.Context, marks []domain.Mark) error {
 	return m.store.SetLogMarks(ctx, marks)
 }
 
-func (m *marked) isAway() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.away
-}
-
 func (m *marked) setAway(away bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.away = away
+}
+
+// become is another server that has taken over, which takes marks or does not.
+func (m *marked) become(history string, full bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.history, m.full = history, full
 }
 
 const markedGroup = "marked"
@@ -150,7 +163,7 @@ func (m *marked) marksAt(offset int64) domain.Mark {
 	m.t.Helper()
 	var mark domain.Mark
 	require.Eventually(m.t, func() bool {
-		marks, err := m.store.LogMarks(m.t.Context(), markedGroup)
+		marks, _, err := m.store.LogMarks(m.t.Context(), markedGroup)
 		require.NoError(m.t, err)
 		if len(marks) > 0 {
 			mark = marks[len(marks)-1]
@@ -252,6 +265,41 @@ func TestAStoreThatWasRestored(t *testing.T) {
 	require.EqualValues(t, 6, m.lost.Load(), "what it lacks and Kafka has no more")
 }
 
+// TestAnotherServerTakesOver has the last mark, and may lack what was saved behind it within the second: the log is
+// read again from there, at a start and while docket runs, and once only.
+func TestAnotherServerTakesOver(t *testing.T) {
+	m := newMarked(t)
+	m.stop()
+	m.become("1/a", false)
+	m.start()
+	m.publish(10)
+	m.consumed(0, 10)
+	m.marksAt(10)
+	m.become("1/a", true)
+	m.publish(3)
+	m.consumed(10, 13)
+	m.become("2/a", false) // while docket runs
+	m.consumed(10, 13)
+	m.marksAt(13)
+
+	m.become("2/a", true)
+	m.publish(2)
+	m.consumed(13, 15)
+	m.stop()
+	m.become("3/a", false) // while it does not
+	m.start()
+	m.consumed(13, 15)
+	m.marksAt(15)
+
+	m.stop()
+	m.become("4/a", false) // it lacks nothing
+	m.start()
+	m.publish(1)
+	m.consumed(15, 16)
+	m.marksAt(16)
+	require.Zero(t, m.lost.Load())
+}
+
 // TestAQuietPartition is rewound as well: this member has committed nothing there, and others have.
 func TestAQuietPartition(t *testing.T) {
 	m := newMarked(t)
@@ -289,7 +337,7 @@ func TestABusyPartition(t *testing.T) {
 	})
 	var mark domain.Mark
 	require.Eventually(t, func() bool {
-		marks, err := m.store.LogMarks(t.Context(), markedGroup)
+		marks, _, err := m.store.LogMarks(t.Context(), markedGroup)
 		require.NoError(t, err)
 		mark = marks[0]
 		return mark.Offset > 50
@@ -360,13 +408,16 @@ func TestATopicThatWasMadeAnew(t *testing.T) {
 
 func TestMarkOf(t *testing.T) {
 	k := newMarker(nil)
-	k.known(domain.Mark{Group: "g", Topic: "t", TopicID: "AbC-_1", Partition: 2, Offset: 77})
-	offset, id, ok := markOf(k.metadata("g", topicPartition{"t", 2}))
-	require.True(t, ok)
-	require.EqualValues(t, 77, offset)
-	require.Equal(t, "AbC-_1", id)
+	for _, history := range []string{"", "00000002/7123"} {
+		k.known(domain.Mark{Group: "g", Topic: "t", TopicID: "AbC-_1", Partition: 2, Offset: 77}, history)
+		offset, id, in, ok := markOf(k.metadata("g", topicPartition{"t", 2}))
+		require.True(t, ok)
+		require.EqualValues(t, 77, offset)
+		require.Equal(t, "AbC-_1", id)
+		require.Equal(t, history, in)
+	}
 	for _, text := range []string{"", "offsets 1 to 7 given up: 2026 by ann", "docket-mark x of y"} {
-		_, _, ok := markOf(text)
+		_, _, _, ok := markOf(text)
 		require.False(t, ok, text)
 	}
 }

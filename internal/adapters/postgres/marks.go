@@ -8,11 +8,37 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// LogMarks are a group's marks; see ports.LogMarks.
-func (s *Store) LogMarks(ctx context.Context, group string) (marks []domain.Mark, err error) {
+// timeline names the history of the database: its cluster, and the timeline, which is a new one after every failover
+// and every restore to a point in time (PostgreSQL's documentation, "Timelines"). Any role may ask for both.
+const timeline = `CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) || '/' ||
+	(SELECT system_identifier FROM pg_control_system()) END`
+
+// history is the SQL that names the database's history. Servers that only speak like PostgreSQL do not know timelines.
+func (s *Store) history(ctx context.Context) (string, error) {
+	if known := s.timeline.Load(); known != nil {
+		return *known, nil
+	}
+	expression := timeline
+	err := s.change(ctx, "ask for the timeline", func(b *pgx.Batch) { b.Queue(`SELECT ` + timeline) })
+	if err != nil {
+		if domain.ClassOf(err) == domain.Unavailable || domain.CodeOf(err) == "" {
+			return "", err
+		}
+		expression = `''`
+	}
+	s.timeline.Store(&expression)
+	return expression, nil
+}
+
+// LogMarks are a group's marks, and the history of the database; see ports.LogMarks.
+func (s *Store) LogMarks(ctx context.Context, group string) (marks []domain.Mark, history string, err error) {
+	expression, err := s.history(ctx)
+	if err != nil {
+		return nil, "", err
+	}
 	conn, err := s.acquire(ctx) // of the primary: a standby may be behind
 	if err != nil {
-		return nil, s.settle("read the log's marks", nil, err)
+		return nil, "", s.settle("read the log's marks", nil, err)
 	}
 	defer conn.Release()
 	err = s.inTx(ctx, conn.Conn(), beginReadOnly, func(b *pgx.Batch) {
@@ -21,17 +47,24 @@ func (s *Store) LogMarks(ctx context.Context, group string) (marks []domain.Mark
 			marks, err = pgx.CollectRows(rows, pgx.RowToStructByPos[domain.Mark])
 			return err
 		})
+		b.Queue(`SELECT ` + expression).QueryRow(func(row pgx.Row) error { return row.Scan(&history) })
 	})
-	return marks, s.settle("read the log's marks", conn.Conn(), err)
+	return marks, history, s.settle("read the log's marks", conn.Conn(), err)
 }
 
 // AdvanceLogMarks moves marks on, all or none; see ports.LogMarks.
 func (s *Store) AdvanceLogMarks(ctx context.Context, steps []domain.MarkStep) (advanced bool, err error) {
-	const advance = `WITH step AS (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[],
-			$6::bigint[]) AS u(consumer_group, topic, topic_id, partition, next_offset, before)),
+	history, err := s.history(ctx)
+	if err != nil {
+		return false, err
+	}
+	advance := `WITH step AS (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[],
+			$6::bigint[], $7::text[]) AS u(consumer_group, topic, topic_id, partition, next_offset, before, history)),
+		store AS MATERIALIZED (SELECT ` + history + ` AS history),
 		known AS (SELECT NOT EXISTS (
-			SELECT 1 FROM step LEFT JOIN log_marks m USING (consumer_group, topic, topic_id, partition)
-			WHERE coalesce(m.next_offset, 0) < step.before) AS ok),
+			SELECT 1 FROM step CROSS JOIN store LEFT JOIN log_marks m USING (consumer_group, topic, topic_id, partition)
+			WHERE coalesce(m.next_offset, 0) < step.before
+				OR step.history <> '' AND store.history <> '' AND step.history <> store.history) AS ok),
 		written AS (INSERT INTO log_marks AS m (consumer_group, topic, topic_id, partition, next_offset)
 			SELECT consumer_group, topic, topic_id, partition, next_offset FROM step WHERE (SELECT ok FROM known)
 			ORDER BY consumer_group, topic, topic_id, partition
@@ -39,12 +72,12 @@ func (s *Store) AdvanceLogMarks(ctx context.Context, steps []domain.MarkStep) (a
 				next_offset = excluded.next_offset, marked_at = now() WHERE m.next_offset < excluded.next_offset)
 		SELECT ok FROM known`
 	groups, topics, ids, partitions, offsets := columnsOfMarks(steps)
-	before := make([]int64, len(steps))
+	before, histories := make([]int64, len(steps)), make([]string, len(steps))
 	for i, step := range steps {
-		before[i] = step.Before
+		before[i], histories[i] = step.Before, step.History
 	}
 	err = s.change(ctx, "write the log's marks", func(b *pgx.Batch) {
-		b.Queue(advance, groups, topics, ids, partitions, offsets, before).QueryRow(func(row pgx.Row) error {
+		b.Queue(advance, groups, topics, ids, partitions, offsets, before, histories).QueryRow(func(row pgx.Row) error {
 			return row.Scan(&advanced)
 		})
 	})

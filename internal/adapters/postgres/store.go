@@ -79,6 +79,8 @@ type Store struct {
 	// inForce is the retention that the store has, as far as known.
 	inForce time.Duration
 	learned time.Time // when that was
+	// timeline is the SQL that names the database's history, once it is known whether the server has any.
+	timeline atomic.Pointer[string]
 	input   atomic.Uint32
 	closed  atomic.Bool
 }

@@ -14,8 +14,8 @@ const (
 		ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset`
 )
 
-// LogMarks are a group's marks; see ports.LogMarks.
-func (s *Store) LogMarks(ctx context.Context, group string) (marks []domain.Mark, err error) {
+// LogMarks are a group's marks; see ports.LogMarks. A file cannot tell its history.
+func (s *Store) LogMarks(ctx context.Context, group string) (marks []domain.Mark, history string, err error) {
 	err = s.each(ctx, `SELECT consumer_group, topic, topic_id, partition, next_offset FROM log_marks
 		WHERE consumer_group = ?`, []any{group}, func(rows *sql.Rows) error {
 		var m domain.Mark
@@ -23,7 +23,7 @@ func (s *Store) LogMarks(ctx context.Context, group string) (marks []domain.Mark
 		marks = append(marks, m)
 		return err
 	})
-	return marks, s.checked("read the log's marks in "+storeFile, err)
+	return marks, "", s.checked("read the log's marks in "+storeFile, err)
 }
 
 // errBehind ends a transaction that finds a mark where it was not expected.

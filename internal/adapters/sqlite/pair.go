@@ -39,7 +39,7 @@ func (l *Log) pair(ctx context.Context) {
 		groups[group] = true
 	}
 	for _, group := range slices.Sorted(maps.Keys(groups)) {
-		marks, err := l.opts.Marks.LogMarks(ctx, group)
+		marks, _, err := l.opts.Marks.LogMarks(ctx, group)
 		if err != nil {
 			l.opts.Log.Warn("the log was not compared with the store, which does not answer", "error", err)
 			l.kept = maps.Clone(l.stored) // so that an older one is noticed by the first mark that is written

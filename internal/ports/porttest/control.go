@@ -54,6 +54,8 @@ func storeMarks(t *testing.T, h *StoreHarness) {
 	mark := func(group, topicID string, partition int32, offset int64) domain.Mark {
 		return domain.Mark{Group: group, Topic: "docket.decisions", TopicID: topicID, Partition: partition, Offset: offset}
 	}
+	var history string
+	var err error
 	advance := func(want bool, steps ...domain.MarkStep) {
 		t.Helper()
 		advanced, err := h.Control.AdvanceLogMarks(t.Context(), steps)
@@ -62,11 +64,14 @@ func storeMarks(t *testing.T, h *StoreHarness) {
 	}
 	marks := func(group string) []domain.Mark {
 		t.Helper()
-		marks, err := h.Control.LogMarks(t.Context(), group)
+		marks, now, err := h.Control.LogMarks(t.Context(), group)
 		require.NoError(t, err)
+		require.Equal(t, history, now, "nobody else has taken over")
 		slices.SortFunc(marks, func(a, b domain.Mark) int { return int(a.Partition - b.Partition) })
 		return marks
 	}
+	_, history, err = h.Control.LogMarks(t.Context(), "saver")
+	require.NoError(t, err)
 	require.Empty(t, marks("saver"))
 	advance(true)
 	advance(true, domain.MarkStep{Mark: mark("saver", "a", 0, 7)}, domain.MarkStep{Mark: mark("saver", "a", 1, 8)},
@@ -80,6 +85,9 @@ func storeMarks(t *testing.T, h *StoreHarness) {
 		domain.MarkStep{Mark: mark("saver", "a", 1, 41), Before: 30})
 	advance(false, domain.MarkStep{Mark: mark("saver", "a", 2, 5), Before: 1})
 	require.Equal(t, []domain.Mark{mark("saver", "a", 0, 20), mark("saver", "a", 1, 8)}, marks("saver"))
+	// Another server has taken over since, if the store can tell; then nothing moves either.
+	advance(true, domain.MarkStep{Mark: mark("saver", "a", 0, 21), Before: 20, History: history})
+	advance(history == "", domain.MarkStep{Mark: mark("saver", "a", 0, 22), Before: 21, History: "another"})
 	// A topic that was made anew has marks of its own.
 	advance(true, domain.MarkStep{Mark: mark("saver", "b", 3, 1)})
 	require.Len(t, marks("saver"), 3)
