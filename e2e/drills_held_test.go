@@ -117,31 +117,18 @@ func (c *cluster) rewritten(t *testing.T) (most int) {
 	return most
 }
 
-// TestDrillHeld has one day locked and one tenant kept out: nobody else waits for either.
-func TestDrillHeld(t *testing.T) {
-	c := oneBroker(t)
-	c.held(t, "one day locked, one tenant kept out", 0, 15*time.Second)
-}
-
-// TestLongDrillHeld has 2 % of the rows rejected beside that, long enough to see how often anything is written anew.
+// TestLongDrillHeld has one day locked, one tenant kept out and 2 % of the rows rejected: nobody else waits for any of
+// them, and nothing is written anew more often than once a minute.
 func TestLongDrillHeld(t *testing.T) {
 	c := oneBroker(t)
-	c.held(t, "one day locked, one tenant kept out, 2 % of the rows rejected", 20, 150*time.Second)
-}
-
-func (c *cluster) held(t *testing.T, fault string, permil int, length time.Duration) {
-	t.Helper()
 	end := c.ofTenant(t, "kept-out", 5)
-	d := c.drill(t, fault, 300, aged(shortName(), permil))
-	if permil > 0 {
-		c.judged(t)
-	}
+	d := c.drill(
+		t, "one day locked, one tenant kept out, 2 % of the rows rejected", 300, aged(shortName(), 20),
+	)
+	c.judged(t)
 	d.inject(func() func() {
-		undo := []func(){c.keepOut(t, "kept-out")}
-		if permil > 0 {
-			undo = append(undo, c.constrain())
-		}
-		undo = append(undo, c.lockYesterday(t)) // last, and released first: a constraint wants every day
+		// The lock comes last, and goes first: a constraint wants every day.
+		undo := []func(){c.keepOut(t, "kept-out"), c.constrain(), c.lockYesterday(t)}
 		return func() {
 			for _, f := range slices.Backward(undo) {
 				f()
@@ -156,16 +143,14 @@ func (c *cluster) held(t *testing.T, fault string, permil int, length time.Durat
 		}
 		return nil
 	})
-	sleepFor(t, length)
+	sleepFor(t, 150*time.Second) // long enough to see how often anything is written anew
 	p95, waited := c.visible(t, d.injected), time.Since(d.injected)
 	require.LessOrEqual(t, p95, 2*time.Second, "fresh decisions of the others are visible")
 	require.Zero(t, c.metric(t, "saver", "docket_breaker_state"), "the store is not away")
 	require.LessOrEqual(t, c.rewritten(t), 2+int(waited/time.Minute), "written anew more often than once a minute")
 	d.heal()
 	end()
-	if permil > 0 {
-		c.exec(t, `DELETE FROM rejections`) // ten minutes later
-	}
+	c.exec(t, `DELETE FROM rejections`) // ten minutes later
 	d.verify(4*time.Minute, 0)
 	require.Zero(t, d.refused)
 	t.Logf("fresh decisions of the others were visible within %s (p95); held at most %d times", p95, c.rewritten(t))

@@ -191,8 +191,8 @@ func (a *App) watchStandby(ctx context.Context, s *postgres.Store) {
 		loses, err := s.LosesCommits(ctx)
 		if err == nil && loses && !warned {
 			a.logger.Warn(
-				"PostgreSQL has a standby that commits do not wait for: what it lacks when it takes over is saved again as far as " +
-					"Kafka has it. Set synchronous_standby_names, or know how to run docket log rewind",
+				"PostgreSQL has a standby that commits do not wait for: what it lacks when it takes over is saved again as far " +
+					"as Kafka has it. Set synchronous_standby_names, or know how to run docket log rewind",
 			)
 		}
 		if err == nil {

@@ -99,7 +99,7 @@ func TestSixHourOutage(t *testing.T) {
 		consume := func(group, topic string, handle ports.Handler) {
 			roles.Go(func() {
 				sub := ports.Subscription{
-					Group: group, Topics: []string{topic}, MaxRecords: 1000, MaxBytes: 4 << 20, MaxWait: 100 * time.Millisecond,
+					Group: group, Topics: []string{topic}, MaxRecords: 100, MaxBytes: 4 << 20, MaxWait: 100 * time.Millisecond,
 				}
 				if err := log.Consume(ctx, sub, handle); err != nil {
 					t.Errorf("%s: %v", group, err)

@@ -123,6 +123,7 @@ func (r *rig) consume(t *testing.T, topic string, handle ports.Handler) (stop fu
 }
 
 func TestPublishFaults(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	for _, c := range []struct {
 		name  string
 		fault *kerr.Error
@@ -167,6 +168,7 @@ func TestPublishFaults(t *testing.T) {
 }
 
 func TestPublishToABrokerThatHangs(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	r := newRig(t, 1, func(o *Options) { o.MaxBuffered = 1 << 20 })
 	require.NoError(t, r.publish(t, patience, r.records(r.topics.Decisions, 0, 1)...))
 	release := make(chan struct{})
@@ -257,6 +259,7 @@ func TestALostRange(t *testing.T) {
 
 // TestALossThatNothingTells has a partition whose records fell off before the group committed anything.
 func TestALossThatNothingTells(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	r := newRig(t, 1, nil)
 	require.NoError(t, r.publish(t, patience, r.records(r.topics.Decisions, 0, 10)...))
 	r.fake.Fault(

@@ -186,6 +186,7 @@ func (m *marked) expire() {
 // TestOffsetsThatExpired are no first start: the group goes on where its store says, and what fell off meanwhile is
 // reported.
 func TestOffsetsThatExpired(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	for _, c := range []struct {
 		name          string
 		trimmed, from int64
@@ -218,6 +219,7 @@ func TestOffsetsThatExpired(t *testing.T) {
 
 // TestAFirstStartBehindTheBeginning has neither a commit nor a mark, and a topic that has lost its front.
 func TestAFirstStartBehindTheBeginning(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	m := newMarked(t)
 	m.stop()
 	l, err := Open(options(m.fake.ListenAddrs(), m.topics, m.lost))
@@ -233,6 +235,7 @@ func TestAFirstStartBehindTheBeginning(t *testing.T) {
 
 // TestAStoreThatWasRestored is noticed at a start and while docket runs: the log is read again from where the store is.
 func TestAStoreThatWasRestored(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	m := newMarked(t)
 	m.publish(10)
 	m.consumed(0, 10)
@@ -268,6 +271,7 @@ func TestAStoreThatWasRestored(t *testing.T) {
 // TestAnotherServerTakesOver has the last mark, and may lack what was saved behind it within the second: the log is
 // read again from there, at a start and while docket runs, and once only.
 func TestAnotherServerTakesOver(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	m := newMarked(t)
 	m.stop()
 	m.become("1/a", false)
@@ -302,6 +306,7 @@ func TestAnotherServerTakesOver(t *testing.T) {
 
 // TestAQuietPartition is rewound as well: this member has committed nothing there, and others have.
 func TestAQuietPartition(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	m := newMarked(t)
 	m.publish(10)
 	m.consumed(0, 10)
@@ -322,6 +327,7 @@ func TestAQuietPartition(t *testing.T) {
 
 // TestABusyPartition commits all the time, also between the doubt and the judgement.
 func TestABusyPartition(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	m := newMarked(t)
 	m.publish(10)
 	m.consumed(0, 10)
@@ -359,6 +365,7 @@ func TestABusyPartition(t *testing.T) {
 
 // TestAStoreThatIsAwayAtTheStart is judged later; nobody waits for it.
 func TestAStoreThatIsAwayAtTheStart(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	m := newMarked(t)
 	m.publish(10)
 	m.consumed(0, 10)
@@ -383,6 +390,7 @@ func TestAStoreThatIsAwayAtTheStart(t *testing.T) {
 
 // TestATopicThatWasMadeAnew begins with its first record, and says so.
 func TestATopicThatWasMadeAnew(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	m := newMarked(t)
 	m.publish(10)
 	m.consumed(0, 10)

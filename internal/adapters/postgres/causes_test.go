@@ -400,6 +400,7 @@ func TestServerThatHangs(t *testing.T) {
 
 // TestOutageBehindAPooler has a pooler that is there while its server is not.
 func TestOutageBehindAPooler(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	p := ownServer(t, "")
 	pooler, err := testserver.StartPgBouncer(p)
 	testserver.Need(t, err)

@@ -141,6 +141,7 @@ func lockTable(t *testing.T, p *testserver.Postgres, database string) (unlock fu
 }
 
 func TestStoreConformance(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	p := postgres(t)
 	harness := storeHarness(p, func(database string) string { return p.URL(database, "") })
 	t.Run("decisions", func(t *testing.T) { porttest.Decisions(t, harness) })
@@ -148,6 +149,7 @@ func TestStoreConformance(t *testing.T) {
 }
 
 func TestStoreConformanceThroughPgBouncer(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	p := postgres(t)
 	b, err := testserver.StartPgBouncer(p)
 	testserver.Need(t, err)
