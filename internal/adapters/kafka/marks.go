@@ -46,7 +46,7 @@ type marker struct {
 	mu      sync.Mutex
 	pending map[markKey]domain.Mark
 	kept    map[markKey]keptMark
-	members map[*member]bool        // to be told that the store is not what it was
+	members map[*member]bool // to be told that the store is not what it was
 }
 
 func newMarker(store ports.LogMarks) *marker {

@@ -81,8 +81,8 @@ type Store struct {
 	learned time.Time // when that was
 	// timeline is the SQL that names the database's history, once it is known whether the server has any.
 	timeline atomic.Pointer[string]
-	input   atomic.Uint32
-	closed  atomic.Bool
+	input    atomic.Uint32
+	closed   atomic.Bool
 }
 
 // Open makes a Store. It does not wait for the server: Migrate, CheckSchema and Probe do.
