@@ -123,6 +123,8 @@ func TestLongDrillOffsetsExpire(t *testing.T) {
 	c.drained(t)
 	lost, twice, phantom, altered := c.ledger.judge(c.settle(t).rows, nil)
 	require.LessOrEqual(t, int64(len(lost)), gone, "no more than docket says")
+	require.NotEmpty(t, lost)
+	require.Contains(t, c.operate(t, 4, "trail", lost[0]), "records that the log has lost")
 	require.Empty(t, append(append(twice, phantom...), altered...))
 }
 

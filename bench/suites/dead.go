@@ -51,7 +51,7 @@ func DeadSuite(docket, out string, n int) error {
 	b := &deadBench{Stack: s, topics: domain.TopicsWithPrefix("docket."), n: n}
 	b.log, err = kafka.Open(kafka.Options{
 		Brokers: s.Kafka.Brokers(), Topics: b.topics, MaxEvent: 4 << 20, MaxUpload: 8 << 20, MaxBuffered: 256 << 20,
-		Lost: func(string, int64) {}, Stopped: func(string, int32, error) {}, Log: slog.New(slog.DiscardHandler),
+		Lost: func(domain.Loss) {}, Stopped: func(string, int32, error) {}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err

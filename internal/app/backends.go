@@ -39,9 +39,11 @@ type backends struct {
 // backends opens the store and the log: each is the embedded one unless a setting names a server.
 func (a *App) backends(ctx context.Context) (b backends, err error) {
 	dataLoss := newDataLoss(a.reg)
-	lost := func(topic string, n int64) {
-		dataLoss.Add(float64(n))
-		a.health.Lost(domain.Say(status.LogLost, domain.Args{"topic": topic}))
+	notes := newLossNotes(a.logger)
+	lost := func(l domain.Loss) {
+		dataLoss.Add(float64(l.Records()))
+		a.health.Lost(domain.Say(status.LogLost, domain.Args{"topic": l.Topic}))
+		notes.add(l)
 	}
 	var dir *sqlite.Dir
 	if a.cfg.Embedded() {
@@ -58,6 +60,7 @@ func (a *App) backends(ctx context.Context) (b backends, err error) {
 	if err != nil {
 		return b, err
 	}
+	a.run("losses of the log", func(ctx context.Context) { notes.write(ctx, b.Control) })
 	if a.cfg.Kafka.On() {
 		b.Log, err = a.openKafka(ctx, b.Control, lost)
 	} else {
@@ -96,7 +99,7 @@ func (a *App) newestRecord() time.Time {
 
 // openLog opens the embedded log.
 func (a *App) openLog(
-	ctx context.Context, dir *sqlite.Dir, marks ports.LogMarks, lost func(string, int64),
+	ctx context.Context, dir *sqlite.Dir, marks ports.LogMarks, lost func(domain.Loss),
 ) (ports.Log, error) {
 	a.health.Phase(domain.Say(status.StartingLog, nil))
 	options := logOptions(a.topics, a.logger, a.fatal, lost)
@@ -113,7 +116,7 @@ func (a *App) openLog(
 
 // logOptions are the embedded log's topics and hooks.
 func logOptions(
-	topics domain.Topics, logger *slog.Logger, fatal func(error), lost func(string, int64),
+	topics domain.Topics, logger *slog.Logger, fatal func(error), lost func(domain.Loss),
 ) sqlite.LogOptions {
 	renamed := map[string]string{}
 	for group := range groups(topics) {
@@ -207,7 +210,7 @@ func (a *App) watchStandby(ctx context.Context, s *postgres.Store) {
 // newKafka makes the log on Kafka. marks, unless nil, is the store that its progress is kept in; lost and stopped are
 // told what the log turns out to have lost, and which partitions it cannot read on.
 func newKafka(
-	cfg Config, logger *slog.Logger, marks ports.LogMarks, lost func(string, int64),
+	cfg Config, logger *slog.Logger, marks ports.LogMarks, lost func(domain.Loss),
 	stopped func(string, int32, error),
 ) (*kafka.Log, error) {
 	options := kafka.Options{
@@ -223,7 +226,7 @@ func newKafka(
 
 // openKafka opens the log on Kafka and looks at its topics. Nothing works without it, so it is waited for.
 func (a *App) openKafka(
-	ctx context.Context, marks ports.LogMarks, lost func(string, int64),
+	ctx context.Context, marks ports.LogMarks, lost func(domain.Loss),
 ) (ports.Log, error) {
 	log, err := newKafka(a.cfg, a.logger, marks, lost, func(topic string, partition int32, err error) {
 		a.health.Lost(

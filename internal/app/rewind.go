@@ -139,7 +139,7 @@ func Rewind(ctx context.Context, cfg Config, logger *slog.Logger, from string, y
 			domain.Misconfigured, "the embedded log keeps nothing that was stored: restore %s from a backup instead", cfg.Data,
 		)
 	}
-	log, err := newKafka(cfg, logger, nil, func(string, int64) {}, func(string, int32, error) {})
+	log, err := newKafka(cfg, logger, nil, func(domain.Loss) {}, func(string, int32, error) {})
 	if err != nil {
 		return err
 	}

@@ -94,8 +94,9 @@ func (a *App) setup(ctx context.Context) error {
 		look := struct {
 			ports.DecisionReader
 			ports.DeadLetterReader
+			ports.LossReader
 			ports.OPAReader
-		}{back.Decisions, back.Control, back.Control}
+		}{back.Decisions, back.Control, back.Control, back.Control}
 		a.console.server.Handler = queryapi.New(queryapi.Parts{
 			Decisions: back.Decisions, Control: back.Control, Log: back.Log, Operate: operate.New(back.Control),
 			Trail: trail.New(look, back.Log, a.stages()), Pipeline: sampler.Pipeline, Who: users,

@@ -62,7 +62,7 @@ func Migrate(ctx context.Context, cfg Config, logger *slog.Logger, w io.Writer) 
 }
 
 func migrateKafka(ctx context.Context, cfg Config, logger *slog.Logger, w io.Writer) (err error) {
-	log, err := newKafka(cfg, logger, nil, func(string, int64) {}, func(string, int32, error) {})
+	log, err := newKafka(cfg, logger, nil, func(domain.Loss) {}, func(string, int32, error) {})
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func migrateEmbedded(ctx context.Context, cfg Config, logger *slog.Logger, w io.
 		}
 	}
 	if !cfg.Kafka.On() {
-		log, err := sqlite.OpenLog(ctx, dir, logOptions(cfg.Topics(), logger, failed, func(string, int64) {}))
+		log, err := sqlite.OpenLog(ctx, dir, logOptions(cfg.Topics(), logger, failed, func(domain.Loss) {}))
 		if err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ func acceptEmbeddedLoss(ctx context.Context, cfg Config, yes bool, w io.Writer) 
 		return err
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
-	options := logOptions(cfg.Topics(), slog.New(slog.DiscardHandler), func(error) {}, func(string, int64) {})
+	options := logOptions(cfg.Topics(), slog.New(slog.DiscardHandler), func(error) {}, func(domain.Loss) {})
 	losses, err := sqlite.AcceptLoss(ctx, dir, options, !yes)
 	if err != nil {
 		return err
@@ -176,7 +176,7 @@ func acceptEmbeddedLoss(ctx context.Context, cfg Config, yes bool, w io.Writer) 
 
 // acceptKafkaLoss lets the groups go on behind records that fell off their topics.
 func acceptKafkaLoss(ctx context.Context, cfg Config, logger *slog.Logger, yes bool, w io.Writer) (err error) {
-	log, err := newKafka(cfg, logger, nil, func(string, int64) {}, func(string, int32, error) {})
+	log, err := newKafka(cfg, logger, nil, func(domain.Loss) {}, func(string, int32, error) {})
 	if err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func acceptKafkaLoss(ctx context.Context, cfg Config, logger *slog.Logger, yes b
 		)
 	}
 	caller := upkeepCaller()
-	if err := noteLosses(ctx, cfg, losses, caller); err != nil {
+	if err := noteLosses(ctx, cfg, logger, losses, caller); err != nil {
 		return err
 	}
 	if err := log.AcceptLoss(ctx, losses, time.Now().UTC().Format(time.RFC3339)+" by "+caller); err != nil {
@@ -219,24 +219,22 @@ func acceptKafkaLoss(ctx context.Context, cfg Config, logger *slog.Logger, yes b
 }
 
 // noteLosses writes down what is given up, before it is.
-func noteLosses(ctx context.Context, cfg Config, losses []kafka.Loss, caller string) error {
-	if cfg.DatabaseURL == "" {
-		return nil // the offset's metadata has to do
-	}
-	store, err := newPostgres(cfg, slog.New(slog.DiscardHandler))
+func noteLosses(ctx context.Context, cfg Config, logger *slog.Logger, losses []kafka.Loss, caller string) (err error) {
+	_, control, done, err := upkeepStore(ctx, cfg, logger)
 	if err != nil {
 		return err
 	}
-	defer store.Close()
+	defer func() { err = errors.Join(err, done()) }()
 	for _, l := range losses {
-		if err := store.Audit(ctx, domain.AuditEntry{
+		if err := control.Audit(ctx, domain.AuditEntry{
 			At: time.Now().UTC(), Caller: caller, Tenants: domain.AllTenants(), Action: "log.accept-loss",
 			Target: fmt.Sprintf("%s/%d/%d-%d", l.Topic, l.Partition, l.First, l.Last), Done: l.Records(),
 			Outcome: domain.Say(operate.LossAccepted, domain.Args{"group": l.Group}),
 		}); err != nil {
 			return fmt.Errorf("nothing was changed, because it cannot be noted: %w", err)
 		}
-		if err := store.NoteLoss(ctx, l.Group, l.Topic, l.Partition, l.First, l.Last, caller); err != nil {
+		l.Caller = caller
+		if err := control.NoteLoss(ctx, l.Loss); err != nil {
 			return fmt.Errorf("nothing was changed, because it cannot be noted: %w", err)
 		}
 	}

@@ -47,7 +47,7 @@ func within(t *testing.T, f func(t *testing.T, r *rig)) {
 			Topics: []sqlite.Topic{
 				{Name: topics.Decisions}, {Name: topics.Parking}, {Name: topics.ParkingDLQ}, {Name: topics.DLQ},
 			},
-			Fatal: fatal, Lost: func(string, int64) {}, Log: logger, Migrate: true,
+			Fatal: fatal, Lost: func(domain.Loss) {}, Log: logger, Migrate: true,
 		})
 		require.NoError(t, err)
 		p, err := domain.NewProjector(nil)

@@ -67,7 +67,7 @@ func TestSixHourOutage(t *testing.T) {
 				{Name: topics.DLQ},
 			},
 			Fatal:   fatal,
-			Lost:    func(topic string, n int64) { t.Errorf("%s has lost %d", topic, n) },
+			Lost:    func(l domain.Loss) { t.Errorf("lost: %+v", l) },
 			Log:     logger,
 			Migrate: true,
 		})

@@ -38,6 +38,18 @@ type LogMarks interface {
 	SetLogMarks(ctx context.Context, marks []domain.Mark) error
 }
 
+// LossNotes keeps what is known to be gone from the log in the store, for whoever looks for a decision.
+type LossNotes interface {
+	// NoteLoss writes one down. Noting it again changes nothing.
+	NoteLoss(ctx context.Context, l domain.Loss) error
+}
+
+// LossReader looks at what was noted.
+type LossReader interface {
+	// LogLosses returns what was noted of a partition, the newest first: at most 1,000.
+	LogLosses(ctx context.Context, topic string, partition int32) ([]domain.Loss, error)
+}
+
 // RejectionReader reads what all processes have judged.
 type RejectionReader interface {
 	// RejectionReport sums up what was recorded within domain.GuardSpan before a time: all of it, because the guard is
@@ -165,6 +177,8 @@ type AuditReader interface {
 // Control is everything that a store keeps besides decisions.
 type Control interface {
 	LogMarks
+	LossNotes
+	LossReader
 	OPARecorder
 	OPAReader
 	RejectionReader

@@ -49,6 +49,7 @@ type Store interface {
 	Decisions(ctx context.Context, scope domain.Scope, id string) ([]domain.Decision, error)
 	DeadLettersOf(ctx context.Context, scope domain.Scope, decisionID string) ([]domain.DeadLetter, error)
 	CountDeadLetters(ctx context.Context, scope domain.Scope, f domain.Filter) (map[domain.DeadState]int64, error)
+	ports.LossReader
 	ports.OPAReader
 }
 
@@ -111,6 +112,9 @@ type Report struct {
 	// QuarantinedUploads counts whole uploads that could not be read to their end: nobody knows what they had of this
 	// decision.
 	QuarantinedUploads int64
+	// Lost is what is known to be gone from the partitions that the decision would have been in, the newest first. Nobody
+	// knows whether it was among that.
+	Lost []domain.Loss
 	// StoreErr is why the store could not be asked.
 	StoreErr error
 }
@@ -251,10 +255,42 @@ func (r *Report) conclude() State {
 	}
 }
 
+// LostRecords counts what is gone.
+func (r *Report) LostRecords() (n int64) {
+	for _, l := range r.Lost {
+		n += l.Records()
+	}
+	return n
+}
+
+// losses are what is gone from the partitions that were looked at. What was found, and given up by somebody since, is
+// one.
+func (t *Trail) losses(ctx context.Context, searched []Search) (out []domain.Loss) {
+	for _, s := range searched {
+		if s.Topic == "" || s.Err != nil {
+			continue
+		}
+		found, err := t.store.LogLosses(ctx, s.Topic, s.Partition)
+		if err != nil {
+			continue // what was found is true without it
+		}
+		for _, l := range found {
+			if !slices.ContainsFunc(out, func(o domain.Loss) bool {
+				return o.Topic == l.Topic && o.Group == l.Group && (o.First == l.First && o.Last == l.Last ||
+					l.First <= l.Last && o.First <= l.First && l.Last <= o.Last)
+			}) {
+				out = append(out, l)
+			}
+		}
+	}
+	return out
+}
+
 // explain adds what helps to find out why a decision was not received.
 func (t *Trail) explain(ctx context.Context, scope domain.Scope, r *Report) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
+	r.Lost = t.losses(ctx, r.Search)
 	known, err := t.store.OPAs(ctx, scope)
 	if err != nil {
 		return // what was found is true without it

@@ -22,6 +22,7 @@ type store struct {
 	rows   map[string]domain.Decision
 	dead   map[string][]domain.DeadLetter
 	opas   []domain.OPA
+	losses []domain.Loss
 	bodies int64
 	err    error
 	wait   time.Duration
@@ -49,6 +50,10 @@ func (s *store) Decisions(ctx context.Context, _ domain.Scope, id string) ([]dom
 func (s *store) DeadLettersOf(_ context.Context, _ domain.Scope, id string) ([]domain.DeadLetter, error) {
 	return s.dead[id], s.err
 }
+func (s *store) LogLosses(context.Context, string, int32) ([]domain.Loss, error) {
+	return s.losses, s.err
+}
+
 func (s *store) OPAs(context.Context, domain.Scope) ([]domain.OPA, error) { return s.opas, s.err }
 func (s *store) CountDeadLetters(context.Context, domain.Scope, domain.Filter) (map[domain.DeadState]int64, error) {
 	return map[domain.DeadState]int64{domain.DeadOpen: s.bodies}, s.err
@@ -155,6 +160,18 @@ func TestFollow(t *testing.T) {
 			}
 		})
 	}
+	t.Run("nowhere, but the log has lost records", func(t *testing.T) {
+		loss := func(caller string, first, last int64) domain.Loss {
+			return domain.Loss{Caller: caller, Group: "saver", Topic: "decisions", First: first, Last: last}
+		}
+		s := store{losses: []domain.Loss{
+			loss("ann", 10, 29), loss(domain.LossFound, 10, 29), loss(domain.LossFound, 10, 19), loss(domain.LossFound, 40, 42),
+			loss(domain.LossFound, 0, -1),
+		}}
+		r := follow(t, &s, &log{n: 10}, "x", "", nil)
+		require.Equal(t, NotFound, r.State)
+		require.EqualValues(t, 20+3+1, r.LostRecords(), "what was found, and given up since, is one")
+	})
 	t.Run("dead, and not indexed yet", func(t *testing.T) {
 		r, err := New(
 			&store{}, &log{n: 5, named: map[int64]string{3: "x"}},

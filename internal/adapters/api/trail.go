@@ -22,6 +22,7 @@ type Trail struct {
 	Searched           []Searched   `json:"searched"`
 	LastUpload         *LastUpload  `json:"last_upload"`
 	QuarantinedUploads int64        `json:"quarantined_uploads"`
+	LostRecords        int64        `json:"lost_records"`
 	// NextCursor goes on with the search where more waits than was looked at.
 	NextCursor Text `json:"next_cursor"`
 }
@@ -90,7 +91,8 @@ func ParseTrailCursor(s string) (from map[string]int64, err error) {
 func TrailOf(r trail.Report) Trail {
 	out := Trail{
 		DecisionID: r.ID, State: r.State, Message: wordTrail(&r), QuarantinedUploads: r.QuarantinedUploads,
-		Stored: ItemsOf(r.Rows, storedOf).Items, Waiting: ItemsOf(r.Waiting, waitingOf).Items,
+		LostRecords: r.LostRecords(),
+		Stored:      ItemsOf(r.Rows, storedOf).Items, Waiting: ItemsOf(r.Waiting, waitingOf).Items,
 		Dead: ItemsOf(r.Dead, DeadLetterOf).Items, Searched: ItemsOf(r.Search, searchedOf).Items,
 	}
 	if r.State == trail.Unknown && r.StoreErr == nil {
@@ -199,6 +201,13 @@ func wordState(r *trail.Report) string {
 		l := r.DeadIn(domain.DeadDiscarded)
 		return fmt.Sprintf("it is a dead letter, %s, that job %s discarded at %s", l.ID, l.Replay, stamp(l.ChangedAt))
 	case trail.NotFound:
+		if n := r.LostRecords(); n > 0 {
+			return fmt.Sprintf(
+				"it is not stored, does not wait, and is no dead letter. It may be among the %d records that the log has lost of "+
+					"the partitions that it would have been in, the last of them as of %s; or docket has never received it, or its "+
+					"record has passed the retention", n, stamp(r.Lost[0].At),
+			)
+		}
 		return "docket has never received it, or its record has passed the retention: it is not stored, does not wait, and " +
 			"is no dead letter"
 	case trail.Unknown:

@@ -59,6 +59,10 @@ func TestTrailIsWorded(t *testing.T) {
 			"Nothing has ever come from any OPA"},
 		{"nowhere, but uploads were quarantined", trail.Report{State: trail.NotFound, Explained: true, QuarantinedUploads: 3},
 			"3 uploads were quarantined"},
+		{"nowhere, but the log has lost records", trail.Report{State: trail.NotFound, Explained: true,
+			Lost: []domain.Loss{{At: at, First: 3, Last: 9}}},
+			"may be among the 7 records that the log has lost of the partitions that it would have been in, the last of them " +
+				"as of 2026-11-20T12:00:00Z"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := TrailOf(c.report)

@@ -43,7 +43,7 @@ func (m *member) failed(ctx context.Context, e kgo.FetchError) {
 		m.stop(e)
 		m.reportLoss(context.WithoutCancel(ctx), e)
 	case errors.As(e.Err, &loss):
-		m.log.opts.Lost(e.Topic, max(loss.ConsumedTo-loss.ResetTo, 1))
+		m.log.opts.Lost(lossOf(m.sub.Group, e.Topic, e.Partition, loss.ResetTo, loss.ConsumedTo-1))
 		log.Error(
 			"Kafka has lost records that it had acknowledged: the partition was cut back. Those consumed before are stored; "+
 				"look for an unclean leader election",
@@ -82,7 +82,7 @@ func (m *member) reportLoss(ctx context.Context, e kgo.FetchError) {
 	losses, err := l.Losses(ctx, group, e.Topic)
 	at := slices.IndexFunc(losses, func(loss Loss) bool { return loss.Partition == e.Partition })
 	if at < 0 { // nothing was committed there, or the brokers do not say
-		l.opts.Lost(e.Topic, 1)
+		l.opts.Lost(unknownLoss(group, e.Topic, e.Partition))
 		l.opts.Log.Error(
 			"a partition's records are gone before they were consumed, and how many cannot be found out. The partition is left "+
 				"alone and the others go on; started again, the group begins with the oldest record there is",
@@ -95,7 +95,7 @@ func (m *member) reportLoss(ctx context.Context, e kgo.FetchError) {
 	if !l.first(key) {
 		return
 	}
-	l.opts.Lost(e.Topic, loss.Records())
+	l.opts.Lost(loss.Loss)
 	l.opts.Log.Error(
 		"records are gone that were never consumed: they fell off the log. The partition is left alone and the others go "+
 			"on. If they cannot be brought back, stop this group and run: docket log accept-loss --yes",

@@ -25,7 +25,7 @@ const patience = 30 * time.Second
 // lostRecords counts what a log reports as lost.
 type lostRecords struct{ atomic.Int64 }
 
-func (l *lostRecords) add(_ string, n int64) { l.Add(n) }
+func (l *lostRecords) add(loss domain.Loss) { l.Add(loss.Records()) }
 
 func options(brokers []string, topics domain.Topics, lost *lostRecords) Options {
 	return Options{

@@ -42,7 +42,7 @@ type Options struct {
 	// Marks is where a group's progress is kept beside its rows; nil keeps none.
 	Marks ports.LogMarks
 	// Lost is called with acknowledged records that turned out to be gone.
-	Lost func(topic string, records int64)
+	Lost func(domain.Loss)
 	// Stopped is called with a partition that is not consumed any more until docket is started again.
 	Stopped func(topic string, partition int32, why error)
 	Log     *slog.Logger
@@ -117,7 +117,7 @@ func Open(opts Options) (*Log, error) {
 		kgo.ProducerBatchMaxBytesFn(l.maxBatch),
 		kgo.ProduceRequestTimeout(requestTimeout),
 		kgo.ProducerOnDataLossDetected(func(topic string, partition int32) {
-			opts.Lost(topic, 1)
+			opts.Lost(unknownLoss("", topic, partition))
 			opts.Log.Error(
 				"Kafka has lost records that it had acknowledged: the partition's history does not fit to what was produced. "+
 					"Look for an unclean leader election or a disk that was replaced",

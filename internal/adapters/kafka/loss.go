@@ -15,16 +15,22 @@ import (
 
 // Loss is a range of records that a group had not consumed when it fell off the log, or that the log says it never had.
 type Loss struct {
-	Group       string
-	Topic       string
-	Partition   int32
-	First, Last int64
+	domain.Loss
 	// ResumeAt is where the group would go on.
 	ResumeAt int64
 }
 
-// Records counts the range.
-func (l Loss) Records() int64 { return l.Last - l.First + 1 }
+// lossOf is a loss that is found now.
+func lossOf(group, topic string, partition int32, first, last int64) domain.Loss {
+	return domain.Loss{
+		At: time.Now(), Caller: domain.LossFound, Group: group, Topic: topic, Partition: partition, First: first, Last: last,
+	}
+}
+
+// unknownLoss is one of which nobody can tell how much it is.
+func unknownLoss(group, topic string, partition int32) domain.Loss {
+	return lossOf(group, topic, partition, 0, -1)
+}
 
 // Losses compares a group's committed offsets with what the topics still hold.
 func (l *Log) Losses(ctx context.Context, group string, topics ...string) ([]Loss, error) {
@@ -42,9 +48,9 @@ func (l *Log) Losses(ctx context.Context, group string, topics ...string) ([]Los
 			end, _ := ends.Lookup(topic, p)
 			switch {
 			case at.At < start.Offset:
-				out = append(out, Loss{group, topic, p, at.At, start.Offset - 1, start.Offset})
+				out = append(out, Loss{lossOf(group, topic, p, at.At, start.Offset-1), start.Offset})
 			case at.At > end.Offset: // consumed, and then cut off or made anew: everything there now is to be consumed
-				out = append(out, Loss{group, topic, p, end.Offset, at.At - 1, start.Offset})
+				out = append(out, Loss{lossOf(group, topic, p, end.Offset, at.At-1), start.Offset})
 			}
 		}
 	}

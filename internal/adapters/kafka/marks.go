@@ -291,7 +291,7 @@ func (m *member) begin(p topicPartition, f found) int64 {
 	log := m.log.opts.Log.With("group", m.sub.Group, "topic", p.topic, "partition", p.partition)
 	lost := func(from int64) {
 		if from < f.start && m.log.first(fmt.Sprint(m.sub.Group, p, from, f.start)) {
-			m.log.opts.Lost(p.topic, f.start-from)
+			m.log.opts.Lost(lossOf(m.sub.Group, p.topic, p.partition, from, f.start-1))
 			log.Error(
 				"records are gone that were never consumed: they fell off the log. docket goes on behind them",
 				"first", from, "last", f.start-1, "records", f.start-from,
@@ -303,7 +303,7 @@ func (m *member) begin(p topicPartition, f found) int64 {
 		return -1 // the brokers do not say
 	case f.anew && (f.committed < 0 || f.committed > f.end):
 		if m.log.first(fmt.Sprint(m.sub.Group, p, "anew")) {
-			m.log.opts.Lost(p.topic, 1)
+			m.log.opts.Lost(unknownLoss(m.sub.Group, p.topic, p.partition))
 			log.Error(
 				"the topic is not the one of before: somebody deleted it and it was made anew. What had not been consumed of " +
 					"it is lost, and nobody can tell how much. docket begins with the first record of the new one",

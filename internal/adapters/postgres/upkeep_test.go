@@ -188,12 +188,4 @@ func TestSchemaIsChecked(t *testing.T) {
 	require.NoError(t, p.Exec(database, `CREATE TABLE untouched ()`), "looking creates nothing")
 	require.NoError(t, s.Migrate(t.Context()))
 	require.NoError(t, s.CheckSchema(t.Context()))
-	require.NoError(t, s.NoteLoss(t.Context(), "docket-saver", "docket.decisions", 3, 1, 7, "ann@example"))
-	require.NoError(
-		t,
-		p.Exec(
-			database,
-			`DO $$ BEGIN ASSERT (SELECT count(*) = 1 FROM log_losses WHERE last_offset = 7 AND caller = 'ann@example'); END $$`,
-		),
-	)
 }

@@ -49,7 +49,7 @@ func newBench(t *testing.T) *bench {
 	log, err := sqlite.OpenLog(t.Context(), dir, sqlite.LogOptions{
 		Topics: []sqlite.Topic{{Name: topics.Decisions}, {Name: topics.Parking}, {Name: topics.ParkingDLQ},
 			{Name: topics.DLQ}},
-		Fatal: fatal, Lost: func(string, int64) {}, Log: logger, Migrate: true,
+		Fatal: fatal, Lost: func(domain.Loss) {}, Log: logger, Migrate: true,
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -65,8 +65,9 @@ func (b *bench) handler(caller domain.Caller) *echo.Echo {
 	look := struct {
 		ports.DecisionReader
 		ports.DeadLetterReader
+		ports.LossReader
 		ports.OPAReader
-	}{b.store, b.store, b.store}
+	}{b.store, b.store, b.store, b.store}
 	stages := []trail.Stage{{Name: "saver", Topic: topics.Decisions, Group: "docket-saver"}}
 	return New(Parts{
 		Decisions: b.store, Control: b.store, Log: b.log, Operate: operate.New(b.store),

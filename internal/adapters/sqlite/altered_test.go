@@ -65,7 +65,7 @@ func TestAlteredLog(t *testing.T) {
 			o := logOptions(t)
 			o.Log = slog.New(slog.DiscardHandler)
 			o.Fatal = func(error) {}
-			o.Lost = func(_ string, n int64) { require.Positive(t, n, statement) }
+			o.Lost = func(l domain.Loss) { require.NotEmpty(t, l.Topic, statement) }
 			use(t, dir, o, statement)
 			_, err = AcceptLoss(t.Context(), dir, o, true)
 			_ = err // whatever it says: it did not panic

@@ -154,7 +154,7 @@ func Verify(ctx context.Context, dir *Dir, opts LogOptions) (found []string, err
 		return found, nil
 	}
 	lost := int64(0)
-	opts.Lost = func(_ string, n int64) { lost += n }
+	opts.Lost = func(l domain.Loss) { lost += l.Records() }
 	log, err := OpenLog(ctx, dir, opts)
 	switch {
 	case err != nil && domain.ClassOf(err) == domain.Misconfigured:

@@ -292,7 +292,7 @@ func (l *Log) readError(t *topic, offset int64, err error) error {
 
 // loss reports acknowledged records that are gone.
 func (l *Log) loss(t *topic, offset, records int64, what string) error {
-	l.opts.Lost(t.Name, records)
+	l.opts.Lost(lossOf("", t.Name, offset, offset+records-1))
 	return &domain.Error{Class: domain.Misconfigured, Code: "LOG_DAMAGED", Text: lossText(l.dir, t.Name, offset, what)}
 }
 

@@ -76,7 +76,7 @@ func TestDamageIsFoundAtStartAndCanBeAccepted(t *testing.T) {
 			execFile(t, dir, c.harm)
 			options := logOptions(t)
 			var reported int64
-			options.Lost = func(_ string, n int64) { reported += n }
+			options.Lost = func(l domain.Loss) { reported += l.Records() }
 			_, err := OpenLog(t.Context(), dir, options)
 			require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "%v", err)
 			require.ErrorContains(t, err, fmt.Sprintf("%s/0/%d ", testTopics.DLQ, c.lost[0].First))
@@ -145,7 +145,7 @@ func TestDamageWhileRunningStopsTheTopic(t *testing.T) {
 	defer dir.Close()
 	options := logOptions(t)
 	lost := make(chan int64, 10)
-	options.Lost = func(_ string, n int64) { lost <- n }
+	options.Lost = func(l domain.Loss) { lost <- l.Records() }
 	l, err := OpenLog(t.Context(), dir, options)
 	require.NoError(t, err)
 	publishN(t, l, testTopics.Decisions, 3)

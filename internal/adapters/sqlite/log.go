@@ -32,7 +32,7 @@ type LogOptions struct {
 	// after that.
 	Fatal func(error)
 	// Lost is called when acknowledged records turn out to be damaged or missing.
-	Lost func(topic string, records int64)
+	Lost func(domain.Loss)
 	Log  *slog.Logger
 	// Marks is the store that the log fills, which keeps how far it was consumed; nil keeps nothing.
 	Marks ports.LogMarks

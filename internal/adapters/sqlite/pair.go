@@ -77,7 +77,7 @@ func (l *Log) pairTopic(g groupTopic, marks []domain.Mark) (said bool) {
 	)
 	switch said = true; {
 	case mark > t.next:
-		l.opts.Lost(t.Name, mark-t.next)
+		l.opts.Lost(lossOf(g.group, t.Name, t.next, mark-1))
 		log.Error(
 			"the log is older than the store: it was put back from a copy. Records that were acknowledged since and not " +
 				"stored are lost; look for the newer log.db",
@@ -89,11 +89,11 @@ func (l *Log) pairTopic(g groupTopic, marks []domain.Mark) (said bool) {
 				"the log still has; the rest is in neither. If a newer store.db exists, stop docket and put it back",
 		)
 		l.commits[g] = max(mark, t.first)
-		if lost := min(t.first, committed) - mark; lost > 0 {
-			l.opts.Lost(t.Name, lost)
+		if gone := min(t.first, committed); gone > mark {
+			l.opts.Lost(lossOf(g.group, t.Name, mark, gone-1))
 		}
 	case another && !known:
-		l.opts.Lost(t.Name, 1)
+		l.opts.Lost(lossOf(g.group, t.Name, 0, -1))
 		log.Error(
 			"the store was filled from another log: log.db is not the one of before. What that one had acknowledged and not " +
 				"stored is lost; look for it",
@@ -103,6 +103,11 @@ func (l *Log) pairTopic(g groupTopic, marks []domain.Mark) (said bool) {
 	}
 	l.kept[g] = mark
 	return said
+}
+
+// lossOf is a loss that is found now.
+func lossOf(group, topic string, first, last int64) domain.Loss {
+	return domain.Loss{At: time.Now(), Caller: domain.LossFound, Group: group, Topic: topic, First: first, Last: last}
 }
 
 // KeepMarks tells the store how far the log was consumed, until ctx is done.

@@ -37,7 +37,7 @@ func (c *couple) open() {
 	require.NoError(c.t, err)
 	o := logOptions(c.t)
 	o.Renamed = map[string]string{"g": "g"}
-	o.Marks, o.Lost = c.store, func(_ string, n int64) { c.lost.Add(n) }
+	o.Marks, o.Lost = c.store, func(l domain.Loss) { c.lost.Add(l.Records()) }
 	c.log, err = OpenLog(c.t.Context(), c.dir, o)
 	require.NoError(c.t, err)
 }

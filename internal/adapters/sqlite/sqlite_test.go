@@ -35,7 +35,7 @@ func logOptions(t *testing.T) LogOptions {
 			{Name: testTopics.DLQ, Retention: 30 * 24 * time.Hour},
 		},
 		Fatal: func(err error) { t.Errorf("fatal: %v", err) },
-		Lost:  func(string, int64) {},
+		Lost:  func(domain.Loss) {},
 		Log:   slog.New(slog.DiscardHandler), Migrate: true,
 	}
 }
@@ -169,7 +169,7 @@ func BenchmarkPublish(b *testing.B) {
 			{Name: testTopics.Decisions},
 		},
 		Fatal:   func(err error) { b.Error(err) },
-		Lost:    func(string, int64) {},
+		Lost:    func(domain.Loss) {},
 		Log:     slog.Default(),
 		Migrate: true,
 	})
@@ -250,7 +250,7 @@ func TestReadWhileTrimmed(t *testing.T) {
 	dir := openDir(t, t.TempDir())
 	defer dir.Close()
 	options := logOptions(t)
-	options.Lost = func(topic string, n int64) { t.Errorf("%d records of %s are reported lost", n, topic) }
+	options.Lost = func(l domain.Loss) { t.Errorf("reported lost: %+v", l) }
 	l, err := OpenLog(t.Context(), dir, options)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, l.Close()) }()

@@ -96,6 +96,35 @@ func storeMarks(t *testing.T, h *StoreHarness) {
 	require.Equal(t, []domain.Mark{mark("new", "a", 0, 3)}, marks("new"))
 }
 
+func storeLosses(t *testing.T, h *StoreHarness) {
+	loss := func(minute int, caller string, partition int32, first, last int64) domain.Loss {
+		return domain.Loss{
+			At: h.Now.Add(time.Duration(minute) * time.Minute).UTC().Truncate(time.Microsecond), Caller: caller,
+			Group: "docket-saver", Topic: "docket.decisions", Partition: partition, First: first, Last: last,
+		}
+	}
+	found, given := loss(0, domain.LossFound, 1, 3, 9), loss(2, "ann", 1, 3, 9)
+	later := loss(1, domain.LossFound, 1, 20, 29)
+	unknown := loss(3, domain.LossFound, 2, 0, -1)
+	again := found
+	again.At = again.At.Add(time.Hour)
+	for _, l := range []domain.Loss{found, later, given, unknown, again} {
+		require.NoError(t, h.Control.NoteLoss(t.Context(), l))
+	}
+	noted := func(partition int32) []domain.Loss {
+		t.Helper()
+		losses, err := h.Control.LogLosses(t.Context(), "docket.decisions", partition)
+		require.NoError(t, err)
+		for i := range losses {
+			losses[i].At = losses[i].At.UTC()
+		}
+		return losses
+	}
+	require.Equal(t, []domain.Loss{given, later, found}, noted(1), "the newest first")
+	require.Equal(t, []domain.Loss{unknown}, noted(2))
+	require.Empty(t, noted(3))
+}
+
 // storeRejections has two processes that report to one table.
 func storeRejections(t *testing.T, h *StoreHarness) {
 	at := h.Now.Truncate(time.Minute).Add(30 * time.Second)

@@ -71,6 +71,7 @@ func Control(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"a scope hides other tenants' jobs and audit", scopeJobs},
 		{"rejections add up, expire and are accepted", storeRejections},
 		{"marks of the log move on, and not back", storeMarks},
+		{"losses of the log are noted once", storeLosses},
 		{"OPAs are counted and their interval is learned", storeOPAs},
 		{"every column of a dead letter comes back", storeDeadLetters},
 		{"copies of a dead letter are one", storeDeadCopies},
