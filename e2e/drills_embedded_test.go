@@ -201,6 +201,9 @@ func TestDrillEmbeddedDamagedLog(t *testing.T) {
 	require.Contains(t, out, "nothing was changed")
 	d.heal()
 	d.verify(time.Minute, 0)
+	out, code = dk.run(t, "trail", "QUARANTINED-AND-KEPT")
+	require.Equal(t, 4, code, out)
+	require.Contains(t, out, "may be among the 1 records that the log has lost")
 }
 
 // TestDrillEmbeddedDamagedStore flips a byte of a stored decision: it is not served, and everything else is.

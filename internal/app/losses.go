@@ -43,12 +43,13 @@ func (n *lossNotes) write(ctx context.Context, store ports.LossNotes) {
 		case <-ctx.Done():
 			return
 		case l := <-n.found:
-			for told := false; ; told = true {
+			for told := false; ; {
 				err := store.NoteLoss(ctx, l)
 				if err == nil {
 					break
 				}
 				if !told && domain.ClassOf(err) != domain.Unavailable {
+					told = true
 					n.logger.Warn("a loss of the log could not be noted in the store; docket tries again", "error", err)
 				}
 				if sleep(ctx, lossRetry) != nil {

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -15,7 +16,9 @@ import (
 
 // bookkeeper is a store that takes no losses before a time.
 type bookkeeper struct {
-	back  time.Time
+	back time.Time
+
+	mu    sync.Mutex
 	noted []domain.Loss
 }
 
@@ -23,8 +26,16 @@ func (b *bookkeeper) NoteLoss(_ context.Context, l domain.Loss) error {
 	if time.Now().Before(b.back) {
 		return domain.Errorf(domain.Unavailable, "away")
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.noted = append(b.noted, l)
 	return nil
+}
+
+func (b *bookkeeper) all() []domain.Loss {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.noted)
 }
 
 // TestLossNotes are written once the store is back, in the order in which they were found; nobody waits for it.
@@ -44,10 +55,10 @@ func TestLossNotes(t *testing.T) {
 				want = want[:maxLossNotes+1]
 			}
 		}
-		require.Empty(t, store.noted)
+		require.Empty(t, store.all())
 		time.Sleep(time.Minute + lossRetry)
 		synctest.Wait()
-		require.Equal(t, want, store.noted)
+		require.Equal(t, want, store.all())
 		cancel()
 		writing.Wait()
 	})

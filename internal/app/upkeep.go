@@ -171,6 +171,28 @@ func acceptEmbeddedLoss(ctx context.Context, cfg Config, yes bool, w io.Writer) 
 	}
 	fmt.Fprintln(w, "docket has given these records up, and noted it in the log's table of losses. You can start docket "+
 		"again.")
+	if err := noteEmbeddedLosses(ctx, cfg, dir, losses); err != nil {
+		fmt.Fprintf(w, "The store could not be told, so docket trail will not know of them: %v\n", err)
+	}
+	return nil
+}
+
+// noteEmbeddedLosses tells the store what was given up, for docket trail. The log has its own note of it.
+func noteEmbeddedLosses(ctx context.Context, cfg Config, dir *sqlite.Dir, losses []sqlite.Loss) (err error) {
+	store, err := sqlite.OpenStore(ctx, dir, sqlite.StoreOptions{
+		Window: cfg.Retention.Window(), Log: slog.New(slog.DiscardHandler), Migrate: true, Fatal: func(error) {},
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	for _, l := range losses {
+		if err := store.NoteLoss(ctx, domain.Loss{
+			At: time.Now(), Caller: upkeepCaller(), Topic: l.Topic, First: l.First, Last: l.Last,
+		}); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -15,7 +15,7 @@ type Mark struct {
 // MarkStep is a mark that moves on.
 type MarkStep struct {
 	Mark
-	// Before is where the store is known to have had it, or 0, and History the store's when it had.
+	// Before is where the store is known to have had it, or 0, and History the store's history by then.
 	Before  int64
 	History string
 }

@@ -40,7 +40,7 @@ type LogMarks interface {
 
 // LossNotes keeps what is known to be gone from the log in the store, for whoever looks for a decision.
 type LossNotes interface {
-	// NoteLoss writes one down. Noting it again changes nothing.
+	// NoteLoss writes one down. Noting it again changes only when it was found last.
 	NoteLoss(ctx context.Context, l domain.Loss) error
 }
 

@@ -4,6 +4,7 @@
 package trail
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -113,7 +114,7 @@ type Report struct {
 	// decision.
 	QuarantinedUploads int64
 	// Lost is what is known to be gone from the partitions that the decision would have been in, the newest first. Nobody
-	// knows whether it was among that.
+	// knows whether it was among them.
 	Lost []domain.Loss
 	// StoreErr is why the store could not be asked.
 	StoreErr error
@@ -263,24 +264,41 @@ func (r *Report) LostRecords() (n int64) {
 	return n
 }
 
-// losses are what is gone from the partitions that were looked at. What was found, and given up by somebody since, is
-// one.
+// losses are what is gone from the partitions that were looked at, the newest first.
 func (t *Trail) losses(ctx context.Context, searched []Search) (out []domain.Loss) {
 	for _, s := range searched {
-		if s.Topic == "" || s.Err != nil {
-			continue
+		if s.Err != nil {
+			continue // the answer is that docket does not know
 		}
 		found, err := t.store.LogLosses(ctx, s.Topic, s.Partition)
 		if err != nil {
 			continue // what was found is true without it
 		}
-		for _, l := range found {
-			if !slices.ContainsFunc(out, func(o domain.Loss) bool {
-				return o.Topic == l.Topic && o.Group == l.Group && (o.First == l.First && o.Last == l.Last ||
-					l.First <= l.Last && o.First <= l.First && l.Last <= o.Last)
-			}) {
-				out = append(out, l)
-			}
+		out = append(out, merged(found)...)
+	}
+	slices.SortFunc(out, func(a, b domain.Loss) int { return b.At.Compare(a.At) })
+	return out
+}
+
+// merged makes one of losses of a partition that overlap: what is found is given up later, and a topic's beginning
+// moves on. Those whose range is not known stay as they are.
+func merged(losses []domain.Loss) (out []domain.Loss) {
+	losses = slices.Clone(losses)
+	slices.SortFunc(losses, func(a, b domain.Loss) int {
+		return cmp.Or(
+			cmp.Compare(a.Group, b.Group), cmp.Compare(min(a.Last-a.First, 0), min(b.Last-b.First, 0)), // not known: first
+			cmp.Compare(a.First, b.First),
+		)
+	})
+	for _, l := range losses {
+		last := len(out) - 1
+		if last < 0 || l.Last < l.First || out[last].Group != l.Group || out[last].Last < l.First {
+			out = append(out, l)
+			continue
+		}
+		out[last].Last = max(out[last].Last, l.Last)
+		if l.At.After(out[last].At) {
+			out[last].At = l.At
 		}
 	}
 	return out

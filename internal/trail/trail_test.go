@@ -165,8 +165,8 @@ func TestFollow(t *testing.T) {
 			return domain.Loss{Caller: caller, Group: "saver", Topic: "decisions", First: first, Last: last}
 		}
 		s := store{losses: []domain.Loss{
-			loss("ann", 10, 29), loss(domain.LossFound, 10, 29), loss(domain.LossFound, 10, 19), loss(domain.LossFound, 40, 42),
-			loss(domain.LossFound, 0, -1),
+			loss("ann", 10, 29), loss("", 10, 29), loss("", 10, 19), loss("", 40, 42),
+			loss("", 0, -1),
 		}}
 		r := follow(t, &s, &log{n: 10}, "x", "", nil)
 		require.Equal(t, NotFound, r.State)

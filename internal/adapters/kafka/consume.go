@@ -362,6 +362,7 @@ func (m *member) assigned(_ context.Context, client *kgo.Client, partitions map[
 // revoked commits what is done before others continue there.
 func (m *member) revoked(ctx context.Context, _ *kgo.Client, partitions map[string][]int32) {
 	m.commit(ctx)
+	m.log.lastMarks(ctx)
 	m.forget(partitions)
 }
 
@@ -376,7 +377,7 @@ func (m *member) forget(partitions map[string][]int32) {
 	for topic, numbers := range partitions {
 		for _, p := range numbers {
 			delete(m.feeds, topicPartition{topic, p})
-			m.log.marks.forget(m.sub.Group, topicPartition{topic, p})
+			m.log.marks.forget(m, topicPartition{topic, p})
 		}
 	}
 }

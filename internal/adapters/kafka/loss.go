@@ -23,7 +23,7 @@ type Loss struct {
 // lossOf is a loss that is found now.
 func lossOf(group, topic string, partition int32, first, last int64) domain.Loss {
 	return domain.Loss{
-		At: time.Now(), Caller: domain.LossFound, Group: group, Topic: topic, Partition: partition, First: first, Last: last,
+		At: time.Now(), Group: group, Topic: topic, Partition: partition, First: first, Last: last,
 	}
 }
 

@@ -24,6 +24,8 @@ const (
 	markIdle  = 5 * time.Second
 	// markTimeout bounds a question to the store; a member that cannot be judged begins all the same.
 	markTimeout = 2 * time.Second
+	// lastMarksWithin bounds the last writing before partitions are given up.
+	lastMarksWithin = time.Second
 )
 
 // markKey is whose mark it is.
@@ -36,6 +38,7 @@ type markKey struct {
 type keptMark struct {
 	domain.Mark
 	history string
+	by      *member // who consumes the partition
 }
 
 // marker writes how far this process's members have come to the store, once a second and in one transaction. It comes
@@ -69,18 +72,31 @@ func (k *marker) note(m domain.Mark) {
 	k.pending[key] = m
 }
 
-// known sets what the store was found to have, and forget drops it with the partition.
-func (k *marker) known(m domain.Mark, history string) {
+// known sets what the store was found to have, for a member that begins there.
+func (k *marker) known(by *member, m domain.Mark, history string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.kept[markKey{m.Group, topicPartition{m.Topic, m.Partition}}] = keptMark{m, history}
+	key := markKey{m.Group, topicPartition{m.Topic, m.Partition}}
+	delete(k.pending, key)
+	k.kept[key] = keptMark{m, history, by}
 }
 
-func (k *marker) forget(group string, p topicPartition) {
+// forget drops it with the partition, unless another member of this process has that by now.
+func (k *marker) forget(by *member, p topicPartition) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	delete(k.kept, markKey{group, p})
-	delete(k.pending, markKey{group, p})
+	key := markKey{by.sub.Group, p}
+	if kept, ok := k.kept[key]; ok && kept.by == by {
+		delete(k.kept, key)
+		delete(k.pending, key)
+	}
+}
+
+// history is the store's when its mark was found.
+func (k *marker) history(group string, p topicPartition) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.kept[markKey{group, p}].history
 }
 
 // join and leave say whom to tell.
@@ -137,6 +153,18 @@ func (l *Log) KeepMarks(ctx context.Context) {
 	}
 }
 
+// lastMarks writes what is pending before a partition goes to somebody else, or nobody. Nobody waits long for it.
+func (l *Log) lastMarks(ctx context.Context) {
+	if l.marks.store == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastMarksWithin)
+	defer cancel()
+	if err := l.marks.flush(ctx, false); err != nil {
+		l.opts.Log.Debug("the last marks were not written; the next member writes them", "error", err)
+	}
+}
+
 // flush writes what is pending and, of all, asks whether the store still has the others. A store that is behind what it
 // had is not written to: the members are judged anew.
 func (k *marker) flush(ctx context.Context, all bool) error {
@@ -185,7 +213,7 @@ func (k *marker) flush(ctx context.Context, all bool) error {
 		if !ours { // an idle one, or it was given away meanwhile
 			continue
 		}
-		k.kept[key] = keptMark{step.Mark, step.History}
+		k.kept[key] = keptMark{step.Mark, step.History, k.kept[key].by}
 		if pending == step.Mark {
 			delete(k.pending, key)
 		}
@@ -241,6 +269,9 @@ func (m *member) judge(ctx context.Context, partitions map[string][]int32) ([]or
 			}
 			f.anew = f.anew && o.mark < 0
 			f.mark = o.mark
+			// What was committed tells the history of before, or what this member has known until now does.
+			another := func(before string) bool { return before != "" && history != "" && before != history }
+			f.replaced = another(l.marks.history(m.sub.Group, o.topicPartition))
 			if start, ok := starts.Lookup(topic, p); ok {
 				f.start = start.Offset
 			}
@@ -251,7 +282,7 @@ func (m *member) judge(ctx context.Context, partitions map[string][]int32) ([]or
 				f.committed = at.At
 				if mark, of, in, ok := markOf(at.Metadata); ok && of == id {
 					f.written = mark
-					f.replaced = in != "" && history != "" && in != history
+					f.replaced = f.replaced || another(in)
 				} else if ok { // what was committed is of the topic of before
 					f.anew, f.committed = true, -1
 				}
@@ -321,16 +352,25 @@ func (m *member) begin(p topicPartition, f found) int64 {
 		}
 		lost(max(f.mark, 0))
 		return at
-	case f.replaced && max(f.mark, 0) < f.committed:
+	case f.replaced:
 		at := max(f.mark, f.start)
-		if m.log.first(fmt.Sprint(m.sub.Group, p, "replaced", f.mark, f.committed)) {
+		if f.committed >= 0 {
+			at = min(at, f.committed)
+		}
+		if at < f.committed && m.log.first(fmt.Sprint(m.sub.Group, p, "replaced", f.mark, f.committed)) {
 			log.Warn(
 				"another server has taken over the store, or it was restored: docket reads the log again from the last mark, in "+
 					"case what was saved behind it is missing; saving again stores nothing twice",
 				"committed", f.committed, "from", at,
 			)
 		}
-		lost(max(f.mark, 0))
+		if f.mark >= 0 && f.mark < min(f.start, f.committed) && m.log.first(fmt.Sprint(m.sub.Group, p, f.mark, f.start)) {
+			m.log.opts.Lost(lossOf(m.sub.Group, p.topic, p.partition, f.mark, min(f.start, f.committed)-1))
+			log.Error(
+				"records behind the store's last mark are gone from the log: they are lost where the server that has taken over "+
+					"lacks them", "first", f.mark, "last", min(f.start, f.committed)-1,
+			)
+		}
 		return at
 	case f.committed >= 0:
 		return -1
@@ -404,10 +444,14 @@ func (m *member) accept(origins []origin, running bool) {
 			continue
 		}
 		f.judged, f.topicID, f.carried, f.known = true, o.topicID, "", true
-		m.log.marks.forget(m.sub.Group, o.topicPartition)
-		m.log.marks.known(domain.Mark{
+		mark := domain.Mark{
 			Group: m.sub.Group, Topic: o.topic, TopicID: o.topicID, Partition: o.partition, Offset: max(o.mark, 0),
-		}, o.history)
+		}
+		m.log.marks.known(m, mark, o.history)
+		if o.at < 0 && o.committed > mark.Offset { // it was not written any more when that was committed
+			mark.Offset = o.committed
+			m.log.marks.note(mark)
+		}
 		if !running || o.at < 0 || o.at >= max(f.committed, f.done.Offset, o.committed) {
 			continue
 		}

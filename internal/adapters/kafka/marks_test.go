@@ -12,8 +12,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/docket-project/docket/internal/adapters/sqlite"
 	"github.com/docket-project/docket/internal/domain"
@@ -286,22 +288,76 @@ func TestAnotherServerTakesOver(t *testing.T) {
 	m.consumed(10, 13)
 	m.marksAt(13)
 
-	m.become("2/a", true)
+	// Kafka's coordinator is away as well: nothing that was saved since is committed, and no mark is behind a commit.
+	coordinator := m.fake.Fault(kfake.Fault{
+		Keys: []kmsg.Key{kmsg.OffsetCommit}, Group: markedGroup, Err: kerr.CoordinatorLoadInProgress, Count: -1,
+	})
+	m.publish(1)
+	m.consumed(13, 14)
+	m.become("2/b", false)
+	m.consumed(13, 14)
+	coordinator.Remove()
+	m.publish(1)
+	m.consumed(14, 15)
+	m.marksAt(15)
+
+	m.become("2/b", true)
 	m.publish(2)
-	m.consumed(13, 15)
+	m.consumed(15, 17)
 	m.stop()
 	m.become("3/a", false) // while it does not
 	m.start()
-	m.consumed(13, 15)
-	m.marksAt(15)
+	m.consumed(15, 17)
+	m.marksAt(17)
 
 	m.stop()
 	m.become("4/a", false) // it lacks nothing
 	m.start()
 	m.publish(1)
-	m.consumed(15, 16)
-	m.marksAt(16)
+	m.consumed(17, 18)
+	m.marksAt(18)
 	require.Zero(t, m.lost.Load())
+}
+
+// TestBegin is where a member begins, by what the group, the store and the log know; -1 is where the group stands.
+func TestBegin(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		found found
+		at    int64
+		lost  int64
+	}{
+		{"a first start", found{end: 9, committed: -1, mark: -1}, -1, 0},
+		{"a first start, and the front is gone", found{start: 4, end: 9, committed: -1, mark: -1}, -1, 4},
+		{"as always", found{end: 9, committed: 7, written: 5, mark: 7}, -1, 0},
+		{"offsets expired", found{end: 9, committed: -1, mark: 5}, 5, 0},
+		{"offsets expired, and some fell off", found{start: 7, end: 9, committed: -1, mark: 5}, 7, 2},
+		{"the store was restored", found{end: 9, committed: 8, written: 7, mark: 3}, 3, 0},
+		{"the store was restored, and some fell off", found{start: 5, end: 9, committed: 8, written: 7, mark: 3}, 5, 2},
+		{"the topic was made anew", found{end: 2, committed: -1, mark: -1, anew: true}, 0, 1},
+		{"another server, behind its mark", found{end: 9, committed: 8, written: 6, mark: 6, replaced: true}, 6, 0},
+		{"another server, at its mark", found{end: 9, committed: 8, written: 8, mark: 8, replaced: true}, 8, 0},
+		{"another server, no commit", found{end: 9, committed: -1, mark: 6, replaced: true}, 6, 0},
+		{"another server, and nothing is known", found{start: 2, end: 9, committed: -1, mark: -1, replaced: true}, 2, 0},
+		{"another server, no mark", found{start: 2, end: 9, committed: 5, mark: -1, replaced: true}, 2, 0},
+		{"another server, and what is behind the mark fell off",
+			found{start: 7, end: 9, committed: 8, written: 4, mark: 4, replaced: true}, 7, 3},
+		{"another server, and all fell off",
+			found{start: 9, end: 9, committed: 6, written: 4, mark: 4, replaced: true}, 6, 2},
+		{"the brokers do not say", found{start: -1, end: 9, committed: 8, mark: 3, written: 7}, -1, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var lost lostRecords
+			m := &member{
+				sub: ports.Subscription{Group: markedGroup},
+				log: &Log{opts: Options{Log: slog.New(slog.DiscardHandler), Lost: lost.add}, lost: map[string]bool{}},
+			}
+			for range 2 { // reported once
+				require.Equal(t, c.at, m.begin(topicPartition{"t", 0}, c.found))
+			}
+			require.Equal(t, c.lost, lost.Load())
+		})
+	}
 }
 
 // TestAQuietPartition is rewound as well: this member has committed nothing there, and others have.
@@ -417,7 +473,7 @@ func TestATopicThatWasMadeAnew(t *testing.T) {
 func TestMarkOf(t *testing.T) {
 	k := newMarker(nil)
 	for _, history := range []string{"", "00000002/7123"} {
-		k.known(domain.Mark{Group: "g", Topic: "t", TopicID: "AbC-_1", Partition: 2, Offset: 77}, history)
+		k.known(nil, domain.Mark{Group: "g", Topic: "t", TopicID: "AbC-_1", Partition: 2, Offset: 77}, history)
 		offset, id, in, ok := markOf(k.metadata("g", topicPartition{"t", 2}))
 		require.True(t, ok)
 		require.EqualValues(t, 77, offset)
@@ -440,13 +496,17 @@ func TestMarksThatMoveOnWhileTheyAreWritten(t *testing.T) {
 		k.note(m)
 	}
 	mark := domain.Mark{Group: markedGroup, Topic: "t", TopicID: "id", Offset: 10}
+	sub := ports.Subscription{Group: markedGroup}
+	owner, another := &member{sub: sub}, &member{sub: sub}
+	k.known(owner, domain.Mark{Group: markedGroup, Topic: "t", TopicID: "id"}, "")
 	k.note(mark)
 	require.NoError(t, k.flush(t.Context(), false))
+	k.forget(another, topicPartition{"t", 0}) // it had the partition once
 	require.Equal(t, "docket-mark 10 of id", k.metadata(markedGroup, topicPartition{"t", 0}))
 	require.NoError(t, k.flush(t.Context(), false))
 	require.EqualValues(t, 10, store.steps[0].Before, "the store is asked whether it still has it")
 
-	store.written = func(domain.Mark) { k.forget(markedGroup, topicPartition{"t", 0}) }
+	store.written = func(domain.Mark) { k.forget(owner, topicPartition{"t", 0}) }
 	require.NoError(t, k.flush(t.Context(), false))
 	require.Empty(t, k.metadata(markedGroup, topicPartition{"t", 0}), "the partition is another member's now")
 }

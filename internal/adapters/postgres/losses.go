@@ -12,7 +12,9 @@ import (
 func (s *Store) NoteLoss(ctx context.Context, l domain.Loss) error {
 	return s.change(ctx, "note a loss", func(b *pgx.Batch) {
 		b.Queue(`INSERT INTO log_losses (accepted_at, caller, consumer_group, topic, partition, first_offset, last_offset)
-			VALUES ($1::timestamptz, $2::text, $3::text, $4::text, $5::int, $6::bigint, $7::bigint) ON CONFLICT DO NOTHING`,
+			VALUES ($1::timestamptz, $2::text, $3::text, $4::text, $5::int, $6::bigint, $7::bigint)
+			ON CONFLICT (topic, partition, consumer_group, first_offset, last_offset, caller) DO UPDATE SET
+				accepted_at = greatest(log_losses.accepted_at, excluded.accepted_at)`,
 			l.At, l.Caller, l.Group, l.Topic, l.Partition, l.First, l.Last)
 	})
 }

@@ -10,10 +10,11 @@ import (
 
 // timeline names the history of the database: its cluster, and the timeline, which is a new one after every failover
 // and every restore to a point in time (PostgreSQL's documentation, "Timelines"). Any role may ask for both.
-const timeline = `CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) || '/' ||
+const timeline = `CASE WHEN pg_is_in_recovery() THEN NULL ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) || '/' ||
 	(SELECT system_identifier FROM pg_control_system()) END`
 
-// history is the SQL that names the database's history. Servers that only speak like PostgreSQL do not know timelines.
+// history is the SQL that names the database's history. Servers that only speak like PostgreSQL do not know timelines,
+// and some do not let everybody ask.
 func (s *Store) history(ctx context.Context) (string, error) {
 	if known := s.timeline.Load(); known != nil {
 		return *known, nil
@@ -21,13 +22,28 @@ func (s *Store) history(ctx context.Context) (string, error) {
 	expression := timeline
 	err := s.change(ctx, "ask for the timeline", func(b *pgx.Batch) { b.Queue(`SELECT ` + timeline) })
 	if err != nil {
-		if domain.ClassOf(err) == domain.Unavailable || domain.CodeOf(err) == "" {
+		if !tellsNone(err) {
 			return "", err
 		}
 		expression = `''`
+		s.opts.Log.Warn(
+			"the database does not tell its timeline: after a failover, what was saved in the last second may be missing. Let "+
+				"docket's account execute pg_control_system and pg_walfile_name", "error", err,
+		)
 	}
 	s.timeline.Store(&expression)
 	return expression, nil
+}
+
+// tellsNone says that the server does not know what a timeline is, or does not let this account ask: a missing right,
+// function or feature.
+func tellsNone(err error) bool {
+	switch domain.CodeOf(err) {
+	case "42501", "42883", "0A000":
+		return true
+	default:
+		return false
+	}
 }
 
 // LogMarks are a group's marks, and the history of the database; see ports.LogMarks.
@@ -41,15 +57,30 @@ func (s *Store) LogMarks(ctx context.Context, group string) (marks []domain.Mark
 		return nil, "", s.settle("read the log's marks", nil, err)
 	}
 	defer conn.Release()
+	var now *string
 	err = s.inTx(ctx, conn.Conn(), beginReadOnly, func(b *pgx.Batch) {
 		b.Queue(`SELECT consumer_group, topic, topic_id, partition, next_offset FROM log_marks
 			WHERE consumer_group = $1::text`, group).Query(func(rows pgx.Rows) (err error) {
 			marks, err = pgx.CollectRows(rows, pgx.RowToStructByPos[domain.Mark])
 			return err
 		})
-		b.Queue(`SELECT ` + expression).QueryRow(func(row pgx.Row) error { return row.Scan(&history) })
+		b.Queue(`SELECT ` + expression).QueryRow(func(row pgx.Row) error { return row.Scan(&now) })
 	})
-	return marks, history, s.settle("read the log's marks", conn.Conn(), err)
+	if err != nil {
+		return nil, "", s.asked(s.settle("read the log's marks", conn.Conn(), err))
+	}
+	if now == nil { // behind a pooler, which may have turned to it meanwhile
+		return nil, "", domain.Errorf(domain.Unavailable, "read the log's marks: the server is a standby")
+	}
+	return marks, *now, nil
+}
+
+// asked has the server be asked again whether it tells its timeline, where it no longer does.
+func (s *Store) asked(err error) error {
+	if tellsNone(err) {
+		s.timeline.Store(nil)
+	}
+	return err
 }
 
 // AdvanceLogMarks moves marks on, all or none; see ports.LogMarks.
@@ -81,7 +112,7 @@ func (s *Store) AdvanceLogMarks(ctx context.Context, steps []domain.MarkStep) (a
 			return row.Scan(&advanced)
 		})
 	})
-	return advanced, err
+	return advanced, s.asked(err)
 }
 
 // SetLogMarks moves marks anywhere; see ports.LogMarks.

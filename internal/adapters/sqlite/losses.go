@@ -13,7 +13,7 @@ func (s *Store) NoteLoss(ctx context.Context, l domain.Loss) error {
 	err := s.inTx(ctx, func(tx *sql.Tx) error {
 		_, err := tx.Exec(
 			`INSERT INTO log_losses (found_at, caller, consumer_group, topic, partition, first_offset, last_offset)
-			VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET found_at = max(found_at, excluded.found_at)`,
 			l.At.UnixMicro(), l.Caller, l.Group, l.Topic, l.Partition, l.First, l.Last,
 		)
 		return err

@@ -107,7 +107,7 @@ func (l *Log) pairTopic(g groupTopic, marks []domain.Mark) (said bool) {
 
 // lossOf is a loss that is found now.
 func lossOf(group, topic string, first, last int64) domain.Loss {
-	return domain.Loss{At: time.Now(), Caller: domain.LossFound, Group: group, Topic: topic, First: first, Last: last}
+	return domain.Loss{At: time.Now(), Group: group, Topic: topic, First: first, Last: last}
 }
 
 // KeepMarks tells the store how far the log was consumed, until ctx is done.

@@ -103,12 +103,12 @@ func storeLosses(t *testing.T, h *StoreHarness) {
 			Group: "docket-saver", Topic: "docket.decisions", Partition: partition, First: first, Last: last,
 		}
 	}
-	found, given := loss(0, domain.LossFound, 1, 3, 9), loss(2, "ann", 1, 3, 9)
-	later := loss(1, domain.LossFound, 1, 20, 29)
-	unknown := loss(3, domain.LossFound, 2, 0, -1)
+	found, given := loss(0, "", 1, 3, 9), loss(2, "ann", 1, 3, 9)
+	later := loss(1, "", 1, 20, 29)
+	unknown := loss(3, "", 2, 0, -1)
 	again := found
-	again.At = again.At.Add(time.Hour)
-	for _, l := range []domain.Loss{found, later, given, unknown, again} {
+	again.At = again.At.Add(90 * time.Second)
+	for _, l := range []domain.Loss{found, later, given, unknown, again, found} {
 		require.NoError(t, h.Control.NoteLoss(t.Context(), l))
 	}
 	noted := func(partition int32) []domain.Loss {
@@ -120,7 +120,7 @@ func storeLosses(t *testing.T, h *StoreHarness) {
 		}
 		return losses
 	}
-	require.Equal(t, []domain.Loss{given, later, found}, noted(1), "the newest first")
+	require.Equal(t, []domain.Loss{given, again, later}, noted(1), "the newest first")
 	require.Equal(t, []domain.Loss{unknown}, noted(2))
 	require.Empty(t, noted(3))
 }
