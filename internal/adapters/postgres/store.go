@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -225,7 +226,8 @@ func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	wait, cancel := context.WithTimeout(ctx, acquireTimeout)
 	defer cancel()
 	conn, err := s.write.Acquire(wait)
-	if err != nil && wait.Err() != nil && ctx.Err() == nil {
+	// A login has as long as we wait for a connection; whichever timer is the first, nobody answers.
+	if err != nil && ctx.Err() == nil && (wait.Err() != nil || pgconn.Timeout(err)) {
 		st := s.write.Stat()
 		return nil, &domain.Error{Class: domain.Unavailable, Code: "ACQUIRE_TIMEOUT", Err: err, Text: fmt.Sprintf(
 			"no connection to the database within %s: %d of %d are busy, %d are being made", acquireTimeout,
