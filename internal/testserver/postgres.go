@@ -37,6 +37,23 @@ func StartPostgres(dir string, settings ...string) (_ *Postgres, err error) {
 	if err != nil {
 		return nil, err
 	}
+	return startPostgres(bin, dir, settings, "initdb", "-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8")
+}
+
+// Standby starts a server that follows p without p's commits waiting for it. It takes p's changes from addr, which may
+// be a proxy in front of p. The caller closes it.
+func (p *Postgres) Standby(addr string) (*Postgres, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	return startPostgres(
+		p.bin, "", p.settings, "pg_basebackup", "-h", host, "-p", port, "-U", "postgres", "-R", "-c", "fast",
+	)
+}
+
+// startPostgres starts a server whose data one of PostgreSQL's programs makes.
+func startPostgres(bin, dir string, settings []string, program string, args ...string) (_ *Postgres, err error) {
 	p := &Postgres{dir: dir, bin: bin, settings: settings}
 	if p.port, err = FreePort(); err != nil {
 		return nil, err
@@ -57,54 +74,17 @@ func StartPostgres(dir string, settings ...string) (_ *Postgres, err error) {
 	if err := give(p.dir, postgresAccount); err != nil {
 		return nil, err
 	}
-	initdb := exec.CommandContext(
-		context.Background(), filepath.Join(p.bin, "initdb"), "-D", p.data(), "-U", "postgres", "--auth=trust", "--no-sync",
-		"-E", "UTF8", "--locale=C.UTF-8",
+	making := exec.CommandContext(
+		context.Background(), filepath.Join(p.bin, program), append(args, "-D", p.data(), "--no-sync")...,
 	)
-	initdb.Dir = p.dir
-	if initdb.SysProcAttr, err = account(postgresAccount); err != nil {
+	making.Dir = p.dir
+	if making.SysProcAttr, err = account(postgresAccount); err != nil {
 		return nil, err
 	}
-	if out, err := initdb.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("initdb: %w: %s", err, out)
+	if out, err := making.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", program, err, out)
 	}
 	return p, p.Start()
-}
-
-// Standby starts a server that follows p without p's commits waiting for it. It takes p's changes from addr, which may
-// be a proxy in front of p. The caller closes it.
-func (p *Postgres) Standby(addr string) (_ *Postgres, err error) {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return nil, err
-	}
-	s := &Postgres{bin: p.bin, settings: p.settings}
-	if s.port, err = FreePort(); err != nil {
-		return nil, err
-	}
-	if s.dir, err = os.MkdirTemp("", "docket-postgres-"); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.Close())
-		}
-	}()
-	if err := give(s.dir, postgresAccount); err != nil {
-		return nil, err
-	}
-	copying := exec.CommandContext(
-		context.Background(), filepath.Join(p.bin, "pg_basebackup"), "-h", host, "-p", port, "-U", "postgres", "-D", s.data(),
-		"-R", "-c", "fast", "--no-sync",
-	)
-	copying.Dir = s.dir
-	if copying.SysProcAttr, err = account(postgresAccount); err != nil {
-		return nil, err
-	}
-	if out, err := copying.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("pg_basebackup: %w: %s", err, out)
-	}
-	return s, s.Start()
 }
 
 // Promote makes a standby the primary.
