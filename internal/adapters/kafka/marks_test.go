@@ -175,6 +175,21 @@ func (m *marked) marksAt(offset int64) domain.Mark {
 	return mark
 }
 
+// ranOnce has had twelve records consumed by a process that has stopped, and the commit beside which a mark stands.
+func (m *marked) ranOnce() domain.Mark {
+	m.t.Helper()
+	m.publish(10)
+	m.consumed(0, 10)
+	mark := m.marksAt(10)
+	m.publish(1) // its commit says that the store has the mark
+	m.consumed(10, 11)
+	m.marksAt(11)
+	m.publish(1)
+	m.consumed(11, 12)
+	m.stop()
+	return mark
+}
+
 // expire has the group's offsets be forgotten, as Kafka does after a week without members.
 func (m *marked) expire() {
 	m.t.Helper()
@@ -239,15 +254,7 @@ func TestAFirstStartBehindTheBeginning(t *testing.T) {
 func TestAStoreThatWasRestored(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	m := newMarked(t)
-	m.publish(10)
-	m.consumed(0, 10)
-	mark := m.marksAt(10)
-	m.publish(1) // its commit says that the store has the mark
-	m.consumed(10, 11)
-	m.marksAt(11)
-	m.publish(1)
-	m.consumed(11, 12)
-	m.stop()
+	mark := m.ranOnce()
 	mark.Offset = 4
 	require.NoError(t, m.store.SetLogMarks(t.Context(), []domain.Mark{mark}))
 	m.start()
@@ -364,15 +371,7 @@ func TestBegin(t *testing.T) {
 func TestAQuietPartition(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	m := newMarked(t)
-	m.publish(10)
-	m.consumed(0, 10)
-	mark := m.marksAt(10)
-	m.publish(1)
-	m.consumed(10, 11)
-	m.marksAt(11)
-	m.publish(1)
-	m.consumed(11, 12)
-	m.stop()
+	mark := m.ranOnce()
 	m.start()
 	time.Sleep(2 * markEvery) // it has joined, and nothing comes
 	mark.Offset = 4
@@ -423,15 +422,7 @@ func TestABusyPartition(t *testing.T) {
 func TestAStoreThatIsAwayAtTheStart(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	m := newMarked(t)
-	m.publish(10)
-	m.consumed(0, 10)
-	mark := m.marksAt(10)
-	m.publish(1)
-	m.consumed(10, 11)
-	m.marksAt(11)
-	m.publish(1)
-	m.consumed(11, 12)
-	m.stop()
+	mark := m.ranOnce()
 	mark.Offset = 4
 	require.NoError(t, m.store.SetLogMarks(t.Context(), []domain.Mark{mark}))
 	m.setAway(true)

@@ -3,27 +3,17 @@ package postgres
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/otel/trace/noop"
-
 	"github.com/docket-project/docket/internal/domain"
-	"github.com/docket-project/docket/internal/sink"
 )
 
 // BenchmarkSave is what a saver does with a batch of 1,000 fresh decisions of about 1,100 bytes, from the records to
 // the commit. Rates of two builds are compared by running both in turn, each with a number of batches such as 200x.
 func BenchmarkSave(b *testing.B) {
-	server := postgres(b)
-	s := newStore(b, server.URL(newDatabase(b, server), ""), nil)
-	p, err := domain.NewProjector(nil)
-	require.NoError(b, err)
-	breaker := sink.NewBreaker(s, nil, slog.New(slog.DiscardHandler))
-	writer := sink.NewWriter(s, breaker, sink.Concurrency{Ceiling: 4}, p, noop.NewTracerProvider().Tracer(""), nil)
+	writer := newBench(b, postgres(b), nil).writer
 	rng := rand.New(rand.NewPCG(1, 2))
 	batch := func() []domain.Record {
 		now := time.Now().UTC()

@@ -33,7 +33,7 @@ type bench struct {
 	writer   *sink.Writer
 }
 
-func newBench(t *testing.T, server *testserver.Postgres, edit func(*Options)) *bench {
+func newBench(t testing.TB, server *testserver.Postgres, edit func(*Options)) *bench {
 	t.Helper()
 	b := &bench{server: server, database: newDatabase(t, server)}
 	_ = server.Exec("postgres", `CREATE ROLE docket LOGIN`) // once for the server
@@ -45,7 +45,7 @@ func newBench(t *testing.T, server *testserver.Postgres, edit func(*Options)) *b
 }
 
 // use puts a writer in front of a store; each has a breaker of its own.
-func (b *bench) use(t *testing.T, s *Store) {
+func (b *bench) use(t testing.TB, s *Store) {
 	p, err := domain.NewProjector(nil)
 	require.NoError(t, err)
 	breaker := sink.NewBreaker(s, nil, slog.New(slog.DiscardHandler))

@@ -9,7 +9,7 @@ import (
 )
 
 // timeline names the history of the database: its cluster, and the timeline, which is a new one after every failover
-// and every restore to a point in time (PostgreSQL's documentation, "Timelines"). Any role may ask for both.
+// and every restore to a point in time (PostgreSQL's documentation, "Timelines"). By default any role may ask for both.
 const timeline = `CASE WHEN pg_is_in_recovery() THEN NULL ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) || '/' ||
 	(SELECT system_identifier FROM pg_control_system()) END`
 
