@@ -4,12 +4,9 @@ package app
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -76,13 +73,6 @@ func within(undo func() error) func(context.Context) error {
 	}
 }
 
-// listener is one address and its server.
-type listener struct {
-	name   string
-	net    net.Listener
-	server *http.Server
-}
-
 // onStop adds a step; they run last in, first out.
 func (a *App) onStop(name string, undo func(context.Context) error) {
 	a.steps = append(a.steps, step{name, undo})
@@ -122,6 +112,7 @@ func (a *App) fatal(err error) {
 // everybody alike, which Config.Validate allows on loopback or when it is told to.
 func (a *App) authenticators() (upload, console auth.Authenticator, err error) {
 	upload, console = auth.AnonymousUploader(), auth.AnonymousOperator()
+	refused := auth.NewRefusals(a.reg)
 	if file := a.cfg.UploadTokensFile; file != "" {
 		if upload, err = auth.LoadTokens(file, auth.Uploader, a.logger); err != nil {
 			return nil, nil, err
@@ -132,55 +123,7 @@ func (a *App) authenticators() (upload, console auth.Authenticator, err error) {
 			return nil, nil, err
 		}
 	}
-	return upload, console, nil
-}
-
-func (a *App) tls() (*tls.Config, error) {
-	if a.cfg.TLSCertFile == "" {
-		return nil, nil
-	}
-	load := func() (*tls.Certificate, error) {
-		cert, err := tls.LoadX509KeyPair(a.cfg.TLSCertFile, a.cfg.TLSKeyFile)
-		return &cert, err
-	}
-	if _, err := load(); err != nil {
-		return nil, domain.Errorf(domain.Misconfigured, "load the TLS certificate: %w", err)
-	}
-	// Read at every handshake, so that a renewed certificate needs no restart; OPAs keep their connections.
-	return &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		NextProtos:     []string{"h2", "http/1.1"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return load() },
-	}, nil
-}
-
-// listen takes a port.
-func (a *App) listen(ctx context.Context, name, setting, addr string, tlsConfig *tls.Config) (*listener, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
-	if err != nil {
-		return nil, domain.Errorf(
-			domain.Misconfigured, "the %s listener cannot take %s: %w; choose another with %s", name, addr, err, setting,
-		)
-	}
-	a.onStop(name+" port", func(context.Context) error {
-		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		return nil
-	})
-	tlsConfig = tlsConfig.Clone() // each server completes its own
-	if tlsConfig != nil {
-		l = tls.NewListener(l, tlsConfig)
-	}
-	return &listener{name: name, net: l, server: &http.Server{
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       time.Minute,     // 8 MiB from far away
-		WriteTimeout:      3 * time.Minute, // counts from the request's header on
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    32 << 10,
-		ErrorLog:          slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),
-		TLSConfig:         tlsConfig,
-	}}, nil
+	return auth.Watch(upload, "upload", refused, a.logger), auth.Watch(console, "console", refused, a.logger), nil
 }
 
 // run starts a background task that ends with the process.
@@ -229,33 +172,6 @@ func (a *App) Start() {
 	a.health.Started()
 }
 
-// serve starts a listener's server. Stopping one answers what is in flight: uploads within their time, anything else
-// within two seconds, because nothing is lost by asking again.
-func (a *App) serve(l *listener) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := l.server.Serve(l.net); !errors.Is(err, http.ErrServerClosed) {
-			a.failed <- fmt.Errorf("the %s listener failed: %w", l.name, err)
-		}
-	}()
-	patience := 2 * time.Second
-	if l == a.upload {
-		patience = drainTimeout
-	}
-	a.onStop(l.name+" requests", func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		if l.server.Shutdown(ctx) != nil {
-			if err := l.server.Close(); err != nil {
-				return err
-			}
-		}
-		<-done
-		return nil
-	})
-}
-
 // Stop ends everything in the reverse order of starting: requests are answered, the batch in hand is finished and
 // committed, and files are closed. It may be called more than once, and before Start.
 func (a *App) Stop(ctx context.Context) error {
@@ -286,13 +202,6 @@ func (a *App) ConsoleAddr() string { return a.console.addr() }
 
 // AdminAddr is the admin listener's.
 func (a *App) AdminAddr() string { return a.admin.addr() }
-
-func (l *listener) addr() string {
-	if l == nil {
-		return ""
-	}
-	return l.net.Addr().String()
-}
 
 // boundMemory tells Go's collector what the settings promise: twice the bytes in flight, and what a process needs
 // anyway. Without it a heap may grow to twice what is alive before it is looked at. GOMEMLIMIT beats it.

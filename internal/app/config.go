@@ -49,11 +49,12 @@ type Listeners struct {
 	ConsoleListen string `help:"Console listener, where people and programs ask." env:"DOCKET_CONSOLE_LISTEN"`
 	AdminListen   string `help:"Admin listener: /metrics, /livez, /readyz, and pprof on loopback. Unset: 127.0.0.1, port 9180 for serve, 9181 for ingest, 9182 for saver, 9183 for parking, 9184 for console." env:"DOCKET_ADMIN_LISTEN"`
 
-	UploadTokensFile  string `help:"Bearer tokens for uploads, a line each: name, tenant, hex SHA-256 of the token. Read again when it changes." env:"DOCKET_UPLOAD_TOKENS_FILE" type:"path"`
-	ConsoleTokensFile string `help:"Bearer tokens for the console, a line each: name, role (viewer or operator), hex SHA-256 of the token. Read again when it changes." env:"DOCKET_CONSOLE_TOKENS_FILE" type:"path"`
-	TLSCertFile       string `name:"tls-cert-file" help:"Certificate for the upload and console listeners." env:"DOCKET_TLS_CERT_FILE" type:"path"`
-	TLSKeyFile        string `name:"tls-key-file" help:"Key of the certificate." env:"DOCKET_TLS_KEY_FILE" type:"path"`
-	Insecure          bool   `help:"Listen off loopback without tokens: something in front of docket asks who they are." env:"DOCKET_INSECURE"`
+	UploadTokensFile  string   `help:"Bearer tokens for uploads, a line each: name, tenant, hex SHA-256 of the token. Read again when it changes." env:"DOCKET_UPLOAD_TOKENS_FILE" type:"path"`
+	ConsoleTokensFile string   `help:"Bearer tokens for the console, a line each: name, role (viewer or operator), hex SHA-256 of the token. Read again when it changes." env:"DOCKET_CONSOLE_TOKENS_FILE" type:"path"`
+	TLSCertFile       string   `name:"tls-cert-file" help:"Certificate for the upload and console listeners." env:"DOCKET_TLS_CERT_FILE" type:"path"`
+	TLSKeyFile        string   `name:"tls-key-file" help:"Key of the certificate." env:"DOCKET_TLS_KEY_FILE" type:"path"`
+	AllowedHosts      []string `help:"Names that a request's Host may have, besides addresses and localhost. On loopback any other name is refused; elsewhere none is, unless this is set." env:"DOCKET_ALLOWED_HOSTS" placeholder:"NAME,…"`
+	Insecure          bool     `help:"Listen off loopback without tokens: something in front of docket asks who they are." env:"DOCKET_INSECURE"`
 }
 
 // Sections are the settings that have a structure.

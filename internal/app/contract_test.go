@@ -133,7 +133,8 @@ var contractBodies = map[string]func() (body []byte, encoding string){
 		string) {
 		return bytes.Repeat([]byte(" "), 9<<20), "chunked"
 	},
-	"an encoding that is not gzip": func() ([]byte, string) { return []byte("[]"), "br" },
+	"an encoding that is not gzip":            func() ([]byte, string) { return []byte("[]"), "br" },
+	"two events as gzip that does not say so": func() ([]byte, string) { return zipped(`[{"z":1},{"z":2}]`), "" },
 	"gzip twice": func() ([]byte, string) {
 		return zipped("[]"),
 			"gzip, gzip"
@@ -147,17 +148,18 @@ func gzipped(s string) func() ([]byte, string) {
 	return func() ([]byte, string) { return zipped(s), "gzip" }
 }
 
-// contractRows reads the table.
-func contractRows(t *testing.T) [][]string {
+// contractRows reads the table with these columns.
+func contractRows(t *testing.T, columns ...string) [][]string {
 	b, err := os.ReadFile("../../docs/upload-contract.md")
 	require.NoError(t, err)
-	_, cases, ok := strings.Cut(string(b), "| case | status | accepted | quarantined | reason |\n|---|---|---|---|---|\n")
+	head := "| " + strings.Join(columns, " | ") + " |\n|" + strings.Repeat("---|", len(columns)) + "\n"
+	_, cases, ok := strings.Cut(string(b), head)
 	require.True(t, ok)
 	cases, _, _ = strings.Cut(cases, "\n\n")
 	var rows [][]string
 	for line := range strings.SplitSeq(cases, "\n") {
 		cells := strings.Split(strings.Trim(line, "|"), "|")
-		require.Len(t, cells, 5, line)
+		require.Len(t, cells, len(columns), line)
 		for i := range cells {
 			cells[i] = strings.TrimSpace(cells[i])
 		}
@@ -166,10 +168,44 @@ func contractRows(t *testing.T) [][]string {
 	return rows
 }
 
+func TestDoors(t *testing.T) {
+	a := startApp(t, func(c *Config) { c.AllowedHosts = []string{"docket.example"} })
+	listeners := map[string]string{"upload": a.UploadAddr(), "console": a.ConsoleAddr(), "admin": a.AdminAddr()}
+	for _, row := range contractRows(t, "listener", "request", "headers", "status") {
+		t.Run(strings.Join(row[:3], " "), func(t *testing.T) {
+			addr := listeners[row[0]]
+			method, path, _ := strings.Cut(row[1], " ")
+			body := []byte(`[{"a":1}]`)
+			if strings.Contains(row[2], "gzip") {
+				body = zipped(string(body))
+			}
+			req, err := http.NewRequestWithContext(t.Context(), method, "http://"+addr+path, bytes.NewReader(body))
+			require.NoError(t, err)
+			for header := range strings.SplitSeq(row[2], "; ") {
+				name, value, _ := strings.Cut(header, ": ")
+				if value = strings.ReplaceAll(value, "IP", addr); name == "Host" {
+					req.Host = value
+				} else if name != "" {
+					req.Header.Add(name, value)
+				}
+			}
+			resp, err := a.client.Do(req)
+			require.NoError(t, err)
+			defer resp.Body.Close()
+			answer, err := io.ReadAll(resp.Body)
+			require.NoError(t, err)
+			require.Equal(t, row[3], strconv.Itoa(resp.StatusCode), "%s", answer)
+			require.Equal(t, method == http.MethodHead, len(answer) == 0, "%s", answer)
+			require.Empty(t, resp.Header.Values("Access-Control-Allow-Origin"))
+			require.Equal(t, "nosniff", resp.Header.Get("X-Content-Type-Options"))
+		})
+	}
+}
+
 func TestUploadContract(t *testing.T) {
 	a := startApp(t, func(c *Config) { c.Ingest.MaxEvents, c.Ingest.MaxInflatedBytes = contractEvents, contractInflated })
 	seen := map[string]bool{}
-	for _, row := range contractRows(t) {
+	for _, row := range contractRows(t, "case", "status", "accepted", "quarantined", "reason") {
 		name, status, accepted, quarantined, reason := row[0], row[1], row[2], row[3], row[4]
 		seen[name] = true
 		t.Run(name, func(t *testing.T) {
@@ -247,7 +283,7 @@ func TestCutOffBodyGetsNoAnswer(t *testing.T) {
 	defer conn.Close()
 	_, err = io.WriteString(
 		conn,
-		"POST /logs HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n[{\"decision_id\":\"cut\"}]",
+		"POST /logs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n[{\"decision_id\":\"cut\"}]",
 	)
 	require.NoError(t, err)
 	require.NoError(t, conn.(*net.TCPConn).CloseWrite())
@@ -256,6 +292,8 @@ func TestCutOffBodyGetsNoAnswer(t *testing.T) {
 	require.Empty(t, string(answer))
 	a.drained(t)
 	require.Equal(t, http.StatusNotFound, a.status(t, "cut"))
+	_, metrics := a.get(t, a.AdminAddr(), "/metrics")
+	require.Contains(t, string(metrics), `docket_ingest_requests_total{code="499"} 1`)
 }
 
 func TestUploadPaths(t *testing.T) {

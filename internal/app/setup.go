@@ -52,7 +52,7 @@ func (a *App) setup(ctx context.Context) error {
 
 	// Opening the log may take a while. Whoever watches this process can already see that it lives and is not ready.
 	report := func(verbose bool) status.Report { return a.health.Report(a.sampler.Load(), verbose) }
-	a.admin.server.Handler = web.NewAdmin(a.cfg.AdminListen, a.reg, report, a.logger)
+	a.admin.server.Handler = web.NewAdmin(a.admin.door, a.reg, report)
 	a.serve(a.admin)
 
 	back, err := a.backends(ctx)
@@ -87,8 +87,9 @@ func (a *App) setup(ctx context.Context) error {
 		a.upload.server.Handler = uploadapi.New(uploadapi.Parts{
 			Config: a.cfg.Upload, Who: uploaders, Inventory: inventory, Traces: tracing.provider,
 			Ingest: ingest.New(a.assembler(), a.cfg.Ingest.PublishTimeout, log, inventory, a.reg),
-			Logger: a.logger.With("role", status.Ingest),
+			Door:   a.upload.door,
 		}, a.reg)
+		a.upload.server.ConnContext = uploadapi.ConnContext
 	}
 	if a.role.Is(status.Console) {
 		look := struct {
@@ -100,30 +101,9 @@ func (a *App) setup(ctx context.Context) error {
 		a.console.server.Handler = queryapi.New(queryapi.Parts{
 			Decisions: back.Decisions, Control: back.Control, Log: back.Log, Operate: operate.New(back.Control),
 			Trail: trail.New(look, back.Log, a.stages()), Pipeline: sampler.Pipeline, Who: users,
-		}, a.logger.With("role", status.Console))
+		}, a.console.door)
 	}
 	return nil
-}
-
-// listenAll takes the ports. Ports before files: an occupied one is found before anything is touched. Nothing is
-// accepted until Start.
-func (a *App) listenAll(ctx context.Context) error {
-	tlsConfig, err := a.tls()
-	if err != nil {
-		return err
-	}
-	if a.role.Is(status.Ingest) {
-		if a.upload, err = a.listen(ctx, "upload", "listen", a.cfg.Listen, tlsConfig); err != nil {
-			return err
-		}
-	}
-	if a.role.Is(status.Console) {
-		if a.console, err = a.listen(ctx, "console", "console_listen", a.cfg.ConsoleListen, tlsConfig); err != nil {
-			return err
-		}
-	}
-	a.admin, err = a.listen(ctx, "admin", "admin_listen", a.cfg.AdminListen, nil)
-	return err
 }
 
 // consumed are the topics that concern a role: its own and, for the parking role and the console, the dead letters.

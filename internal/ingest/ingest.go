@@ -39,6 +39,9 @@ func New(
 	return s
 }
 
+// MaxInflated is the most bytes that a body may inflate to.
+func (s *Service) MaxInflated() int { return s.assembler.Limits.Inflated }
+
 // Upload is one request to /logs.
 type Upload struct {
 	// Tenant is the credential's, and Partition the {partition} of the path.

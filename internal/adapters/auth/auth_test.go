@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
@@ -100,23 +101,58 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// TestTokensAreReadAgain has a token that is replaced, and a file that is broken meanwhile.
+// TestTokensAreReadAgain has tokens that are revoked in every way there is.
 func TestTokensAreReadAgain(t *testing.T) {
-	tokens, file, err := load(t, "ann viewer "+hashOf("secret"), ConsoleUser)
-	require.NoError(t, err)
-	synctest.Test(t, func(t *testing.T) {
-		write := func(text string) {
-			require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-			time.Sleep(reloadEvery)
-		}
-		works := func(token string) bool { _, err := ask(tokens, "Bearer "+token); return err == nil }
-		require.True(t, works("secret"))
-		write("half a line")
-		require.True(t, works("secret"), "the old tokens stay until the file is whole")
-		write("ann viewer " + hashOf("another secret"))
-		require.False(t, works("secret"))
-		require.True(t, works("another secret"))
-	})
+	good := "ann viewer " + hashOf("secret") + "\nbob viewer " + hashOf("bob's") + "\n"
+	remove := func(t *testing.T, file string) { require.NoError(t, os.Remove(file)) }
+	write := func(text string) func(*testing.T, string) {
+		return func(t *testing.T, file string) { require.NoError(t, os.WriteFile(file, []byte(text), 0o600)) }
+	}
+	for _, c := range []struct {
+		name     string
+		change   func(*testing.T, string)
+		ann, bob bool
+		says     string
+	}{
+		{"taken out", write("bob viewer " + hashOf("bob's")), false, true, ""},
+		{"replaced", write("ann viewer " + hashOf("new") + "\nbob viewer " + hashOf("bob's")), false, true, ""},
+		{"commented out", write("# ann viewer " + hashOf("secret") + "\nbob viewer " + hashOf("bob's")), false, true, ""},
+		{"taken out, beside a line that is half", write("bob viewer " + hashOf("bob's") + "\ncarl"), false, true, "line 2"},
+		{"no role", write("ann king " + hashOf("secret") + "\nbob viewer " + hashOf("bob's")), false, true, "line 1"},
+		{"given to two", write(good + "carl operator " + hashOf("secret")), false, true, "carl has the same token as ann"},
+		{"the file is empty", write(""), false, false, "no token"},
+		{"the file is rubbish", write("\x00\x01"), false, false, "line 1"},
+		{"a line without end", write(strings.Repeat("x", 100_000)), false, false, "too long"},
+		{"the file is gone", remove, false, false, "no such file"},
+		{"the file is a directory", func(t *testing.T, file string) {
+			remove(t, file)
+			require.NoError(t, os.Mkdir(file, 0o700))
+		}, false, false, "directory"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tokens, file, err := load(t, good, ConsoleUser)
+			require.NoError(t, err)
+			var said bytes.Buffer
+			tokens.logger = slog.New(slog.NewTextHandler(&said, nil))
+			synctest.Test(t, func(t *testing.T) {
+				works := func(token string) bool { _, err := ask(tokens, "Bearer "+token); return err == nil }
+				require.True(t, works("secret"))
+				c.change(t, file)
+				for range 3 {
+					time.Sleep(reloadEvery)
+					require.Equal(t, c.ann, works("secret"))
+					require.Equal(t, c.bob, works("bob's"))
+				}
+				require.Equal(t, min(len(c.says), 1), strings.Count(said.String(), "level=ERROR"), "said once: %s", said.String())
+				require.Contains(t, said.String(), c.says)
+				require.NotContains(t, said.String(), hashOf("secret"), "no secrets in messages")
+				require.NoError(t, os.RemoveAll(file))
+				write(good+"\n")(t, file)
+				time.Sleep(reloadEvery)
+				require.True(t, works("secret"), "and it is repaired without a restart")
+			})
+		})
+	}
 }
 
 func TestAnonymous(t *testing.T) {

@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -37,6 +39,9 @@ func ConsoleUser(name, role string) (domain.Caller, error) {
 
 // Tokens are the bearer tokens of one listener, from a file that is read again when it changes: a line each with a
 // name, a tenant or role, and the hex SHA-256 of the token, parted by white space or commas; # begins a comment.
+//
+// What the file says is in force, and nothing else: a file that is gone, empty or cannot be read lets nobody in, and a
+// line that cannot be read lets in nobody by it. So a token is revoked by every way of taking it out.
 type Tokens struct {
 	path   string
 	grant  Grant
@@ -44,15 +49,17 @@ type Tokens struct {
 
 	mu      sync.Mutex
 	byHash  map[[sha256.Size]byte]domain.Caller
-	changed time.Time
+	changed time.Time // zero while the file could not be read
 	size    int64
 	checked time.Time
+	trouble string // what was said of the file last
 }
 
 // reloadEvery bounds how long a token that was taken out of the file still works.
 const reloadEvery = time.Second
 
-// LoadTokens reads a file of tokens. Its error is Misconfigured and names the line.
+// LoadTokens reads a file of tokens. Its error is Misconfigured and names every line that is wrong: somebody looks on
+// when docket starts.
 func LoadTokens(path string, grant Grant, logger *slog.Logger) (*Tokens, error) {
 	t := &Tokens{path: path, grant: grant, logger: logger}
 	if err := t.load(); err != nil {
@@ -61,41 +68,55 @@ func LoadTokens(path string, grant Grant, logger *slog.Logger) (*Tokens, error) 
 	return t, nil
 }
 
+// load reads the file. Its error tells everything that is wrong; what is right is in force all the same.
 func (t *Tokens) load() error {
-	info, err := os.Stat(t.path)
-	if err != nil {
-		return err
-	}
+	t.byHash, t.changed = nil, time.Time{}
 	f, err := os.Open(t.path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	byHash := map[[sha256.Size]byte]domain.Caller{}
-	lines := bufio.NewScanner(f)
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	byHash, mistakes, err := t.read(f)
+	if err != nil {
+		return fmt.Errorf("%s: %w", t.path, err)
+	}
+	t.byHash, t.changed, t.size = byHash, info.ModTime(), info.Size()
+	if len(byHash) == 0 && len(mistakes) == 0 {
+		return fmt.Errorf("%s has no token in it", t.path)
+	}
+	return errors.Join(mistakes...)
+}
+
+// read reads lines. A token that two lines give to different callers is nobody's.
+func (t *Tokens) read(r io.Reader) (byHash map[[sha256.Size]byte]domain.Caller, mistakes []error, err error) {
+	byHash = map[[sha256.Size]byte]domain.Caller{}
+	var twice [][sha256.Size]byte
+	lines := bufio.NewScanner(r)
 	for n := 1; lines.Scan(); n++ {
-		text, _, _ := strings.Cut(lines.Text(), "#")
+		text, _, _ := strings.Cut(strings.TrimPrefix(lines.Text(), "\ufeff"), "#")
 		fields := strings.FieldsFunc(text, func(r rune) bool { return r == ' ' || r == '\t' || r == ',' || r == '\r' })
 		if len(fields) == 0 {
 			continue
 		}
 		hash, caller, err := t.line(fields)
-		if err != nil {
-			return fmt.Errorf("%s line %d: %w", t.path, n, err)
+		if other, taken := byHash[hash]; err == nil && taken {
+			twice = append(twice, hash)
+			err = fmt.Errorf("%s has the same token as %s", caller.Name, other.Name)
 		}
-		if other, taken := byHash[hash]; taken {
-			return fmt.Errorf("%s line %d: %s has the same token as %s", t.path, n, caller.Name, other.Name)
+		if err != nil {
+			mistakes = append(mistakes, fmt.Errorf("%s line %d: %w", t.path, n, err))
+			continue
 		}
 		byHash[hash] = caller
 	}
-	if err := lines.Err(); err != nil {
-		return err
+	for _, hash := range twice {
+		delete(byHash, hash)
 	}
-	if len(byHash) == 0 {
-		return fmt.Errorf("%s has no token in it", t.path)
-	}
-	t.byHash, t.changed, t.size = byHash, info.ModTime(), info.Size()
-	return nil
+	return byHash, mistakes, lines.Err()
 }
 
 // line reads the fields of a line.
@@ -125,15 +146,32 @@ func (t *Tokens) find(token string) (domain.Caller, bool) {
 	defer t.mu.Unlock()
 	if now := time.Now(); now.Sub(t.checked) >= reloadEvery {
 		t.checked = now
-		if info, err := os.Stat(t.path); err == nil && (!info.ModTime().Equal(t.changed) || info.Size() != t.size) {
-			// A file in the middle of being written: the old tokens stay until it is whole.
-			if err := t.load(); err != nil {
-				t.logger.Warn("the tokens were not read again; the old ones stay in force", "error", err)
-			}
-		}
+		t.refresh()
 	}
 	caller, ok := t.byHash[sha256.Sum256([]byte(token))]
 	return caller, ok
+}
+
+// refresh reads the file again where it has changed, and says once what is wrong with it.
+func (t *Tokens) refresh() {
+	info, err := os.Stat(t.path)
+	if err == nil && info.ModTime().Equal(t.changed) && info.Size() == t.size {
+		return
+	}
+	trouble := ""
+	if err := t.load(); err != nil {
+		trouble = err.Error()
+	}
+	if trouble != t.trouble && trouble != "" {
+		t.logger.Error(
+			"the file of tokens is gone or not as it has to be: what cannot be read in it lets nobody in. Repair the file; it "+
+				"is read again every second", "file", t.path, "tokens", len(t.byHash), "error", trouble,
+		)
+	}
+	if trouble == "" && t.trouble != "" {
+		t.logger.Info("the file of tokens is as it has to be again", "file", t.path, "tokens", len(t.byHash))
+	}
+	t.trouble = trouble
 }
 
 // Authenticate reads the bearer token (RFC 6750 section 2.1).

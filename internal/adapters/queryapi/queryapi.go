@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"mime"
 	"net/http"
 	"net/url"
@@ -50,11 +49,12 @@ type routes struct {
 	now func() time.Time
 }
 
-// New makes a router for the console listener with the API on it. Pages mount on the same one.
-func New(p Parts, logger *slog.Logger) *echo.Echo {
-	e := web.New(logger)
+// New makes the handler of the console listener, with the API on it.
+func New(p Parts, d web.Door) http.Handler {
+	e := web.New(d)
+	e.Pre(web.SameOrigin)
 	Mount(e, p)
-	return e
+	return web.HeadAsGet(e)
 }
 
 // Mount adds the API's routes.
@@ -228,16 +228,6 @@ func request(c echo.Context, into any, example string) error {
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(into); err != nil {
 		return web.Problem(http.StatusBadRequest, "want "+example+": "+err.Error())
-	}
-	return nil
-}
-
-// sameSite refuses a request that a page of another site has made: it has no body whose type would tell.
-func sameSite(c echo.Context) error {
-	if origin := c.Request().Header.Get(echo.HeaderOrigin); origin != "" {
-		if u, err := url.Parse(origin); err != nil || u.Host != c.Request().Host {
-			return web.Problem(http.StatusForbidden, "a page of another site may not do this")
-		}
 	}
 	return nil
 }

@@ -13,12 +13,12 @@ import (
 
 	"context"
 
-	"github.com/labstack/echo/v4"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/adapters/sqlite"
+	"github.com/docket-project/docket/internal/adapters/web"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/operate"
 	"github.com/docket-project/docket/internal/ports"
@@ -61,7 +61,7 @@ func newBench(t *testing.T) *bench {
 }
 
 // handler is the API for one caller.
-func (b *bench) handler(caller domain.Caller) *echo.Echo {
+func (b *bench) handler(caller domain.Caller) http.Handler {
 	look := struct {
 		ports.DecisionReader
 		ports.DeadLetterReader
@@ -73,7 +73,7 @@ func (b *bench) handler(caller domain.Caller) *echo.Echo {
 		Decisions: b.store, Control: b.store, Log: b.log, Operate: operate.New(b.store),
 		Trail: trail.New(look, b.log, stages), Who: auth.Anonymous{Caller: caller},
 		Pipeline: func(context.Context) status.Pipeline { return status.Pipeline{Breaker: "closed"} },
-	}, slog.New(slog.DiscardHandler))
+	}, web.Door{Metrics: web.NewMetrics(nil), Logger: slog.New(slog.DiscardHandler)})
 }
 
 // fill stores, dead-letters, queues and observes the same for a tenant.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -17,7 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.opentelemetry.io/contrib/instrumentation/github.com/labstack/echo/otelecho"
 	"go.opentelemetry.io/otel/trace"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/adapters/web"
@@ -31,7 +29,7 @@ type upload struct {
 	who       auth.Authenticator
 	ingest    *ingest.Service
 	inventory *ingest.Inventory
-	budget    budget
+	budget    *budget
 	requests  *prometheus.CounterVec
 	duration  prometheus.Histogram
 }
@@ -44,14 +42,14 @@ type Parts struct {
 	Inventory *ingest.Inventory
 	// Traces may be nil.
 	Traces trace.TracerProvider
-	Logger *slog.Logger
+	Door   web.Door
 }
 
 // New makes the handler of the upload listener.
 func New(p Parts, reg prometheus.Registerer) http.Handler {
 	u := &upload{
 		cfg: p.Config, who: p.Who, ingest: p.Ingest, inventory: p.Inventory,
-		budget: budget{semaphore.NewWeighted(p.Config.MaxInFlightBytes)},
+		budget: newBudget(p.Config.MaxInFlightBytes, p.Config.MaxWireBytes+int64(p.Ingest.MaxInflated())),
 		requests: promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
 			Name: "docket_ingest_requests_total", Help: "Uploads and status reports, by the status of the answer.",
 		}, []string{"code"}),
@@ -61,8 +59,8 @@ func New(p Parts, reg prometheus.Registerer) http.Handler {
 		}),
 	}
 	u.requests.WithLabelValues("200")
-	e := web.New(p.Logger)
-	e.Use(u.measure)
+	e := web.New(p.Door)
+	e.Pre(u.measure, web.NoBrowsers)
 	if p.Traces != nil {
 		e.Use(otelecho.Middleware("docket-ingest", otelecho.WithTracerProvider(p.Traces)))
 	}
@@ -76,15 +74,22 @@ func New(p Parts, reg prometheus.Registerer) http.Handler {
 	return e
 }
 
+// brokenOff stands where a status would for an upload that got no answer, because its body broke off. nginx logs such
+// requests so.
+const brokenOff = 499
+
 // measure counts requests. A handler's error is answered in here, so that its status is known.
 func (u *upload) measure(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		start := time.Now()
+		start, status := time.Now(), brokenOff // unless it comes back
+		defer func() {
+			u.duration.Observe(time.Since(start).Seconds())
+			u.requests.WithLabelValues(strconv.Itoa(status)).Inc()
+		}()
 		if err := next(c); err != nil {
 			c.Error(err)
 		}
-		u.duration.Observe(time.Since(start).Seconds())
-		u.requests.WithLabelValues(strconv.Itoa(c.Response().Status)).Inc()
+		status = c.Response().Status
 		return nil
 	}
 }
@@ -116,7 +121,7 @@ func (u *upload) status(c echo.Context) error {
 		body, done := ingest.Open(in.wire, in.gzipped)
 		defer done()
 		report, err := io.ReadAll(io.LimitReader(charged{body, in.share}, maxReport))
-		if errors.Is(err, errBudget) {
+		if domain.ClassOf(err) == domain.Unavailable { // charge's
 			return err
 		}
 		u.inventory.Status(in.tenant, versionOf(c.Request().UserAgent()), report, time.Now().UTC())
@@ -156,15 +161,19 @@ func (u *upload) body(c echo.Context, take func(context.Context, incoming) error
 	if err != nil {
 		return err
 	}
-	s := &share{budget: &u.budget}
+	s := u.budget.open(r.Context(), caller.Tenant())
 	defer s.release()
-	wire, err := readWire(r, u.cfg.MaxWireBytes, s)
+	wire, err := readWire(c.Response(), r, u.cfg.MaxWireBytes, s)
 	if errors.Is(err, errCutOff) {
 		panic(http.ErrAbortHandler) // no answer: the connection is closed
+	}
+	if errors.Is(err, errSlow) {
+		c.Response().Header().Set(echo.HeaderConnection, "close")
 	}
 	if err != nil {
 		return err
 	}
+	gzipped = gzipped || ingest.LooksGzipped(wire)
 	return take(r.Context(), incoming{tenant: caller.Tenant(), wire: wire, gzipped: gzipped, share: s})
 }
 

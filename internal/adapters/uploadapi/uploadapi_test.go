@@ -16,7 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/docket-project/docket/internal/adapters/api"
 	"github.com/docket-project/docket/internal/adapters/auth"
@@ -46,7 +45,7 @@ func newUploadFor(p publisher, inFlight int64, who auth.Authenticator) http.Hand
 	cfg := Default()
 	cfg.MaxInFlightBytes = inFlight
 	return New(Parts{
-		Config: cfg, Who: who, Inventory: inventory, Logger: logger,
+		Config: cfg, Who: who, Inventory: inventory, Door: web.Door{Metrics: web.NewMetrics(nil), Logger: logger},
 		Ingest: ingest.New(assembler, ingest.Default().PublishTimeout, p, inventory, nil),
 	}, prometheus.NewRegistry())
 }
@@ -116,20 +115,6 @@ func TestBudget(t *testing.T) {
 		require.Equal(t, http.StatusOK, post(500<<10), "what was charged is given back")
 	}
 	require.Equal(t, 50, accepted)
-}
-
-func TestShareGivesBackWhatItHolds(t *testing.T) {
-	all := semaphore.NewWeighted(10 * shareStep)
-	s := &share{budget: &budget{all}}
-	require.NoError(t, s.charge(1))
-	held := s.held
-	require.NoError(t, s.charge(shareStep-1))
-	require.Equal(t, held, s.held, "a step is charged once")
-	require.NoError(t, s.charge(1))
-	require.Greater(t, s.held, held)
-	require.Error(t, s.charge(20*shareStep))
-	s.release()
-	require.True(t, all.TryAcquire(10*shareStep))
 }
 
 func TestVersionOf(t *testing.T) {

@@ -1,9 +1,9 @@
 package web
 
 import (
-	"log/slog"
 	"net/http"
 	"net/http/pprof"
+	"os"
 
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,11 +13,10 @@ import (
 	"github.com/docket-project/docket/internal/status"
 )
 
-// NewAdmin makes the handler of the admin listener. pprof is served on loopback addresses only.
-func NewAdmin(
-	listen string, g prometheus.Gatherer, report func(verbose bool) status.Report, logger *slog.Logger,
-) http.Handler {
-	e := New(logger)
+// NewAdmin makes the handler of the admin listener. pprof is served on loopback only, and without the command line, in
+// which somebody may have put a secret.
+func NewAdmin(d Door, g prometheus.Gatherer, report func(verbose bool) status.Report) http.Handler {
+	e := New(d)
 	e.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(g, promhttp.HandlerOpts{EnableOpenMetrics: true})))
 	e.GET("/livez", func(c echo.Context) error { return c.JSON(http.StatusOK, map[string]bool{"live": true}) })
 	e.GET("/readyz", func(c echo.Context) error {
@@ -29,12 +28,12 @@ func NewAdmin(
 		}
 		return c.JSON(code, api.ReadinessOf(r))
 	})
-	if Loopback(listen) {
-		e.GET("/debug/pprof/cmdline", echo.WrapHandler(http.HandlerFunc(pprof.Cmdline)))
+	if d.Local {
+		e.GET("/debug/pprof/cmdline", func(c echo.Context) error { return c.String(http.StatusOK, os.Args[0]) })
 		e.GET("/debug/pprof/profile", echo.WrapHandler(http.HandlerFunc(pprof.Profile)))
 		e.GET("/debug/pprof/symbol", echo.WrapHandler(http.HandlerFunc(pprof.Symbol)))
 		e.GET("/debug/pprof/trace", echo.WrapHandler(http.HandlerFunc(pprof.Trace)))
 		e.GET("/debug/pprof/*", echo.WrapHandler(http.HandlerFunc(pprof.Index)))
 	}
-	return e
+	return HeadAsGet(e)
 }

@@ -58,14 +58,6 @@ func statusOfRefusal(k operate.Kind) int {
 	return http.StatusBadRequest
 }
 
-// New makes a router with docket's error handling, and nothing printed.
-func New(logger *slog.Logger) *echo.Echo {
-	e := echo.New()
-	e.HideBanner, e.HidePort = true, true
-	e.HTTPErrorHandler = answerError(logger)
-	return e
-}
-
 // answerError is every listener's error handler.
 func answerError(logger *slog.Logger) echo.HTTPErrorHandler {
 	return func(err error, c echo.Context) {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 
@@ -27,6 +28,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type stranger struct{ err error }
 
 func (s stranger) Authenticate(*http.Request) (domain.Caller, error) { return domain.Caller{}, s.err }
+
+func testDoor() Door { return Door{Metrics: NewMetrics(nil), Logger: slog.New(slog.DiscardHandler)} }
 
 // TestProblems is every kind of failure, and its answer.
 func TestProblems(t *testing.T) {
@@ -51,7 +54,7 @@ func TestProblems(t *testing.T) {
 		{"anything else", errors.New("boom"), http.StatusInternalServerError, domain.Unknown, "boom"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e := New(slog.New(slog.DiscardHandler))
+			e := New(testDoor())
 			e.GET("/x", func(echo.Context) error { return c.err })
 			w := httptest.NewRecorder()
 			e.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/x", nil))
@@ -83,7 +86,7 @@ func TestAuthenticated(t *testing.T) {
 		{"an operator", operator, http.StatusOK, http.StatusOK},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e := New(slog.New(slog.DiscardHandler))
+			e := New(testDoor())
 			g := e.Group("", Authenticated(c.who))
 			ok := func(c echo.Context) error {
 				return c.String(http.StatusOK, Caller(c).Name+" "+Caller(c).Tenants.String())
@@ -117,14 +120,17 @@ func TestPprofOnlyOnLoopback(t *testing.T) {
 				status.Saver: {Reasons: []domain.Message{domain.Say(status.Starting, nil)}},
 			},
 		}
-		h := NewAdmin(
-			listen, prometheus.NewRegistry(), func(bool) status.Report { return report }, slog.New(slog.DiscardHandler),
-		)
+		d := testDoor()
+		d.Local = Loopback(listen)
+		h := NewAdmin(d, prometheus.NewRegistry(), func(bool) status.Report { return report })
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/debug/pprof/cmdline", nil))
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://127.0.0.1/debug/pprof/cmdline", nil))
 		require.Equal(t, want, w.Code)
+		for _, arg := range os.Args[1:] {
+			require.NotContains(t, w.Body.String(), arg, "an argument may be a secret")
+		}
 		w = httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://127.0.0.1/readyz", nil))
 		require.Equal(t, http.StatusServiceUnavailable, w.Code)
 		require.Contains(t, w.Body.String(), "docket is starting")
 	}

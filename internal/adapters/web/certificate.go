@@ -1,0 +1,120 @@
+package web
+
+import (
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// Certificate is a pair of files that is read again when they change, so that a renewed certificate needs no restart.
+// Whoever renews them writes one file after the other: until both fit together again, the last good pair is served.
+type Certificate struct {
+	certFile, keyFile string
+	logger            *slog.Logger
+
+	mu      sync.Mutex
+	pair    *tls.Certificate
+	read    [2]stamp // of the files, when they were read last
+	checked time.Time
+	trouble string
+}
+
+// stamp tells one content of a file from another.
+type stamp struct {
+	changed time.Time
+	size    int64
+}
+
+// certificateEvery is how long a renewed certificate may wait for its first handshake, at most.
+const certificateEvery = time.Second
+
+// LoadCertificate reads the pair and registers how long it is valid. Its error is Misconfigured.
+func LoadCertificate(certFile, keyFile string, reg prometheus.Registerer, logger *slog.Logger) (*Certificate, error) {
+	c := &Certificate{certFile: certFile, keyFile: keyFile, logger: logger}
+	if err := c.load(); err != nil {
+		return nil, domain.Errorf(domain.Misconfigured, "load the TLS certificate: %w", err)
+	}
+	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "docket_tls_certificate_expiry_seconds",
+		Help: "Seconds until the certificate that is served expires; negative once it has.",
+	}, func() float64 { return time.Until(c.current().Leaf.NotAfter).Seconds() })
+	return c, nil
+}
+
+// Config serves the certificate over HTTP/1.1 and HTTP/2.
+func (c *Certificate) Config() *tls.Config {
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		NextProtos:     []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current(), nil },
+	}
+}
+
+// current is the newest good pair.
+func (c *Certificate) current() *tls.Certificate {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := time.Now(); now.Sub(c.checked) >= certificateEvery {
+		c.checked = now
+		c.refresh()
+	}
+	return c.pair
+}
+
+// refresh reads the files again where one has changed, and says once what is wrong with them.
+func (c *Certificate) refresh() {
+	if c.trouble == "" && c.stamps() == c.read {
+		return
+	}
+	trouble := ""
+	if err := c.load(); err != nil {
+		trouble = err.Error()
+	}
+	if trouble != "" && trouble != c.trouble {
+		c.logger.Error(
+			"the TLS certificate was not read again: the last good one is served on. Put both files in place; they are read "+
+				"again every second", "certificate", c.certFile, "key", c.keyFile, "expires", c.pair.Leaf.NotAfter,
+			"error", trouble,
+		)
+	}
+	if trouble == "" {
+		c.logger.Info("the TLS certificate was read again", "certificate", c.certFile, "expires", c.pair.Leaf.NotAfter)
+	}
+	c.trouble = trouble
+}
+
+func (c *Certificate) stamps() (out [2]stamp) {
+	for i, file := range []string{c.certFile, c.keyFile} {
+		if info, err := os.Stat(file); err == nil {
+			out[i] = stamp{info.ModTime(), info.Size()}
+		}
+	}
+	return out
+}
+
+// load reads the pair, and keeps the old one where the new one is not good.
+func (c *Certificate) load() error {
+	read := c.stamps()
+	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	if err != nil {
+		return err
+	}
+	if now := time.Now(); now.After(pair.Leaf.NotAfter) {
+		if c.pair == nil || c.pair.Leaf.NotAfter.After(pair.Leaf.NotAfter) {
+			err = fmt.Errorf("%s has expired at %s", c.certFile, pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
+		}
+	}
+	if err != nil && c.pair != nil {
+		return err
+	}
+	c.pair, c.read = &pair, read
+	return nil
+}
