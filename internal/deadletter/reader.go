@@ -133,7 +133,7 @@ func (w *work) records(ctx context.Context, letters []domain.DeadLetter) (map[do
 				next++ // it is gone
 			}
 			if next <= last && letters[next].Offset == r.Offset {
-				if sha256.Sum256(r.Value) == letters[next].SHA256 {
+				if r = r.Unpacked(); sha256.Sum256(r.Value) == letters[next].SHA256 {
 					r.Value = bytes.Clone(r.Value) // the log's keeps everything that came with it in memory
 					found[r.Position()] = r
 				}

@@ -260,5 +260,5 @@ func (w *work) reparse(l domain.DeadLetter, r domain.Record) (ingest.Assembly, e
 	if !l.Whole { // an element, which is an array of one
 		body.Wire = append(append([]byte{'['}, r.Value...), ']')
 	}
-	return w.Assembler.Assemble(body)
+	return w.Assembler.Assemble(w.Context, body)
 }

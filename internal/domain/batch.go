@@ -2,10 +2,9 @@ package domain
 
 import (
 	"bytes"
-	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io"
 	"sync"
@@ -68,17 +67,21 @@ type Sender struct {
 }
 
 // ParseBatch reads a body to its end or its cap and splits it. Content is never an error: what cannot be accepted is in
-// Quarantined. An error of r other than io.EOF and *BodyError is returned as it is, and nothing of the body counts.
+// Quarantined. An error of r other than io.EOF and *BodyError is returned as it is, and so is that of ctx, which is
+// looked at all the way; then nothing of the body counts.
 //
 // sizeHint is the expected length; 0 is fine. The batch owns the bytes it read and shares them with its events.
-func ParseBatch(r io.Reader, sizeHint int, lim Limits) (Batch, error) {
-	body, cut, err := readBody(r, sizeHint, lim.Inflated)
+func ParseBatch(ctx context.Context, r io.Reader, sizeHint int, lim Limits) (Batch, error) {
+	body, cut, err := readBody(ctx, r, sizeHint, lim.Inflated)
 	if err != nil {
 		return Batch{}, err
 	}
 	body = bytes.TrimPrefix(body, []byte("\xEF\xBB\xBF"))
-	s := splitter{lim: lim, body: body, valid: utf8.Valid(body)}
+	s := splitter{ctx: ctx, lim: lim, body: body, valid: utf8.Valid(body)}
 	cause := s.split()
+	if err := ctx.Err(); err != nil {
+		return Batch{}, err
+	}
 	if cut != "" && (cause == "" || cause == Truncated || cause == TooDeep || cut == BadGzip) {
 		cause = cut // the body broke off there, whatever the JSON in front of it looked like
 	}
@@ -115,10 +118,13 @@ func (s *splitter) detach() {
 }
 
 // readBody reads at most limit bytes into a buffer of its own. cut says why the body is not whole.
-func readBody(r io.Reader, sizeHint, limit int) (body []byte, cut Cause, err error) {
+func readBody(ctx context.Context, r io.Reader, sizeHint, limit int) (body []byte, cut Cause, err error) {
 	const margin = 512 // so that a right hint meets io.EOF without growing
 	buf := make([]byte, 0, min(max(sizeHint, 0), limit)+margin)
 	for {
+		if err := ctx.Err(); err != nil {
+			return nil, "", err
+		}
 		if len(buf) == cap(buf) { // append would grow by less and leave more behind
 			grown := make([]byte, len(buf), min(2*cap(buf), limit+margin))
 			copy(grown, buf)
@@ -170,6 +176,7 @@ func (d *decoder) release() {
 
 // splitter walks one body.
 type splitter struct {
+	ctx   context.Context
 	lim   Limits
 	body  []byte
 	valid bool // the whole body is UTF-8
@@ -179,14 +186,13 @@ type splitter struct {
 	labels []byte
 }
 
-// split returns why the body as a whole has to be quarantined, or "".
+// split returns why the body as a whole has to be quarantined, or "". It stops early once the context is done.
 func (s *splitter) split() Cause {
-	if len(bytes.TrimLeft(s.body, " \t\r\n")) == 0 {
+	if len(bytes.TrimLeft(s.body, space)) == 0 {
 		return ""
 	}
-	base := 0 // where in body the decoder began
 	d := decode(s.body)
-	defer func() { d.release() }()
+	defer d.release()
 	if d.PeekKind() != '[' {
 		if err := d.SkipValue(); err != nil {
 			return syntaxCause(err)
@@ -196,7 +202,7 @@ func (s *splitter) split() Cause {
 	if _, err := d.ReadToken(); err != nil {
 		return syntaxCause(err)
 	}
-	for {
+	for s.ctx.Err() == nil {
 		kind := d.PeekKind()
 		if kind == ']' {
 			break
@@ -204,44 +210,34 @@ func (s *splitter) split() Cause {
 		if s.seen == s.lim.Events && kind > 0 {
 			return TooManyEvents
 		}
-		start := base + int(d.InputOffset())
+		start := int(d.InputOffset())
 		id, err := s.element(d, kind)
-		end := base + int(d.InputOffset())
-		if err == nil {
+		end := int(d.InputOffset())
+		switch {
+		case err == nil:
 			s.add(id, kind, trimSeparator(s.body[start:end]))
-			continue
-		}
-		// jsontext refuses nesting beyond 10,000 levels and cannot go on. Find the element's end another way, keep
-		// its bytes, and let a new decoder read the rest of the array.
-		rest := trimSeparator(s.body[start:])
-		n, cause := deepLen(rest, s.lim.Depth)
-		if n == 0 {
-			return cmp.Or(cause, syntaxCause(err))
-		}
-		s.seen++
-		s.batch.Quarantined = append(s.batch.Quarantined, Quarantined{Cause: TooDeep, Raw: bytes.Clone(rest[:n])})
-		base = len(s.body) - len(rest) + n - len(arrayAgain)
-		copy(s.body[base:], arrayAgain)
-		d.release()
-		d = decode(s.body[base:])
-		if _, err := d.ReadToken(); err != nil {
-			return syntaxCause(err)
-		}
-		if err := d.SkipValue(); err != nil {
+		case nestsBeyond(s.body[start:], mostLevels):
+			return s.splitDeep(start)
+		default:
 			return syntaxCause(err)
 		}
 	}
 	if _, err := d.ReadToken(); err != nil {
 		return syntaxCause(err)
 	}
-	if len(bytes.TrimLeft(s.body[base+int(d.InputOffset()):], " \t\r\n")) != 0 {
+	return behind(s.body[d.InputOffset():])
+}
+
+// space is what JSON takes for white space (RFC 8259 section 2).
+const space = " \t\r\n"
+
+// behind is the cause of what stands behind the array.
+func behind(rest []byte) Cause {
+	if len(bytes.TrimLeft(rest, space)) != 0 {
 		return TrailingBytes
 	}
 	return ""
 }
-
-// arrayAgain, written over the end of an element that was quarantined, makes the rest of the body an array again.
-const arrayAgain = "[0"
 
 // element reads one element and returns the identity of an object.
 func (s *splitter) element(d *decoder, kind jsontext.Kind) (id string, err error) {
@@ -281,18 +277,17 @@ func (s *splitter) element(d *decoder, kind jsontext.Kind) (id string, err error
 
 // add accepts an element or quarantines it.
 func (s *splitter) add(id string, kind jsontext.Kind, raw []byte) {
-	s.seen++
-	var cause Cause
 	switch {
 	case kind != '{':
-		cause = NotObject
+		s.quarantine(NotObject, raw)
 	case len(raw) > s.lim.Event:
-		cause = EventTooLarge
+		s.quarantine(EventTooLarge, raw)
 	case !s.valid && !utf8.Valid(raw):
-		cause = InvalidUTF8
-	case tooDeep(raw, s.lim.Depth):
-		cause = TooDeep
+		s.quarantine(InvalidUTF8, raw)
+	case nestsBeyond(raw, s.lim.Depth):
+		s.quarantine(TooDeep, raw)
 	default:
+		s.seen++
 		if id == "" {
 			id = spellHash(sha256.Sum256(raw))
 		}
@@ -304,8 +299,12 @@ func (s *splitter) add(id string, kind jsontext.Kind, raw []byte) {
 			s.batch.Senders = append(s.batch.Senders, Sender{Labels: s.labels})
 		}
 		s.batch.Senders[len(s.batch.Senders)-1].Events++
-		return
 	}
+}
+
+// quarantine keeps an element's bytes, or leaves it to the upload's wire bytes.
+func (s *splitter) quarantine(cause Cause, raw []byte) {
+	s.seen++
 	if len(raw) > MaxQuarantined {
 		raw = nil
 	}
@@ -314,59 +313,6 @@ func (s *splitter) add(id string, kind jsontext.Kind, raw []byte) {
 
 // trimSeparator drops the comma and white space that stand between the previous element and this one.
 func trimSeparator(raw []byte) []byte { return bytes.TrimLeft(raw, ", \t\r\n") }
-
-// tooDeep reports whether a valid JSON value nests beyond depth. Most events have fewer brackets than that in all.
-func tooDeep(raw []byte, depth int) bool {
-	if bytes.Count(raw, []byte("{"))+bytes.Count(raw, []byte("[")) <= depth {
-		return false
-	}
-	d := decode(raw)
-	defer d.release()
-	for {
-		if _, err := d.ReadToken(); err != nil {
-			return false
-		}
-		if d.StackDepth() > depth {
-			return true
-		}
-	}
-}
-
-// deepLen returns the length of the JSON value that b begins with if it nests beyond depth. Otherwise it returns 0, and
-// the cause to quarantine the body where that is known better here than by the caller. encoding/json's tokens have no
-// limit of depth, at a price that only such values pay.
-func deepLen(b []byte, depth int) (int, Cause) {
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.UseNumber()
-	level, deepest := 0, 0
-	for {
-		tok, err := dec.Token()
-		switch {
-		case err != nil && deepest > depth && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
-			return 0, Truncated
-		case err != nil:
-			return 0, ""
-		case dec.InputOffset() > MaxQuarantined && deepest > depth:
-			return 0, TooDeep // not worth more of our time: the wire bytes keep the rest
-		case dec.InputOffset() > MaxQuarantined:
-			return 0, ""
-		}
-		switch tok {
-		case json.Delim('{'), json.Delim('['):
-			level++
-			deepest = max(deepest, level)
-		case json.Delim('}'), json.Delim(']'):
-			level--
-		}
-		if level > 0 {
-			continue
-		}
-		if deepest <= depth {
-			return 0, ""
-		}
-		return int(dec.InputOffset()), ""
-	}
-}
 
 // syntaxCause tells a body that ends too early from one that is wrong.
 func syntaxCause(err error) Cause {

@@ -56,7 +56,7 @@ func BenchmarkParseBatch(b *testing.B) {
 			}
 		}
 		parse := func(r io.Reader) {
-			batch, err := ParseBatch(r, s.Len(), DefaultLimits)
+			batch, err := ParseBatch(b.Context(), r, s.Len(), DefaultLimits)
 			if err != nil || len(batch.Events) != events {
 				b.Fatalf("%d events, %v", len(batch.Events), err)
 			}

@@ -66,7 +66,19 @@ func TestParseBatch(t *testing.T) {
 		{"two of them", `[` + deep(10_002) + `,{"a":1},` + deep(20_000) + `]`, []string{`{"a":1}`}, []string{"too_deep: " +
 			deep(10_002), "too_deep: " + deep(20_000)}},
 		{"deep and broken", `[{"a":1},{"d":` + strings.Repeat("[", 10_050) +
-			`,]`, []string{`{"a":1}`}, []string{"broken_json"}},
+			`,]`, []string{`{"a":1}`}, []string{"truncated"}}, // its brackets do not close
+		{"deep, and no comma behind", `[{"a":1},` + deep(10_050) + `{"b":1}]`, []string{`{"a":1}`}, []string{"too_deep: " +
+			deep(10_050), "broken_json"}},
+		{"deep, and an event behind that is broken", `[` + deep(10_050) + `,{"a":1},{"b":},{"c":1}]`, []string{`{"a":1}`},
+			[]string{"too_deep: " + deep(10_050), "broken_json"}},
+		{"deep, and rubbish behind", `[` + deep(10_050) + `,{"a":1},rubbish]`, []string{`{"a":1}`}, []string{"too_deep: " +
+			deep(10_050), "broken_json"}},
+		{"deep, and others behind", `[` + deep(10_050) + ` , 7,"x" ,null, {"a":1} ] `, []string{`{"a":1}`}, []string{
+			"too_deep: " + deep(10_050), "not_object: 7", `not_object: "x"`, "not_object: null"}},
+		{"deep, and bytes behind the array", `[` + deep(10_050) + `] x`, nil, []string{"too_deep: " + deep(10_050),
+			"trailing_bytes"}},
+		{"deep, with brackets in strings", `[{"x":"]}","d":` + deep(10_050) + `},{"a":"[{"}]`, []string{`{"a":"[{"}`},
+			[]string{"too_deep: " + `{"x":"]}","d":` + deep(10_050) + `}`}},
 		{"deep and cut off", `[{"a":1},` + strings.Repeat(`{"d":`, 10_050), []string{`{"a":1}`}, []string{"truncated"}},
 		{"too large", `[` + long + `,{"a":1}]`, []string{`{"a":1}`}, []string{"event_too_large: " + long}},
 		{"too many", `[{},{},{"c":3},{},{},{},{}]`, []string{"{}", "{}", `{"c":3}`, "{}", "{}"}, []string{"too_many_events"}},
@@ -77,7 +89,7 @@ func TestParseBatch(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			for _, r := range []io.Reader{strings.NewReader(c.body), iotest.OneByteReader(strings.NewReader(c.body)),
 				iotest.DataErrReader(strings.NewReader(c.body))} {
-				b, err := ParseBatch(r, len(c.body)/2, lim)
+				b, err := ParseBatch(t.Context(), r, len(c.body)/2, lim)
 				require.NoError(t, err)
 				var events, quarantined []string
 				for _, e := range b.Events {
@@ -124,7 +136,7 @@ func TestParseBatchIdentity(t *testing.T) {
 			if want == "" {
 				want = hashOf(c.event)
 			}
-			b, err := ParseBatch(strings.NewReader("["+c.event+"]"), 0, DefaultLimits)
+			b, err := ParseBatch(t.Context(), strings.NewReader("["+c.event+"]"), 0, DefaultLimits)
 			require.NoError(t, err)
 			require.Len(t, b.Events, 1)
 			require.Equal(t, want, b.Events[0].ID)
@@ -145,7 +157,7 @@ func TestParseBatchBodyErrors(t *testing.T) {
 		return io.MultiReader(strings.NewReader(text), iotest.ErrReader(err))
 	}
 	t.Run("the transport's error is the caller's", func(t *testing.T) {
-		_, err := ParseBatch(reader(`[{"a":1},`, broken), 0, DefaultLimits)
+		_, err := ParseBatch(t.Context(), reader(`[{"a":1},`, broken), 0, DefaultLimits)
 		require.ErrorIs(t, err, broken)
 	})
 	for _, c := range []struct {
@@ -162,7 +174,7 @@ func TestParseBatchBodyErrors(t *testing.T) {
 		{"cut off behind broken JSON", `[{"a":1},{]`, Truncated, 1, BrokenJSON},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b, err := ParseBatch(reader(c.text, &BodyError{Cause: c.cause, Err: broken}), 0, DefaultLimits)
+			b, err := ParseBatch(t.Context(), reader(c.text, &BodyError{Cause: c.cause, Err: broken}), 0, DefaultLimits)
 			require.NoError(t, err)
 			require.Len(t, b.Events, c.accepted)
 			require.Equal(t, []Quarantined{{Cause: c.want}}, b.Quarantined)
@@ -171,7 +183,7 @@ func TestParseBatchBodyErrors(t *testing.T) {
 	t.Run("too large", func(t *testing.T) {
 		lim := DefaultLimits
 		lim.Inflated = 20
-		b, err := ParseBatch(io.MultiReader(strings.NewReader(`[{"a":1},{"b":1},{"c":1}]`), endless{}), 0, lim)
+		b, err := ParseBatch(t.Context(), io.MultiReader(strings.NewReader(`[{"a":1},{"b":1},{"c":1}]`), endless{}), 0, lim)
 		require.NoError(t, err)
 		require.Len(t, b.Events, 2)
 		require.Equal(t, []Quarantined{{Cause: BodyTooLarge}}, b.Quarantined)
@@ -180,13 +192,13 @@ func TestParseBatchBodyErrors(t *testing.T) {
 		lim := DefaultLimits
 		body := `[{"a":1}]`
 		lim.Inflated = len(body)
-		b, err := ParseBatch(strings.NewReader(body), 0, lim)
+		b, err := ParseBatch(t.Context(), strings.NewReader(body), 0, lim)
 		require.NoError(t, err)
 		require.Len(t, b.Events, 1)
 		require.Empty(t, b.Quarantined)
 	})
 	t.Run("an element too large for the dead-letter topic goes with the wire bytes", func(t *testing.T) {
-		b, err := ParseBatch(strings.NewReader(`[{"a":"`+strings.Repeat("x", MaxQuarantined)+`"},{"b":1}]`), 0, DefaultLimits)
+		b, err := ParseBatch(t.Context(), strings.NewReader(`[{"a":"`+strings.Repeat("x", MaxQuarantined)+`"},{"b":1}]`), 0, DefaultLimits)
 		require.NoError(t, err)
 		require.Len(t, b.Events, 1)
 		require.Equal(t, []Quarantined{{Cause: EventTooLarge}}, b.Quarantined)
@@ -205,7 +217,7 @@ func (endless) Read(b []byte) (int, error) {
 
 func TestParseBatchSenders(t *testing.T) {
 	b, err := ParseBatch(
-		strings.NewReader(
+		t.Context(), strings.NewReader(
 			`[{"a":1},{"labels":{"id":"x"}},{"labels":{"id":"x"}},7,{"labels":{"id":"y"}},{"labels":1,"labels":{"id":"y"}}]`,
 		),
 		0,
@@ -224,7 +236,7 @@ func FuzzParseBatch(f *testing.F) {
 	lim := Limits{Inflated: 1 << 20, Events: 100, Depth: 64, Event: 10_000}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		sent := bytes.Clone(body)
-		b, err := ParseBatch(bytes.NewReader(body), 0, lim)
+		b, err := ParseBatch(t.Context(), bytes.NewReader(body), 0, lim)
 		if err != nil {
 			t.Fatalf("content is never an error: %v", err)
 		}

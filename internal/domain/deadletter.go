@@ -102,6 +102,7 @@ const maxDeadText = maxErrorText
 
 // DeadLetter reads a record of a dead-letter topic. It cannot fail, whoever wrote the record.
 func (p *Projector) DeadLetter(r Record, topics Topics) DeadLetter {
+	r = r.Unpacked()
 	h := r.Headers
 	clean := func(s string) string {
 		s, _ = cleanText(s, maxDeadText)

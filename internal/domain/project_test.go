@@ -154,7 +154,7 @@ func TestGoldenEvents(t *testing.T) {
 		t.Run(filepath.Base(name), func(t *testing.T) {
 			body, err := os.ReadFile(name)
 			require.NoError(t, err)
-			b, err := ParseBatch(strings.NewReader(string(body)), len(body), DefaultLimits)
+			b, err := ParseBatch(t.Context(), strings.NewReader(string(body)), len(body), DefaultLimits)
 			require.NoError(t, err)
 			require.Empty(t, b.Quarantined)
 			require.NotEmpty(t, b.Events)

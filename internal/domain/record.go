@@ -1,7 +1,10 @@
 package domain
 
 import (
+	"bytes"
+	"compress/gzip"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -123,6 +126,8 @@ type Headers struct {
 	// Origin is "topic/partition/offset" of the record's first home, and LoggedAt when the log took it there.
 	Origin   string
 	LoggedAt time.Time
+	// Encoding is EncodedGzip where the value of a quarantined record is compressed; see Unpacked.
+	Encoding string
 	// HeldFor is what a held record waits for; see HeldForDay and its like.
 	HeldFor string
 	// Part is "i/n" where a record had to be cut up, because no topic takes it whole.
@@ -162,6 +167,27 @@ func (r Record) Parts(dlq string) []Record {
 	return out
 }
 
+// EncodedGzip is the encoding of a value that is kept as gzip.
+const EncodedGzip = "gzip"
+
+// Unpacked is the record with its value as it was sent. What says that it is compressed and is not, or is larger than
+// anything that docket quarantines, stays as it is: another program may have written it.
+func (r Record) Unpacked() Record {
+	if r.Headers.Encoding != EncodedGzip {
+		return r
+	}
+	z, err := gzip.NewReader(bytes.NewReader(r.Value))
+	if err != nil {
+		return r
+	}
+	value, err := io.ReadAll(io.LimitReader(z, MaxQuarantined+1))
+	if err != nil || len(value) > MaxQuarantined {
+		return r
+	}
+	r.Value, r.Headers.Encoding = value, ""
+	return r
+}
+
 // maxErrorText bounds the docket-error header, in bytes.
 const maxErrorText = 1 << 10
 
@@ -195,6 +221,7 @@ const (
 	headerOrigin        = "docket-origin"
 	headerLoggedAt      = "docket-logged-at"
 	headerHeldFor       = "docket-held-for"
+	headerEncoding      = "docket-encoding"
 	headerPart          = "docket-part"
 	headerReplay        = "docket-replay"
 	headerReplayCount   = "docket-replay-count"
@@ -233,6 +260,7 @@ func (h Headers) Encode() []Header {
 	text(headerOrigin, h.Origin)
 	instant(headerLoggedAt, h.LoggedAt)
 	text(headerHeldFor, h.HeldFor)
+	text(headerEncoding, h.Encoding)
 	text(headerPart, h.Part)
 	text(headerReplay, h.Replay)
 	count(headerReplayCount, h.ReplayCount)
@@ -275,6 +303,8 @@ func DecodeHeaders(headers []Header) Headers {
 			h.LoggedAt = instantOf(p.Value)
 		case headerHeldFor:
 			h.HeldFor = p.Value
+		case headerEncoding:
+			h.Encoding = p.Value
 		case headerPart:
 			h.Part = p.Value
 		case headerReplay:

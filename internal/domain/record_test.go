@@ -1,6 +1,8 @@
 package domain
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +23,8 @@ func TestHeadersRoundTrip(t *testing.T) {
 			Tenant: "t", Reason: TooDeep, TraceParent: "tp", Attempt: 3, NotBefore: at, FirstFailedAt: at.Add(time.Hour),
 			ErrorClass: Unknown,
 			ErrorCode:  "c", Error: "e", Origin: "a/0/1", LoggedAt: at, HeldFor: "day:none", Part: "1/3",
-			Replay: "r", ReplayCount: 9,
+			Encoding: EncodedGzip,
+			Replay:   "r", ReplayCount: 9,
 		},
 	} {
 		require.Equal(t, h, DecodeHeaders(h.Encode()))
@@ -55,13 +58,52 @@ func TestMoved(t *testing.T) {
 	}
 }
 
+func TestUnpacked(t *testing.T) {
+	squeeze := func(plain []byte) []byte {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		_, err := z.Write(plain)
+		require.NoError(t, err)
+		require.NoError(t, z.Close())
+		return b.Bytes()
+	}
+	plain, bomb := bytes.Repeat([]byte("["), 5000), squeeze(make([]byte, MaxQuarantined+1))
+	for _, c := range []struct {
+		name        string
+		value       []byte
+		encoding    string
+		want        []byte
+		encodedThen string
+	}{
+		{"compressed", squeeze(plain), EncodedGzip, plain, ""},
+		{"as it was sent", squeeze(plain), "", squeeze(plain), ""},
+		{"an encoding of somebody else's", squeeze(plain), "br", squeeze(plain), "br"},
+		{"no gzip", plain, EncodedGzip, plain, EncodedGzip},
+		{"gzip that ends too early", squeeze(plain)[:20], EncodedGzip, squeeze(plain)[:20], EncodedGzip},
+		{"the longest", squeeze(make([]byte, MaxQuarantined)), EncodedGzip, make([]byte, MaxQuarantined), ""},
+		{"a bomb", bomb, EncodedGzip, bomb, EncodedGzip},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := Record{Value: c.value, Headers: Headers{Tenant: "t", Encoding: c.encoding}}.Unpacked()
+			require.True(t, bytes.Equal(c.want, r.Value))
+			require.Equal(t, Headers{Tenant: "t", Encoding: c.encodedThen}, r.Headers)
+		})
+	}
+	p, err := NewProjector(nil)
+	require.NoError(t, err)
+	r := Record{Topic: "docket.dlq", Value: plain, Headers: Headers{Reason: TooDeep, ErrorClass: Invalid}}
+	as := p.DeadLetter(r, TopicsWithPrefix("docket."))
+	r.Value, r.Headers.Encoding = squeeze(plain), EncodedGzip
+	require.Equal(t, as, p.DeadLetter(r, TopicsWithPrefix("docket.")), "the index knows the bytes that were sent")
+}
+
 func TestParts(t *testing.T) {
 	r := Record{Topic: "docket.decisions", Partition: 3, Offset: 7, Key: "huge", Value: make([]byte, 20<<20)}
 	require.True(t, r.Foreign())
 	require.False(t, Record{Headers: Headers{Upload: "ab"}}.Foreign())
 	parts := r.Parts("docket.dlq")
 	require.Len(t, parts, 3)
-	bytes := 0
+	sum := 0
 	for i, part := range parts {
 		require.Equal(t, "docket.dlq", part.Topic)
 		require.Equal(t, "huge", part.Key)
@@ -69,9 +111,9 @@ func TestParts(t *testing.T) {
 		require.Equal(t, "docket.decisions/3/7", part.Headers.Origin)
 		require.Equal(t, EventTooLarge, part.Headers.Reason)
 		require.LessOrEqual(t, len(part.Value), partBytes)
-		bytes += len(part.Value)
+		sum += len(part.Value)
 	}
-	require.Equal(t, len(r.Value), bytes)
+	require.Equal(t, len(r.Value), sum)
 }
 
 func FuzzDecodeHeaders(f *testing.F) {

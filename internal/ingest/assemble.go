@@ -1,9 +1,14 @@
 package ingest
 
 import (
+	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
 
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -57,15 +62,15 @@ func (a *Assembly) Records() []domain.Record {
 	return a.Accepted[:len(a.Accepted)+len(a.Elements)+len(a.Whole)]
 }
 
-// Assemble splits a body. What cannot be accepted is quarantined; errors are those of Body.Charge.
-func (a Assembler) Assemble(b Body) (Assembly, error) {
+// Assemble splits a body. What cannot be accepted is quarantined; errors are those of Body.Charge, and ctx's.
+func (a Assembler) Assemble(ctx context.Context, b Body) (Assembly, error) {
 	hint := sizeHint(b.Wire, b.Gzipped, a.Limits.Inflated)
 	if err := b.charge(hint); err != nil {
 		return Assembly{}, err
 	}
 	body, done := Open(b.Wire, b.Gzipped)
 	defer done()
-	batch, err := domain.ParseBatch(&charged{body, b.charge, hint}, hint, a.Limits)
+	batch, err := domain.ParseBatch(ctx, &charged{body, b.charge, hint}, hint, a.Limits)
 	if err != nil {
 		return Assembly{}, err
 	}
@@ -94,7 +99,8 @@ func (a Assembler) records(b Body, batch domain.Batch) Assembly {
 		h.Replay, h.ReplayCount = "", 0 // a dead letter of its own, which no job has replayed
 		switch {
 		case q.Raw != nil:
-			records = append(records, domain.Record{Topic: a.Topics.DLQ, Key: domain.HashID(q.Raw), Value: q.Raw, Headers: h})
+			r := domain.Record{Topic: a.Topics.DLQ, Key: domain.HashID(q.Raw), Value: q.Raw, Headers: h}
+			records = append(records, packed(r))
 		case !hasCause(whole, q.Cause):
 			whole = append(whole, domain.Record{Topic: a.Topics.DLQ, Key: "sha256:" + h.Upload, Value: b.Wire, Headers: h})
 		}
@@ -103,6 +109,36 @@ func (a Assembler) records(b Body, batch domain.Batch) Assembly {
 	records = append(records, whole...)
 	out.Accepted, out.Elements, out.Whole = records[:accepted], records[accepted:elements], records[elements:]
 	return out
+}
+
+// worthPacking is the shortest value that is compressed, in bytes.
+const worthPacking = 4 << 10
+
+var packers = sync.Pool{New: func() any {
+	z, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
+	if err != nil {
+		panic(err) // the level is a constant
+	}
+	return z
+}}
+
+// packed compresses a long value where that halves it: a few KiB on the wire may be many MiB of elements, which a
+// dead-letter topic keeps for a month.
+func packed(r domain.Record) domain.Record {
+	if len(r.Value) < worthPacking {
+		return r
+	}
+	z := packers.Get().(*gzip.Writer)
+	defer packers.Put(z)
+	var b bytes.Buffer
+	z.Reset(&b)
+	_, _ = z.Write(r.Value) // to memory
+	_ = z.Close()
+	if 2*b.Len() > len(r.Value) {
+		return r
+	}
+	r.Value, r.Headers.Encoding = b.Bytes(), domain.EncodedGzip
+	return r
 }
 
 func hasCause(records []domain.Record, cause domain.Cause) bool {

@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"strings"
@@ -42,7 +43,7 @@ func TestAssemble(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			c.body.Topic = topics.Parking
 			c.body.Headers = domain.Headers{Tenant: "acme", Replay: "r-1", ReplayCount: 2, Upload: "u"}
-			got, err := a.Assemble(c.body)
+			got, err := a.Assemble(t.Context(), c.body)
 			require.NoError(t, err)
 			require.Len(t, got.Accepted, c.accepted)
 			require.Len(t, got.Elements, c.elements)
@@ -67,6 +68,35 @@ func TestAssemble(t *testing.T) {
 	}
 }
 
+// TestRepetitiveElementsArePacked has 90 KB of gzip that are 60 MiB of elements, all of which are quarantined.
+func TestRepetitiveElementsArePacked(t *testing.T) {
+	a := Assembler{Topics: topics, Limits: domain.DefaultLimits}
+	deep := strings.Repeat(`{"a":`, 10_050) + "1" + strings.Repeat("}", 10_050)
+	const elements = 1000
+	got, err := a.Assemble(t.Context(), Body{
+		Wire: gzipped("[" + strings.Repeat(deep+",", elements-1) + deep + "]"), Gzipped: true, Topic: topics.Decisions,
+	})
+	require.NoError(t, err)
+	require.Len(t, got.Elements, elements)
+	kept := 0
+	for _, r := range got.Elements {
+		kept += len(r.Value)
+		require.Equal(t, domain.HashID([]byte(deep)), r.Key)
+		require.Equal(t, deep, string(r.Unpacked().Value))
+	}
+	require.Less(t, kept, elements*len(deep)/100)
+	got, err = a.Assemble(t.Context(), Body{Wire: []byte("[" + strings.Repeat("[", 100) + strings.Repeat("]", 100) + "]")})
+	require.NoError(t, err)
+	require.Empty(t, got.Elements[0].Headers.Encoding, "a short one is kept as it is")
+}
+
+func TestAssembleStopsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := (Assembler{Topics: topics, Limits: domain.DefaultLimits}).Assemble(ctx, Body{Wire: []byte(`[{},{}]`)})
+	require.ErrorIs(t, err, context.Canceled)
+}
+
 // TestChargeBoundsMemory has a budget that is refused at every point, and what is charged for a body.
 func TestChargeBoundsMemory(t *testing.T) {
 	a := Assembler{Topics: topics, Limits: domain.DefaultLimits}
@@ -80,7 +110,7 @@ func TestChargeBoundsMemory(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			charged, calls := 0, 0
 			b.Charge = func(n int) error { charged, calls = charged+n, calls+1; return nil }
-			_, err := a.Assemble(b)
+			_, err := a.Assemble(t.Context(), b)
 			require.NoError(t, err)
 			require.Equal(t, len(body)+3*recordOverhead, charged, "every byte once, and every record")
 			for refused := 1; refused <= calls; refused++ {
@@ -91,7 +121,7 @@ func TestChargeBoundsMemory(t *testing.T) {
 					}
 					return nil
 				}
-				_, err := a.Assemble(b)
+				_, err := a.Assemble(t.Context(), b)
 				require.ErrorIs(t, err, over)
 			}
 		})

@@ -63,7 +63,7 @@ type Upload struct {
 func (s *Service) Accept(ctx context.Context, u Upload) (Receipt, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.publishTimeout)
 	defer cancel()
-	a, err := s.assembler.Assemble(Body{
+	a, err := s.assembler.Assemble(ctx, Body{
 		Wire: u.Wire, Gzipped: u.Gzipped, Topic: s.assembler.Topics.Decisions, Charge: u.Charge,
 		Headers: domain.Headers{
 			Tenant: u.Tenant, OPAPartition: domain.Name(u.Partition), ReceivedAt: u.ReceivedAt, Upload: uploadOf(u.Wire),

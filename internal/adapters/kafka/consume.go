@@ -41,6 +41,8 @@ type member struct {
 	log    *Log
 	sub    ports.Subscription
 	client *kgo.Client
+	memory *holding
+	asks   int32              // how many bytes the client asks for at once
 	abort  context.CancelFunc // of the client's own context
 	retry  *backoff.ExponentialBackOff
 
@@ -91,11 +93,12 @@ func (l *Log) awaitAnew(ctx context.Context, topics []string) {
 
 // consume is Consume for as long as the topics are what they were.
 func (l *Log) consume(ctx context.Context, sub ports.Subscription, handle ports.Handler) error {
-	m := &member{log: l, sub: sub, feeds: map[topicPartition]*feed{}, retry: backoff.NewExponentialBackOff(
+	m := &member{log: l, sub: sub, feeds: map[topicPartition]*feed{}, memory: l.memory.join(sub.Group)}
+	m.retry = backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(500*time.Millisecond),
 		backoff.WithMaxInterval(5*time.Second),
 		backoff.WithMaxElapsedTime(0),
-	)}
+	)
 	life, abort := context.WithCancel(context.Background())
 	m.abort = abort
 	var err error
@@ -115,6 +118,8 @@ func (l *Log) consume(ctx context.Context, sub ports.Subscription, handle ports.
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.KeepControlRecords(),
+		kgo.WithDecompressor(m.memory),
+		kgo.WithHooks(m.memory),
 		kgo.FetchMaxBytes(fetchBytes),
 		kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
 		kgo.FetchMinBytes(fetchMinBytes),
@@ -126,8 +131,10 @@ func (l *Log) consume(ctx context.Context, sub ports.Subscription, handle ports.
 	)...)
 	if err != nil {
 		abort()
+		l.memory.leave(m.memory)
 		return &domain.Error{Class: domain.Misconfigured, Op: "set up the Kafka client", Text: err.Error(), Err: err}
 	}
+	m.memory.client.Store(m.client)
 	l.marks.join(m)
 	defer m.leave()
 	for ctx.Err() == nil {
@@ -185,6 +192,7 @@ func deliver(ctx context.Context, batch []domain.Record, handle ports.Handler) (
 // that.
 func (m *member) leave() {
 	m.log.marks.leave(m)
+	defer m.log.memory.leave(m.memory)
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	m.client.AllowRebalance()
@@ -272,12 +280,17 @@ func (m *member) poll(ctx context.Context, wake time.Time, limit int) error {
 		}
 		f.waiting = append(f.waiting, fetched{Record: record, epoch: r.LeaderEpoch})
 	})
+	m.weigh()
+	m.memory.polled.Store(0)
 	m.mu.Unlock()
+	m.askFor(m.memory.ratio.fetch(fetchBytes))
 	for _, e := range errs {
 		switch {
 		case errors.Is(e.Err, kgo.ErrClientClosed):
 			return domain.Errorf(domain.Canceled, "the log is closed")
 		case errors.Is(e.Err, context.Canceled), errors.Is(e.Err, context.DeadlineExceeded):
+		case errors.Is(e.Err, errNoRoom):
+			m.starve(e.Topic, e.Partition)
 		case m.isAnew(ctx, e):
 			return errAnew
 		default:
@@ -377,6 +390,7 @@ func (m *member) forget(partitions map[string][]int32) {
 	for topic, numbers := range partitions {
 		for _, p := range numbers {
 			delete(m.feeds, topicPartition{topic, p})
+			m.weigh()
 			m.log.marks.forget(m, topicPartition{topic, p})
 		}
 	}

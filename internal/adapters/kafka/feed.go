@@ -22,6 +22,7 @@ type feed struct {
 	committed int64
 	paused    bool // it is not fetched
 	stopped   bool // until a person has looked
+	starved   bool // it is not fetched, because there was no room for its next batch
 	judged    bool // it began where the store agrees
 	topicID   string
 	carried   string // what stood beside its committed offset when it was not judged yet
@@ -52,6 +53,15 @@ func (m *member) eligible(now time.Time) (records, bytes int, wake time.Time) {
 	defer m.mu.Unlock()
 	resume := map[string][]int32{}
 	for _, f := range m.feeds {
+		if f.starved && m.log.memory.room(m.memory, inflateStep, 0) {
+			f.starved = false
+			if !f.paused && !f.stopped {
+				resume[f.topic] = append(resume[f.topic], f.partition)
+			}
+		}
+		if look := now.Add(starvedFor); f.starved && (wake.IsZero() || look.Before(wake)) {
+			wake = look
+		}
 		switch {
 		case len(f.waiting) == 0 && !f.paused:
 		case now.Before(f.until):
@@ -60,7 +70,9 @@ func (m *member) eligible(now time.Time) (records, bytes int, wake time.Time) {
 			}
 		case len(f.waiting) == 0:
 			f.paused = false
-			resume[f.topic] = append(resume[f.topic], f.partition)
+			if !f.starved {
+				resume[f.topic] = append(resume[f.topic], f.partition)
+			}
 		default:
 			for _, r := range f.waiting {
 				if !r.control {
@@ -147,14 +159,58 @@ func (m *member) settle(pauses []ports.Pause) {
 		f.paused = paused
 		if paused {
 			pause[f.topic] = append(pause[f.topic], f.partition)
-		} else {
+		} else if !f.starved {
 			resume[f.topic] = append(resume[f.topic], f.partition)
 		}
 	}
+	m.weigh()
 	if len(pause) > 0 {
 		m.client.PauseFetchPartitions(pause)
 	}
 	if len(resume) > 0 && len(m.client.PauseFetchPartitions(nil)) > 0 {
 		m.client.ResumeFetchPartitions(resume)
+	}
+}
+
+// starvedFor is how soon a partition that there was no room for is looked at again, where other members have the room.
+const starvedFor = 50 * time.Millisecond
+
+// starve leaves a partition unfetched until there is room for its next batch.
+func (m *member) starve(topic string, partition int32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if f := m.feeds[topicPartition{topic, partition}]; f != nil {
+		f.starved = true
+		m.client.PauseFetchPartitions(map[string][]int32{topic: {partition}})
+	}
+}
+
+// weigh tells the budget what this member has in memory. What waits in a paused partition rests there: it must not keep
+// the others from going on. The caller has the lock.
+func (m *member) weigh() {
+	var waiting, resting int64
+	for _, f := range m.feeds {
+		var bytes int64
+		for i := range f.waiting {
+			bytes += int64(len(f.waiting[i].Value) + recordOverhead/64)
+		}
+		if f.paused || f.stopped {
+			resting += bytes
+		} else {
+			waiting += bytes
+		}
+	}
+	m.memory.waiting.Store(waiting)
+	m.memory.resting.Store(resting)
+}
+
+// askFor changes how many bytes the client asks for at once, where it is another number by a quarter.
+func (m *member) askFor(bytes int32) {
+	if m.asks == 0 {
+		m.asks = fetchBytes
+	}
+	if d := m.asks - bytes; 4*max(d, -d) > m.asks {
+		m.asks = bytes
+		m.client.UpdateFetchMaxBytes(bytes, min(bytes, fetchPartitionBytes))
 	}
 }

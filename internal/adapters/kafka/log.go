@@ -3,6 +3,7 @@
 package kafka
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ports"
@@ -92,6 +94,9 @@ type Log struct {
 	clocks  clocks
 	refused atomic.Pointer[refusal] // the last publication, if it failed
 	marks   *marker
+	memory  *memory // of the consumers
+	reads   *memory // of what reads outside of groups, and reading bounds how many do at once
+	reading *semaphore.Weighted
 
 	mu     sync.Mutex
 	minISR map[string]int // by topic, as far as known
@@ -102,6 +107,8 @@ type Log struct {
 func Open(opts Options) (*Log, error) {
 	l := &Log{
 		opts: opts, process: newProcessID(), minISR: map[string]int{}, lost: map[string]bool{}, marks: newMarker(opts.Marks),
+		memory: newMemory(consumerMemory, groupMemory), reads: newMemory(readerMemory, 0),
+		reading: semaphore.NewWeighted(maxReads),
 	}
 	compress, err := newCompressor()
 	if err != nil {
@@ -282,6 +289,8 @@ func encode(h domain.Headers) []kgo.RecordHeader {
 	return out
 }
 
+// decode makes docket's record of the client's. Its value is a copy: the client's is a part of its whole batch, which
+// would stay in memory for as long as one record of it does.
 func decode(r *kgo.Record) domain.Record {
 	pairs := make([]domain.Header, len(r.Headers))
 	for i, h := range r.Headers {
@@ -289,7 +298,7 @@ func decode(r *kgo.Record) domain.Record {
 	}
 	return domain.Record{
 		Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, WrittenAt: r.Timestamp.UTC(), Key: string(r.Key),
-		Value: r.Value, Headers: domain.DecodeHeaders(pairs),
+		Value: bytes.Clone(r.Value), Headers: domain.DecodeHeaders(pairs),
 	}
 }
 

@@ -16,6 +16,10 @@ const (
 	// A reader asks for much at once: nobody shares it, and a replay or a search goes on behind what it has.
 	readBytes          = 8 << 20
 	readPartitionBytes = 4 << 20
+	// maxReads is how many reads go on at once; others wait. Each may have a whole batch in memory, whatever the budget.
+	maxReads = 8
+	// readRecords are looked at before more is polled.
+	readRecords = 500
 	// gapWait is how long records are waited for that should be there, before it is asked whether there are any.
 	gapWait = 2 * time.Second
 )
@@ -55,6 +59,10 @@ func (l *Log) read(
 	if err := ctx.Err(); err != nil {
 		return from, classify(op, err)
 	}
+	if err := l.reading.Acquire(ctx, 1); err != nil {
+		return from, classify(op+": others read as well", err)
+	}
+	defer l.reading.Release(1)
 	starts, ends, _, err := l.offsets(ctx, "", []string{topic})
 	if err != nil {
 		return from, err
@@ -69,9 +77,13 @@ func (l *Log) read(
 		return end.Offset, nil
 	}
 	life, abort := context.WithCancel(context.Background())
+	mine := l.reads.join("")
+	defer l.reads.leave(mine)
 	client, err := kgo.NewClient(append(
 		l.base(),
 		kgo.WithContext(life),
+		kgo.WithDecompressor(mine),
+		kgo.WithHooks(mine),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().At(next)}}),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.FetchMaxBytes(readBytes),
@@ -84,13 +96,15 @@ func (l *Log) read(
 		abort()
 		return next, &domain.Error{Class: domain.Misconfigured, Op: "set up the Kafka client", Text: err.Error(), Err: err}
 	}
+	mine.client.Store(client)
 	defer func() {
 		abort()
 		client.Close()
 	}()
 	for next < end.Offset {
 		poll, cancel := context.WithTimeout(ctx, gapWait)
-		fetches := client.PollFetches(poll)
+		client.UpdateFetchMaxBytes(mine.ratio.fetch(readBytes), mine.ratio.fetch(readPartitionBytes))
+		fetches := client.PollRecords(poll, readRecords)
 		idle := poll.Err() != nil && fetches.NumRecords() == 0
 		cancel()
 		if err := ctx.Err(); err != nil {
@@ -103,8 +117,8 @@ func (l *Log) read(
 			continue
 		}
 		for _, e := range fetches.Errors() {
-			if errors.Is(e.Err, context.DeadlineExceeded) {
-				continue
+			if errors.Is(e.Err, context.DeadlineExceeded) || errors.Is(e.Err, errNoRoom) {
+				continue // the next fetch has the room of what was visited by then
 			}
 			if errors.Is(e.Err, kerr.OffsetOutOfRange) || domain.ClassOf(classify("", e.Err)) != domain.Unavailable {
 				return next, classify(op, e.Err) // otherwise the client goes on trying, until ctx ends
@@ -123,6 +137,7 @@ func (l *Log) read(
 				return next, nil
 			}
 		}
+		mine.polled.Store(0)
 	}
 	return next, nil
 }
