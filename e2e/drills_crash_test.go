@@ -229,7 +229,7 @@ func TestDrillTooFewReplicas(t *testing.T) {
 	d.heal()
 	d.verify(time.Minute, 0)
 	require.Positive(t, d.refused)
-	require.Less(t, d.load.slowest(), answerLimit)
+	require.Less(t, d.load.slowest, answerLimit)
 
 	d = c.drill(t, "time-outs after the append for 5 s", 60, decisions(shortName(), 0))
 	var fault *kfake.FaultHandle

@@ -13,8 +13,9 @@ import (
 	"github.com/docket-project/docket/internal/testserver"
 )
 
-// answerLimit is how long the slowest answer may take: OPA waits for ten seconds.
-const answerLimit = 8*time.Second + 500*time.Millisecond
+// answerLimit is how long the slowest answer may take from the sending on: OPA waits for ten seconds. docket answers
+// within eight; the rest is for a machine on which brokers, database, roles and a thousand senders share two cores.
+const answerLimit = 10 * time.Second
 
 func nothing() {}
 
@@ -197,8 +198,8 @@ func TestDrillHungBroker(t *testing.T) {
 	d.unspent()
 	require.GreaterOrEqual(t, d.detected, time.Duration(0))
 	require.Positive(t, d.refused)
-	t.Logf("the slowest answer took %s", d.load.slowest())
-	require.Less(t, d.load.slowest(), answerLimit, "OPA waits 10 s for an answer")
+	t.Logf("the slowest answer took %s", d.load.slowest)
+	require.Less(t, d.load.slowest, answerLimit, "OPA waits 10 s for an answer")
 }
 
 // TestLongDrillBrokerRestarted kills the only broker and starts it again.
@@ -214,7 +215,7 @@ func TestLongDrillBrokerRestarted(t *testing.T) {
 	d.verify(time.Minute, 0)
 	d.unspent()
 	require.GreaterOrEqual(t, d.detected, time.Duration(0))
-	require.Less(t, d.load.slowest(), answerLimit)
+	require.Less(t, d.load.slowest, answerLimit)
 }
 
 // TestDrillBrokersLost has three brokers with three replicas each, and loses one and then two.
@@ -266,7 +267,7 @@ func TestDrillBrokersLost(t *testing.T) {
 	d.verify(2*time.Minute, 0)
 	d.unspent()
 	require.Positive(t, d.refused)
-	require.Less(t, d.load.slowest(), answerLimit)
+	require.Less(t, d.load.slowest, answerLimit)
 }
 
 // TestLongDrillPartitionsAdded adds partitions under load; they are written and consumed.

@@ -28,8 +28,9 @@ type load struct {
 
 	mu      sync.Mutex
 	samples []sample
-	sent    atomic.Int64 // decisions
-	refused atomic.Int64 // answers that were none of 2xx, and requests without one
+	slowest time.Duration // answer of all, from the sending on
+	sent    atomic.Int64  // decisions
+	refused atomic.Int64  // answers that were none of 2xx, and requests without one
 }
 
 // sample is the first try of an upload.
@@ -88,12 +89,14 @@ func (l *load) upload(n int, due time.Time) {
 	l.sent.Add(int64(len(events)))
 	body := zipped("[" + strings.Join(events, ",") + "]")
 	for try, pause := 0, 100*time.Millisecond; time.Since(due) < 5*time.Minute; try++ {
+		sent := time.Now()
 		err := post(l.client, l.target, body)
+		l.mu.Lock()
+		l.slowest = max(l.slowest, time.Since(sent))
 		if try == 0 {
-			l.mu.Lock()
 			l.samples = append(l.samples, sample{due, time.Since(due)})
-			l.mu.Unlock()
 		}
+		l.mu.Unlock()
 		if err == nil {
 			l.ledger.acks(ids...)
 			return
@@ -134,16 +137,6 @@ func (l *load) p95(from, to time.Time) time.Duration {
 	}
 	slices.Sort(took)
 	return took[len(took)*95/100]
-}
-
-// slowest answer of all first tries.
-func (l *load) slowest() (d time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, s := range l.samples {
-		d = max(d, s.took)
-	}
-	return d
 }
 
 // idMark stands in front of a decision's id, which is its first field here.

@@ -34,6 +34,16 @@ type backends struct {
 	Decisions ports.Decisions
 	Control   ports.Control
 	Log       ports.Log
+	// disk is that of the data directory; nil where nothing is kept there.
+	disk *disk
+}
+
+// uploads is the log as those take it who bring something new.
+func (b backends) uploads(log ports.Log, embedded bool) ports.Log {
+	if !embedded {
+		return log // a full disk is the brokers' affair
+	}
+	return roomy{log, b.disk}
 }
 
 // backends opens the store and the log: each is the embedded one unless a setting names a server.
@@ -51,6 +61,8 @@ func (a *App) backends(ctx context.Context) (b backends, err error) {
 			return b, err
 		}
 		a.onStop("data directory", func(context.Context) error { return dir.Close() })
+		b.disk = newDisk(dir.Free, a.health, a.reg, a.logger)
+		a.run("disk", b.disk.run)
 	}
 	if a.cfg.DatabaseURL != "" {
 		err = a.openPostgres(ctx, &b)

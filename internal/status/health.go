@@ -34,6 +34,8 @@ const (
 	// RowsHeld: the store takes no rows of a day or tenant, and others. The role works on, so it is ready. Args: held_for,
 	// error.
 	RowsHeld = "rows_held"
+	// DiskFills: the disk of the data directory is nearly full. Args: percent. Uploads are still taken.
+	DiskFills = "disk_fills"
 	// GuardOn: the dead-letter guard is on. The role works on, so it is ready.
 	GuardOn = "guard_on"
 )
@@ -99,6 +101,7 @@ type Health struct {
 	phase    domain.Message
 	ended    map[Role]error
 	lost     *domain.Message
+	disk     *domain.Message
 }
 
 // NewHealth is the health of a process that starts.
@@ -120,6 +123,9 @@ func (h *Health) Ended(role Role, err error) { h.change(func() { h.ended[role] =
 
 // Lost says that the log has lost something, or cannot be read on.
 func (h *Health) Lost(m domain.Message) { h.change(func() { h.lost = &m }) }
+
+// Disk says that the disk fills; nil that it has room.
+func (h *Health) Disk(m *domain.Message) { h.change(func() { h.disk = m }) }
 
 func (h *Health) change(f func()) {
 	h.mu.Lock()
@@ -150,7 +156,7 @@ func (h *Health) Report(sampler *Sampler, verbose bool) Report {
 
 func (h *Health) of(role Role, sampler *Sampler, verbose bool) RoleHealth {
 	h.mu.Lock()
-	started, stopping, phase, ended, lost := h.started, h.stopping, h.phase, h.ended[role], h.lost
+	started, stopping, phase, ended, lost, disk := h.started, h.stopping, h.phase, h.ended[role], h.lost, h.disk
 	h.mu.Unlock()
 	if !started || sampler == nil {
 		return RoleHealth{Reasons: []domain.Message{phase}}
@@ -169,7 +175,12 @@ func (h *Health) of(role Role, sampler *Sampler, verbose bool) RoleHealth {
 		say(RoleEnded, domain.Args{"error": ended.Error()})
 	}
 	if role != Saver && role != Parking {
-		return RoleHealth{Ready: len(reasons) == 0, Reasons: reasons}
+		out := RoleHealth{Ready: len(reasons) == 0}
+		if disk != nil && role == Ingest {
+			reasons = append(reasons, *disk)
+		}
+		out.Reasons = reasons
+		return out
 	}
 	if lost != nil {
 		reasons = append(reasons, *lost)

@@ -119,6 +119,11 @@ func TestVerdict(t *testing.T) {
 			"saver, the log has lost records", Saver, &log{}, store{},
 			func(h *Health) { h.Lost(domain.Say(LogLost, domain.Args{"topic": "decisions"})) }, Down, Saver, []string{LogLost},
 		},
+		{
+			"serve, the disk fills", Serve, &log{}, store{},
+			func(h *Health) { m := domain.Say(DiskFills, domain.Args{"percent": 86}); h.Disk(&m) }, Degraded, Ingest,
+			[]string{DiskFills},
+		},
 		{"serve, it stops", Serve, &log{}, store{}, (*Health).Stopping, Down, Ingest, []string{Stopping}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

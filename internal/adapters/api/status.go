@@ -123,6 +123,10 @@ var statusWords = words{
 		return fmt.Sprintf("the store takes no rows of %s, which are held, and takes the others: %s", a.Text("held_for"),
 			a.Text("error"))
 	},
+	status.DiskFills: func(a domain.Args) string {
+		return "the disk of the data directory is " + a.Text("percent") +
+			" % full: docket refuses uploads from 95 % on. Make room, or shorten the retention"
+	},
 	status.GuardOn: fixed("the dead-letter guard is on: rejected rows are held instead of dead-lettered; " +
 		"docket dlq guard lists them"),
 }

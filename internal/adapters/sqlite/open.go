@@ -47,6 +47,17 @@ type Dir struct {
 	lock *os.File
 }
 
+// Free is the part of the directory's file system that docket may still use, from 0 to 1, as df counts it: what is
+// reserved for root is neither free nor in use.
+func (d *Dir) Free() (float64, error) {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(d.path, &fs); err != nil {
+		return 0, err
+	}
+	used := fs.Blocks - fs.Bfree
+	return float64(fs.Bavail) / max(float64(used+fs.Bavail), 1), nil
+}
+
 // OpenDir makes the directory where it is missing and locks it against other processes. The lock ends with the process,
 // however that ends.
 func OpenDir(path string) (*Dir, error) {
