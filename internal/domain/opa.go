@@ -2,6 +2,40 @@ package domain
 
 import "time"
 
+// MaxOPAs bounds the OPAs of a tenant that are told apart. What an OPA calls itself is its own word: ids that were made
+// up must not grow what is kept, nor cost an upload anything.
+const MaxOPAs = 10_000
+
+// OtherOPAs is the line of those that are not told apart.
+const OtherOPAs = "(others)"
+
+// FoldOPAs makes one observation of those that there is no room for; known says of which OPAs there is a line already.
+// The observations are of one tenant.
+func FoldOPAs(observations []Observation, known func(opa string) bool, room int) []Observation {
+	others := Observation{OPA: OtherOPAs}
+	out := make([]Observation, 0, len(observations)+1)
+	for _, o := range observations {
+		switch {
+		case o.OPA == OtherOPAs:
+			others.Tenant = o.Tenant
+			others.Merge(o)
+		case known(o.OPA):
+			out = append(out, o)
+		case room > 0:
+			room--
+			out = append(out, o)
+		default:
+			o.Version, o.Status, o.StatusAt = "", nil, time.Time{}
+			others.Tenant = o.Tenant
+			others.Merge(o)
+		}
+	}
+	if others.Uploads+others.Events > 0 {
+		out = append(out, others)
+	}
+	return out
+}
+
 // Observation is what ingest has seen of one OPA since it last reported: a change, to be added to what is known.
 type Observation struct {
 	// Tenant and OPA name it; OPA is its labels.id, or "" where uploads bring none.

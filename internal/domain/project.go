@@ -358,7 +358,11 @@ func (c *capture) bundles() []Bundle {
 		if _, err := d.ReadToken(); err != nil {
 			return nil
 		}
-		for d.PeekKind() != '}' && len(out) < maxBundles {
+		for d.PeekKind() != '}' {
+			if len(out) == maxBundles {
+				c.altered = true // whoever reads the row is told that there were more
+				break
+			}
 			quoted, err := d.ReadValue()
 			if err != nil {
 				return out

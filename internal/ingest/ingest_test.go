@@ -166,21 +166,105 @@ func TestInventoryOfACollector(t *testing.T) {
 	require.Equal(t, map[string][2]int64{"a": {1, 2}, "b": {1, 1}, "": {1, 1}}, got)
 }
 
+// TestInventedIDs has more ids than anybody has OPAs, each of them once, and a few real OPAs among them.
+func TestInventedIDs(t *testing.T) {
+	_, inventory, store := newService(nil)
+	observe := func(tenant, opa string) {
+		inventory.add(domain.Observation{Tenant: tenant, OPA: opa, Uploads: 1, Events: 2, First: time.Unix(1, 0),
+			Last: time.Unix(1, 0), Version: "1.0"})
+	}
+	got := map[string]int64{}
+	for round := range 5 {
+		for n := range 5_000 {
+			observe("a", fmt.Sprint(round, "-", n))
+			if n%10 == 0 {
+				observe("a", fmt.Sprint("real-", n))
+			}
+		}
+		observe("b", fmt.Sprint("alone"))
+		require.LessOrEqual(t, len(inventory.seen), 2*domain.MaxOPAs+2)
+		store.got = nil
+		require.NoError(t, inventory.report(t.Context()))
+		for _, o := range store.got {
+			got[o.Tenant+"/"+o.OPA] += o.Events
+		}
+	}
+	require.LessOrEqual(t, len(got), freely+500+2, "the first thousand, the real ones, and the others")
+	for n := 0; n < 5_000; n += 10 {
+		require.GreaterOrEqual(t, got[fmt.Sprint("a/real-", n)], int64(2*3), "it came again, and was told apart from then on")
+	}
+	require.EqualValues(t, 10, got["b/alone"], "another tenant's ids are no business of this one")
+	var sum int64
+	for _, events := range got {
+		sum += events
+	}
+	require.EqualValues(t, 5*(5_000+500+1)*2, sum, "every event is counted somewhere")
+}
+
+// TestInventoryIsBounded has ids that come again and again, with long status reports, while the store is away.
 func TestInventoryIsBounded(t *testing.T) {
 	_, inventory, store := newService(nil)
 	store.err = errors.New("away")
-	for round := range 3 {
-		for i := range maxInventory + 10 {
+	for range 3 {
+		for i := range domain.MaxOPAs + 500 {
 			inventory.add(
-				domain.Observation{OPA: fmt.Sprint(round, "-", i), Status: make([]byte, maxStatus), StatusAt: time.Unix(1, 0)},
+				domain.Observation{OPA: fmt.Sprint(i), Uploads: 1, Status: make([]byte, maxStatus), StatusAt: time.Unix(1, 0)},
 			)
 		}
 		require.Error(t, inventory.report(t.Context()))
-		require.LessOrEqual(t, len(inventory.seen), maxInventory)
+		require.LessOrEqual(t, len(inventory.seen), domain.MaxOPAs+1)
 		bytes := 0
 		for _, s := range inventory.seen {
 			bytes += len(s.Status)
 		}
 		require.LessOrEqual(t, bytes, maxStatuses)
+	}
+	require.Equal(t, domain.MaxOPAs, len(inventory.tenants[""].known))
+	now := time.Now()
+	for opa := range inventory.tenants[""].known {
+		inventory.tenants[""].known[opa] = now.Add(-2 * quietFor)
+	}
+	inventory.add(domain.Observation{OPA: "1", Uploads: 1})
+	inventory.tenants[""].turn(now)
+	require.Len(t, inventory.tenants[""].known, 1, "those that are quiet make room")
+}
+
+// TestManyUnknownSenders has an upload of thousands of ids, as no OPA makes one: a few are read, the rest is counted.
+func TestManyUnknownSenders(t *testing.T) {
+	s, inventory, store := newService(func(context.Context, []domain.Record) error { return nil })
+	var events []string
+	for n := range 2_000 {
+		events = append(events, fmt.Sprintf(`{"labels":{"id":"made-up-%d"}}`, n))
+	}
+	_, err := s.Accept(t.Context(), upload("["+strings.Join(events, ",")+"]"))
+	require.NoError(t, err)
+	require.NoError(t, inventory.report(t.Context()))
+	require.Len(t, store.got, maxUnread+1)
+	var sum int64
+	for _, o := range store.got {
+		sum += o.Events
+		if o.OPA == domain.OtherOPAs {
+			require.EqualValues(t, 1, o.Uploads)
+		}
+	}
+	require.EqualValues(t, 2_000, sum)
+}
+
+// BenchmarkInventory is what an upload of one event costs the inventory: of 200 OPAs, and with an id of its own.
+func BenchmarkInventory(b *testing.B) {
+	for name, ids := range map[string]int{"200 OPAs": 200, "an id of its own": 1 << 40} {
+		b.Run(name, func(b *testing.B) {
+			_, inventory, _ := newService(nil)
+			b.ReportAllocs()
+			for n := 0; b.Loop(); n++ {
+				raw := fmt.Appendf(nil, `{"app":"shop","env":"prod","id":"4f0c1d2e-9a1b-4c3d-8e5f-%012d","version":"1.22.2"}`, n%ids)
+				inventory.saw(Upload{Tenant: "t"}, Assembly{
+					Receipt: Receipt{Accepted: 1}, Senders: []domain.Sender{{Labels: raw, Events: 1}},
+				})
+				if n%100_000 == 0 {
+					_ = inventory.report(b.Context())
+				}
+			}
+		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"hash/maphash"
 	"log/slog"
 	"sync"
 	"time"
@@ -13,55 +14,127 @@ import (
 )
 
 const (
-	// maxInventory bounds the OPAs remembered between two reports, so that invented ids cost no memory.
-	maxInventory = 10_000
+	// freely is how many OPAs of a tenant are told apart at their first upload. From there on an id has to come again
+	// after a report, which one that was made up does not, so that real OPAs find room.
+	freely = 1000
+	// maxCandidates bounds the ids that wait to come again, in each tenant.
+	maxCandidates = 50_000
+	// quietFor is when an OPA makes room for others, once a tenant has nearly as many as it may.
+	quietFor = time.Hour
 	// maxStatus is the longest status body that is kept, and maxStatuses the most of all bodies between two reports.
 	maxStatus   = 64 << 10
 	maxStatuses = 16 << 20
-	// reportEvery is how stale the store's picture may be.
-	reportEvery = time.Second
+	// reportEvery is how often the store is told at most, and lookEvery how soon of what is new after a pause.
+	reportEvery = 10 * time.Second
+	lookEvery   = time.Second
+	// maxUnread is how many labels of an upload are read that were not seen lately.
+	maxUnread = 8
 )
 
 // Inventory observes which OPAs uploaded since the last report, and reports to the store. The store being away costs
-// nothing but freshness: observations add up until it is back. They are figures for people; a kill loses the last
-// second.
+// nothing but freshness: observations add up until it is back. They are figures for people; a kill loses those since
+// the last report.
 type Inventory struct {
 	store ports.OPARecorder
 	log   *slog.Logger
 
 	mu       sync.Mutex
 	seen     map[inventoryKey]*domain.Observation
-	statuses int // bytes
-	full     bool
+	tenants  map[string]*tenantOPAs
+	statuses int               // bytes
 	read     map[string]labels // by their JSON: an OPA sends the same ones with every event
 }
 
 type inventoryKey struct{ tenant, opa string }
 
+// tenantOPAs are the OPAs of a tenant that are told apart, by when they were seen last, and the ids that have come once:
+// since the last report, and before.
+type tenantOPAs struct {
+	known         map[string]time.Time
+	came, earlier map[uint64]struct{}
+	full          bool
+}
+
 // NewInventory makes an empty Inventory that reports to store.
 func NewInventory(store ports.OPARecorder, log *slog.Logger) *Inventory {
-	return &Inventory{store: store, log: log, seen: map[inventoryKey]*domain.Observation{}, read: map[string]labels{}}
+	return &Inventory{
+		store: store, log: log, seen: map[inventoryKey]*domain.Observation{}, tenants: map[string]*tenantOPAs{},
+		read: map[string]labels{},
+	}
 }
 
 // Run reports until ctx is done, and once more then.
 func (i *Inventory) Run(ctx context.Context) {
-	tick := time.NewTicker(reportEvery)
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
+	var last time.Time
 	for failing := false; ; {
 		done := ctx.Err() != nil
-		report, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
-		err := i.report(report)
-		cancel()
-		if err != nil && !failing {
-			i.log.Warn("the list of OPAs was not updated; it is tried again every second", "error", err)
+		if done || time.Since(last) >= reportEvery && i.any() {
+			last = time.Now()
+			report, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+			err := i.report(report)
+			cancel()
+			if err != nil && !failing {
+				i.log.Warn("the list of OPAs was not updated; it is tried again every 10 seconds", "error", err)
+			}
+			failing = err != nil
 		}
-		failing = err != nil
 		if done {
 			return
 		}
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
+		}
+	}
+}
+
+func (i *Inventory) any() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return len(i.seen) > 0
+}
+
+var idSeed = maphash.MakeSeed()
+
+// admit says under which name an OPA is counted.
+func (i *Inventory) admit(tenant, opa string, now time.Time) string {
+	t := i.tenants[tenant]
+	if t == nil {
+		t = &tenantOPAs{known: map[string]time.Time{}, came: map[uint64]struct{}{}, earlier: map[uint64]struct{}{}}
+		i.tenants[tenant] = t
+	}
+	_, known := t.known[opa]
+	if !known && len(t.known) >= freely {
+		id := maphash.String(idSeed, opa)
+		if _, again := t.earlier[id]; !again || len(t.known) >= domain.MaxOPAs {
+			if len(t.came) < maxCandidates {
+				t.came[id] = struct{}{}
+			}
+			if !t.full {
+				t.full = true
+				i.log.Warn(
+					"so many different OPA ids (labels.id) that those which come once are counted together, as (others)",
+					"tenant", tenant, "told_apart", len(t.known),
+				)
+			}
+			return domain.OtherOPAs
+		}
+	}
+	t.known[opa] = now
+	return opa
+}
+
+// turn begins with the ids that come until the next report, and lets quiet OPAs go where there is little room.
+func (t *tenantOPAs) turn(now time.Time) {
+	t.came, t.earlier = map[uint64]struct{}{}, t.came
+	if len(t.known) < domain.MaxOPAs*9/10 {
+		return
+	}
+	for opa, last := range t.known {
+		if now.Sub(last) > quietFor {
+			delete(t.known, opa)
 		}
 	}
 }
@@ -74,7 +147,11 @@ func (i *Inventory) report(ctx context.Context) error {
 		return nil
 	}
 	taken := i.seen
-	i.seen, i.statuses, i.full = map[inventoryKey]*domain.Observation{}, 0, false
+	i.seen, i.statuses = map[inventoryKey]*domain.Observation{}, 0
+	now := time.Now()
+	for _, t := range i.tenants {
+		t.turn(now)
+	}
 	i.mu.Unlock()
 
 	observations := make([]domain.Observation, 0, len(taken))
@@ -95,12 +172,8 @@ func (i *Inventory) restore(older domain.Observation) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	key := inventoryKey{older.Tenant, older.OPA}
-	newer := i.seen[key]
-	if newer == nil && len(i.seen) >= maxInventory {
-		return
-	}
 	i.boundStatus(&older)
-	if newer != nil {
+	if newer := i.seen[key]; newer != nil {
 		older.Merge(*newer)
 	}
 	i.seen[key] = &older
@@ -114,21 +187,23 @@ func (i *Inventory) boundStatus(s *domain.Observation) {
 	i.statuses += len(s.Status)
 }
 
-// add merges a observation.
+// add merges an observation.
 func (i *Inventory) add(s domain.Observation) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if s.OPA != domain.OtherOPAs {
+		s.OPA = i.admit(s.Tenant, s.OPA, time.Now())
+	}
+	if s.OPA == domain.OtherOPAs {
+		s.Version, s.Status, s.StatusAt = "", nil, time.Time{}
+		if s.Uploads+s.Events == 0 {
+			return
+		}
+	}
 	i.boundStatus(&s)
 	key := inventoryKey{s.Tenant, s.OPA}
 	if known := i.seen[key]; known != nil {
 		known.Merge(s)
-		return
-	}
-	if len(i.seen) >= maxInventory {
-		if !i.full {
-			i.full = true
-			i.log.Warn("too many different OPA ids within a second; some are not listed", "limit", maxInventory)
-		}
 		return
 	}
 	i.seen[key] = &s
@@ -148,9 +223,15 @@ func (i *Inventory) saw(u Upload, a Assembly) {
 	if len(a.Senders) == 0 { // nothing was accepted, but something came
 		a.Senders = []domain.Sender{{}}
 	}
-	seen := make(map[string]bool, 1)
+	seen, unread := make(map[string]bool, 1), 0
 	for _, from := range a.Senders {
-		l := i.labelsOf(from.Labels)
+		l := labels{ID: domain.OtherOPAs}
+		if unread < maxUnread {
+			var fresh bool
+			if l, fresh = i.labelsOf(from.Labels); fresh {
+				unread++
+			}
+		}
 		s := domain.Observation{
 			Tenant: u.Tenant, OPA: domain.Name(l.ID), Version: domain.Name(cmp.Or(l.Version, u.Version)),
 			First: u.ReceivedAt, Last: u.ReceivedAt, Events: int64(from.Events),
@@ -169,20 +250,20 @@ const (
 	maxReadBytes = 1024
 )
 
-// labelsOf reads labels. Odd ones leave the OPA without a name.
-func (i *Inventory) labelsOf(raw []byte) (l labels) {
+// labelsOf reads labels; fresh says that it had to. Odd ones leave the OPA without a name.
+func (i *Inventory) labelsOf(raw []byte) (l labels, fresh bool) {
 	if raw == nil {
-		return l
+		return l, false
 	}
 	i.mu.Lock()
 	l, known := i.read[string(raw)]
 	i.mu.Unlock()
 	if known {
-		return l
+		return l, false
 	}
 	_ = json.Unmarshal(raw, &l)
 	if len(raw) > maxReadBytes {
-		return l
+		return l, true
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -190,7 +271,7 @@ func (i *Inventory) labelsOf(raw []byte) (l labels) {
 		clear(i.read)
 	}
 	i.read[string(raw)] = l
-	return l
+	return l, true
 }
 
 // Status keeps the newest status report of an OPA. Content is never an error: a body that names no OPA, or is longer

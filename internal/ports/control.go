@@ -12,14 +12,16 @@ import (
 
 // OPARecorder is the OPA inventory as ingest sees it.
 type OPARecorder interface {
-	// RecordOPAs adds observations to what is known. Repeating a call counts twice: these are figures for people.
+	// RecordOPAs adds observations to what is known. Repeating a call counts twice: these are figures for people. Of a
+	// tenant it keeps domain.MaxOPAs; those not seen for a day make room for new ones, and whoever finds none is counted as
+	// domain.OtherOPAs.
 	RecordOPAs(ctx context.Context, observations []domain.Observation) error
 }
 
 // OPAReader is the OPA inventory as people see it.
 type OPAReader interface {
-	// OPAs returns the OPAs seen, the most recent upload first, at most 1,000. Those not seen for as long as decisions
-	// are kept are forgotten.
+	// OPAs returns the OPAs seen, at most 1,000: those that came more than once before the others, the most recent upload
+	// first. Those not seen for as long as decisions are kept are forgotten.
 	OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, error)
 }
 

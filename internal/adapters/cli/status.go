@@ -46,6 +46,9 @@ func (s *Status) Run(ctx context.Context, out Out) error {
 	return printStatus(out.Stdout, p, o, time.Now())
 }
 
+// maxOPALines is how many OPAs a screen lists. Those that came more than once stand first.
+const maxOPALines = 40
+
 // printStatus prints a screen; o is nil where the store, which knows the OPAs, does not answer.
 func printStatus(w io.Writer, p api.Pipeline, o *api.Items[api.OPA], now time.Time) error {
 	t := newTable(w, "STAGE", "WAITING", "OLDEST", "IN/S", "OUT/S")
@@ -99,7 +102,8 @@ func printStatus(w io.Writer, p api.Pipeline, o *api.Items[api.OPA], now time.Ti
 	}
 	fmt.Fprintln(w)
 	t = newTable(w, "OPA", "VERSION", "TENANT", "LAST UPLOAD", "FIRST UPLOAD", "EVERY", "UPLOADS", "EVENTS")
-	for _, i := range o.Items {
+	shown := o.Items[:min(len(o.Items), maxOPALines)]
+	for _, i := range shown {
 		every := "-"
 		if i.IntervalSeconds != nil {
 			every = time.Duration(*i.IntervalSeconds * float64(time.Second)).Round(10 * time.Millisecond).String()
@@ -112,7 +116,10 @@ func printStatus(w io.Writer, p api.Pipeline, o *api.Items[api.OPA], now time.Ti
 	if err := t.flush(); err != nil {
 		return err
 	}
-	for _, i := range o.Items {
+	if more := len(o.Items) - len(shown); more > 0 {
+		fmt.Fprintf(w, "\nand %d more: docket status -o json lists them\n", more)
+	}
+	for _, i := range shown {
 		if i.Hint != "" {
 			fmt.Fprintf(w, "\n%s: %s\n", cmp.Or(printable(i.OPA), "(no labels.id)"), printable(string(i.Hint)))
 		}

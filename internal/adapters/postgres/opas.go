@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/docket-project/docket/internal/domain"
@@ -37,6 +38,10 @@ func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observatio
 	slices.SortFunc(sorted, func(a, b domain.Observation) int {
 		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.OPA, b.OPA))
 	})
+	sorted, err := s.boundOPAs(ctx, sorted)
+	if err != nil {
+		return err
+	}
 	return s.change(ctx, "record OPAs", func(b *pgx.Batch) {
 		for _, g := range sorted {
 			b.Queue(
@@ -47,14 +52,70 @@ func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observatio
 	})
 }
 
-// OPAs returns every OPA seen; see ports.OPAReader.
+// boundOPAs folds those that there is no room for. Two processes that do so at once may keep a few too many.
+func (s *Store) boundOPAs(ctx context.Context, sorted []domain.Observation) (out []domain.Observation, err error) {
+	for len(sorted) > 0 && err == nil {
+		n := 1
+		for n < len(sorted) && sorted[n].Tenant == sorted[0].Tenant {
+			n++
+		}
+		var own []domain.Observation
+		own, err = s.boundTenant(ctx, sorted[:n])
+		out, sorted = append(out, own...), sorted[n:]
+	}
+	return out, err
+}
+
+// boundTenant is boundOPAs of one tenant's.
+func (s *Store) boundTenant(ctx context.Context, own []domain.Observation) ([]domain.Observation, error) {
+	tenant, names := own[0].Tenant, make([]string, len(own))
+	for i, o := range own {
+		names[i] = o.OPA
+	}
+	known, count := map[string]bool{}, 0
+	err := s.reading(ctx, "count OPAs", func(b *pgx.Batch) {
+		b.Queue(`SELECT opa FROM opas WHERE tenant = $1::text AND opa = ANY ($2::text[])`, tenant, names).Query(
+			func(rows pgx.Rows) error {
+				found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+				for _, opa := range found {
+					known[opa] = true
+				}
+				return err
+			},
+		)
+		b.Queue(`SELECT count(*) FROM opas WHERE tenant = $1::text`, tenant).QueryRow(
+			func(row pgx.Row) error { return row.Scan(&count) },
+		)
+	})
+	if err != nil {
+		return nil, err
+	}
+	fresh := len(own) - len(known)
+	if short := fresh - (domain.MaxOPAs - count); short > 0 {
+		const leave = `DELETE FROM opas WHERE tenant = $1::text AND opa IN (SELECT opa FROM opas WHERE tenant = $1::text
+			AND greatest(last_upload, status_at) < now() - interval '1 day' AND NOT opa = ANY ($2::text[])
+			ORDER BY greatest(last_upload, status_at) LIMIT $3::int)`
+		var gone int64
+		err = s.change(ctx, "make room for OPAs", func(b *pgx.Batch) {
+			b.Queue(leave, tenant, names, short).Exec(func(tag pgconn.CommandTag) error {
+				gone = tag.RowsAffected()
+				return nil
+			})
+		})
+		count -= int(gone)
+	}
+	isKnown := func(opa string) bool { return known[opa] }
+	return domain.FoldOPAs(own, isKnown, domain.MaxOPAs-count), err
+}
+
+// OPAs returns the OPAs seen; see ports.OPAReader.
 func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, error) {
 	w := dialect.Where()
 	w.Fits(domain.DecisionFields, scope.Expr())
 	sql := `SELECT tenant, opa, version, first_upload, last_upload, (extract(epoch FROM upload_interval) *
 		1000000)::bigint,
-		uploads, events, status_at, status FROM opas WHERE ` + w.String() + ` ORDER BY last_upload DESC NULLS LAST, opa LIMIT
-		1000`
+		uploads, events, status_at, status FROM opas WHERE ` + w.String() + ` ORDER BY uploads > 1 DESC, last_upload DESC
+		NULLS LAST, opa LIMIT 1000`
 	var out []domain.OPA
 	err := s.query(ctx, "list OPAs", sql, w.Args, func(rows pgx.Rows) (err error) {
 		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (o domain.OPA, err error) {

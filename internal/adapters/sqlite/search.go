@@ -134,14 +134,14 @@ func scanDecision(rows *sql.Rows) (d domain.Decision, err error) {
 	return d, err
 }
 
-// OPAs returns every OPA seen; see ports.OPAReader.
+// OPAs returns the OPAs seen; see ports.OPAReader.
 func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, error) {
 	w := dialect.Where()
 	w.Fits(domain.DecisionFields, scope.Expr())
 	rows, err := s.read.QueryContext(
 		ctx,
 		`SELECT tenant, opa, version, first_upload, last_upload, interval, uploads, events, status_at,
-		status FROM opas WHERE `+w.String()+` ORDER BY last_upload DESC, opa LIMIT 1000`,
+		status FROM opas WHERE `+w.String()+` ORDER BY uploads > 1 DESC, last_upload DESC, opa LIMIT 1000`,
 		w.Args...)
 	if err != nil {
 		return nil, s.checked("list OPAs", err)

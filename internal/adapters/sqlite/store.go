@@ -326,7 +326,11 @@ func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observatio
 		status_at = coalesce(excluded.status_at, o.status_at),
 		status = coalesce(excluded.status, o.status)`
 	err := s.inTx(ctx, func(tx *sql.Tx) error {
-		for _, g := range observations {
+		bounded, err := s.boundOPAs(ctx, tx, observations)
+		if err != nil {
+			return err
+		}
+		for _, g := range bounded {
 			_, err := tx.Exec(
 				upsert, g.Tenant, g.OPA, g.Version, micros(g.First), micros(g.Last), g.Uploads, g.Events, micros(g.StatusAt),
 				g.Status,
@@ -338,6 +342,52 @@ func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observatio
 		return nil
 	})
 	return s.checked("record OPAs in "+storeFile, err)
+}
+
+// boundOPAs folds those that there is no room for.
+func (s *Store) boundOPAs(
+	ctx context.Context, tx *sql.Tx, observations []domain.Observation,
+) (out []domain.Observation, err error) {
+	tenants := map[string][]domain.Observation{}
+	for _, o := range observations {
+		tenants[o.Tenant] = append(tenants[o.Tenant], o)
+	}
+	for tenant, own := range tenants {
+		known, fresh := map[string]bool{}, 0
+		for _, o := range own {
+			var n int
+			err := tx.QueryRowContext(ctx, `SELECT count(*) FROM opas WHERE tenant = ? AND opa = ?`, tenant, o.OPA).Scan(&n)
+			if err != nil {
+				return nil, err
+			}
+			if known[o.OPA] = n > 0; n == 0 {
+				fresh++
+			}
+		}
+		room := func() (int, error) {
+			var count int
+			err := tx.QueryRowContext(ctx, `SELECT count(*) FROM opas WHERE tenant = ?`, tenant).Scan(&count)
+			return domain.MaxOPAs - count, err
+		}
+		left, err := room()
+		if short := fresh - left; short > 0 && err == nil {
+			// max of one is that one, of NULL and another is NULL
+			const seen = `max(coalesce(last_upload, 0), coalesce(status_at, 0))`
+			_, err = tx.ExecContext(
+				ctx, `DELETE FROM opas WHERE tenant = ?1 AND opa IN (SELECT opa FROM opas WHERE tenant = ?1 AND `+seen+
+					` < ?2 ORDER BY `+seen+` LIMIT ?3)`,
+				tenant, s.opts.Now().Add(-24*time.Hour).UnixMicro(), short,
+			)
+			if err == nil {
+				left, err = room()
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, domain.FoldOPAs(own, func(opa string) bool { return known[opa] }, left)...)
+	}
+	return out, nil
 }
 
 // tend copies the write-ahead file back.

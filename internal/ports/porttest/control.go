@@ -1,6 +1,7 @@
 package porttest
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -48,6 +49,66 @@ func storeOPAs(t *testing.T, h *StoreHarness) {
 	require.Equal(t, []byte(`{"s":1}`), byKey["acme/a"].Status)
 	require.Equal(t, at(400), byKey["acme/a"].StatusAt)
 	require.True(t, byKey["acme/a"].Last.IsZero())
+	boundedOPAs(t, h)
+}
+
+// boundedOPAs has more OPAs of one tenant than are told apart, most of which came once.
+func boundedOPAs(t *testing.T, h *StoreHarness) {
+	record := func(tenant, prefix string, n int, seen time.Time, uploads int64) {
+		t.Helper()
+		var all []domain.Observation
+		for i := range n {
+			all = append(all, domain.Observation{
+				Tenant: tenant, OPA: fmt.Sprintf("%s-%05d", prefix, i), First: seen, Last: seen, Uploads: uploads, Events: 2,
+				Version: "1.0.0",
+			})
+		}
+		require.NoError(t, h.Control.RecordOPAs(t.Context(), all))
+	}
+	events := func() (told int, others int64) {
+		t.Helper()
+		opas, err := h.Control.OPAs(t.Context(), domain.Tenants("crowd"))
+		require.NoError(t, err)
+		for _, o := range opas {
+			if o.OPA == domain.OtherOPAs {
+				others = o.Events
+				require.Empty(t, o.Version)
+			} else {
+				told++
+			}
+		}
+		return told, others
+	}
+	now := h.Now.UTC().Truncate(time.Microsecond)
+	record("crowd", "real", 20, now.Add(-time.Hour), 7)
+	record("crowd", "made-up", domain.MaxOPAs, now.Add(-30*time.Minute), 1)
+	_, others := events()
+	require.EqualValues(t, 20*2, others, "there was no room for so many")
+	opas, err := h.Control.OPAs(t.Context(), domain.Tenants("crowd"))
+	require.NoError(t, err)
+	require.Len(t, opas, 1000)
+	names := map[string]bool{}
+	for _, o := range opas[:21] {
+		names[o.OPA] = true
+	}
+	for i := range 20 {
+		require.True(t, names[fmt.Sprintf("real-%05d", i)], "those that came more than once come first")
+	}
+	record("crowd", "real", 20, now, 1)
+	record("crowd", "late", 5, now, 1)
+	_, others = events()
+	require.EqualValues(t, 25*2, others, "who has a line keeps it")
+	record("crowd", "made-up", domain.MaxOPAs, now.Add(-30*time.Hour), 1)
+	_, more := events()
+	require.EqualValues(t, others+20*2, more, "an older observation makes nobody younger")
+
+	record("quiet", "gone", domain.MaxOPAs, now.Add(-30*time.Hour), 1)
+	record("quiet", "new", 5, now, 2)
+	opas, err = h.Control.OPAs(t.Context(), domain.Tenants("quiet"))
+	require.NoError(t, err)
+	for i := range 5 {
+		require.Equal(t, fmt.Sprintf("new-%05d", i), opas[i].OPA, "those not seen for a day made room")
+	}
 }
 
 func storeMarks(t *testing.T, h *StoreHarness) {
