@@ -36,7 +36,9 @@ type disk struct {
 	level int           // 0 well, 1 warned, 2 full
 }
 
-func newDisk(free func() (float64, error), health *status.Health, reg prometheus.Registerer, logger *slog.Logger) *disk {
+func newDisk(
+	free func() (float64, error), health *status.Health, reg prometheus.Registerer, logger *slog.Logger,
+) *disk {
 	d := &disk{free: free, health: health, logger: logger}
 	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "docket_disk_free_ratio", Help: "Part of the data directory's file system that is free.",

@@ -5,6 +5,7 @@ package config
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 )
@@ -14,7 +15,7 @@ type Duration time.Duration
 
 // UnmarshalText reads 90d, 36h or 15m.
 func (d *Duration) UnmarshalText(b []byte) error {
-	text, factor := string(b), 1
+	text, factor := string(b), int64(1)
 	if n, ok := strings.CutSuffix(text, "d"); ok {
 		text, factor = n+"h", 24
 	}
@@ -22,7 +23,10 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	if err != nil {
 		return fmt.Errorf("%q is not a duration such as 90d, 36h or 15m", b)
 	}
-	*d = Duration(int(v) * factor)
+	if v > math.MaxInt64/time.Duration(factor) || v < math.MinInt64/time.Duration(factor) {
+		return fmt.Errorf("%q is more than 292 years", b)
+	}
+	*d = Duration(v * time.Duration(factor))
 	return nil
 }
 

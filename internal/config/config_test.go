@@ -26,6 +26,10 @@ func TestDuration(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want.spelled, string(spelled))
 	}
+	for _, text := range []string{"213504d", "-213504d", "106752d"} {
+		var d Duration
+		require.ErrorContains(t, d.UnmarshalText([]byte(text)), "more than 292 years", text)
+	}
 	for _, text := range []string{"", "d", "90", "long", "1.5x"} {
 		var d Duration
 		require.ErrorContains(t, d.UnmarshalText([]byte(text)), "is not a duration such as 90d", text)

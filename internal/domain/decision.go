@@ -62,6 +62,19 @@ type Decision struct {
 	SHA256 [sha256.Size]byte
 }
 
+// MaxPageBytes bounds what a page of decisions weighs; see Decision.Weight. It ends early where they are heavy.
+const MaxPageBytes = 8 << 20
+
+// Weight is about how much memory the columns take, without the event.
+func (d *Decision) Weight() int {
+	n := 512 + len(d.ID) + len(d.Path) + len(d.Reason) + len(d.Principal) + len(d.Action) + len(d.Resource) + len(d.OPA) +
+		len(d.App) + len(d.TraceID) + len(d.RequestedBy) + len(d.Error)
+	for _, b := range d.Bundles {
+		n += 64 + len(b.Name) + len(b.Revision)
+	}
+	return n
+}
+
 // Logged is when the decision was logged, or now where that is not known.
 func (d *Decision) Logged(now time.Time) time.Time {
 	if d.LoggedAt.IsZero() {

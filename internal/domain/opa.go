@@ -70,6 +70,9 @@ func (s *Observation) Merge(later Observation) {
 	}
 }
 
+// MaxStatuses bounds the statuses of a list, in bytes: the OPAs behind have StatusAt only.
+const MaxStatuses = 6 << 20
+
 // OPA is what is known of one OPA.
 type OPA struct {
 	Observation

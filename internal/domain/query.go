@@ -4,11 +4,13 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Limits of a page.
@@ -91,10 +93,17 @@ func ParseDeadQuery(values url.Values, now time.Time) (Query, error) {
 	return parseQuery(Query{Limit: DefaultPage}, values, now, DeadLetterFields)
 }
 
+// MaxTerms is how many values a query may name: each is compared with every row that is looked at.
+const MaxTerms = 100
+
 func parseQuery(q Query, values url.Values, now time.Time, fields []FieldInfo) (Query, error) {
 	var terms []Expr
+	count := 0
 	for _, name := range sortedKeys(values) {
 		var err error
+		if count += len(values[name]); count > MaxTerms {
+			return Query{}, fmt.Errorf("there are more than %d values: ask for fewer at once", MaxTerms)
+		}
 		last := values[name][len(values[name])-1]
 		switch name {
 		case "since":
@@ -152,8 +161,7 @@ func paramNames(fields []FieldInfo) string {
 func parseTerm(f FieldInfo, values []string) (Expr, error) {
 	var anyOf, noneOf []Expr
 	for _, v := range values {
-		text, not := strings.CutPrefix(v, "!")
-		text, prefix := strings.CutSuffix(text, "*")
+		text, not, prefix := undouble(v)
 		if f.Kind == Policy {
 			text = strings.TrimLeft(text, "/") // as it is stored
 		}
@@ -163,6 +171,8 @@ func parseTerm(f FieldInfo, values []string) (Expr, error) {
 			e = Present(f.Name)
 		case prefix:
 			e = HasPrefix(f.Name, text)
+		case strings.ContainsRune(text, 0) || !utf8.ValidString(text):
+			return e, fmt.Errorf("has a NUL in it, or is no UTF-8: no decision has such a value")
 		case f.Kind == Enum && !slices.Contains(f.Values, text):
 			return e, fmt.Errorf("%q is no %s: they are %s", text, f.What, strings.Join(f.Values, ", "))
 		case text == "":
@@ -180,6 +190,23 @@ func parseTerm(f FieldInfo, values []string) (Expr, error) {
 		noneOf = append([]Expr{AnyOf(anyOf...)}, noneOf...)
 	}
 	return AllOf(noneOf...), nil
+}
+
+// undouble reads what a value asks for: a "!" in front is not, a "*" behind is a prefix, and two of them are one that
+// is meant.
+func undouble(v string) (text string, not, prefix bool) {
+	rest := strings.TrimLeft(v, "!")
+	marks := len(v) - len(rest)
+	text = strings.TrimRight(rest, "*")
+	stars := len(rest) - len(text)
+	return strings.Repeat("!", marks/2) + text + strings.Repeat("*", stars/2), marks%2 == 1, stars%2 == 1
+}
+
+// double spells a text for undouble.
+func double(text string) string {
+	rest := strings.TrimLeft(text, "!")
+	marks := len(text) - len(rest)
+	return strings.Repeat("!", marks) + text + strings.Repeat("*", len(rest)-len(strings.TrimRight(rest, "*")))
 }
 
 // Params spells a filter as ParseDeadQuery reads it, times included. ok is false for a tree that parameters cannot say:
@@ -219,10 +246,7 @@ func (f Filter) Params() (values url.Values, ok bool) {
 
 // param spells one comparison.
 func (e Expr) param() (string, bool) {
-	text := e.Value
-	if e.Field == FieldPath {
-		text = "/" + text // so that a "!" in front is the path's own
-	}
+	text := double(e.Value)
 	switch e.Op {
 	case OpEqual:
 		return text, true
@@ -237,7 +261,7 @@ func (e Expr) param() (string, bool) {
 
 // ParseInstant reads an RFC 3339 time, or a duration back from now such as 15m, 24h or 7d.
 func ParseInstant(s string, now time.Time) (time.Time, error) {
-	if t, err := time.Parse(time.RFC3339Nano, s); err == nil && readableYear(t) {
+	if t, err := parseRFC3339(s); err == nil && readableYear(t) {
 		return t.UTC(), nil
 	}
 	text, days := s, 1
@@ -247,6 +271,9 @@ func ParseInstant(s string, now time.Time) (time.Time, error) {
 	d, err := time.ParseDuration(text)
 	if err != nil || d < 0 {
 		return time.Time{}, fmt.Errorf("%q is neither an RFC 3339 time nor a duration back such as 15m, 24h or 7d", s)
+	}
+	if d > math.MaxInt64/time.Duration(days) {
+		return time.Time{}, fmt.Errorf("%q is more than 292 years: name a time instead", s)
 	}
 	return now.Add(-d * time.Duration(days)).UTC(), nil
 }

@@ -3,6 +3,7 @@ package domain
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -317,12 +318,39 @@ func DecodeHeaders(headers []Header) Headers {
 }
 
 func instantOf(s string) time.Time {
-	t, err := time.Parse(time.RFC3339Nano, s)
+	t, err := parseRFC3339(s)
 	if err != nil || !readableYear(t) {
 		return time.Time{}
 	}
 	return t.UTC()
 }
+
+// parseRFC3339 reads a time as RFC 3339 section 5.6 defines it. Go's own parser knows no leap second and no small "t"
+// and "z", and takes a comma, an hour of one digit and any offset. A leap second is the first instant of the next
+// minute, as PostgreSQL has it.
+func parseRFC3339(s string) (time.Time, error) {
+	const seconds, behind = len("2006-01-02T15:04:"), len("2006-01-02T15:04:05")
+	if len(s) <= behind || s[behind] == ',' || s[seconds-1] != ':' {
+		return time.Time{}, errNotRFC3339
+	}
+	if strings.ContainsAny(s, "tz") {
+		s = strings.ToUpper(s)
+	}
+	leap := s[seconds:behind] == "60"
+	if leap {
+		s = s[:seconds] + "59" + s[behind:]
+	}
+	if offset := s[len(s)-len("15:04"):]; s[len(s)-1] != 'Z' && (offset > "23:59" || offset[len("15:")] > '5') {
+		return time.Time{}, errNotRFC3339
+	}
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if leap {
+		t = t.Add(time.Second)
+	}
+	return t, err
+}
+
+var errNotRFC3339 = errors.New("it is no RFC 3339 time")
 
 func countOf(s string) int {
 	n, err := strconv.Atoi(strings.TrimSpace(s))

@@ -187,12 +187,94 @@ func TestParseQueryRefuses(t *testing.T) {
 		"path=!":                    "path: is empty",
 		"since=1h&until=2h":         "until ",
 		"since=2026-13-01T00:00:00": "since: ",
+		"since=200000d":             "more than 292 years",
+		"path=a%00b":                "path: has a NUL in it",
+		"path=%ff":                  "or is no UTF-8",
+		"path=" + strings.Repeat("a&path=", MaxTerms) + "b": "more than 100 values",
+		strings.Repeat("path=N*&", 950) + "app=x":           "more than 100 values",
 	} {
 		values, err := url.ParseQuery(query)
 		require.NoError(t, err)
 		_, err = ParseQuery(values, now)
 		require.ErrorContains(t, err, want, query)
 	}
+}
+
+// TestMarksThatAreMeant has values with a "!" in front or a "*" behind, through the tree and back.
+func TestMarksThatAreMeant(t *testing.T) {
+	for value, want := range map[string]Expr{
+		"a":    Equals(FieldPrincipal, "a"),
+		"!a":   Not(Equals(FieldPrincipal, "a")),
+		"!!a":  Equals(FieldPrincipal, "!a"),
+		"!!!a": Not(Equals(FieldPrincipal, "!a")),
+		"a*":   HasPrefix(FieldPrincipal, "a"),
+		"a**":  Equals(FieldPrincipal, "a*"),
+		"a***": HasPrefix(FieldPrincipal, "a*"),
+		"**":   Equals(FieldPrincipal, "*"),
+		"*":    Present(FieldPrincipal),
+		"!*":   Not(Present(FieldPrincipal)),
+		`C\*`:  HasPrefix(FieldPrincipal, `C\`),
+		"a!":   Equals(FieldPrincipal, "a!"),
+		"*a":   Equals(FieldPrincipal, "*a"),
+	} {
+		q, err := ParseQuery(url.Values{"principal": {value}}, time.Unix(1e9, 0))
+		require.NoError(t, err, value)
+		require.Equal(t, want, q.Where, value)
+		spelled, ok := Filter{Where: q.Where}.Params()
+		require.True(t, ok)
+		require.Equal(t, []string{value}, spelled["principal"])
+	}
+}
+
+// TestInstants reads times as RFC 3339 has them (section 5.6), not as Go's parser does.
+func TestInstants(t *testing.T) {
+	at := func(text string) time.Time {
+		parsed, err := time.Parse(time.RFC3339Nano, text)
+		require.NoError(t, err)
+		return parsed.UTC()
+	}
+	for text, want := range map[string]time.Time{
+		"2026-11-26T10:20:30Z":                at("2026-11-26T10:20:30Z"),
+		"2026-11-26t10:20:30z":                at("2026-11-26T10:20:30Z"),
+		"2026-11-26T10:20:30.123456789+02:30": at("2026-11-26T07:50:30.123456789Z"),
+		"2026-11-26T10:20:30.1234567891234Z":  at("2026-11-26T10:20:30.123456789Z"),
+		"2016-12-31T23:59:60Z":                at("2017-01-01T00:00:00Z"),
+		"2016-12-31T23:59:60.5Z":              at("2017-01-01T00:00:00.5Z"),
+		"2017-01-01T00:59:60+01:00":           at("2017-01-01T00:00:00Z"),
+		"2026-11-26T10:20:30-00:00":           at("2026-11-26T10:20:30Z"),
+		"2026-11-26T10:20:30,5Z":              {},
+		"2026-11-26T1:20:30Z":                 {},
+		"2026-11-26T10:20:61Z":                {},
+		"2026-11-26T10:20:30+24:00":           {},
+		"2026-11-26T10:20:30+02:60":           {},
+		"2026-11-26T10:20:30":                 {},
+		"2026-11-26 10:20:30Z":                {},
+		"2026-11-26T10:20Z":                   {},
+		"2026-02-30T10:20:30Z":                {},
+		"0000-01-01T00:00:00Z":                {},
+		"":                                    {},
+	} {
+		require.Equal(t, want, instantOf(text), text)
+	}
+	p, err := NewProjector(nil)
+	require.NoError(t, err)
+	project := func(timestamp string) Decision {
+		return p.Project(Record{Value: []byte(`{"decision_id":"a","timestamp":"` + timestamp + `"}`)})
+	}
+	require.NotEqual(
+		t, project("2016-12-31T23:59:59Z").Timestamp, project("2016-12-31T23:59:60Z").Timestamp,
+		"two instants under one id are no conflict",
+	)
+}
+
+func FuzzInstant(f *testing.F) {
+	f.Add("2016-12-31T23:59:60.5+01:00")
+	f.Add("2026-11-26t10:20:30z")
+	f.Fuzz(func(t *testing.T, s string) {
+		if got := instantOf(s); !got.IsZero() && !readableYear(got) {
+			t.Fatalf("%q became %s", s, got)
+		}
+	})
 }
 
 func FuzzParseCursor(f *testing.F) {

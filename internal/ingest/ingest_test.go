@@ -181,7 +181,7 @@ func TestInventedIDs(t *testing.T) {
 				observe("a", fmt.Sprint("real-", n))
 			}
 		}
-		observe("b", fmt.Sprint("alone"))
+		observe("b", "alone")
 		require.LessOrEqual(t, len(inventory.seen), 2*domain.MaxOPAs+2)
 		store.got = nil
 		require.NoError(t, inventory.report(t.Context()))

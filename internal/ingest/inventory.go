@@ -76,9 +76,11 @@ func (i *Inventory) Run(ctx context.Context) {
 			err := i.report(report)
 			cancel()
 			if err != nil && !failing {
-				i.log.Warn("the list of OPAs was not updated; it is tried again every 10 seconds", "error", err)
+				i.log.Warn("the list of OPAs was not updated; it is tried again every second", "error", err)
 			}
-			failing = err != nil
+			if failing = err != nil; failing {
+				last = time.Time{}
+			}
 		}
 		if done {
 			return

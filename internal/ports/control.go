@@ -13,8 +13,8 @@ import (
 // OPARecorder is the OPA inventory as ingest sees it.
 type OPARecorder interface {
 	// RecordOPAs adds observations to what is known. Repeating a call counts twice: these are figures for people. Of a
-	// tenant it keeps domain.MaxOPAs; those not seen for a day make room for new ones, and whoever finds none is counted as
-	// domain.OtherOPAs.
+	// tenant it keeps domain.MaxOPAs; those not seen for a day make room for new ones, and whoever finds none is counted
+	// as domain.OtherOPAs.
 	RecordOPAs(ctx context.Context, observations []domain.Observation) error
 }
 

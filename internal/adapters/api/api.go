@@ -3,6 +3,7 @@
 package api
 
 import (
+	"bytes"
 	_ "embed"
 	"encoding/json"
 	"slices"
@@ -72,13 +73,32 @@ type Page[T any] struct {
 	NextCursor Text `json:"next_cursor"`
 }
 
-// PageOf makes a page.
-func PageOf[D, T any](values []D, next *domain.Cursor, of func(D) T) Page[T] {
-	out := Page[T]{Items: ItemsOf(values, of).Items}
-	if next != nil {
-		out.NextCursor = Text(next.String())
+// maxPage bounds the JSON of a page, in bytes. One item is on it in any case.
+const maxPage = 8 << 20
+
+// SpellPage makes the JSON of a Page. It ends early where that becomes too long, with the cursor that goes on there.
+func SpellPage[D, T any](values []D, next *domain.Cursor, cursorOf func(*D) *domain.Cursor, of func(D) T) []byte {
+	var b bytes.Buffer
+	b.WriteString(`{"items":[`)
+	for i := range values {
+		item := Marshal(of(values[i]))
+		if i > 0 {
+			if b.Len()+len(item) > maxPage {
+				next = cursorOf(&values[i-1])
+				break
+			}
+			b.WriteByte(',')
+		}
+		b.Write(item)
 	}
-	return out
+	b.WriteString(`],"next_cursor":`)
+	cursor := Text("")
+	if next != nil {
+		cursor = Text(next.String())
+	}
+	b.Write(Marshal(cursor))
+	b.WriteByte('}')
+	return b.Bytes()
 }
 
 // Marshal spells a value of this package: texts, times and numbers, which cannot fail.

@@ -76,7 +76,9 @@ type OPA struct {
 	Events          int64           `json:"events"`
 	StatusAt        Instant         `json:"status_at"`
 	Status          json.RawMessage `json:"status"`
-	Hint            Text            `json:"hint"`
+	// StatusLeftOut says that there is a status for which this answer had no room.
+	StatusLeftOut bool `json:"status_left_out,omitempty"`
+	Hint          Text `json:"hint"`
 }
 
 // slowHint explains the most frequent cause of decisions that seem to be missing.
@@ -96,6 +98,7 @@ func OPAOf(o domain.OPA) OPA {
 	if json.Valid(o.Status) {
 		out.Status = o.Status
 	}
+	out.StatusLeftOut = o.Status == nil && !o.StatusAt.IsZero()
 	if o.Slow() {
 		out.Hint = slowHint
 	}

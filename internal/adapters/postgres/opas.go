@@ -117,6 +117,7 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 		uploads, events, status_at, status FROM opas WHERE ` + w.String() + ` ORDER BY uploads > 1 DESC, last_upload DESC
 		NULLS LAST, opa LIMIT 1000`
 	var out []domain.OPA
+	statuses := 0
 	err := s.query(ctx, "list OPAs", sql, w.Args, func(rows pgx.Rows) (err error) {
 		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (o domain.OPA, err error) {
 			var first, last, statusAt pgtype.Timestamptz
@@ -124,6 +125,9 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 			err = row.Scan(&o.Tenant, &o.OPA, &o.Version, &first, &last, &micros, &o.Uploads, &o.Events, &statusAt, &o.Status)
 			o.First, o.Last, o.StatusAt = instant(first), instant(last), instant(statusAt)
 			o.Interval = time.Duration(micros) * time.Microsecond
+			if statuses += len(o.Status); statuses > domain.MaxStatuses {
+				o.Status = nil
+			}
 			return o, err
 		})
 		return err

@@ -65,19 +65,23 @@ func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) 
 	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
 	order := ` ORDER BY TIME DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, q.Limit+1)
 	sql := bothTables(`SELECT `+columns+` FROM TABLE WHERE `+w.String()+order) + strings.ReplaceAll(order, "TIME", "time")
-	var page domain.Page
-	err := s.query(ctx, "search", sql, w.Args, func(rows pgx.Rows) (err error) {
-		page.Items, err = pgx.CollectRows(rows, scan)
-		return err
+	page := sqlstore.NewDecisionPage(q.Limit)
+	err := s.query(ctx, "search", sql, w.Args, func(rows pgx.Rows) error {
+		for rows.Next() {
+			d, err := scan(rows)
+			if err != nil {
+				return err
+			}
+			if !page.Add(d) {
+				break
+			}
+		}
+		return rows.Err()
 	})
 	if err != nil {
 		return domain.Page{}, err
 	}
-	page.Items, page.Next = sqlstore.Page(page.Items, q.Limit, domain.CursorOf)
-	if len(page.Items) == 0 {
-		page.Items = nil
-	}
-	return page, nil
+	return page.Page(), nil
 }
 
 // Decisions returns the rows with this id; see ports.DecisionReader.
@@ -85,7 +89,7 @@ func (s *Store) Decisions(ctx context.Context, scope domain.Scope, id string) ([
 	w := dialect.Where(id)
 	w.Add("decision_id = $1::text")
 	w.Fits(domain.DecisionFields, scope.Expr())
-	sql := bothTables(`SELECT `+columns+` FROM TABLE WHERE `+w.String()) + ` ORDER BY time DESC, tenant LIMIT 1000`
+	sql := bothTables(`SELECT `+columns+` FROM TABLE WHERE `+w.String()) + ` ORDER BY time DESC, tenant LIMIT 100`
 	var out []domain.Decision
 	err := s.query(ctx, "find a decision", sql, w.Args, func(rows pgx.Rows) (err error) {
 		out, err = pgx.CollectRows(rows, scan)

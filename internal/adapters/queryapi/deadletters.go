@@ -30,7 +30,9 @@ func (r *routes) deadLetters(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, api.PageOf(page.Items, page.Next, api.DeadLetterOf))
+	return c.Blob(
+		http.StatusOK, echo.MIMEApplicationJSON, api.SpellPage(page.Items, page.Next, domain.DeadCursorOf, api.DeadLetterOf),
+	)
 }
 
 // deadGroups answers GET /api/v1/dead-letters/groups.

@@ -3,6 +3,7 @@
 package queryapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
 
@@ -52,7 +54,7 @@ type routes struct {
 // New makes the handler of the console listener, with the API on it.
 func New(p Parts, d web.Door) http.Handler {
 	e := web.New(d)
-	e.Pre(web.SameOrigin)
+	e.Pre(web.SameOrigin, web.WellFormed)
 	Mount(e, p)
 	return web.HeadAsGet(e)
 }
@@ -104,7 +106,9 @@ func (r *routes) search(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, api.PageOf(page.Items, page.Next, api.DecisionOf))
+	return c.Blob(
+		http.StatusOK, echo.MIMEApplicationJSON, api.SpellPage(page.Items, page.Next, domain.CursorOf, api.DecisionOf),
+	)
 }
 
 // query reads the query string.
@@ -224,10 +228,22 @@ func request(c echo.Context, into any, example string) error {
 			"want Content-Type: application/json",
 		) // no page of a browser's may send it unasked
 	}
-	dec := json.NewDecoder(io.LimitReader(c.Request().Body, maxRequest))
+	body, err := io.ReadAll(io.LimitReader(c.Request().Body, maxRequest+1))
+	switch {
+	case err != nil:
+		return web.Problem(http.StatusBadRequest, "the request broke off: "+err.Error())
+	case len(body) > maxRequest:
+		return web.Problem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the request is longer than %d bytes", maxRequest))
+	case !utf8.Valid(body), bytes.Contains(body, []byte(`\u0000`)):
+		return web.Problem(http.StatusBadRequest, "the request has a NUL in it, or is no UTF-8")
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(into); err != nil {
 		return web.Problem(http.StatusBadRequest, "want "+example+": "+err.Error())
+	}
+	if dec.More() {
+		return web.Problem(http.StatusBadRequest, "want "+example+", and nothing behind it")
 	}
 	return nil
 }

@@ -49,19 +49,20 @@ func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) 
 		return domain.Page{}, s.slow(err)
 	}
 	defer rows.Close()
-	var page domain.Page
+	page := sqlstore.NewDecisionPage(q.Limit)
 	for rows.Next() {
 		d, err := scanDecision(rows)
 		if err != nil {
 			return domain.Page{}, s.slow(err)
 		}
-		page.Items = append(page.Items, d)
+		if !page.Add(d) {
+			break
+		}
 	}
 	if err := rows.Err(); err != nil {
 		return domain.Page{}, s.slow(err)
 	}
-	page.Items, page.Next = sqlstore.Page(page.Items, q.Limit, domain.CursorOf)
-	return page, nil
+	return page.Page(), nil
 }
 
 // Decisions returns the rows with this id; see ports.DecisionReader.
@@ -73,7 +74,7 @@ func (s *Store) Decisions(ctx context.Context, scope domain.Scope, id string) ([
 	w.Fits(domain.DecisionFields, scope.Expr())
 	rows, err := s.read.QueryContext(ctx, `SELECT `+columns+` FROM decisions WHERE `+w.String()+`
 		UNION ALL SELECT `+columns+` FROM decisions_out_of_window WHERE `+w.String()+`
-		ORDER BY time DESC, tenant LIMIT 1000`, w.Args...)
+		ORDER BY time DESC, tenant LIMIT 100`, w.Args...)
 	if err != nil {
 		return nil, s.checked("find a decision", err)
 	}
@@ -148,6 +149,7 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 	}
 	defer rows.Close()
 	var out []domain.OPA
+	statuses := 0
 	for rows.Next() {
 		var o domain.OPA
 		var first, last, statusAt sql.NullInt64
@@ -159,6 +161,9 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 		}
 		o.First, o.Last, o.StatusAt = instant(first), instant(last), instant(statusAt)
 		o.Interval = time.Duration(interval) * time.Microsecond
+		if statuses += len(o.Status); statuses > domain.MaxStatuses {
+			o.Status = nil
+		}
 		out = append(out, o)
 	}
 	return out, s.checked("list OPAs", rows.Err())

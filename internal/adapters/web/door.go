@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
@@ -145,6 +146,24 @@ func SameOrigin(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		if protection.Check(c.Request()) != nil {
 			return Problem(http.StatusForbidden, "a page of another site may not do this")
+		}
+		return next(c)
+	}
+}
+
+// WellFormed refuses a path or parameters with a NUL or with bytes that are no UTF-8: no store takes such a text, and
+// nothing in one can be found by it.
+func WellFormed(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		u := c.Request().URL
+		texts := []string{u.Path}
+		for name, values := range u.Query() {
+			texts = append(append(texts, name), values...)
+		}
+		for _, text := range texts {
+			if strings.ContainsRune(text, 0) || !utf8.ValidString(text) {
+				return Problem(http.StatusBadRequest, "the path or a parameter has a NUL in it, or is no UTF-8")
+			}
 		}
 		return next(c)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,6 +53,7 @@ func Decisions(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"rows survive a restart", storeReopen},
 		{"search filters", storeFilters},
 		{"search pages without gaps or repeats", storePages},
+		{"heavy pages end early", storeHeavyPages},
 		{"a canceled context stores nothing", storeCanceled},
 		{"an id that is not there is no error", storeAbsent},
 		{"a scope hides other tenants' decisions", scopeDecisions},
@@ -403,6 +405,8 @@ func storeFilters(t *testing.T, h *StoreHarness) {
 		"path=/http/authz/allow":         {"id-10"},
 		"path=http/*&path=k8s/admission": {"id-10", "id-20", "id-30"},
 		"path=!http/*":                   {"id-30", "id-40", "id-50"},
+		"resource=a_**":                  {},
+		"resource=!!a":                   {},
 		"path=http/*&path=!*/deny":       {"id-10", "id-20"},
 		"path=http/*&principal=!alice":   {"id-20"},
 		"principal=alice&action=POST":    {},
@@ -478,6 +482,41 @@ func storePages(t *testing.T, h *StoreHarness) {
 			require.False(t, d.Time().After(all[i-1].Time()), "newest first")
 		}
 	}
+}
+
+// storeHeavyPages has rows whose bundles are far larger than the rest of them: a page has as many as weigh little.
+func storeHeavyPages(t *testing.T, h *StoreHarness) {
+	var bundles []domain.Bundle
+	for n := range 64 {
+		bundles = append(bundles, domain.Bundle{
+			Name: fmt.Sprintf("%03d", n) + strings.Repeat("n", 500), Revision: strings.Repeat("r", 512),
+		})
+	}
+	const rows = 300
+	for n := range rows {
+		h.save(t, domain.Saved, h.row(n, func(d *domain.Decision) { d.Bundles = bundles }))
+	}
+	q := domain.Query{Filter: domain.Filter{Since: h.Now.Add(-time.Hour)}, Limit: domain.MaxPage}
+	seen, pages := map[string]bool{}, 0
+	for {
+		page, err := h.Decisions.Search(t.Context(), domain.AllTenants(), q)
+		require.NoError(t, err)
+		require.NotEmpty(t, page.Items)
+		weight := 0
+		for i := range page.Items {
+			require.False(t, seen[page.Items[i].ID])
+			seen[page.Items[i].ID] = true
+			weight += page.Items[i].Weight()
+		}
+		pages++
+		require.Less(t, weight, domain.MaxPageBytes+100<<10)
+		if page.Next == nil {
+			break
+		}
+		q.After = page.Next
+	}
+	require.Len(t, seen, rows)
+	require.Equal(t, 3, pages)
 }
 
 func storeCanceled(t *testing.T, h *StoreHarness) {
