@@ -68,7 +68,7 @@ func Exec(first ...string) int {
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	code, err := run(ctx, args, stdout, stderr)
 	if err != nil {
-		fmt.Fprintf(stderr, "docket: %v\n", err)
+		fmt.Fprintf(stderr, "docket: %s\n", cli.PrintableLines(err.Error()))
 	}
 	return code
 }
@@ -96,7 +96,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 	}
 	withSections(kctx, sections)
 	kctx.BindTo(ctx, (*context.Context)(nil))
-	out := cli.Out{Stdout: stdout, Stderr: stderr, Terminal: isTerminal(stderr)}
+	out := cli.Out{
+		Stdout: cli.Screen(stdout), Stderr: cli.Screen(stderr, '\r'), Raw: stdout, Terminal: isTerminal(stderr),
+	}
+	if isTerminal(stdout) {
+		out.Raw = out.Stdout
+	}
 	unknown := unknownVariables(kctx.Model)
 	if _, role := app.AdminListen[status.Role(kctx.Command())]; !role { // a role warns in its log
 		for _, name := range unknown {

@@ -47,7 +47,7 @@ type Inventory struct {
 
 type inventoryKey struct{ tenant, opa string }
 
-// tenantOPAs are the OPAs of a tenant that are told apart, by when they were seen last, and the ids that have come once:
+// tenantOPAs are the OPAs of a tenant that are told apart, by when they were seen last, and the ids that came once:
 // since the last report, and before.
 type tenantOPAs struct {
 	known         map[string]time.Time

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/stretchr/testify/require"
@@ -82,7 +83,7 @@ func serve(t *testing.T, answers map[string]string) *server {
 
 func screen(run func(Out) error) (string, error) {
 	var b bytes.Buffer
-	err := run(Out{Stdout: &b, Stderr: &b})
+	err := run(Out{Stdout: &b, Stderr: &b, Raw: &b})
 	return b.String(), err
 }
 
@@ -280,6 +281,88 @@ func TestForeignServer(t *testing.T) {
 	s.status = http.StatusTeapot
 	_, err = screen(func(o Out) error { return c.Run(t.Context(), o) })
 	require.ErrorContains(t, err, "is this its address?")
+	s.status = http.StatusNotFound
+	_, err = screen(func(o Out) error { return c.Run(t.Context(), o) })
+	require.Equal(t, ExitUsage, ExitCode(err), "that nothing was found there says nothing about the decision")
+	other := serve(t, map[string]string{
+		"/api/v1/decisions/x": `{"status":404,"title":"Not Found","detail":"there is nothing at GET /api/v1/decisions/x"}`,
+	})
+	other.status = http.StatusNotFound
+	c.Server = other.URL
+	_, err = screen(func(o Out) error { return c.Run(t.Context(), o) })
+	require.Equal(t, ExitUsage, ExitCode(err))
+	require.ErrorContains(t, err, "another listener")
+}
+
+// TestHostileTexts lets a server, and those who made decisions, try to write to the terminal itself.
+func TestHostileTexts(t *testing.T) {
+	const hostile = "a\x1b[31mred\u009b31m\u202eright to left\u2028\U000e0041tag\x7f\u0085"
+	quoted, err := json.Marshal(hostile)
+	require.NoError(t, err)
+	harmless := func(text string) {
+		t.Helper()
+		for _, r := range text {
+			require.False(t, r != '\n' && r != '\t' && harmful(r), "%q in %q", r, text)
+		}
+		require.True(t, utf8.ValidString(text))
+	}
+	decision := `{"decision_id":` + string(quoted) + `,"outcome":"denied","reason":` + string(quoted) + `,"tenant":` +
+		string(quoted) + `,"path":` + string(quoted) + `,"time":"2026-11-20T12:34:56Z","event":{"x":` + string(quoted) + `}}`
+	s := serve(t, map[string]string{
+		"/api/v1/decisions": `{"items":[` + decision + `],"next_cursor":null}`, "/api/v1/decisions/x": decision,
+	})
+	for _, output := range []string{"table", "json", "ndjson"} {
+		f := Find{Console: Console{Server: s.URL}, Form: Form{Output: output}, Since: "1h", Limit: 2}
+		got, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
+		require.NoError(t, err)
+		harmless(got)
+		if output == "json" {
+			var items []api.Decision
+			require.NoError(t, json.Unmarshal([]byte(got), &items))
+			require.Equal(t, hostile, items[0].DecisionID, "the JSON says the same")
+		}
+		c := Show{Console: Console{Server: s.URL}, Form: Form{Output: output}, ID: "x"}
+		got, err = screen(func(o Out) error { return c.Run(t.Context(), o) })
+		require.NoError(t, err)
+		harmless(got)
+	}
+	var b bytes.Buffer
+	out := Screen(&b)
+	for _, part := range []string{"one \xe2", "\x80\xae two\x1b]0;title\x07\n", "\xff\xfe\tthree ü\r\n", hostile} {
+		n, err := io.WriteString(out, part)
+		require.NoError(t, err)
+		require.Len(t, part, n)
+	}
+	harmless(b.String())
+	require.Contains(t, b.String(), "three ü")
+	b.Reset()
+	_, err = io.WriteString(Screen(&b, '\r'), "50 %\r51 %")
+	require.NoError(t, err)
+	require.Equal(t, "50 %\r51 %", b.String(), "progress")
+	long := serve(t, map[string]string{"/api/v1/decisions/x": strings.Repeat(" ", maxAnswer+1)})
+	c := Show{Console: Console{Server: long.URL}, Form: Form{Output: "table"}, ID: "x"}
+	_, err = screen(func(o Out) error { return c.Run(t.Context(), o) })
+	require.ErrorContains(t, err, "more than docket ever does")
+}
+
+func FuzzEscaped(f *testing.F) {
+	f.Add("a\x1b\u009b\u202e\U000e0041\xff")
+	f.Fuzz(func(t *testing.T, text string) {
+		spelled, err := json.Marshal(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back, want string
+		out := escaped(spelled)
+		if err := errors.Join(json.Unmarshal(out, &back), json.Unmarshal(spelled, &want)); err != nil || back != want {
+			t.Fatalf("%q became %q (%v)", want, back, err)
+		}
+		for _, r := range string(out) {
+			if harmful(r) {
+				t.Fatalf("%q in %q", r, out)
+			}
+		}
+	})
 }
 
 // receiver takes uploads and keeps the elements.
@@ -346,6 +429,47 @@ func TestSendSplits(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, *got, sendEvents*2+1)
 	require.Equal(t, 3, *uploads)
+}
+
+// TestSendOfWhatIsTooLarge has a docket that takes a few hundred bytes on the wire, a large line among small ones, and a
+// mark that an editor left in front.
+func TestSendOfWhatIsTooLarge(t *testing.T) {
+	var got []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil || len(body) > 20_000 {
+			w.WriteHeader(http.StatusRequestEntityTooLarge)
+			_, _ = io.WriteString(w, `{"status":413,"title":"Too Large","detail":"the upload is larger than 20000 bytes"}`)
+			return
+		}
+		z, err := gzip.NewReader(bytes.NewReader(body))
+		var events []json.RawMessage
+		if err == nil {
+			err = json.NewDecoder(z).Decode(&events)
+		}
+		if err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		for _, e := range events {
+			got = append(got, string(e[:7]))
+		}
+		fmt.Fprintf(w, `{"accepted":%d,"quarantined":0,"reasons":{}}`, len(events))
+	}))
+	t.Cleanup(s.Close)
+	large := make([]byte, sendBytes)
+	for i := range large {
+		large[i] = "0123456789abcdef"[(i*i>>3^i>>7)&15]
+	}
+	file := filepath.Join(t.TempDir(), "f")
+	text := byteOrderMark + `{"a":1}` + "\n" + `{"b":2,"x":"` + string(large) + `"}` + "\n" + `{"c":3}` + "\n"
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	c := Send{UploadServer: s.URL, Form: Form{Output: "table"}, Files: []string{file}}
+	printed, err := screen(func(o Out) error { return c.Run(t.Context(), o) })
+	require.Equal(t, ExitFailed, ExitCode(err))
+	require.ErrorContains(t, err, "1 events are larger than this docket takes")
+	require.Contains(t, printed, "2 accepted")
+	require.Equal(t, []string{`{"a":1}`, `{"c":3}`}, got)
 }
 
 func TestSendBadFiles(t *testing.T) {

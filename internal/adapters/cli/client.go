@@ -34,6 +34,8 @@ const (
 type Failure struct {
 	Code int
 	Err  error
+	// Status is that of docket's answer, where there was one.
+	Status int
 }
 
 // Error is the cause's.
@@ -75,6 +77,8 @@ func exitOf(c domain.Class) int {
 // Out is where commands print.
 type Out struct {
 	Stdout, Stderr io.Writer
+	// Raw takes exact bytes: the same as Stdout where that is a terminal, and otherwise whatever is behind it.
+	Raw io.Writer
 	// Terminal says that Stderr is one, so that progress may be shown.
 	Terminal bool
 }
@@ -89,6 +93,12 @@ type Console struct {
 	Server    string `help:"Console listener of the docket to ask." default:"http://127.0.0.1:8081" env:"DOCKET_SERVER" placeholder:"URL"`
 	TokenFile string `help:"File with the bearer token." env:"DOCKET_TOKEN_FILE" type:"path" placeholder:"FILE"`
 }
+
+// noRoute is how every listener of docket's answers for a path that it does not serve.
+const noRoute = "there is nothing at "
+
+// maxAnswer is longer than any of docket's answers, in bytes.
+const maxAnswer = 64 << 20
 
 // requestTimeout bounds one request of a command.
 const requestTimeout = 30 * time.Second
@@ -139,7 +149,10 @@ func do(caller context.Context, method, u, tokenFile string, body []byte, encodi
 		)
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if len(answer) > maxAnswer {
+		return nil, fail(ExitFailed, "%s sends more than docket ever does: is this its address?", req.URL.Host)
+	}
 	if err != nil {
 		return nil, fail(ExitUnavailable, "the answer broke off: %v", err)
 	}
@@ -170,17 +183,22 @@ func refusal(resp *http.Response, answer []byte) error {
 		Title, Detail string
 		Class         domain.Class
 	}
-	if json.Unmarshal(answer, &p) != nil || p.Title == "" {
+	asked, code := resp.Request.URL, exitOfStatus(resp.StatusCode)
+	switch {
+	case json.Unmarshal(answer, &p) != nil || p.Title == "":
+		if code == ExitNotFound { // by whom?
+			code = ExitUsage
+		}
+		return fail(code, "%s answered %s, which is not docket's way: is this its address?", asked.Host, resp.Status)
+	case strings.HasPrefix(p.Detail, noRoute):
 		return fail(
-			exitOfStatus(resp.StatusCode), "%s answered %s, which is not docket's way: is this its address?",
-			resp.Request.URL.Host, resp.Status,
+			ExitUsage, "%s is another listener of docket's, or another version of it: %s. Look at --server and --upload-server",
+			asked.Host, p.Detail,
 		)
-	}
-	code := exitOfStatus(resp.StatusCode)
-	if p.Class != "" {
+	case p.Class != "":
 		code = exitOf(p.Class)
 	}
-	return fail(code, "%s", cmp.Or(p.Detail, p.Title))
+	return &Failure{Code: code, Status: resp.StatusCode, Err: errors.New(cmp.Or(p.Detail, p.Title))}
 }
 
 // read decodes an answer.
@@ -205,7 +223,7 @@ func show[T any](
 	}
 	switch output {
 	case "raw":
-		_, err = out.Stdout.Write(body)
+		_, err = out.Raw.Write(body)
 		return err
 	case "table":
 		v, err := read[T](body)

@@ -167,6 +167,6 @@ func printEvent(w io.Writer, event []byte) error {
 	if err := json.Indent(&pretty, event, "", "  "); err != nil {
 		return fail(ExitFailed, "the event is not JSON: %w", err)
 	}
-	_, err := fmt.Fprintf(w, "\n%s\n", printableLines(pretty.String()))
+	_, err := fmt.Fprintf(w, "\n%s\n", PrintableLines(pretty.String()))
 	return err
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -50,14 +51,20 @@ func (t table) flush() error { return t.w.Flush() }
 // printable keeps what somebody else wrote from moving the cursor, colouring the screen or breaking a table.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) {
+		if harmful(r) {
 			return '\uFFFD'
 		}
 		return r
 	}, s)
 }
 
-func printableLines(s string) string {
+// harmful are control characters (C0 and C1), and those that format: bidi marks, tags, line separators.
+func harmful(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
+}
+
+// PrintableLines is printable but for new lines.
+func PrintableLines(s string) string {
 	lines := strings.Split(s, "\n")
 	for i, l := range lines {
 		lines[i] = printable(l)
@@ -74,10 +81,15 @@ func short(s string, limit int) string {
 
 // printJSON prints a value over several lines, or as one line of NDJSON.
 func printJSON(w io.Writer, v any, form string) error {
-	e := json.NewEncoder(w)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
 	if form == "json" {
 		e.SetIndent("", "  ")
 	}
 	e.SetEscapeHTML(false)
-	return e.Encode(v)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(escaped(b.Bytes()))
+	return err
 }

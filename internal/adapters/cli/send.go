@@ -38,6 +38,8 @@ type sent struct {
 	Accepted    int            `json:"accepted"`
 	Quarantined int            `json:"quarantined"`
 	Reasons     map[string]int `json:"reasons"`
+	// TooLarge counts events that docket takes on no account, because they are too large on the wire.
+	TooLarge int `json:"too_large,omitempty"`
 }
 
 // Run sends every event of every file, unchanged.
@@ -48,6 +50,9 @@ func (s *Send) Run(ctx context.Context, out Out) error {
 		if err = s.file(ctx, name, &total, out); err != nil {
 			break // what was sent is told all the same
 		}
+	}
+	if err == nil && total.TooLarge > 0 {
+		err = fail(ExitFailed, "%d events are larger than this docket takes and were not sent", total.TooLarge)
 	}
 	return errors.Join(s.print(out, total), err)
 }
@@ -77,7 +82,13 @@ func (s *Send) file(ctx context.Context, name string, total *sent, out Out) erro
 			return nil
 		}
 		batch.WriteByte(']')
-		if err := s.post(ctx, batch.Bytes(), total); err != nil {
+		err := s.post(ctx, batch.Bytes(), total)
+		var refused *Failure
+		if errors.As(err, &refused) && refused.Status == http.StatusRequestEntityTooLarge && count == 1 {
+			total.TooLarge++ // the others are sent all the same
+			err = nil
+		}
+		if err != nil {
 			return err
 		}
 		if out.Terminal {
@@ -88,6 +99,11 @@ func (s *Send) file(ctx context.Context, name string, total *sent, out Out) erro
 		return nil
 	}
 	err = eachEvent(r, func(event []byte) error {
+		if batch.Len()+len(event) > sendBytes { // a large one goes alone
+			if err := flush(); err != nil {
+				return err
+			}
+		}
 		batch.WriteByte("[,"[min(count, 1)])
 		batch.Write(event)
 		count++
@@ -159,10 +175,16 @@ func openEvents(name string) (io.Reader, func(), error) {
 			done()
 			return nil, nil, fail(ExitFailed, "%s begins like gzip but is not: %w", name, err)
 		}
-		return z, done, nil
+		r = bufio.NewReaderSize(z, 1<<20)
+	}
+	if mark, _ := r.Peek(len(byteOrderMark)); string(mark) == byteOrderMark {
+		_, _ = r.Discard(len(byteOrderMark)) // it is there
 	}
 	return r, done, nil
 }
+
+// byteOrderMark is what some editors put in front of UTF-8.
+const byteOrderMark = "\xEF\xBB\xBF"
 
 // eachEvent visits the elements of arrays, and every other value as it is. The bytes are valid during the visit only.
 func eachEvent(r io.Reader, visit func([]byte) error) error {

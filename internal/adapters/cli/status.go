@@ -26,7 +26,7 @@ func (s *Status) Run(ctx context.Context, out Out) error {
 	}
 	seen, err := s.get(ctx, "/api/v1/opas", nil)
 	if code := ExitCode(err); code == ExitUnavailable || code == ExitMisconfigured { // then is when this is asked
-		fmt.Fprintf(out.Stderr, "The OPAs that were seen are not listed: %v\n", err)
+		fmt.Fprintf(out.Stderr, "The OPAs that were seen are not listed: %s\n", PrintableLines(err.Error()))
 		seen, err = []byte("null"), nil
 	}
 	if err != nil {

@@ -25,14 +25,14 @@ func (s Console) watch(ctx context.Context, out Out, j api.Job) (answer []byte, 
 		}
 		if err != nil {
 			if code := ExitCode(err); ctx.Err() != nil || code == ExitUnavailable || code == ExitMisconfigured {
-				fmt.Fprintf(out.Stderr, "\nThe job goes on without being watched: docket jobs show %s\n", j.ID)
+				fmt.Fprintf(out.Stderr, "\nThe job goes on without being watched: docket jobs show %s\n", printable(j.ID))
 			}
 			return nil, err
 		}
 		if bar != nil {
 			bar.show(j)
 		} else if j.Message != told && j.Message != "" && !j.Rests() {
-			fmt.Fprintf(out.Stderr, "%s: %s\n", j.ID, printable(j.Message))
+			fmt.Fprintf(out.Stderr, "%s: %s\n", printable(j.ID), printable(j.Message))
 		}
 		told = j.Message
 		if j.Rests() {
@@ -43,7 +43,7 @@ func (s Console) watch(ctx context.Context, out Out, j api.Job) (answer []byte, 
 		}
 		select {
 		case <-ctx.Done():
-			fmt.Fprintf(out.Stderr, "\nThe job goes on without being watched: docket jobs show %s\n", j.ID)
+			fmt.Fprintf(out.Stderr, "\nThe job goes on without being watched: docket jobs show %s\n", printable(j.ID))
 			return nil, fail(ExitFailed, "interrupted")
 		case <-time.After(askAgain):
 		}
