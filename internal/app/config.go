@@ -53,7 +53,7 @@ type Listeners struct {
 	ConsoleTokensFile string   `help:"Bearer tokens for the console, a line each: name, role (viewer or operator), hex SHA-256 of the token. Read again when it changes." env:"DOCKET_CONSOLE_TOKENS_FILE" type:"path"`
 	TLSCertFile       string   `name:"tls-cert-file" help:"Certificate for the upload and console listeners." env:"DOCKET_TLS_CERT_FILE" type:"path"`
 	TLSKeyFile        string   `name:"tls-key-file" help:"Key of the certificate." env:"DOCKET_TLS_KEY_FILE" type:"path"`
-	AllowedHosts      []string `help:"Names that a request's Host may have, besides addresses and localhost. On loopback any other name is refused; elsewhere none is, unless this is set." env:"DOCKET_ALLOWED_HOSTS" placeholder:"NAME,…"`
+	AllowedHosts      []string `help:"Names that a request's Host may have, besides addresses and localhost. On loopback any other name is refused; elsewhere none is, unless this is set." env:"DOCKET_ALLOWED_HOSTS" type:"names" placeholder:"NAME,…"`
 	Insecure          bool     `help:"Listen off loopback without tokens: something in front of docket asks who they are." env:"DOCKET_INSECURE"`
 }
 

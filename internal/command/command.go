@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -59,7 +60,8 @@ type commandLine struct {
 // Exec runs docket with the process's arguments behind first, until a signal tells it to stop, and returns its exit
 // code.
 func Exec(first ...string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// SIGHUP is how a terminal that is closed, and some supervisors, say it.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	return Main(ctx, append(first, os.Args[1:]...), os.Stdout, os.Stderr)
 }
@@ -126,6 +128,7 @@ func parse(args []string, stdout, stderr io.Writer, file *config.File) (*kong.Co
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.PostBuild(withDefaults),
 	}
+	options = append(options, mappers()...)
 	if file != nil {
 		options = append(options, kong.Resolvers(fileResolver{file}))
 	}
@@ -146,6 +149,12 @@ func isTerminal(w io.Writer) bool {
 // warnings are for the log of a command that has one.
 type warnings []string
 
+// serviceLink are the variables that Kubernetes sets for a service named docket, or docket-something
+// (https://kubernetes.io/docs/tutorials/services/connect-applications-service/#accessing-the-service).
+var serviceLink = regexp.MustCompile(
+	`^DOCKET_(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=\d+$|PORT(_\d+_(TCP|UDP|SCTP))?=\w+://|PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=)`,
+)
+
 // unknownVariables names every DOCKET_* variable that no flag reads.
 func unknownVariables(app *kong.Application) warnings {
 	known := map[string]bool{}
@@ -160,7 +169,7 @@ func unknownVariables(app *kong.Application) warnings {
 	var out warnings
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
-		if strings.HasPrefix(name, "DOCKET_") && !known[name] {
+		if strings.HasPrefix(name, "DOCKET_") && !known[name] && !serviceLink.MatchString(kv) {
 			out = append(out, name)
 		}
 	}

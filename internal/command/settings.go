@@ -28,7 +28,7 @@ type setting struct {
 // knownSettings are those of app.Config, by their flags.
 var knownSettings = func() map[string]setting {
 	grammar := &settings{Config: app.DefaultConfig()}
-	p, err := kong.New(grammar, kong.Name("docket"))
+	p, err := kong.New(grammar, append(mappers(), kong.Name("docket"))...)
 	if err != nil {
 		panic(err) // the grammar is the program's own
 	}

@@ -102,6 +102,15 @@ func TestFile(t *testing.T) {
 	require.NotContains(t, err.Error(), "mappings", "a section is known by itself")
 }
 
+// manyKeys and manyAliases are 200 keys, and 200 keys of 200 each.
+var manyKeys, manyAliases = func() (keys, aliases string) {
+	for n := range 200 {
+		keys += fmt.Sprintf("k%d: 1, ", n)
+		aliases += fmt.Sprintf("k%d: *x, ", n)
+	}
+	return keys, aliases
+}()
+
 func TestFileMistakes(t *testing.T) {
 	for name, c := range map[string]struct{ text, says string }{
 		"no YAML":                 {"a: [\n", "docket.yaml"},
@@ -112,7 +121,11 @@ func TestFileMistakes(t *testing.T) {
 		"two documents":           {"a: 1\n---\nb: 2\n", "there is a second document"},
 		"a section's unknown key": {"mappings:\n  - {path: a, colour: red}\n", "colour"},
 		"a section of other kind": {"mappings: 7\n", "mappings"},
-		"a list of lists":         {"a: [[1], {b: 2}]\n", "line 1: a:"},
+		"more than anybody sets": {
+			"a: &a {b: 1}\n" + "x: &x {" + manyKeys + "}\ny: &y {" + manyAliases + "}\n", "there are more than",
+		},
+		"an alias in itself": {"a: &x {b: *x}\n", "does an alias contain itself"},
+		"a list of lists":    {"a: [[1], {b: 2}]\n", "line 1: a:"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, err := read(t, c.text)

@@ -20,6 +20,7 @@ type File struct {
 	Name   string
 	values map[string]string
 	lines  map[string]int
+	keys   int
 }
 
 // Read reads a YAML file. Nested keys are joined by "_", so parking: {max_attempts: 10} is parking_max_attempts.
@@ -56,12 +57,34 @@ func sectionsOf(sections any) map[string]any {
 	return out
 }
 
+// maxKeys is far more than there are settings, and maxKey far longer than any is. Aliases of aliases make a large file of
+// a small one.
+const (
+	maxKeys = 10_000
+	maxKey  = 1000
+)
+
+// meant is the node that an alias stands for.
+func meant(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		return n.Alias
+	}
+	return n
+}
+
 func (f *File) add(prefix string, n *yaml.Node, sections map[string]any) error {
+	n = meant(n)
+	if len(prefix) > maxKey {
+		return fmt.Errorf("%s line %d: a key is longer than %d bytes; does an alias contain itself?", f.Name, n.Line, maxKey)
+	}
 	if n.Kind != yaml.MappingNode {
 		return fmt.Errorf("%s line %d: want keys and values", f.Name, n.Line)
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := prefix+n.Content[i].Value, n.Content[i+1]
+		key, value := prefix+meant(n.Content[i]).Value, meant(n.Content[i+1])
+		if f.keys++; f.keys > maxKeys {
+			return fmt.Errorf("%s line %d: there are more than %d keys", f.Name, n.Line, maxKeys)
+		}
 		if line, twice := f.lines[key]; twice {
 			return fmt.Errorf("%s line %d: %s is set already, in line %d", f.Name, n.Content[i].Line, key, line)
 		}

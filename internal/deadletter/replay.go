@@ -254,6 +254,7 @@ func (w *work) reparse(l domain.DeadLetter, r domain.Record) (ingest.Assembly, e
 		Headers: domain.Headers{
 			Tenant: r.Headers.Tenant, OPAPartition: r.Headers.OPAPartition, ReceivedAt: r.Headers.ReceivedAt,
 			Upload: r.Headers.Upload, TraceParent: r.Headers.TraceParent, Origin: moved.Origin, LoggedAt: moved.LoggedAt,
+			Uploader: r.Headers.Uploader, RemoteAddress: r.Headers.RemoteAddress,
 			Replay: w.Job.ID, ReplayCount: r.Headers.ReplayCount + 1,
 		},
 	}

@@ -110,6 +110,8 @@ type Headers struct {
 	ReceivedAt time.Time
 	// Upload is the hex SHA-256 of the body as received; OPA's retry of an upload repeats it.
 	Upload string
+	// Uploader is the name of the credential that the upload came with, and RemoteAddress where it came from.
+	Uploader, RemoteAddress string
 	// Reason stands on quarantined records, and on those that the store in good health did not keep.
 	Reason Cause
 	// TraceParent is docket's own trace (W3C Trace Context), never the application's.
@@ -211,6 +213,8 @@ const (
 	headerOPAPartition  = "docket-opa-partition"
 	headerReceivedAt    = "docket-received-at"
 	headerUpload        = "docket-upload"
+	headerUploader      = "docket-uploader"
+	headerRemoteAddress = "docket-remote-address"
 	headerReason        = "docket-reason"
 	headerTraceParent   = "traceparent"
 	headerAttempt       = "docket-attempt"
@@ -250,6 +254,8 @@ func (h Headers) Encode() []Header {
 	text(headerOPAPartition, h.OPAPartition)
 	instant(headerReceivedAt, h.ReceivedAt)
 	text(headerUpload, h.Upload)
+	text(headerUploader, h.Uploader)
+	text(headerRemoteAddress, h.RemoteAddress)
 	text(headerReason, string(h.Reason))
 	text(headerTraceParent, h.TraceParent)
 	count(headerAttempt, h.Attempt)
@@ -282,6 +288,10 @@ func DecodeHeaders(headers []Header) Headers {
 			h.ReceivedAt = instantOf(p.Value)
 		case headerUpload:
 			h.Upload = p.Value
+		case headerUploader:
+			h.Uploader = p.Value
+		case headerRemoteAddress:
+			h.RemoteAddress = p.Value
 		case headerReason:
 			h.Reason = Cause(p.Value)
 		case headerTraceParent:

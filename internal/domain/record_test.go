@@ -18,7 +18,7 @@ func TestHeadersRoundTrip(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	for _, h := range []Headers{
 		{},
-		{Tenant: "t", OPAPartition: "p", ReceivedAt: at, Upload: "u"},
+		{Tenant: "t", OPAPartition: "p", ReceivedAt: at, Upload: "u", Uploader: "edge-eu", RemoteAddress: "192.0.2.1"},
 		{
 			Tenant: "t", Reason: TooDeep, TraceParent: "tp", Attempt: 3, NotBefore: at, FirstFailedAt: at.Add(time.Hour),
 			ErrorClass: Unknown,

@@ -52,10 +52,14 @@ const FingerprintBytes = 6
 // numbers differ between rows and between the days' partitions.
 var numbers = regexp.MustCompile(`[0-9]+`)
 
+// sqlState is how the driver ends what PostgreSQL says.
+var sqlState = regexp.MustCompile(` \(SQLSTATE [0-9A-Z]{5}\)`)
+
 // RejectionOf is one row that was rejected with err.
 func RejectionOf(err error, tenant, path string) Rejection {
 	r := Rejection{Tenant: tenant, Class: ClassOf(err), Code: CodeOf(err), Path: path, Rows: 1}
-	r.Text, _ = cleanText(numbers.ReplaceAllString(err.Error(), "#"), maxErrorText)
+	text := sqlState.ReplaceAllString(err.Error(), "") // it is the code, and no number
+	r.Text, _ = cleanText(numbers.ReplaceAllString(text, "#"), maxErrorText)
 	sum := sha256.Sum256([]byte(strings.Join([]string{string(r.Class), r.Code, r.Text, r.Path}, "\x00")))
 	r.Fingerprint = hex.EncodeToString(sum[:FingerprintBytes])
 	return r

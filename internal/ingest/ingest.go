@@ -47,6 +47,8 @@ type Upload struct {
 	// Tenant is the credential's, and Partition the {partition} of the path.
 	Tenant    string
 	Partition string
+	// Caller is the credential's name, and Address where the upload came from.
+	Caller, Address string
 	// Wire is the body as received, and Gzipped says to inflate it. The log keeps Wire where the body is quarantined:
 	// nobody may write to it again.
 	Wire    []byte
@@ -67,7 +69,7 @@ func (s *Service) Accept(ctx context.Context, u Upload) (Receipt, error) {
 		Wire: u.Wire, Gzipped: u.Gzipped, Topic: s.assembler.Topics.Decisions, Charge: u.Charge,
 		Headers: domain.Headers{
 			Tenant: u.Tenant, OPAPartition: domain.Name(u.Partition), ReceivedAt: u.ReceivedAt, Upload: uploadOf(u.Wire),
-			TraceParent: traceParent(ctx),
+			Uploader: domain.Name(u.Caller), RemoteAddress: domain.Name(u.Address), TraceParent: traceParent(ctx),
 		},
 	})
 	if err != nil {

@@ -431,8 +431,8 @@ func TestSendSplits(t *testing.T) {
 	require.Equal(t, 3, *uploads)
 }
 
-// TestSendOfWhatIsTooLarge has a docket that takes a few hundred bytes on the wire, a large line among small ones, and a
-// mark that an editor left in front.
+// TestSendOfWhatIsTooLarge has a docket that takes 20 KB on the wire, a large line among small ones, and a mark that an
+// editor left in front.
 func TestSendOfWhatIsTooLarge(t *testing.T) {
 	var got []string
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -105,7 +105,7 @@ const requestTimeout = 30 * time.Second
 
 // get asks the console listener and returns the body of a 200.
 func (s Console) get(ctx context.Context, path string, query url.Values) ([]byte, error) {
-	u := strings.TrimRight(s.Server, "/") + path
+	u := strings.TrimRight(strings.TrimSpace(s.Server), "/") + path
 	if len(query) > 0 {
 		u += "?" + query.Encode()
 	}
@@ -238,10 +238,10 @@ func show[T any](
 
 // post asks the console listener to do something.
 func (s Console) post(ctx context.Context, path string, body []byte) ([]byte, error) {
-	return do(ctx, http.MethodPost, strings.TrimRight(s.Server, "/")+path, s.TokenFile, body, "")
+	return do(ctx, http.MethodPost, strings.TrimRight(strings.TrimSpace(s.Server), "/")+path, s.TokenFile, body, "")
 }
 
 // remove asks the console listener to delete something.
 func (s Console) remove(ctx context.Context, path string) ([]byte, error) {
-	return do(ctx, http.MethodDelete, strings.TrimRight(s.Server, "/")+path, s.TokenFile, nil, "")
+	return do(ctx, http.MethodDelete, strings.TrimRight(strings.TrimSpace(s.Server), "/")+path, s.TokenFile, nil, "")
 }

@@ -10,14 +10,15 @@ import (
 	"golang.org/x/text/transform"
 )
 
-// harmless is a writer behind which nothing moves the cursor, colours the screen or turns the text around, whoever wrote
-// it: decisions, dead letters and the answers of a server that is not docket.
+// harmless is a writer behind which nothing moves the cursor, colours the screen or turns the text around, whoever
+// wrote it: decisions, dead letters and the answers of a server that is not docket.
 type harmless struct {
 	mu sync.Mutex
 	w  *transform.Writer
 }
 
-// Screen writes to w what is harmless to a terminal, and U+FFFD for the rest. New lines, tabs and the runes of also stay.
+// Screen writes to w what is harmless to a terminal, and U+FFFD for the rest. New lines, tabs and the runes of also
+// stay.
 func Screen(w io.Writer, also ...rune) io.Writer {
 	stays := map[rune]bool{'\n': true, '\t': true}
 	for _, r := range also {

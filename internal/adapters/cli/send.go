@@ -138,7 +138,7 @@ func (s *Send) post(ctx context.Context, body []byte, total *sent) error {
 	if err := w.Close(); err != nil {
 		return err
 	}
-	u := strings.TrimRight(s.UploadServer, "/") + "/logs"
+	u := strings.TrimRight(strings.TrimSpace(s.UploadServer), "/") + "/logs"
 	if s.Partition != "" {
 		u += "/" + url.PathEscape(s.Partition)
 	}

@@ -18,7 +18,7 @@ import (
 
 // Config is what can be set of Kafka.
 type Config struct {
-	Brokers      []string `help:"Kafka instead of the embedded log: addresses to start from." env:"BROKERS" placeholder:"HOST:PORT,…"`
+	Brokers      []string `help:"Kafka instead of the embedded log: addresses to start from." env:"BROKERS" type:"names" placeholder:"HOST:PORT,…"`
 	Unreplicated string   `help:"What ingest, saver, parking and console do where a topic has fewer than three replicas or may lose what it acknowledged: refuse to start, or allow it." env:"UNREPLICATED"`
 	TLS          bool     `name:"tls" help:"Reach the brokers by TLS." env:"TLS"`
 	CAFile       string   `name:"ca-file" help:"Certificates to trust for it instead of the system's." env:"CA_FILE" type:"path"`

@@ -234,6 +234,13 @@ func (l *Log) settings(ctx context.Context, topics ...string) (map[string]topicS
 	}
 	out := map[string]topicSettings{}
 	for _, r := range resources {
+		if errors.Is(r.Err, kerr.TopicAuthorizationFailed) {
+			return nil, &domain.Error{
+				Class: domain.Misconfigured, Code: kerr.TopicAuthorizationFailed.Message, Op: "ask Kafka for the settings of " +
+					r.Name, Err: r.Err, Text: "docket's account may not read them, and so does not know whether the topic is safe: " +
+					"allow it DescribeConfigs on this topic (kafka-acls --add --operation DescribeConfigs --topic …)",
+			}
+		}
 		if r.Err != nil {
 			return nil, classify("ask Kafka for the settings of "+r.Name, r.Err)
 		}

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"strings"
 	"sync"
 
@@ -40,6 +41,9 @@ const (
 // pool makes a pool that connects when it is first used. With kept, it has that many connections at most and makes them
 // ahead; otherwise the URL says how many, or defaultPool.
 func (s *Store) pool(a access, kept int32) (*pgxpool.Pool, error) {
+	if strings.Contains(s.opts.URL, "://") && strings.Count(s.opts.URL, "@") > 1 {
+		return nil, badURL(errManyAts)
+	}
 	config, err := pgxpool.ParseConfig(s.opts.URL)
 	if err != nil {
 		return nil, badURL(err)
@@ -111,14 +115,18 @@ var defaultOfPgx = sync.OnceValue(func() int32 {
 	return config.MaxConns
 })
 
-// badURL explains a connection string without quoting it: it may hold a password.
+// errManyAts is a URL that the parser may read, with a part of the password as the host or the database, which every
+// message about the connection would show.
+var errManyAts = errors.New("there is more than one @ in it")
+
+// badURL explains a connection string without quoting it or what its parser says of it: that may be a part of the
+// password. A file that it names is none.
 func badURL(err error) error {
-	text := "it is no connection string such as postgres://user@host:5432/docket?sslmode=verify-full"
-	var parse *pgconn.ParseConfigError
-	if errors.As(err, &parse) {
-		if cause := parse.Unwrap(); cause != nil {
-			text = cause.Error()
-		}
+	text := "it is no connection string such as postgres://user@host:5432/docket?sslmode=verify-full; in a URL, every " +
+		"character of a password but letters and digits has to be percent-encoded (@ is %40, # is %23, / is %2F)"
+	var file *fs.PathError
+	if errors.As(err, &file) {
+		text = file.Error()
 	}
-	return &domain.Error{Class: domain.Misconfigured, Op: "read DOCKET_DATABASE_URL", Text: text, Err: err}
+	return &domain.Error{Class: domain.Misconfigured, Op: "read DOCKET_DATABASE_URL", Text: text}
 }

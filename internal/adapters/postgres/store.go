@@ -142,13 +142,19 @@ func (s *Store) Pool() sql.DBStats {
 	}
 }
 
+// schemaVersions is where the migrations that were made are noted. goose's own table is also that of any other program
+// that uses it in this database.
+const schemaVersions = "docket_schema_versions"
+
 // migrator brings the schema up to date.
 func (s *Store) migrator(db *sql.DB) (*goose.Provider, error) {
 	sub, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return nil, err
 	}
-	return goose.NewProvider(goose.DialectPostgres, db, sub, goose.WithSlog(slog.New(slog.DiscardHandler)))
+	return goose.NewProvider(
+		goose.DialectPostgres, db, sub, goose.WithTableName(schemaVersions), goose.WithSlog(slog.New(slog.DiscardHandler)),
+	)
 }
 
 // withDB lends a database/sql handle to the migrations, which use nothing that a pooler would not understand.
@@ -182,6 +188,13 @@ func (s *Store) Migrate(ctx context.Context) error {
 		if _, err := lock.ExecContext(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(migrationLock)); err != nil {
 			return err
 		}
+		current, err := p.GetDBVersion(ctx)
+		if err != nil {
+			return err
+		}
+		if err := notFromTheFuture(current, p); err != nil {
+			return err
+		}
 		_, err = p.Up(ctx)
 		return err
 	})
@@ -192,18 +205,33 @@ func (s *Store) Migrate(ctx context.Context) error {
 	return s.PrepareDays(ctx, today, today+domain.DaysAhead)
 }
 
+// notFromTheFuture refuses a schema that a newer docket has made: nobody knows what this one would do to it.
+func notFromTheFuture(current int64, p *goose.Provider) error {
+	sources := p.ListSources()
+	if newest := sources[len(sources)-1].Version; current > newest {
+		return domain.Errorf(
+			domain.Misconfigured, "the database has schema %d, of a newer docket, and this one knows %d: run the newer docket, "+
+				"or restore a backup of before", current, newest,
+		)
+	}
+	return nil
+}
+
 // CheckSchema is Misconfigured unless the database has the schema of this version. It creates nothing.
 func (s *Store) CheckSchema(ctx context.Context) error {
 	pending := true
 	err := s.withDB(ctx, func(db *sql.DB, p *goose.Provider) error {
 		var known bool
-		const ours = `SELECT to_regclass('goose_db_version') IS NOT NULL`
+		const ours = `SELECT to_regclass('` + schemaVersions + `') IS NOT NULL`
 		if err := db.QueryRowContext(ctx, ours).Scan(&known); err != nil || !known {
 			return err
 		}
 		var current int64
-		const version = `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`
+		const version = `SELECT coalesce(max(version_id), 0) FROM ` + schemaVersions + ` WHERE is_applied`
 		if err := db.QueryRowContext(ctx, version).Scan(&current); err != nil {
+			return err
+		}
+		if err := notFromTheFuture(current, p); err != nil {
 			return err
 		}
 		pending = slices.ContainsFunc(p.ListSources(), func(source *goose.Source) bool { return source.Version > current })

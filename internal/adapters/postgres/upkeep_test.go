@@ -186,6 +186,39 @@ func TestSchemaIsChecked(t *testing.T) {
 	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "%v", err)
 	require.ErrorContains(t, err, "docket migrate")
 	require.NoError(t, p.Exec(database, `CREATE TABLE untouched ()`), "looking creates nothing")
+	require.NoError(t, p.Exec(database, `CREATE TABLE goose_db_version (id int, version_id bigint, is_applied boolean)`,
+		`INSERT INTO goose_db_version VALUES (1, 99, true)`), "another program's")
+	require.ErrorContains(t, s.CheckSchema(t.Context()), "docket migrate")
 	require.NoError(t, s.Migrate(t.Context()))
 	require.NoError(t, s.CheckSchema(t.Context()))
+	require.NoError(t, p.Exec(database, `INSERT INTO docket_schema_versions (version_id, is_applied) VALUES (99, true)`))
+	for name, err := range map[string]error{"check": s.CheckSchema(t.Context()), "migrate": s.Migrate(t.Context())} {
+		require.Equal(t, domain.Misconfigured, domain.ClassOf(err), name)
+		require.ErrorContains(t, err, "schema 99, of a newer docket", name)
+	}
+}
+
+// TestPasswordsStayOutOfMessages has passwords as people paste them.
+func TestPasswordsStayOutOfMessages(t *testing.T) {
+	for _, url := range []string{
+		"postgres://u:s3cr3t@h1dd3n#w/rd%@127.0.0.1:1/db", "postgres://u:s3cr3t@h1dd3n/x#y@127.0.0.1:1/db",
+		"postgres://u:s3cr3t#h1dd3n%@127.0.0.1:1/db", "postgres://u:s3cr3t h1dd3n@127.0.0.1:1/db",
+		"postgres://u:s3cr3t%zzh1dd3n@127.0.0.1:1/db", "postgres://u:s3cr3t:h1dd3n/x@127.0.0.1:x/db",
+		"host=127.0.0.1 password='s3cr3t h1dd3n port=1", "postgres://u:s3cr3th1dd3n@127.0.0.1:port/db",
+		"host=127.0.0.1 port=1 password=s3cr3t%h1dd3n sslmode=wrong", "postgres://u:s3cr3th1dd3n@127.0.0.1:1/db",
+		"host=127.0.0.1 port=1 password=s3cr3t h1dd3n",
+	} {
+		s, err := Open(Options{URL: url, Window: testWindow, Log: slog.New(slog.DiscardHandler)})
+		if err == nil {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			err = s.CheckSchema(ctx)
+			cancel()
+			s.Close()
+		}
+		require.Error(t, err, url)
+		require.NotContains(t, err.Error(), "s3cr3t", url)
+		require.NotContains(t, err.Error(), "h1dd3n", url)
+	}
+	_, err := Open(Options{URL: "postgres://u:x@127.0.0.1/db?sslmode=verify-ca&sslrootcert=/no/such/file"})
+	require.ErrorContains(t, err, "/no/such/file")
 }

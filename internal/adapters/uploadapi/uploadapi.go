@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -105,7 +106,8 @@ type receipt struct {
 func (u *upload) logs(c echo.Context) error {
 	return u.body(c, func(ctx context.Context, in incoming) error {
 		r, err := u.ingest.Accept(ctx, ingest.Upload{
-			Tenant: in.tenant, Partition: strings.TrimSuffix(c.Param("*"), "/"), Wire: in.wire, Gzipped: in.gzipped,
+			Tenant: in.caller.Tenant(), Partition: strings.TrimSuffix(c.Param("*"), "/"), Wire: in.wire, Gzipped: in.gzipped,
+			Caller: in.caller.Name, Address: addressOf(c.Request()),
 			Charge: in.share.charge, Version: versionOf(c.Request().UserAgent()), ReceivedAt: time.Now().UTC(),
 		})
 		if err != nil {
@@ -124,7 +126,7 @@ func (u *upload) status(c echo.Context) error {
 		if domain.ClassOf(err) == domain.Unavailable { // charge's
 			return err
 		}
-		u.inventory.Status(in.tenant, versionOf(c.Request().UserAgent()), report, time.Now().UTC())
+		u.inventory.Status(in.caller.Tenant(), versionOf(c.Request().UserAgent()), report, time.Now().UTC())
 		return c.JSON(http.StatusOK, struct{}{})
 	})
 }
@@ -144,7 +146,7 @@ const maxReport = 2 << 20
 
 // incoming is a request whose body has been read.
 type incoming struct {
-	tenant  string
+	caller  domain.Caller
 	wire    []byte
 	gzipped bool
 	share   *share
@@ -174,7 +176,17 @@ func (u *upload) body(c echo.Context, take func(context.Context, incoming) error
 		return err
 	}
 	gzipped = gzipped || ingest.LooksGzipped(wire)
-	return take(r.Context(), incoming{tenant: caller.Tenant(), wire: wire, gzipped: gzipped, share: s})
+	return take(r.Context(), incoming{caller: caller, wire: wire, gzipped: gzipped, share: s})
+}
+
+// addressOf is the other end of the connection: a proxy's, where there is one. What a header says of others is anybody's
+// word.
+func addressOf(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
 }
 
 // versionOf reads OPA's user agent: "Open Policy Agent/0.39.0 (…)" or "Open-Policy-Agent/1.22.2 (…)".

@@ -61,6 +61,8 @@ func TestTenantIsTheCallers(t *testing.T) {
 	require.Len(t, got, 1)
 	require.Equal(t, "acme", got[0].Headers.Tenant)
 	require.Equal(t, "initech", got[0].Headers.OPAPartition)
+	require.Equal(t, "edge", got[0].Headers.Uploader)
+	require.Equal(t, "192.0.2.1", got[0].Headers.RemoteAddress, "without the port")
 }
 
 func TestConfig(t *testing.T) {
