@@ -131,6 +131,12 @@ func (w *work) watch(test bool) (stopped bool, err error) {
 	if !w.Job.TooManyFail() { // of all that was sent
 		return false, nil
 	}
+	// The others that were sent come back or are stored as well; the job ends with the numbers of all of them.
+	rest := domain.Say(ReplayCrowded, domain.Args{"on_the_way": w.Job.OnTheWay()})
+	all := func() bool { return w.Job.OnTheWay() == 0 }
+	if goOn, err := w.await(settleWait, rest, all); err != nil || !goOn {
+		return true, err
+	}
 	w.End(domain.JobStopped, domain.Say(ReplayStopped, domain.Args{
 		"failed": w.Job.Failed, "done": w.Job.Done, "stop_ratio": w.Job.StopRatio,
 	}))

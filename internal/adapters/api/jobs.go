@@ -3,9 +3,11 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
 	"time"
 
+	"github.com/docket-project/docket/internal/deadletter"
 	"github.com/docket-project/docket/internal/domain"
 )
 
@@ -124,6 +126,19 @@ func JobOf(j domain.Job, now time.Time) Job {
 	}
 	if out.Args == nil {
 		out.Args = domain.Args{}
+	}
+	if out.Code == deadletter.ReplayDone || out.Code == deadletter.ReplayStopped {
+		// What came back after the job had ended is counted, too: what it says agrees with its numbers.
+		out.Args = maps.Clone(out.Args)
+		for name, n := range map[string]int64{
+			"done": j.Done, "stored": j.Stored, "failed": j.Failed, "reparsed": j.Reparsed, "on_the_way": j.OnTheWay(),
+			"skipped": j.Skipped,
+		} {
+			if _, known := out.Args[name]; known {
+				out.Args[name] = n
+			}
+		}
+		out.Message = Word(domain.Say(out.Code, out.Args))
 	}
 	if j.Kind == domain.Replay {
 		out.OnTheWay = j.OnTheWay()

@@ -38,6 +38,12 @@ const forgetOthers = `DELETE FROM dead_letters d USING unnest($1::text[], $2::by
 	AS u(id, sha256, tenant, class)
 	WHERE d.id = u.id AND (d.sha256, d.tenant, d.class) <> (u.sha256, u.tenant, u.class)`
 
+// supersede removes what a job has replayed and what has failed in another class since: the same bytes under a new
+// identity.
+const supersede = `DELETE FROM dead_letters d USING unnest($1::bytea[], $2::text[], $3::text[], $4::text[])
+	AS u(sha256, tenant, class, replay)
+	WHERE d.state = 'replayed' AND (d.sha256, d.tenant, d.replay) = (u.sha256, u.tenant, u.replay) AND d.class <> u.class`
+
 // IndexDeadLetters takes in dead letters; see ports.DeadLetterIndex.
 func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLetter) error {
 	folded := domain.FoldDeadLetters(letters)
@@ -49,6 +55,7 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 	err := s.change(ctx, "index dead letters", func(b *pgx.Batch) {
 		b.Queue(inIndexOrder)
 		b.Queue(forgetOthers, u.id, u.sum, u.tenant, u.class)
+		b.Queue(supersede, u.sum, u.tenant, u.class, u.replay)
 		b.Queue(indexDeadLetters, append([]any{s.opts.Now().UTC()}, u.args()...)...)
 	})
 	if err != nil {

@@ -43,6 +43,13 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 			); err != nil {
 				return err
 			}
+			// What its job has replayed, and what failed in another class since, is the same under a new identity.
+			if _, err := tx.Exec(
+				`DELETE FROM dead_letters WHERE state = 'replayed' AND sha256 = ? AND tenant = ? AND replay = ? AND class <> ?`,
+				l.SHA256[:], l.Tenant, l.Replay, string(l.Class),
+			); err != nil {
+				return err
+			}
 			var replay sql.NullString
 			var changed int64
 			err := insert.QueryRow(deadValues(l, now)...).Scan(&replay, &changed)

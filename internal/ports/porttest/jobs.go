@@ -404,3 +404,42 @@ func storeDryRun(t *testing.T, h *StoreHarness) {
 	_, err = h.Decisions.DryRunBatch(ctx, []domain.Decision{h.row(7)})
 	require.Equal(t, domain.Unavailable, domain.ClassOf(err), "%v", err)
 }
+
+// storeReplayOfAnotherClass has dead letters that come back in another class: after it was written down that they were
+// sent, and before.
+func storeReplayOfAnotherClass(t *testing.T, h *StoreHarness) {
+	ctx, now := t.Context(), h.Now.UTC().Truncate(time.Microsecond)
+	late, early, other := h.dead(1), h.dead(3), h.dead(5)
+	h.index(t, late, early, other)
+	h.job(t, "r-1", "state=open")
+	_, found := h.claim(t, domain.DeadLetterJobs, "one", now)
+	require.True(t, found)
+	again := func(l domain.DeadLetter, offset int64) domain.DeadLetter {
+		l = copyOf(l, offset, "r-1")
+		l.Class, l.Code, l.Error = domain.Unknown, "XX000", "something else"
+		return l
+	}
+	h.Now = h.Now.Add(time.Millisecond)
+	h.index(t, again(early, 303))
+	j, err := h.Control.MoveLetters(ctx, domain.LetterStep{
+		JobStep: domain.JobStep{Job: "r-1", Owner: "one", At: now, LeaseUntil: now.Add(time.Minute), After: other.Position},
+		Moved:   []domain.DeadLetter{late, early, other}, To: domain.DeadReplayed,
+	})
+	require.NoError(t, err)
+	require.Equal(t, []int64{3, 1, 2}, []int64{j.Done, j.Failed, j.OnTheWay()})
+	h.Now = h.Now.Add(time.Millisecond)
+	h.index(t, again(late, 301))
+	require.Equal(
+		t, map[domain.DeadState]int64{domain.DeadOpen: 2, domain.DeadReplayed: 1}, h.counts(t, ""),
+		"those that came back are open, and nothing of them stays replayed",
+	)
+	for _, l := range []domain.DeadLetter{late, early} {
+		letters, err := h.Control.DeadLettersOf(ctx, domain.AllTenants(), l.DecisionID)
+		require.NoError(t, err)
+		require.Len(t, letters, 1)
+		require.Equal(t, domain.Unknown, letters[0].Class)
+	}
+	j, _, err = h.Control.Job(ctx, domain.AllTenants(), "r-1")
+	require.NoError(t, err)
+	require.Equal(t, []int64{3, 2, 1}, []int64{j.Done, j.Failed, j.OnTheWay()})
+}

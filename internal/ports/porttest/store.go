@@ -83,6 +83,7 @@ func Control(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"jobs are made, taken up, paused and ended", storeJobs},
 		{"a job that is not over has no twin", storeTwins},
 		{"a replay moves dead letters and counts what becomes of them", storeReplay},
+		{"what fails in another class takes the place of what was replayed", storeReplayOfAnotherClass},
 		{"the audit only grows", storeAudit},
 	})
 }
