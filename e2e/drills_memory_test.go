@@ -33,6 +33,42 @@ func TestDrillMemory(t *testing.T) { memoryDrill(t, 12) }
 // TestLongDrillMemory has 2.4 GiB of it.
 func TestLongDrillMemory(t *testing.T) { memoryDrill(t, 40) }
 
+// TestLongDrillMemoryBeside has as much of it while the saver stores 5,000 ordinary decisions a second, if it can.
+func TestLongDrillMemoryBeside(t *testing.T) {
+	c := oneBroker(t)
+	prefix := shortName()
+	fault := "40 uploads of fifteen repetitive events of 4 MiB beside 5,000 decisions a second"
+	d := c.drill(t, fault, 100, func(n int) (out []string) {
+		for i := range 50 {
+			out = append(out, fmt.Sprintf(
+				idMark+`%s-%d-%d","labels":{"id":"opa-%d"},"path":"http/authz/allow","input":{"user":"user-%d","pad":%q},"result":true,"timestamp":%q}`,
+				prefix, n, i, n%200, (n*50+i)%20_000, padding[(n+i)%100:], time.Now().UTC().Format(time.RFC3339Nano),
+			))
+		}
+		return out
+	})
+	stored := func() (float64, time.Time) {
+		n, err := c.roles["saver"].metric(`docket_save_records_total{result="saved"}`)
+		require.NoError(t, err)
+		return n, time.Now()
+	}
+	d.inject(func() func() { return nothing })
+	before, from := stored()
+	for range 40 {
+		body := repetitive(shortName())
+		eventually(t, time.Minute, func() error { return post(d.load.client, d.load.target, body) })
+		c.ledger.note(t, body, true, true)
+	}
+	after, to := stored()
+	t.Logf("%.0f rows a second for %s", (after-before)/to.Sub(from).Seconds(), to.Sub(from))
+	d.heal()
+	d.verify(3*time.Minute, 0)
+	d.unspent()
+	for _, name := range []string{"saver", "parking", "console"} {
+		t.Logf("%s: peak memory %d MiB", name, peakRSS(t, c.roles[name].Pid()))
+	}
+}
+
 func memoryDrill(t *testing.T, uploads int) {
 	c := oneBroker(t)
 	d := c.drill(

@@ -123,7 +123,9 @@ func zipped(text string) []byte {
 }
 
 // p95 of the uploads that were due in a span.
-func (l *load) p95(from, to time.Time) time.Duration {
+func (l *load) p95(from, to time.Time) time.Duration { return l.percentile(95, from, to) }
+
+func (l *load) percentile(p int, from, to time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var took []time.Duration
@@ -136,7 +138,7 @@ func (l *load) p95(from, to time.Time) time.Duration {
 		return 0
 	}
 	slices.Sort(took)
-	return took[len(took)*95/100]
+	return took[len(took)*p/100]
 }
 
 // idMark stands in front of a decision's id, which is its first field here.

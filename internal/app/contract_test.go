@@ -119,6 +119,10 @@ var contractBodies = map[string]func() (body []byte, encoding string){
 		}
 		return zipped("[" + b.String()[1:] + "]"), "gzip"
 	},
+	"64 MiB of as many events as there may be": func() ([]byte, string) {
+		event := `{"x":"` + strings.Repeat("y", contractInflated/contractEvents-20) + `"}`
+		return zipped("[" + strings.Repeat(event+",", contractEvents-1) + event + "]"), "gzip"
+	},
 	"a gzip bomb of 7 GB": func() ([]byte, string) { return bomb("", 7), "gzip" },
 	"a gzip bomb of 10 GB, which is more than 8 MiB on the wire": func() ([]byte, string) { return bomb("", 10), "gzip" },
 	"a gzip bomb behind two events": func() ([]byte,

@@ -152,7 +152,8 @@ type warnings []string
 // serviceLink are the variables that Kubernetes sets for a service named docket, or docket-something
 // (https://kubernetes.io/docs/tutorials/services/connect-applications-service/#accessing-the-service).
 var serviceLink = regexp.MustCompile(
-	`^DOCKET_(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=\d+$|PORT(_\d+_(TCP|UDP|SCTP))?=\w+://|PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=)`,
+	`^DOCKET_(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=\d+$|PORT(_\d+_(TCP|UDP|SCTP))?=\w+://|` +
+		`PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=)`,
 )
 
 // unknownVariables names every DOCKET_* variable that no flag reads.

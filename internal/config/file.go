@@ -57,8 +57,8 @@ func sectionsOf(sections any) map[string]any {
 	return out
 }
 
-// maxKeys is far more than there are settings, and maxKey far longer than any is. Aliases of aliases make a large file of
-// a small one.
+// maxKeys is far more than there are settings, and maxKey far longer than any is. Aliases of aliases make a large file
+// of a small one.
 const (
 	maxKeys = 10_000
 	maxKey  = 1000

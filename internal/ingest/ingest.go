@@ -39,8 +39,11 @@ func New(
 	return s
 }
 
-// MaxInflated is the most bytes that a body may inflate to.
-func (s *Service) MaxInflated() int { return s.assembler.Limits.Inflated }
+// LargestUpload is the most that an upload may charge beyond its wire bytes: those that it inflates to, and what its
+// records weigh beside their events.
+func (s *Service) LargestUpload() int {
+	return s.assembler.Limits.Inflated + s.assembler.Limits.Events*recordOverhead
+}
 
 // Upload is one request to /logs.
 type Upload struct {

@@ -101,8 +101,8 @@ type DeadLetterReader interface {
 type DeadLetterIndex interface {
 	// IndexDeadLetters takes in dead letters in the order of the log. It is idempotent: a record that is known changes
 	// nothing but what is read out of its bytes, and the copy of another one is counted there. A copy that comes from a
-	// replay opens its dead letter again and counts as a failure of its job; where it failed in another class this time, it
-	// takes the place of the one that the job replayed. One whose row exists with the same bytes is Stored.
+	// replay opens its dead letter again and counts as a failure of its job; where it failed in another class this time,
+	// it takes the place of the one that the job replayed. One whose row exists with the same bytes is Stored.
 	IndexDeadLetters(ctx context.Context, letters []domain.DeadLetter) error
 	// CloseStored looks at the next so many dead letters in a state behind a position, in the log's order, and closes
 	// those whose row exists with the same bytes. next is the last one looked at, zero at the end.

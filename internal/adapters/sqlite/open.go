@@ -158,8 +158,8 @@ func (d *Dir) migrate(ctx context.Context, db *sql.DB, file, dir string, apply b
 	sources := p.ListSources()
 	if newest := sources[len(sources)-1].Version; current > newest {
 		return domain.Errorf(
-			domain.Misconfigured, "%s has schema %d, of a newer docket, and this one knows %d: run the newer docket, or restore "+
-				"a backup of before", filepath.Join(d.path, file), current, newest,
+			domain.Misconfigured, "%s has schema %d, of a newer docket, and this one knows %d: run the newer docket, or "+
+				"restore a backup of before", filepath.Join(d.path, file), current, newest,
 		)
 	}
 	if !apply {

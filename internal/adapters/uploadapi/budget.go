@@ -14,8 +14,9 @@ import (
 type budget struct {
 	limit int64
 	// connection is what the requests of one connection may hold together: a sixteenth, or one whole upload. A load
-	// balancer makes many OPAs one address, so addresses are not told apart.
-	connection int64
+	// balancer makes many OPAs one address, so addresses are not told apart. tenant is what those of one tenant may, while
+	// another uploads: half, or one whole upload.
+	connection, tenant int64
 
 	mu      sync.Mutex
 	held    int64
@@ -50,7 +51,9 @@ var (
 )
 
 func newBudget(limit, upload int64) *budget {
-	return &budget{limit: limit, connection: max(limit/16, upload), tenants: map[string]*tenantShare{}}
+	return &budget{
+		limit: limit, connection: max(limit/16, upload), tenant: max(limit/2, upload), tenants: map[string]*tenantShare{},
+	}
 }
 
 // connectionShare is what the requests of one connection hold. The budget's lock guards it.
@@ -111,7 +114,7 @@ func (s *share) charge(n int) error {
 		return errBudget
 	case s.connection.held+more > s.budget.connection:
 		return errConnectionShare
-	case s.tenant.held+more > s.limit/2 && s.othersWait():
+	case s.tenant.held+more > s.budget.tenant && s.othersWait():
 		return errTenantShare
 	}
 	s.budget.held += more

@@ -50,7 +50,7 @@ type Parts struct {
 func New(p Parts, reg prometheus.Registerer) http.Handler {
 	u := &upload{
 		cfg: p.Config, who: p.Who, ingest: p.Ingest, inventory: p.Inventory,
-		budget: newBudget(p.Config.MaxInFlightBytes, p.Config.MaxWireBytes+int64(p.Ingest.MaxInflated())),
+		budget: newBudget(p.Config.MaxInFlightBytes, p.Config.MaxWireBytes+int64(p.Ingest.LargestUpload())),
 		requests: promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
 			Name: "docket_ingest_requests_total", Help: "Uploads and status reports, by the status of the answer.",
 		}, []string{"code"}),
@@ -179,8 +179,8 @@ func (u *upload) body(c echo.Context, take func(context.Context, incoming) error
 	return take(r.Context(), incoming{caller: caller, wire: wire, gzipped: gzipped, share: s})
 }
 
-// addressOf is the other end of the connection: a proxy's, where there is one. What a header says of others is anybody's
-// word.
+// addressOf is the other end of the connection: a proxy's, where there is one. What a header says of others is
+// anybody's word.
 func addressOf(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {

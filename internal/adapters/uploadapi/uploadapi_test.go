@@ -128,25 +128,34 @@ func TestVersionOf(t *testing.T) {
 	}
 }
 
-// BenchmarkUpload is the whole way through the HTTP API without network and log: three events, gzip.
+// BenchmarkUpload is the whole way through the HTTP API without network and log: three events, gzip. Their OPA is one of
+// 200, or one that nobody has heard of.
 func BenchmarkUpload(b *testing.B) {
-	h := newTestUpload(func(context.Context, []domain.Record) error { return nil }, 1<<30)
-	var wire bytes.Buffer
-	z := gzip.NewWriter(&wire)
-	event := `{"labels":{"id":"x","version":"1"},"decision_id":"id","path":"http/authz/allow","input":{"user":"alice","pad":"` + strings.Repeat(
-		"abc ",
-		300,
-	) + `"},"result":false}`
-	_, _ = io.WriteString(z, "["+event+","+event+","+event+"]")
-	_ = z.Close()
-	b.ReportAllocs()
-	for b.Loop() {
-		r := httptest.NewRequest(http.MethodPost, "/logs", bytes.NewReader(wire.Bytes()))
-		r.Header.Set("Content-Encoding", "gzip")
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, r)
-		if w.Code != http.StatusOK {
-			b.Fatal(w.Code)
-		}
+	for name, opas := range map[string]int{"of 200 OPAs": 200, "of an OPA of its own": 20_000} {
+		b.Run(name, func(b *testing.B) {
+			h := newTestUpload(func(context.Context, []domain.Record) error { return nil }, 1<<30)
+			bodies := make([][]byte, opas)
+			for n := range bodies {
+				var wire bytes.Buffer
+				z := gzip.NewWriter(&wire)
+				event := fmt.Sprintf(
+					`{"labels":{"id":"opa-%08d","version":"1"},"decision_id":"id","path":"http/authz/allow",`+
+						`"input":{"user":"alice","pad":%q},"result":false}`, n, strings.Repeat("abc ", 300),
+				)
+				_, _ = io.WriteString(z, "["+event+","+event+","+event+"]")
+				_ = z.Close()
+				bodies[n] = wire.Bytes()
+			}
+			b.ReportAllocs()
+			for n := 0; b.Loop(); n++ {
+				r := httptest.NewRequest(http.MethodPost, "/logs", bytes.NewReader(bodies[n%opas]))
+				r.Header.Set("Content-Encoding", "gzip")
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, r)
+				if w.Code != http.StatusOK {
+					b.Fatal(w.Code)
+				}
+			}
+		})
 	}
 }
