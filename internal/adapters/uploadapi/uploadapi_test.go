@@ -128,8 +128,8 @@ func TestVersionOf(t *testing.T) {
 	}
 }
 
-// BenchmarkUpload is the whole way through the HTTP API without network and log: three events, gzip. Their OPA is one of
-// 200, or one that nobody has heard of.
+// BenchmarkUpload is the whole way through the HTTP API without network and log: three events, gzip. Their OPA is one
+// of 200, or one that nobody has heard of.
 func BenchmarkUpload(b *testing.B) {
 	for name, opas := range map[string]int{"of 200 OPAs": 200, "of an OPA of its own": 20_000} {
 		b.Run(name, func(b *testing.B) {
