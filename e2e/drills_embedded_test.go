@@ -58,15 +58,17 @@ func killDrill(t *testing.T, kills int) {
 func TestDrillEmbeddedKill(t *testing.T)     { killDrill(t, 20) }
 func TestLongDrillEmbeddedKill(t *testing.T) { killDrill(t, 200) }
 
-// TestDrillEmbeddedStop stops docket in good order under load.
+// TestDrillEmbeddedStop stops docket in good order under load, as a supervisor does, a terminal that is closed, and a
+// person.
 func TestDrillEmbeddedStop(t *testing.T) {
 	dk := newDocket(t, t.TempDir())
 	dk.serve(t)
-	d := dk.drill(t, "SIGTERM, three times")
+	d := dk.drill(t, "SIGTERM, SIGHUP and SIGINT")
 	d.inject(func() func() { return nothing })
-	for range 3 {
+	for _, stop := range []syscall.Signal{syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT} {
 		sleepFor(t, 500*time.Millisecond)
-		dk.terminate(t)
+		require.NoError(t, dk.Signal(stop))
+		require.Zero(t, dk.wait(t, 25*time.Second), "%s: %s", stop, dk.out)
 		dk.serve(t)
 	}
 	d.heal()

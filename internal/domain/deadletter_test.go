@@ -187,3 +187,14 @@ func FuzzDeadLetter(f *testing.F) {
 		}
 	})
 }
+
+// TestRejectionsOfPostgreSQL have the SQLSTATE as their code, and not as a number in their text.
+func TestRejectionsOfPostgreSQL(t *testing.T) {
+	reject := func(text string) Rejection {
+		return RejectionOf(&Error{Class: Invalid, Code: "42P01", Text: text}, "t", "p")
+	}
+	r := reject(`ERROR: relation "decisions_20261126" does not exist (SQLSTATE 42P01)`)
+	require.Equal(t, `ERROR: relation "decisions_#" does not exist`, r.Text)
+	require.Equal(t, "42P01", r.Code)
+	require.Equal(t, r.Fingerprint, reject(`ERROR: relation "decisions_20261127" does not exist`).Fingerprint)
+}

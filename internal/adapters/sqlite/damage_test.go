@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -471,4 +472,28 @@ func TestFullIsUnavailable(t *testing.T) {
 	b, err := l.Backlog(t.Context(), "g", testTopics.Decisions)
 	require.NoError(t, err)
 	require.EqualValues(t, 2, b[0].End, "what was refused left no hole")
+}
+
+// TestSchemaOfTheFuture has files that a newer docket has migrated, also where this one may not migrate.
+func TestSchemaOfTheFuture(t *testing.T) {
+	dir := written(t, 1)
+	execFile(t, dir, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, 1)`)
+	for _, migrate := range []bool{true, false} {
+		options := logOptions(t)
+		options.Migrate = migrate
+		_, err := OpenLog(t.Context(), dir, options)
+		require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
+		require.ErrorContains(t, err, "log.db has schema 99, of a newer docket")
+	}
+	store := StoreOptions{Window: domain.Window{Retention: time.Hour}, Fatal: func(error) {}, Migrate: true}
+	store.Log = slog.New(slog.DiscardHandler)
+	s, err := OpenStore(t.Context(), dir, store)
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+	db, err := sql.Open("sqlite", filepath.Join(dir.path, storeFile))
+	require.NoError(t, err)
+	_, err = db.ExecContext(t.Context(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, 1)`)
+	require.NoError(t, errors.Join(err, db.Close()))
+	_, err = OpenStore(t.Context(), dir, store)
+	require.ErrorContains(t, err, "store.db has schema 99, of a newer docket")
 }
