@@ -39,9 +39,9 @@ type backends struct {
 }
 
 // uploads is the log as those take it who bring something new.
-func (b backends) uploads(log ports.Log, embedded bool) ports.Log {
-	if !embedded {
-		return log // a full disk is the brokers' affair
+func (b backends) uploads(log ports.Log) ports.Log {
+	if b.disk == nil {
+		return log
 	}
 	return roomy{log, b.disk}
 }
@@ -61,7 +61,7 @@ func (a *App) backends(ctx context.Context) (b backends, err error) {
 			return b, err
 		}
 		a.onStop("data directory", func(context.Context) error { return dir.Close() })
-		b.disk = newDisk(dir.Free, a.health, a.reg, a.logger)
+		b.disk = newDisk(dir.Free, !a.cfg.Kafka.On(), a.health, a.reg, a.logger)
 		a.run("disk", b.disk.run)
 	}
 	if a.cfg.DatabaseURL != "" {

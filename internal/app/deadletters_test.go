@@ -300,6 +300,28 @@ func TestLoopGuard(t *testing.T) {
 	}(), "its bytes stay")
 }
 
+// TestRepetitiveDeadLetters has an element that the dead-letter topic keeps compressed: people see the bytes that were
+// sent, and a replay reads them.
+func TestRepetitiveDeadLetters(t *testing.T) {
+	a := startApp(t, nil)
+	deep := nested("deep", 20_000)
+	answer, status := postLogs(t, a, []byte("["+deep+"]"), "")
+	require.Equal(t, http.StatusOK, status, "%s", answer)
+	letter := a.indexed(t, 1, "state=open")[0]
+	require.Equal(t, "too_deep", letter.Cause)
+	code, raw := a.get(t, a.ConsoleAddr(), "/api/v1/dead-letters/"+letter.ID+"/raw")
+	require.Equal(t, http.StatusOK, code, "%s", raw)
+	require.Equal(t, deep, string(raw))
+	_, body := a.get(t, a.ConsoleAddr(), "/api/v1/dead-letters/"+letter.ID)
+	var one deadAnswer
+	require.NoError(t, json.Unmarshal(body, &one))
+	require.NotEmpty(t, one.Preview)
+	require.Equal(t, "anonymous", one.Headers["docket-uploader"])
+	require.Equal(t, "127.0.0.1", one.Headers["docket-remote-address"])
+	j := a.job(t, "replays", `{"filter":{"cause":"too_deep"},"dry_run":false,"comment":"again"}`)
+	require.Equal(t, []int64{1, 1, 0}, []int64{j.Done, j.Failed, j.Skipped}, j.Message)
+}
+
 // TestReindex loses the index, which the log brings back.
 func TestReindex(t *testing.T) {
 	a := startApp(t, nil)

@@ -31,15 +31,17 @@ type disk struct {
 	free   func() (ratio float64, err error)
 	health *status.Health
 	logger *slog.Logger
+	// refuses says that the log is on this disk, so that uploads are refused.
+	refuses bool
 
 	used  atomic.Uint64 // as a float64
 	level int           // 0 well, 1 warned, 2 full
 }
 
 func newDisk(
-	free func() (float64, error), health *status.Health, reg prometheus.Registerer, logger *slog.Logger,
+	free func() (float64, error), refuses bool, health *status.Health, reg prometheus.Registerer, logger *slog.Logger,
 ) *disk {
-	d := &disk{free: free, health: health, logger: logger}
+	d := &disk{free: free, refuses: refuses, health: health, logger: logger}
 	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "docket_disk_free_ratio", Help: "Part of the data directory's file system that is free.",
 	}, func() float64 { return 1 - d.inUse() })
@@ -85,13 +87,19 @@ func (d *disk) look() {
 		return
 	}
 	percent := slog.Int("percent", int(100*used))
-	switch level {
-	case 2:
+	switch {
+	case level == 2 && d.refuses:
 		d.logger.Error("the disk is full but for 5 %: uploads are refused until there is room again. Make room, or shorten "+
 			"the retention (docket retention apply)", percent)
-	case 1:
+	case level == 2:
+		d.logger.Error("the disk of the embedded store is full but for 5 %: what it does not take waits in the log. Make "+
+			"room, or shorten the retention (docket retention apply)", percent)
+	case level == 1 && d.refuses:
 		d.logger.Warn("the disk fills: from 95 % on uploads are refused. Make room, or shorten the retention (docket "+
 			"retention apply)", percent)
+	case level == 1:
+		d.logger.Warn("the disk of the embedded store fills. Make room, or shorten the retention (docket retention apply)",
+			percent)
 	default:
 		d.logger.Info("the disk has room again", percent)
 	}
@@ -99,13 +107,13 @@ func (d *disk) look() {
 		d.health.Disk(nil)
 		return
 	}
-	m := domain.Say(status.DiskFills, domain.Args{"percent": int(100 * used)})
+	m := domain.Say(status.DiskFills, domain.Args{"percent": int(100 * used), "refuses": d.refuses})
 	d.health.Disk(&m)
 }
 
 // refusal is why nothing new is taken, or nil.
 func (d *disk) refusal() error {
-	if used := d.inUse(); used >= diskFull {
+	if used := d.inUse(); used >= diskFull && d.refuses {
 		return &domain.Error{Class: domain.Unavailable, Code: "DISK_FULL", Text: fmt.Sprintf(
 			"%d %% of the data directory's file system are in use; docket takes nothing from %d %% on, until there is room",
 			int(100*used), int(100*diskFull),

@@ -28,7 +28,7 @@ func TestDisk(t *testing.T) {
 	health := status.NewHealth(status.Serve)
 	reg := prometheus.NewRegistry()
 	d := newDisk(
-		func() (float64, error) { return free, failure }, health, reg, slog.New(slog.NewTextHandler(&said, nil)),
+		func() (float64, error) { return free, failure }, true, health, reg, slog.New(slog.NewTextHandler(&said, nil)),
 	)
 	log := roomy{taking{}, d}
 	for _, step := range []struct {
@@ -68,4 +68,19 @@ func TestDisk(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDiskOfTheStoreAlone has the log elsewhere: whoever uploads has nothing to do with it.
+func TestDiskOfTheStoreAlone(t *testing.T) {
+	var said bytes.Buffer
+	free := 0.1
+	logger := slog.New(slog.NewTextHandler(&said, nil))
+	d := newDisk(func() (float64, error) { return free, nil }, false, status.NewHealth(status.Serve), nil, logger)
+	require.Contains(t, said.String(), "level=WARN")
+	free = 0.01
+	d.look()
+	require.Contains(t, said.String(), "level=ERROR")
+	require.NotContains(t, said.String(), "refused")
+	require.NoError(t, roomy{taking{}, d}.Publish(t.Context(), nil))
+	require.NoError(t, roomy{taking{}, d}.Ready(t.Context()))
 }

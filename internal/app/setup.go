@@ -67,7 +67,7 @@ func (a *App) setup(ctx context.Context) error {
 	if a.role != status.Ingest {
 		s = a.newStore(back, projector, tracing.tracer)
 	}
-	sampler := status.NewSampler(back.uploads(back.Log, !a.cfg.Kafka.On()), a.consumed(), s.status(), a.reg, a.logger)
+	sampler := status.NewSampler(back.uploads(back.Log), a.consumed(), s.status(), a.reg, a.logger)
 	a.sampler.Store(sampler)
 	a.run("sampler", sampler.Run)
 	a.consumers(log, s)
@@ -87,7 +87,7 @@ func (a *App) setup(ctx context.Context) error {
 		a.upload.server.Handler = uploadapi.New(uploadapi.Parts{
 			Config: a.cfg.Upload, Who: uploaders, Inventory: inventory, Traces: tracing.provider,
 			Ingest: ingest.New(
-				a.assembler(), a.cfg.Ingest.PublishTimeout, back.uploads(log, !a.cfg.Kafka.On()), inventory, a.reg,
+				a.assembler(), a.cfg.Ingest.PublishTimeout, back.uploads(log), inventory, a.reg,
 			),
 			Door: a.upload.door,
 		}, a.reg)

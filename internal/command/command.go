@@ -60,8 +60,11 @@ type commandLine struct {
 // Exec runs docket with the process's arguments behind first, until a signal tells it to stop, and returns its exit
 // code.
 func Exec(first ...string) int {
-	// SIGHUP is how a terminal that is closed, and some supervisors, say it.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup
+		signals = append(signals, syscall.SIGHUP) // a terminal that is closed, and some supervisors
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	return Main(ctx, append(first, os.Args[1:]...), os.Stdout, os.Stderr)
 }

@@ -216,7 +216,7 @@ func (s *splitter) split() Cause {
 		switch {
 		case err == nil:
 			s.add(id, kind, trimSeparator(s.body[start:end]))
-		case nestsBeyond(s.body[start:], mostLevels):
+		case s.separated(start) && nestsBeyond(s.body[start:], mostLevels):
 			return s.splitDeep(start)
 		default:
 			return syntaxCause(err)

@@ -77,6 +77,12 @@ func TestParseBatch(t *testing.T) {
 			"too_deep: " + deep(10_050), "not_object: 7", `not_object: "x"`, "not_object: null"}},
 		{"deep, and bytes behind the array", `[` + deep(10_050) + `] x`, nil, []string{"too_deep: " + deep(10_050),
 			"trailing_bytes"}},
+		{"deep, and no comma in front", `[{"decision_id":"a","x":1} ` + deep(10_050) + `]`, []string{
+			`{"decision_id":"a","x":1}`}, []string{"broken_json"}},
+		{"deep, and no comma in front, behind an array", `[{"a":[1,{"x":1}]} ` + deep(10_050) + `]`, []string{
+			`{"a":[1,{"x":1}]}`}, []string{"broken_json"}},
+		{"deep, and two commas in front", `[{"a":1},,` + deep(10_050) + `]`, []string{`{"a":1}`}, []string{"broken_json"}},
+		{"deep, and a comma in front of the first", `[,` + deep(10_050) + `]`, nil, []string{"broken_json"}},
 		{"deep, with brackets in strings", `[{"x":"]}","d":` + deep(10_050) + `},{"a":"[{"}]`, []string{`{"a":"[{"}`},
 			[]string{"too_deep: " + `{"x":"]}","d":` + deep(10_050) + `}`}},
 		{"deep and cut off", `[{"a":1},` + strings.Repeat(`{"d":`, 10_050), []string{`{"a":1}`}, []string{"truncated"}},

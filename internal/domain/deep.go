@@ -31,10 +31,18 @@ func nestsBeyond(b []byte, depth int) bool {
 	}
 }
 
+// separated reports that exactly one comma stands between the last element and what begins behind an offset, or nothing
+// in front of the first.
+func (s *splitter) separated(start int) bool {
+	rest := s.body[start:]
+	between := string(bytes.Trim(rest[:len(rest)-len(trimSeparator(rest))], space))
+	return between == "" && s.seen == 0 || between == "," && s.seen > 0
+}
+
 // splitDeep splits the rest of the array from an element on that nests deeper than jsontext reads. gjson finds where an
 // element ends by its brackets alone, at one pace whatever the depth; what jsontext can read is read by it as ever.
 func (s *splitter) splitDeep(start int) Cause {
-	// What stands in front of the element is read already: the rest becomes an array of its own.
+	// What stands in front of the element is read already, and parted from it: the rest becomes an array of its own.
 	separator := bytes.LastIndexAny(s.body[:len(s.body)-len(trimSeparator(s.body[start:]))], "[,")
 	rest := s.body[separator:]
 	rest[0] = '['

@@ -34,7 +34,7 @@ const (
 	// RowsHeld: the store takes no rows of a day or tenant, and others. The role works on, so it is ready. Args: held_for,
 	// error.
 	RowsHeld = "rows_held"
-	// DiskFills: the disk of the data directory is nearly full. Args: percent. Uploads are still taken.
+	// DiskFills: the disk of the data directory is nearly full. Args: percent, refuses (uploads, from 95 % on).
 	DiskFills = "disk_fills"
 	// GuardOn: the dead-letter guard is on. The role works on, so it is ready.
 	GuardOn = "guard_on"

@@ -14,7 +14,9 @@ import (
 func TestWhatAReplaySaysAgreesWithItsNumbers(t *testing.T) {
 	ended := domain.Job{
 		Kind: domain.Replay, State: domain.JobStopped, Matched: 240, Done: 100, Stored: 38, Failed: 62, StopRatio: 0.1,
-		Message: domain.Say(deadletter.ReplayStopped, domain.Args{"failed": int64(32), "done": int64(100), "stop_ratio": 0.1}),
+		Message: domain.Say(
+			deadletter.ReplayStopped, domain.Args{"failed": int64(32), "done": int64(100), "stop_ratio": 0.1},
+		),
 	}
 	j := JobOf(ended, time.Now())
 	require.EqualValues(t, 62, j.Failed)

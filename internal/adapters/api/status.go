@@ -124,8 +124,11 @@ var statusWords = words{
 			a.Text("error"))
 	},
 	status.DiskFills: func(a domain.Args) string {
-		return "the disk of the data directory is " + a.Text("percent") +
-			" % full: docket refuses uploads from 95 % on. Make room, or shorten the retention"
+		text := "the disk of the data directory is " + a.Text("percent") + " % full"
+		if a.Text("refuses") == "true" {
+			text += ": docket refuses uploads from 95 % on"
+		}
+		return text + ". Make room, or shorten the retention"
 	},
 	status.GuardOn: fixed("the dead-letter guard is on: rejected rows are held instead of dead-lettered; " +
 		"docket dlq guard lists them"),

@@ -120,6 +120,7 @@ func TestTokensAreReadAgain(t *testing.T) {
 		{"taken out, beside a line that is half", write("bob viewer " + hashOf("bob's") + "\ncarl"), false, true, "line 2"},
 		{"no role", write("ann king " + hashOf("secret") + "\nbob viewer " + hashOf("bob's")), false, true, "line 1"},
 		{"given to two", write(good + "carl operator " + hashOf("secret")), false, true, "carl has the same token as ann"},
+		{"a line that stands twice", write(good + "ann viewer " + hashOf("secret")), true, true, "the same token as ann"},
 		{"the file is empty", write(""), false, false, "no token"},
 		{"the file is rubbish", write("\x00\x01"), false, false, "line 1"},
 		{"a line without end", write(strings.Repeat("x", 100_000)), false, false, "too long"},

@@ -27,8 +27,9 @@ const (
 	largestInflated = 64 << 20
 	// fetchInflated is what a fetch should come to once it is inflated: how much is asked for follows from it.
 	fetchInflated = 8 << 20
-	// inflateStep is what a batch's buffer begins with and grows by at least.
-	inflateStep = 64 << 10
+	// inflateLeast is what a batch's buffer begins with at least, and inflateStep what it grows by.
+	inflateLeast = 4 << 10
+	inflateStep  = 64 << 10
 )
 
 // errNoRoom is a record batch that there was no room for: its partition waits, and is fetched again.
@@ -216,12 +217,15 @@ func (h *holding) inflate(src []byte, codec kgo.CompressionCodecType) ([]byte, e
 		if len(buf) == cap(buf) {
 			n, err := r.Read(beyond[:])
 			if errors.Is(err, io.EOF) && n == 0 {
-				return buf, nil
+				return h.fitted(buf), nil
 			}
 			if err != nil && !errors.Is(err, io.EOF) {
 				return giveUp(err)
 			}
-			more := max(inflateStep, cap(buf)/4, min(h.ratio.of(len(src)), largestInflated)-cap(buf))
+			more := max(cap(buf)/4, inflateStep)
+			if cap(buf) == 0 {
+				more = min(max(h.ratio.of(len(src)), inflateLeast), largestInflated)
+			}
 			if !h.grow(int64(more), int64(cap(buf))) {
 				return giveUp(errNoRoom)
 			}
@@ -235,13 +239,22 @@ func (h *holding) inflate(src []byte, codec kgo.CompressionCodecType) ([]byte, e
 			return giveUp(kgo.ErrMaxDecompress)
 		}
 		if errors.Is(err, io.EOF) {
-			h.made(int64(cap(buf) - len(buf)))
-			return buf, nil
+			return h.fitted(buf), nil
 		}
 		if err != nil {
 			return giveUp(err)
 		}
 	}
+}
+
+// fitted is a batch whose buffer is not much larger than it is: its records keep all of it in memory, and there may be
+// a thousand batches of a few KiB.
+func (h *holding) fitted(buf []byte) []byte {
+	h.made(int64(cap(buf) - len(buf)))
+	if cap(buf) > len(buf)+len(buf)/4 {
+		return bytes.Clone(buf)
+	}
+	return buf
 }
 
 var (

@@ -84,6 +84,19 @@ func TestInflate(t *testing.T) {
 			require.Equal(t, 4*int64(len(plain)), h.inHand(), "what is damaged is given back")
 		})
 	}
+	t.Run("a small batch keeps a small buffer", func(t *testing.T) {
+		small := bytes.Repeat([]byte("x"), 2<<10)
+		h := newMemory(1<<30, 0).join("g")
+		for range 3 { // also behind a batch that inflated to a thousand times its bytes
+			for _, codec := range []kgo.CompressionCodecType{kgo.CodecLz4, kgo.CodecGzip, kgo.CodecZstd} {
+				out, err := h.Decompress(squeezed(t, codec, small), codec)
+				require.NoError(t, err)
+				require.Less(t, cap(out), 4<<10)
+			}
+			_, err := h.Decompress(squeezed(t, kgo.CodecGzip, make([]byte, 8<<20)), kgo.CodecGzip)
+			require.NoError(t, err)
+		}
+	})
 	t.Run("one batch is always admitted", func(t *testing.T) {
 		h := newMemory(1<<10, 0).join("g")
 		out, err := h.Decompress(squeezed(t, kgo.CodecLz4, plain), kgo.CodecLz4)

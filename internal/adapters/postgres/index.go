@@ -15,7 +15,8 @@ import (
 // inIndexOrder makes the changes of the index wait for each other: they touch the same counts.
 const inIndexOrder = `SELECT pg_advisory_xact_lock(hashtext('docket dead letters'))`
 
-// indexDeadLetters takes in dead letters by column, and counts those that came back for their jobs.
+// indexDeadLetters takes in dead letters by column, and counts those that came back for their jobs. One whose place was
+// taken by what failed in another class later stays out.
 var indexDeadLetters = `WITH came AS (INSERT INTO dead_letters AS d (` + sqlstore.DeadLetterColumns + `)
 	SELECT u.id, u.topic, u.partition, u."offset", 'open', u.class, nullif(u.code, ''), u.cause, nullif(u.error, ''),
 		nullif(u.error_text, ''), u.fingerprint, u.attempts, u.tenant, nullif(u.decision_id, ''), nullif(u.path, ''),
@@ -27,7 +28,9 @@ var indexDeadLetters = `WITH came AS (INSERT INTO dead_letters AS d (` + sqlstor
 		$25::timestamptz[], $26::int[], $27::text[], $28::int[])
 		AS u(id, topic, partition, "offset", class, code, cause, error, error_text, fingerprint, attempts, tenant,
 		decision_id, path, timestamp, decision, whole, sha256, bytes, upload, origin, received_at, first_failed_at, died_at,
-		copies, replay, replays)` + dialect.WhereKnown() + `)
+		copies, replay, replays)
+	WHERE NOT EXISTS (SELECT FROM dead_letters n WHERE (n.sha256, n.tenant) = (u.sha256, u.tenant)
+		AND n.class <> u.class AND n.replay IS NOT NULL AND n.died_at > u.died_at)` + dialect.WhereKnown() + `)
 	UPDATE jobs r SET failed = r.failed + c.n
 	FROM (SELECT replay, count(*) AS n FROM came
 		WHERE replay IS NOT NULL AND changed_at = $1::timestamptz GROUP BY replay) c
@@ -40,9 +43,10 @@ const forgetOthers = `DELETE FROM dead_letters d USING unnest($1::text[], $2::by
 
 // supersede removes what a job has replayed and what has failed in another class since: the same bytes under a new
 // identity.
-const supersede = `DELETE FROM dead_letters d USING unnest($1::bytea[], $2::text[], $3::text[], $4::text[])
-	AS u(sha256, tenant, class, replay)
-	WHERE d.state = 'replayed' AND (d.sha256, d.tenant, d.replay) = (u.sha256, u.tenant, u.replay) AND d.class <> u.class`
+const supersede = `DELETE FROM dead_letters d USING unnest($1::bytea[], $2::text[], $3::text[], $4::text[],
+	$5::timestamptz[]) AS u(sha256, tenant, class, replay, died_at)
+	WHERE u.replay <> '' AND (d.sha256, d.tenant) = (u.sha256, u.tenant) AND d.class <> u.class AND d.died_at < u.died_at
+	AND d.state IN ('open', 'replayed')`
 
 // IndexDeadLetters takes in dead letters; see ports.DeadLetterIndex.
 func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLetter) error {
@@ -55,8 +59,8 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 	err := s.change(ctx, "index dead letters", func(b *pgx.Batch) {
 		b.Queue(inIndexOrder)
 		b.Queue(forgetOthers, u.id, u.sum, u.tenant, u.class)
-		b.Queue(supersede, u.sum, u.tenant, u.class, u.replay)
 		b.Queue(indexDeadLetters, append([]any{s.opts.Now().UTC()}, u.args()...)...)
+		b.Queue(supersede, u.sum, u.tenant, u.class, u.replay, u.diedAt)
 	})
 	if err != nil {
 		return err

@@ -77,13 +77,6 @@ func (s *Store) CountLettersOfJob(ctx context.Context, j domain.Job) (n int64, e
 	return n, err
 }
 
-// supersededAlready removes those of a step that came back in another class before it was written down.
-const supersededAlready = `DELETE FROM dead_letters d USING unnest($1::text[], $2::int[], $3::bigint[])
-	AS u(topic, partition, "offset")
-	WHERE (d.topic, d.partition, d."offset") = (u.topic, u.partition, u."offset") AND d.state = 'replayed'
-	AND EXISTS (SELECT FROM dead_letters n WHERE (n.sha256, n.tenant, n.replay) = (d.sha256, d.tenant, $4::text)
-		AND n.class <> d.class AND n.state = 'open')`
-
 // MoveLetters writes down what a job has done with dead letters; see ports.JobLetters.
 func (s *Store) MoveLetters(ctx context.Context, step domain.LetterStep) (j domain.Job, err error) {
 	positions, stored := make([]domain.Position, len(step.Moved)), make([]bool, len(step.Moved))
@@ -103,9 +96,6 @@ func (s *Store) MoveLetters(ctx context.Context, step domain.LetterStep) (j doma
 				moveLetters, step.Job, topics, partitions, offsets, string(step.To), step.At, deadStates(), stored, step.Owner,
 				step.Reparsed,
 			)
-			if step.To == domain.DeadReplayed {
-				b.Queue(supersededAlready, topics, partitions, offsets, step.Job)
-			}
 		}
 		if len(step.Failed) > 0 {
 			topics, partitions, offsets := columnsOf(step.Failed)

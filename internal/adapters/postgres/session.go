@@ -41,7 +41,8 @@ const (
 // pool makes a pool that connects when it is first used. With kept, it has that many connections at most and makes them
 // ahead; otherwise the URL says how many, or defaultPool.
 func (s *Store) pool(a access, kept int32) (*pgxpool.Pool, error) {
-	if strings.Contains(s.opts.URL, "://") && strings.Count(s.opts.URL, "@") > 1 {
+	address, _, _ := strings.Cut(s.opts.URL, "?") // a parameter may have one
+	if strings.Contains(address, "://") && strings.Count(address, "@") > 1 {
 		return nil, badURL(errManyAts)
 	}
 	config, err := pgxpool.ParseConfig(s.opts.URL)

@@ -219,6 +219,9 @@ func TestPasswordsStayOutOfMessages(t *testing.T) {
 		require.NotContains(t, err.Error(), "s3cr3t", url)
 		require.NotContains(t, err.Error(), "h1dd3n", url)
 	}
-	_, err := Open(Options{URL: "postgres://u:x@127.0.0.1/db?sslmode=verify-ca&sslrootcert=/no/such/file"})
+	s, err := Open(Options{URL: "postgres://u:x@127.0.0.1:1/db?application_name=docket@blue", Window: testWindow})
+	require.NoError(t, err, "a parameter may have one")
+	s.Close()
+	_, err = Open(Options{URL: "postgres://u:x@127.0.0.1/db?sslmode=verify-ca&sslrootcert=/no/such/file"})
 	require.ErrorContains(t, err, "/no/such/file")
 }

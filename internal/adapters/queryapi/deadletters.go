@@ -82,6 +82,7 @@ func (r *routes) bytesOf(c echo.Context, l *domain.DeadLetter) (rec domain.Recor
 	ctx, cancel := context.WithTimeout(c.Request().Context(), readTimeout)
 	defer cancel()
 	_, err = r.Log.Read(ctx, l.Topic, l.Partition, l.Offset, func(at domain.Record) bool {
+		at = at.Unpacked()
 		found = at.Offset == l.Offset && sha256.Sum256(at.Value) == l.SHA256 && at.Headers.Owner() == l.Tenant
 		if found {
 			rec = at

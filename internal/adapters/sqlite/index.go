@@ -43,12 +43,11 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 			); err != nil {
 				return err
 			}
-			// What its job has replayed, and what failed in another class since, is the same under a new identity.
-			if _, err := tx.Exec(
-				`DELETE FROM dead_letters WHERE state = 'replayed' AND sha256 = ? AND tenant = ? AND replay = ? AND class <> ?`,
-				l.SHA256[:], l.Tenant, l.Replay, string(l.Class),
-			); err != nil {
-				return err
+			if taken, err := placeTaken(tx, l); err != nil || taken {
+				if err != nil {
+					return err
+				}
+				continue
 			}
 			var replay sql.NullString
 			var changed int64
@@ -72,6 +71,27 @@ func (s *Store) IndexDeadLetters(ctx context.Context, letters []domain.DeadLette
 		return nil
 	})
 	return s.checked("index dead letters in "+storeFile, err)
+}
+
+// placeTaken reports that what failed in another class after a replay has taken a dead letter's place. One that comes
+// back from a replay takes those of the same bytes.
+func placeTaken(tx *sql.Tx, l domain.DeadLetter) (taken bool, err error) {
+	const same = `sha256 = ? AND tenant = ? AND class <> ?`
+	died := l.DiedAt.UnixMicro()
+	if l.Replay != "" {
+		_, err = tx.Exec(
+			`DELETE FROM dead_letters WHERE `+same+` AND died_at < ? AND state IN ('open', 'replayed')`, l.SHA256[:], l.Tenant,
+			string(l.Class), died,
+		)
+		if err != nil {
+			return false, err
+		}
+	}
+	err = tx.QueryRow(
+		`SELECT EXISTS (SELECT 1 FROM dead_letters WHERE `+same+` AND replay IS NOT NULL AND died_at > ?)`, l.SHA256[:],
+		l.Tenant, string(l.Class), died,
+	).Scan(&taken)
+	return taken, err
 }
 
 // deadValues are a dead letter's, in the order of sqlstore.DeadLetterColumns.

@@ -112,16 +112,6 @@ func moveLetters(tx *sql.Tx, step domain.LetterStep) (stored int64, err error) {
 		if already {
 			stored++
 		}
-		if step.To != domain.DeadReplayed {
-			continue
-		}
-		if _, err := tx.Exec( // it came back in another class before this was written down
-			`DELETE FROM dead_letters AS d WHERE topic = ? AND partition = ? AND "offset" = ? AND state = 'replayed'
-			AND EXISTS (SELECT 1 FROM dead_letters n WHERE n.sha256 = d.sha256 AND n.tenant = d.tenant AND n.replay = ?
-				AND n.class <> d.class AND n.state = 'open')`, p.Topic, p.Partition, p.Offset, step.Job,
-		); err != nil {
-			return 0, err
-		}
 	}
 	for _, p := range step.Failed {
 		if _, err := tx.Exec(

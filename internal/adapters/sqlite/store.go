@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"sync"
@@ -375,8 +376,8 @@ func (s *Store) boundOPAs(
 			const seen = `max(coalesce(last_upload, 0), coalesce(status_at, 0))`
 			_, err = tx.ExecContext(
 				ctx, `DELETE FROM opas WHERE tenant = ?1 AND opa IN (SELECT opa FROM opas WHERE tenant = ?1 AND `+seen+
-					` < ?2 ORDER BY `+seen+` LIMIT ?3)`,
-				tenant, s.opts.Now().Add(-24*time.Hour).UnixMicro(), short,
+					` < ?2 AND opa NOT IN (SELECT value FROM json_each(?4)) ORDER BY `+seen+` LIMIT ?3)`,
+				tenant, s.opts.Now().Add(-24*time.Hour).UnixMicro(), short, namesOf(own),
 			)
 			if err == nil {
 				left, err = room()
@@ -388,6 +389,19 @@ func (s *Store) boundOPAs(
 		out = append(out, domain.FoldOPAs(own, func(opa string) bool { return known[opa] }, left)...)
 	}
 	return out, nil
+}
+
+// namesOf are the OPAs of observations, as a JSON array.
+func namesOf(observations []domain.Observation) string {
+	names := make([]string, len(observations))
+	for i, o := range observations {
+		names[i] = o.OPA
+	}
+	b, err := json.Marshal(names)
+	if err != nil {
+		panic(err) // texts
+	}
+	return string(b)
 }
 
 // tend copies the write-ahead file back.

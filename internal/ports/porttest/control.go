@@ -101,11 +101,28 @@ func boundedOPAs(t *testing.T, h *StoreHarness) {
 	require.EqualValues(t, others+20*2, more, "an older observation makes nobody younger")
 
 	record("quiet", "gone", domain.MaxOPAs, now.Add(-30*time.Hour), 1)
+	record("quiet", "gone", 3, now.Add(-29*time.Hour), 1) // still quiet, and back with the new ones
+	var back []domain.Observation
+	for i := range 2 {
+		back = append(back, domain.Observation{
+			Tenant: "quiet", OPA: fmt.Sprintf("gone-%05d", domain.MaxOPAs-1-i), First: now, Last: now, Uploads: 1, Events: 2,
+		}, domain.Observation{
+			Tenant: "quiet", OPA: fmt.Sprintf("with-%05d", i), First: now, Last: now, Uploads: 2, Events: 2,
+		})
+	}
+	require.NoError(t, h.Control.RecordOPAs(t.Context(), back))
 	record("quiet", "new", 5, now, 2)
 	opas, err = h.Control.OPAs(t.Context(), domain.Tenants("quiet"))
 	require.NoError(t, err)
+	uploads := map[string]int64{}
+	for _, o := range opas {
+		uploads[o.OPA] = o.Uploads
+	}
 	for i := range 5 {
-		require.Equal(t, fmt.Sprintf("new-%05d", i), opas[i].OPA, "those not seen for a day made room")
+		require.EqualValues(t, 2, uploads[fmt.Sprintf("new-%05d", i)], "those not seen for a day made room")
+	}
+	for i := range 2 {
+		require.EqualValues(t, 2, uploads[fmt.Sprintf("gone-%05d", domain.MaxOPAs-1-i)], "and not those that just came back")
 	}
 }
 

@@ -442,4 +442,11 @@ func storeReplayOfAnotherClass(t *testing.T, h *StoreHarness) {
 	j, _, err = h.Control.Job(ctx, domain.AllTenants(), "r-1")
 	require.NoError(t, err)
 	require.Equal(t, []int64{3, 2, 1}, []int64{j.Done, j.Failed, j.OnTheWay()})
+	// The topics are read into the index again, in another order.
+	h.Now = h.Now.Add(time.Millisecond)
+	h.index(t, late, again(late, 301))
+	h.index(t, again(early, 303), early)
+	require.Equal(
+		t, map[domain.DeadState]int64{domain.DeadOpen: 2, domain.DeadReplayed: 1}, h.counts(t, ""), "nobody comes back by it",
+	)
 }
