@@ -229,6 +229,32 @@ func TestInventoryIsBounded(t *testing.T) {
 	require.Len(t, inventory.tenants[""].known, 1, "those that are quiet make room")
 }
 
+// TestCrowdOfUploads is TestInventedIDs through uploads: in a crowd, the labels of a real OPA are read once they come
+// again.
+func TestCrowdOfUploads(t *testing.T) {
+	s, inventory, store := newService(func(context.Context, []domain.Record) error { return nil })
+	send := func(id string) {
+		_, err := s.Accept(t.Context(), upload(fmt.Sprintf(`[{"labels":{"id":%q,"version":"1.22.2"}}]`, id)))
+		require.NoError(t, err)
+	}
+	events := map[string]int64{}
+	for round := range 3 {
+		for n := range 2 * freely {
+			send(fmt.Sprint("made-up-", round, "-", n))
+		}
+		send("real")
+		send("real")
+		store.got = nil
+		require.NoError(t, inventory.report(t.Context()))
+		for _, o := range store.got {
+			events[o.OPA] += o.Events
+		}
+	}
+	require.Len(t, events, freely+2)
+	require.EqualValues(t, 4, events["real"], "from the second report on")
+	require.EqualValues(t, 5*freely+2, events[domain.OtherOPAs])
+}
+
 // TestManyUnknownSenders has an upload of thousands of ids, as no OPA makes one: a few are read, the rest is counted.
 func TestManyUnknownSenders(t *testing.T) {
 	s, inventory, store := newService(func(context.Context, []domain.Record) error { return nil })

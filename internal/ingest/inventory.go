@@ -109,11 +109,7 @@ func (i *Inventory) admit(tenant, opa string, now time.Time) string {
 	}
 	_, known := t.known[opa]
 	if !known && len(t.known) >= freely {
-		id := maphash.String(idSeed, opa)
-		if _, again := t.earlier[id]; !again || len(t.known) >= domain.MaxOPAs {
-			if len(t.came) < maxCandidates {
-				t.came[id] = struct{}{}
-			}
+		if !t.cameBefore(maphash.String(idSeed, opa)) || len(t.known) >= domain.MaxOPAs {
 			if !t.full {
 				t.full = true
 				i.log.Warn(
@@ -126,6 +122,15 @@ func (i *Inventory) admit(tenant, opa string, now time.Time) string {
 	}
 	t.known[opa] = now
 	return opa
+}
+
+// cameBefore reports that something, by its hash, came before the last report already, and notes that it came.
+func (t *tenantOPAs) cameBefore(hash uint64) bool {
+	_, again := t.earlier[hash]
+	if len(t.came) < maxCandidates {
+		t.came[hash] = struct{}{}
+	}
+	return again
 }
 
 // turn begins with the ids that come until the next report, and lets quiet OPAs go where there is little room.
@@ -230,7 +235,7 @@ func (i *Inventory) saw(u Upload, a Assembly) {
 		l := labels{ID: domain.OtherOPAs}
 		if unread < maxUnread {
 			var fresh bool
-			if l, fresh = i.labelsOf(from.Labels); fresh {
+			if l, fresh = i.labelsOf(u.Tenant, from.Labels); fresh {
 				unread++
 			}
 		}
@@ -252,16 +257,23 @@ const (
 	maxReadBytes = 1024
 )
 
-// labelsOf reads labels; fresh says that it had to. Odd ones leave the OPA without a name.
-func (i *Inventory) labelsOf(raw []byte) (l labels, fresh bool) {
+// labelsOf reads labels; fresh says that it had to. Odd ones leave the OPA without a name. In a crowd, labels that come
+// for the first time are not read at all: their OPA would not be told apart in any case.
+func (i *Inventory) labelsOf(tenant string, raw []byte) (l labels, fresh bool) {
 	if raw == nil {
 		return l, false
 	}
 	i.mu.Lock()
 	l, known := i.read[string(raw)]
+	t := i.tenants[tenant]
+	crowded := !known && t != nil && len(t.known) >= freely
+	stranger := crowded && !t.cameBefore(maphash.Bytes(idSeed, raw))
 	i.mu.Unlock()
 	if known {
 		return l, false
+	}
+	if stranger {
+		return labels{ID: domain.OtherOPAs}, false
 	}
 	_ = json.Unmarshal(raw, &l)
 	if len(raw) > maxReadBytes {
@@ -269,6 +281,9 @@ func (i *Inventory) labelsOf(raw []byte) (l labels, fresh bool) {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if crowded {
+		t.earlier[maphash.String(idSeed, domain.Name(l.ID))] = struct{}{} // as its labels have
+	}
 	if len(i.read) >= maxRead {
 		clear(i.read)
 	}
