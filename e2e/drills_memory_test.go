@@ -26,9 +26,9 @@ func repetitive(prefix string) (body []byte) {
 	return zipped("[" + strings.Join(events, ",") + "]")
 }
 
-// TestDrillMemory uploads what is small on the wire and 0.7 GiB in memory, while the database is away: the saver parks
+// TestDrillMemory uploads what is small on the wire and 0.5 GiB in memory, while the database is away: the saver parks
 // it, the parking role replays it, and the console looks for a decision behind it. Normal traffic flows beside.
-func TestDrillMemory(t *testing.T) { memoryDrill(t, 12) }
+func TestDrillMemory(t *testing.T) { memoryDrill(t, 8) }
 
 // TestLongDrillMemory has 2.4 GiB of it.
 func TestLongDrillMemory(t *testing.T) { memoryDrill(t, 40) }

@@ -30,7 +30,7 @@ func TestDrillClientChosenIDs(t *testing.T) {
 		return events
 	})
 	d.inject(func() func() { return nothing })
-	sleepFor(t, 25*time.Second) // two reports
+	sleepFor(t, 14*time.Second) // two reports
 	d.heal()
 	d.verify(time.Minute, 0)
 	require.Zero(t, d.refused)

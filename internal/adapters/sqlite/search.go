@@ -31,38 +31,85 @@ func (s *Store) slow(err error) error {
 	return s.checked("search", err)
 }
 
-// Search returns one page; see ports.DecisionReader.
+// found is where a row of a page is.
+type found struct {
+	table string
+	rowid int64
+}
+
+// Search returns one page; see ports.DecisionReader. The rows are put in order by their keys alone, and then read one
+// after the other until the page is full: their columns may be a hundred times as large.
 func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
+	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true}) // what was found is still there
+	if err != nil {
+		return domain.Page{}, s.slow(err)
+	}
+	defer func() { _ = tx.Rollback() }() // it only reads
+	order, err := s.find(ctx, tx, scope, q)
+	if err != nil {
+		return domain.Page{}, s.slow(err)
+	}
+	page := sqlstore.NewDecisionPage(q.Limit)
+	reads := map[string]*sql.Stmt{} // the transaction closes them
+	for _, f := range order {
+		if reads[f.table] == nil {
+			reads[f.table], err = tx.PrepareContext(ctx, `SELECT `+columns+` FROM `+f.table+` WHERE rowid = ?`)
+			if err != nil {
+				return domain.Page{}, s.slow(err)
+			}
+		}
+		rows, err := reads[f.table].QueryContext(ctx, f.rowid)
+		if err != nil {
+			return domain.Page{}, s.slow(err)
+		}
+		more := true
+		for rows.Next() {
+			d, err := scanDecision(rows)
+			if err != nil {
+				return domain.Page{}, errors.Join(s.slow(err), rows.Close())
+			}
+			more = page.Add(d)
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return domain.Page{}, s.slow(err)
+		}
+		if !more {
+			break
+		}
+	}
+	return page.Page(), nil
+}
+
+// find returns where the rows of a page are, in their order.
+func (s *Store) find(ctx context.Context, tx *sql.Tx, scope domain.Scope, q domain.Query) (order []found, err error) {
 	w := dialect.Where()
 	w.Span("time", q.Filter)
 	w.Behind("time", q.After)
 	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
-	order := ` ORDER BY time DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, q.Limit+1)
+	by := ` ORDER BY time DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, q.Limit+1)
 	var parts []string
 	for _, t := range []string{"decisions", "decisions_out_of_window"} {
-		parts = append(parts, `SELECT * FROM (SELECT `+columns+` FROM `+t+` WHERE `+w.String()+order+`)`)
+		parts = append(
+			parts, `SELECT * FROM (SELECT '`+t+`', rowid, time, tenant, decision_id FROM `+t+` WHERE `+w.String()+by+`)`,
+		)
 	}
-	rows, err := s.read.QueryContext(ctx, strings.Join(parts, " UNION ALL ")+order, w.Args...)
+	rows, err := tx.QueryContext(ctx, strings.Join(parts, " UNION ALL ")+by, w.Args...)
 	if err != nil {
-		return domain.Page{}, s.slow(err)
+		return nil, err
 	}
 	defer rows.Close()
-	page := sqlstore.NewDecisionPage(q.Limit)
 	for rows.Next() {
-		d, err := scanDecision(rows)
-		if err != nil {
-			return domain.Page{}, s.slow(err)
+		var f found
+		var time int64
+		var tenant, id string
+		if err := rows.Scan(&f.table, &f.rowid, &time, &tenant, &id); err != nil {
+			return nil, err
 		}
-		if !page.Add(d) {
-			break
-		}
+		order = append(order, f)
 	}
-	if err := rows.Err(); err != nil {
-		return domain.Page{}, s.slow(err)
-	}
-	return page.Page(), nil
+	return order, rows.Err()
 }
 
 // Decisions returns the rows with this id; see ports.DecisionReader.
