@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"database/sql"
@@ -51,35 +52,43 @@ func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) 
 	if err != nil {
 		return domain.Page{}, s.slow(err)
 	}
+	rowOf := `SELECT ` + columns + ` FROM `
+	inside, err := tx.PrepareContext(ctx, rowOf+`decisions WHERE rowid = ?`)
+	if err != nil {
+		return domain.Page{}, s.slow(err)
+	}
+	defer inside.Close()
+	outside, err := tx.PrepareContext(ctx, rowOf+`decisions_out_of_window WHERE rowid = ?`)
+	if err != nil {
+		return domain.Page{}, s.slow(err)
+	}
+	defer outside.Close()
 	page := sqlstore.NewDecisionPage(q.Limit)
-	reads := map[string]*sql.Stmt{} // the transaction closes them
-	for _, f := range order {
-		if reads[f.table] == nil {
-			reads[f.table], err = tx.PrepareContext(ctx, `SELECT `+columns+` FROM `+f.table+` WHERE rowid = ?`)
-			if err != nil {
-				return domain.Page{}, s.slow(err)
-			}
+	for more := true; more && len(order) > 0; order = order[1:] {
+		read := inside
+		if order[0].table != "decisions" {
+			read = outside
 		}
-		rows, err := reads[f.table].QueryContext(ctx, f.rowid)
+		d, err := rowAt(ctx, read, order[0].rowid)
 		if err != nil {
 			return domain.Page{}, s.slow(err)
 		}
-		more := true
-		for rows.Next() {
-			d, err := scanDecision(rows)
-			if err != nil {
-				return domain.Page{}, errors.Join(s.slow(err), rows.Close())
-			}
-			more = page.Add(d)
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			return domain.Page{}, s.slow(err)
-		}
-		if !more {
-			break
-		}
+		more = page.Add(d)
 	}
 	return page.Page(), nil
+}
+
+// rowAt reads a row by its number.
+func rowAt(ctx context.Context, read *sql.Stmt, rowid int64) (d domain.Decision, err error) {
+	rows, err := read.QueryContext(ctx, rowid)
+	if err != nil {
+		return d, err
+	}
+	defer rows.Close()
+	if !rows.Next() {
+		return d, cmp.Or(rows.Err(), sql.ErrNoRows)
+	}
+	return scanDecision(rows)
 }
 
 // find returns where the rows of a page are, in their order.
