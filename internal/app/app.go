@@ -209,12 +209,10 @@ func (a *App) AdminAddr() string { return a.admin.addr() }
 // The caller keeps what it returns and never writes to it, so that it takes address space only. The collector runs when
 // the heap is twice what was alive; ingest has 5 MiB alive and allocates ten times that a second. GOGC beats it.
 func boundMemory(role status.Role, cfg Config) (ballast []byte) {
-	const process = 128 << 20
-	limit := int64(process)
+	const process, consumers = 128 << 20, 96 << 20 // what consumers keep of records is among theirs
+	limit := consumers + 4*int64(cfg.Saver.BatchBytes)*int64(cfg.Saver.Concurrency+cfg.Parking.Concurrency)
 	if role.Is(status.Ingest) {
-		limit += 2 * cfg.Upload.MaxInFlightBytes
-	} else {
-		limit += 4 * int64(cfg.Saver.BatchBytes) * int64(cfg.Saver.Concurrency+cfg.Parking.Concurrency)
+		limit = process + 2*cfg.Upload.MaxInFlightBytes
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(limit)
