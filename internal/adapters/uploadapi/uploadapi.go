@@ -60,8 +60,8 @@ func New(p Parts, reg prometheus.Registerer) http.Handler {
 		}),
 	}
 	u.requests.WithLabelValues("200")
-	e := web.New(p.Door)
-	e.Pre(u.measure, web.NoBrowsers)
+	e := web.New(p.Door, u.measure)
+	e.Pre(web.NoBrowsers)
 	if p.Traces != nil {
 		e.Use(otelecho.Middleware("docket-ingest", otelecho.WithTracerProvider(p.Traces)))
 	}

@@ -65,6 +65,49 @@ func TestTenantIsTheCallers(t *testing.T) {
 	require.Equal(t, "192.0.2.1", got[0].Headers.RemoteAddress, "without the port")
 }
 
+// TestEveryRequestIsCounted has the answers that come from in front of the handler, and from behind a panic.
+func TestEveryRequestIsCounted(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	logger := slog.New(slog.DiscardHandler)
+	inventory := ingest.NewInventory(noRecorder{}, logger)
+	assembler := ingest.Assembler{Topics: domain.TopicsWithPrefix("docket."), Limits: domain.DefaultLimits}
+	publish := publisher(func(_ context.Context, r []domain.Record) error {
+		if r[0].Key == "panic" {
+			panic("a defect")
+		}
+		return nil
+	})
+	h := New(Parts{
+		Config: Default(), Who: auth.AnonymousUploader(), Inventory: inventory,
+		Door:   web.Door{Local: true, Metrics: web.NewMetrics(nil), Logger: logger},
+		Ingest: ingest.New(assembler, ingest.Default().PublishTimeout, publish, inventory, nil),
+	}, reg)
+	for _, c := range []struct{ host, origin, id, code string }{
+		{"localhost", "", "good", "200"}, {"localhost", "", "panic", "500"}, {"rebound.example", "", "good", "421"},
+		{"localhost", "http://evil.example", "good", "403"},
+	} {
+		r := httptest.NewRequest(http.MethodPost, "/logs", strings.NewReader(`[{"decision_id":"`+c.id+`"}]`))
+		r.Host = c.host
+		if c.origin != "" {
+			r.Header.Set("Origin", c.origin)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		require.Equal(t, c.code, fmt.Sprint(w.Code))
+	}
+	families, err := reg.Gather()
+	require.NoError(t, err)
+	counted := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "docket_ingest_requests_total" {
+				counted[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+			}
+		}
+	}
+	require.Equal(t, map[string]float64{"200": 1, "403": 1, "421": 1, "500": 1}, counted)
+}
+
 func TestConfig(t *testing.T) {
 	require.NoError(t, Default().Validate())
 	c := Default()

@@ -57,12 +57,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 }
 
-// New makes a router with docket's error handling behind the door, and nothing printed.
-func New(d Door) *echo.Echo {
+// New makes a router with docket's error handling behind the door, and nothing printed. What is outside sees every
+// request, also those that the door refuses, and the answer to a handler that panicked.
+func New(d Door, outside ...echo.MiddlewareFunc) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = answerError(d.Logger)
-	e.Pre(d.caught, d.named)
+	e.Pre(append(outside, d.caught, d.named)...)
 	return e
 }
 
