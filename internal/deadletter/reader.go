@@ -1,7 +1,6 @@
 package deadletter
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"time"
@@ -134,7 +133,6 @@ func (w *work) records(ctx context.Context, letters []domain.DeadLetter) (map[do
 			}
 			if next <= last && letters[next].Offset == r.Offset {
 				if r = r.Unpacked(); sha256.Sum256(r.Value) == letters[next].SHA256 {
-					r.Value = bytes.Clone(r.Value) // the log's keeps everything that came with it in memory
 					found[r.Position()] = r
 				}
 				next++

@@ -132,9 +132,7 @@ func (w *work) watch(test bool) (stopped bool, err error) {
 		return false, nil
 	}
 	// The others that were sent come back or are stored as well; the job ends with the numbers of all of them.
-	rest := domain.Say(ReplayCrowded, domain.Args{"on_the_way": w.Job.OnTheWay()})
-	all := func() bool { return w.Job.OnTheWay() == 0 }
-	if goOn, err := w.await(settleWait, rest, all); err != nil || !goOn {
+	if goOn, err := w.awaitAll(ReplayCrowded); err != nil || !goOn {
 		return true, err
 	}
 	w.End(domain.JobStopped, domain.Say(ReplayStopped, domain.Args{
@@ -143,11 +141,15 @@ func (w *work) watch(test bool) (stopped bool, err error) {
 	return true, nil
 }
 
+// awaitAll waits for what is on the way, and says meanwhile what the code does.
+func (w *work) awaitAll(code string) (goOn bool, err error) {
+	message := domain.Say(code, domain.Args{"on_the_way": w.Job.OnTheWay()})
+	return w.await(settleWait, message, func() bool { return w.Job.OnTheWay() == 0 })
+}
+
 // settle waits for the last ones, and ends the job.
 func (w *work) settle() error {
-	home := func() bool { return w.Job.OnTheWay() == 0 }
-	message := domain.Say(ReplaySent, domain.Args{"on_the_way": w.Job.OnTheWay()})
-	if goOn, err := w.await(settleWait, message, home); err != nil || !goOn {
+	if goOn, err := w.awaitAll(ReplaySent); err != nil || !goOn {
 		return err
 	}
 	w.End(domain.JobDone, domain.Say(ReplayDone, domain.Args{

@@ -103,9 +103,14 @@ const maxAnswer = 64 << 20
 // requestTimeout bounds one request of a command.
 const requestTimeout = 30 * time.Second
 
+// urlOf is where a server has a path. White space around its address does not count, nor does a slash behind it.
+func urlOf(server, path string) string {
+	return strings.TrimRight(strings.TrimSpace(server), "/") + path
+}
+
 // get asks the console listener and returns the body of a 200.
 func (s Console) get(ctx context.Context, path string, query url.Values) ([]byte, error) {
-	u := strings.TrimRight(strings.TrimSpace(s.Server), "/") + path
+	u := urlOf(s.Server, path)
 	if len(query) > 0 {
 		u += "?" + query.Encode()
 	}
@@ -238,10 +243,10 @@ func show[T any](
 
 // post asks the console listener to do something.
 func (s Console) post(ctx context.Context, path string, body []byte) ([]byte, error) {
-	return do(ctx, http.MethodPost, strings.TrimRight(strings.TrimSpace(s.Server), "/")+path, s.TokenFile, body, "")
+	return do(ctx, http.MethodPost, urlOf(s.Server, path), s.TokenFile, body, "")
 }
 
 // remove asks the console listener to delete something.
 func (s Console) remove(ctx context.Context, path string) ([]byte, error) {
-	return do(ctx, http.MethodDelete, strings.TrimRight(strings.TrimSpace(s.Server), "/")+path, s.TokenFile, nil, "")
+	return do(ctx, http.MethodDelete, urlOf(s.Server, path), s.TokenFile, nil, "")
 }

@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/klauspost/compress/gzip"
@@ -138,7 +137,7 @@ func (s *Send) post(ctx context.Context, body []byte, total *sent) error {
 	if err := w.Close(); err != nil {
 		return err
 	}
-	u := strings.TrimRight(strings.TrimSpace(s.UploadServer), "/") + "/logs"
+	u := urlOf(s.UploadServer, "/logs")
 	if s.Partition != "" {
 		u += "/" + url.PathEscape(s.Partition)
 	}

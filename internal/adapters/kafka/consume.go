@@ -390,10 +390,10 @@ func (m *member) forget(partitions map[string][]int32) {
 	for topic, numbers := range partitions {
 		for _, p := range numbers {
 			delete(m.feeds, topicPartition{topic, p})
-			m.weigh()
 			m.log.marks.forget(m, topicPartition{topic, p})
 		}
 	}
+	m.weigh()
 }
 
 // sleep waits, at most until ctx is done.

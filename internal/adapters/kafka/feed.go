@@ -185,6 +185,9 @@ func (m *member) starve(topic string, partition int32) {
 	}
 }
 
+// keptBeside is about what a record's key and headers take in memory.
+const keptBeside = 256
+
 // weigh tells the budget what this member has in memory. What waits in a paused partition rests there: it must not keep
 // the others from going on. The caller has the lock.
 func (m *member) weigh() {
@@ -192,7 +195,7 @@ func (m *member) weigh() {
 	for _, f := range m.feeds {
 		var bytes int64
 		for i := range f.waiting {
-			bytes += int64(len(f.waiting[i].Value) + recordOverhead/64)
+			bytes += int64(len(f.waiting[i].Value) + keptBeside)
 		}
 		if f.paused || f.stopped {
 			resting += bytes

@@ -25,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ports"
 )
@@ -192,7 +193,7 @@ func (s *Store) Migrate(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := notFromTheFuture(current, p); err != nil {
+		if err := known(current, p); err != nil {
 			return err
 		}
 		_, err = p.Up(ctx)
@@ -205,25 +206,19 @@ func (s *Store) Migrate(ctx context.Context) error {
 	return s.PrepareDays(ctx, today, today+domain.DaysAhead)
 }
 
-// notFromTheFuture refuses a schema that a newer docket has made: nobody knows what this one would do to it.
-func notFromTheFuture(current int64, p *goose.Provider) error {
+// known refuses a schema of the future.
+func known(current int64, p *goose.Provider) error {
 	sources := p.ListSources()
-	if newest := sources[len(sources)-1].Version; current > newest {
-		return domain.Errorf(
-			domain.Misconfigured, "the database has schema %d, of a newer docket, and this one knows %d: run the newer docket, "+
-				"or restore a backup of before", current, newest,
-		)
-	}
-	return nil
+	return sqlstore.KnownSchema("the database", current, sources[len(sources)-1].Version)
 }
 
 // CheckSchema is Misconfigured unless the database has the schema of this version. It creates nothing.
 func (s *Store) CheckSchema(ctx context.Context) error {
 	pending := true
 	err := s.withDB(ctx, func(db *sql.DB, p *goose.Provider) error {
-		var known bool
-		const ours = `SELECT to_regclass('` + schemaVersions + `') IS NOT NULL`
-		if err := db.QueryRowContext(ctx, ours).Scan(&known); err != nil || !known {
+		var ours bool
+		const there = `SELECT to_regclass('` + schemaVersions + `') IS NOT NULL`
+		if err := db.QueryRowContext(ctx, there).Scan(&ours); err != nil || !ours {
 			return err
 		}
 		var current int64
@@ -231,7 +226,7 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 		if err := db.QueryRowContext(ctx, version).Scan(&current); err != nil {
 			return err
 		}
-		if err := notFromTheFuture(current, p); err != nil {
+		if err := known(current, p); err != nil {
 			return err
 		}
 		pending = slices.ContainsFunc(p.ListSources(), func(source *goose.Source) bool { return source.Version > current })

@@ -21,6 +21,7 @@ import (
 	"github.com/pressly/goose/v3"
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
 
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
 )
 
@@ -156,11 +157,8 @@ func (d *Dir) migrate(ctx context.Context, db *sql.DB, file, dir string, apply b
 		return damaged(d, file, err)
 	}
 	sources := p.ListSources()
-	if newest := sources[len(sources)-1].Version; current > newest {
-		return domain.Errorf(
-			domain.Misconfigured, "%s has schema %d, of a newer docket, and this one knows %d: run the newer docket, or "+
-				"restore a backup of before", filepath.Join(d.path, file), current, newest,
-		)
+	if err := sqlstore.KnownSchema(filepath.Join(d.path, file), current, sources[len(sources)-1].Version); err != nil {
+		return err
 	}
 	if !apply {
 		pending, err := p.HasPending(ctx)

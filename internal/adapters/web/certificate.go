@@ -107,13 +107,9 @@ func (c *Certificate) load() error {
 	if err != nil {
 		return err
 	}
-	if now := time.Now(); now.After(pair.Leaf.NotAfter) {
-		if c.pair == nil || c.pair.Leaf.NotAfter.After(pair.Leaf.NotAfter) {
-			err = fmt.Errorf("%s has expired at %s", c.certFile, pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
-		}
-	}
-	if err != nil && c.pair != nil {
-		return err
+	until := pair.Leaf.NotAfter
+	if c.pair != nil && time.Now().After(until) && c.pair.Leaf.NotAfter.After(until) {
+		return fmt.Errorf("%s has expired at %s", c.certFile, until.UTC().Format(time.RFC3339))
 	}
 	c.pair, c.read = &pair, read
 	return nil
