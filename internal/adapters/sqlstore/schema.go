@@ -9,7 +9,7 @@ func KnownSchema(what string, current, newest int64) error {
 		return nil
 	}
 	return domain.Errorf(
-		domain.Misconfigured, "%s has schema %d, of a newer docket, and this one knows %d: run the newer docket, or restore a "+
-			"backup of before", what, current, newest,
+		domain.Misconfigured, "%s has schema %d, of a newer docket, and this one knows %d: run the newer docket, or restore "+
+			"a backup of before", what, current, newest,
 	)
 }
