@@ -3,8 +3,10 @@
 package main
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -38,8 +40,23 @@ func main() {
 	}
 }
 
-// run makes every file: opa is the binary, policies a directory, out where the files go.
-func run(opa, policies, out string) error {
+// question is one request to OPA.
+type question struct {
+	Post   string          `json:"post"`
+	Accept string          `json:"accept"`
+	Body   json.RawMessage `json:"body"`
+}
+
+// run makes every file: opa is the binary, testdata a directory with policies, out where the files go.
+func run(opa, testdata, out string) error {
+	keep := func(name string, do func(url string) error) error {
+		body, err := record(do)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return os.WriteFile(filepath.Join(out, name+".json"), body, 0o644)
+	}
+	policy, mask := filepath.Join(testdata, "policy.rego"), filepath.Join(testdata, "mask.rego")
 	for _, c := range []struct {
 		name    string
 		queries []string // path, then input
@@ -51,19 +68,49 @@ func run(opa, policies, out string) error {
 		{"masked-and-erased", []string{"http/authz/allow", `{"user":"a","owner":"a","password":"p","card":"4111"}`}},
 		{"nd-builtin-cache", []string{"http/authz/remote", `{"user":"a"}`}},
 	} {
-		body, err := record(func(url string) error { return ask(opa, policies, url, c.queries) })
-		if err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
+		var questions []question
+		for i := 0; i+1 < len(c.queries); i += 2 {
+			questions = append(questions, question{
+				Post: "/v1/data/" + c.queries[i], Body: json.RawMessage(`{"input":` + c.queries[i+1] + `}`),
+			})
 		}
-		if err := os.WriteFile(filepath.Join(out, c.name+".json"), body, 0o644); err != nil {
+		do := func(url string) error { return ask(opa, []string{policy, mask}, url, questions) }
+		if err := keep(c.name, do); err != nil {
 			return err
 		}
 	}
-	body, err := record(embedded)
+	if err := kinds(opa, filepath.Join(testdata, "policies"), keep); err != nil {
+		return err
+	}
+	return keep("batch-and-intermediate-results", embedded)
+}
+
+// kinds records what the kinds of policies that people write lead to: NAME.json are the questions, NAME.rego and
+// NAME.*.rego the policy.
+func kinds(opa, dir string, keep func(name string, do func(url string) error) error) error {
+	names, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(out, "batch-and-intermediate-results.json"), body, 0o644)
+	for _, file := range names {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		var questions []question
+		if err := json.Unmarshal(b, &questions); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		name := strings.TrimSuffix(filepath.Base(file), ".json")
+		modules, err := filepath.Glob(filepath.Join(dir, name+".*rego"))
+		if err != nil {
+			return err
+		}
+		if err := keep(name, func(url string) error { return ask(opa, modules, url, questions) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // record keeps the first upload to /logs that happens while do runs, or soon after.
@@ -91,8 +138,8 @@ func record(do func(url string) error) ([]byte, error) {
 	}
 }
 
-// ask runs the binary and sends it queries; stopping it makes it upload.
-func ask(opa, policies, url string, queries []string) error {
+// ask runs the binary with modules and asks it; stopping it makes it upload.
+func ask(opa string, modules []string, url string, questions []question) error {
 	file := filepath.Join(os.TempDir(), "docket-golden.json")
 	if err := os.WriteFile(file, fmt.Appendf(nil, config, url), 0o600); err != nil {
 		return err
@@ -104,10 +151,9 @@ func ask(opa, policies, url string, queries []string) error {
 	}
 	addr := l.Addr().String()
 	_ = l.Close()
-	cmd := exec.Command(
-		opa, "run", "--server", "--addr", addr, "--config-file", file, "--log-level", "error", "--skip-version-check",
-		filepath.Join(policies, "policy.rego"), filepath.Join(policies, "mask.rego"),
-	)
+	cmd := exec.Command(opa, append([]string{
+		"run", "--server", "--addr", addr, "--config-file", file, "--log-level", "error", "--skip-version-check",
+	}, modules...)...)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		return err
@@ -125,14 +171,22 @@ func ask(opa, policies, url string, queries []string) error {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	for i := 0; i+1 < len(queries); i += 2 {
-		resp, err := http.Post(
-			"http://"+addr+"/v1/data/"+queries[i], "application/json", strings.NewReader(`{"input":`+queries[i+1]+`}`),
-		)
+	for _, q := range questions {
+		req, err := http.NewRequest(http.MethodPost, "http://"+addr+q.Post, bytes.NewReader(q.Body))
 		if err != nil {
 			return err
 		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Accept", q.Accept)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		answer, _ := io.ReadAll(resp.Body)
 		_ = resp.Body.Close()
+		if expected := bytes.Contains(answer, []byte("eval_conflict_error")); resp.StatusCode != http.StatusOK && !expected {
+			return fmt.Errorf("%s: %s: %s", q.Post, resp.Status, answer)
+		}
 	}
 	return nil
 }
@@ -140,7 +194,8 @@ func ask(opa, policies, url string, queries []string) error {
 // embedded drives OPA's decision-log plugin as an embedder does: the stock server has no batch API, and fills in
 // intermediate results only for those who embed it.
 func embedded(url string) error {
-	ctx := context.Background()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // stopping uploads within that
+	defer cancel()
 	manager, err := plugins.New(fmt.Appendf(nil, config, url), "embedded-opa", inmem.New())
 	if err != nil {
 		return err

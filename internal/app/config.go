@@ -59,8 +59,8 @@ type Listeners struct {
 
 // Sections are the settings that have a structure.
 type Sections struct {
-	// Mappings say where the events of a policy path have what people search by.
-	Mappings []domain.Mapping `yaml:"mappings"`
+	// Mappings say what the events of a policy path mean, and where they have what people search by.
+	Mappings Mappings `yaml:"mappings"`
 }
 
 // DefaultConfig is that of `docket serve` without a word.
@@ -98,7 +98,7 @@ func (c *Config) Validate(role status.Role) error {
 			),
 		)
 	}
-	if _, err := domain.NewProjector(c.Sections.Mappings); err != nil {
+	if _, err := Projector(*c); err != nil {
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {

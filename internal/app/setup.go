@@ -38,7 +38,7 @@ func (a *App) setup(ctx context.Context) error {
 		return err
 	}
 	a.onStop("telemetry", tracing.shutdown)
-	projector, err := domain.NewProjector(a.cfg.Sections.Mappings)
+	projector, err := Projector(a.cfg)
 	if err != nil {
 		return err
 	}

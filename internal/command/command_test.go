@@ -3,6 +3,7 @@ package command_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net/http"
 	"os"
@@ -267,8 +268,25 @@ func TestHelpShowsDefaults(t *testing.T) {
 
 func TestFileMistakes(t *testing.T) {
 	for name, c := range map[string]struct{ text, says string }{
-		"an unknown key":            {"colour: red\n", `line 1: there is no setting "colour"`},
-		"a section's unknown key":   {"mappings:\n  - path: a\n    principals: [/x]\n", "principals"},
+		"an unknown key": {"colour: red\n", `line 1: there is no setting "colour"`},
+		"a section's unknown key": {"mappings:\n  - path: a\n    principals: [/x]\n",
+			`line 3 column 5: mappings: there is no key "principals"`},
+		"no list of mappings":      {"mappings: {a: b}\n", "line 1 column 11: mappings: want a list"},
+		"a mapping without a path": {"mappings:\n  - allowed: [/x]\n", "line 2 column 5: mappings: a mapping needs a path"},
+		"a path that none is":      {"mappings:\n  - path: a*b\n", "line 2 column 11: mappings: path a*b"},
+		"a pointer that is none": {"mappings:\n  - path: a\n    allowed: [x]\n",
+			"line 3 column 15: mappings: \"x\" is no JSON pointer"},
+		"a pointer's escape":       {"mappings:\n  - {path: a, reason: /a~2}\n", "line 2 column 23"},
+		"a key of a mapping twice": {"mappings:\n  - path: a\n    path: b\n", "line 3 column 5: mappings: path is set twice"},
+		"an expectation that none is": {"mappings:\n  - path: a\n    denied:\n      - {pointer: /x, when: maybe}\n",
+			"line 4 column 29: mappings: when is true, false"},
+		"equals without a value": {"mappings:\n  - {path: a, denied: [{pointer: /x, when: equals}]}\n", "line 2 column 44"},
+		"equals with a list": {"mappings:\n  - {path: a, denied: [{pointer: /x, when: {equals: [a]}}]}\n",
+			"line 2 column 53"},
+		"a condition without a pointer": {"mappings:\n  - {path: a, denied: [{when: true}]}\n",
+			"line 2 column 24: mappings: a condition needs a pointer"},
+		"a condition's unknown key": {"mappings:\n  - {path: a, denied: [{pointer: /x, if: true}]}\n", `no key "if"`},
+		"undefined that is unknown": {"mappings:\n  - {path: a, undefined: unknown}\n", "undefined can be allowed or denied"},
 		"a key of another command":  {"limit: 7\n", `there is no setting "limit"`},
 		"a key twice":               {"listen: a\nlisten: b\n", "is set already"},
 		"a number that is none":     {"max_events: many\n", "many"},
@@ -292,6 +310,79 @@ func TestFileMistakes(t *testing.T) {
 	code, out = runMain(t, "config")
 	require.Equal(t, cli.ExitDone, code, out)
 	require.Contains(t, out, "docket: DOCKET_MAX_EVENT is no setting; is it spelled wrong?")
+}
+
+func TestMappingTest(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "docket.yaml")
+	events := filepath.Join(t.TempDir(), "events.json")
+	require.NoError(t, os.WriteFile(file, []byte(`
+mappings:
+  - path: shop/*
+    denied:
+      - {pointer: /result/level, when: {equals: 9}}
+      - /result/problems
+    undefined: allowed
+    reason: /result/why
+    principal: [/input/who]
+`), 0o600))
+	require.NoError(t, os.WriteFile(events, []byte(`[
+{"decision_id":"a","path":"shop/pay","input":{"who":"jo"},"result":{"level":9,"why":"too much"}},
+{"decision_id":"b","path":"shop/pay","result":{"problems":[]}},{"decision_id":"c","path":"shop/pay"},
+{"decision_id":"d","path":"other","result":{"allow":false},"input":{"user":"***"},"masked":["/input/user"]}]`), 0o600))
+	code, out := runMain(t, "--config", file, "mapping", "test", events)
+	require.Equal(t, cli.ExitDone, code, out)
+	require.Equal(t, `DENIED  shop/pay
+  decided by  mapping shop/*: /result/level
+  reason      too much
+  principal   jo
+  action      -
+  resource    -
+  decision    a
+
+ALLOWED  shop/pay
+  decided by  mapping shop/*: /result/problems
+  reason      -
+  principal   -
+  action      -
+  resource    -
+  decision    b
+
+ALLOWED  shop/pay
+  decided by  mapping shop/*: undefined
+  reason      -
+  principal   -
+  action      -
+  resource    -
+  decision    c
+
+DENIED  other
+  decided by  boolean at /result/allow
+  reason      -
+  principal   ***
+  action      -
+  resource    -
+  masked      principal
+  decision    d
+`, out)
+	code, out = runMain(t, "--config", file, "mapping", "test", events, "-o", "json")
+	require.Equal(t, cli.ExitDone, code, out)
+	var all []struct{ Outcome, Rule string }
+	require.NoError(t, json.Unmarshal([]byte(out), &all))
+	require.Len(t, all, 4)
+	for _, c := range []struct{ text, says string }{
+		{`[1]`, "value 1 is no event"}, {``, "there is no event"}, {`{"a":`, "unexpected EOF"},
+	} {
+		require.NoError(t, os.WriteFile(events, []byte(c.text), 0o600))
+		code, out = runMain(t, "mapping", "test", events)
+		require.Equal(t, cli.ExitFailed, code, out)
+		require.Contains(t, out, c.says)
+	}
+	code, spelled := runMain(t, "--config", file, "config")
+	require.Equal(t, cli.ExitDone, code, spelled)
+	require.NoError(t, os.WriteFile(file, []byte(spelled), 0o600))
+	code, again := runMain(t, "--config", file, "config")
+	require.Equal(t, cli.ExitDone, code, again)
+	require.Equal(t, spelled, again, "what config prints can be used as a file")
 }
 
 // help is what --help prints, which ends the process.

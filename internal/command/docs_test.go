@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/docket-project/docket/internal/app"
+	"github.com/docket-project/docket/internal/domain"
 )
 
 var update = flag.Bool("update", false, "rewrite generated documents")
@@ -63,20 +65,8 @@ OpenTelemetry's own variables are followed: traces are off unless ` + "`OTEL_EXP
 
 ## Mappings
 
-What a decision is about stands in different places for different policies. ` + "`mappings`" +
-		`, in the file only, say where, by
-policy path (exact, or a prefix with ` + "`*`" + ` behind). Every list holds JSON pointers into the event, tried in order before the
-built-in ones:
-
-` + "```yaml" + `
-mappings:
-  - path: shop/checkout/*
-    allowed: [/result/verdict/ok]    # a boolean
-    reason: [/result/verdict/why]    # text, or an array of it
-    principal: [/input/customer/id]
-    action: [/input/step]
-    resource: [/input/cart/id]
-` + "```" + `
+What a policy's answer means, and where an event has the principal, action, resource and reason, is told per policy path by
+` + "`mappings`" + `, in the file only: [mappings.md](mappings.md).
 
 ## Tokens
 
@@ -98,6 +88,23 @@ echo "edge-eu default $(printf %s "$TOKEN" | sha256sum | cut -d' ' -f1)" >> uplo
 	got, err := os.ReadFile(file)
 	require.NoError(t, err)
 	require.Equal(t, b.String(), string(got), "run with -update")
+}
+
+// TestMappingsDocument reads the examples of docs/mappings.md.
+func TestMappingsDocument(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/mappings.md")
+	require.NoError(t, err)
+	_, rest, found := strings.Cut(string(doc), "```yaml\n")
+	require.True(t, found)
+	example, _, _ := strings.Cut(rest, "```")
+	file := filepath.Join(t.TempDir(), "docket.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(example), 0o600))
+	var out bytes.Buffer
+	require.Zero(t, Main(t.Context(), []string{"--config", file, "config"}, &out, &out), out.String())
+	require.Contains(t, out.String(), "equals: high")
+	for _, when := range domain.Whens {
+		require.Contains(t, string(doc), string(when))
+	}
 }
 
 // TestOPAConfiguration keeps the banner and the shipped file the same.
@@ -133,7 +140,7 @@ func compareConfigs(t *testing.T, v reflect.Value) (n int) {
 	if v.Kind() == reflect.Pointer {
 		v = v.Elem()
 	}
-	if v.Type() == configType {
+	if v.Type() == reflect.TypeFor[app.Config]() {
 		want := app.DefaultConfig()
 		got := v.Interface().(app.Config)
 		require.Equal(t, want.Describe(), strings.ReplaceAll(got.Describe(), mustGetwd(t)+"/", "./"))

@@ -119,7 +119,7 @@ func inEnvironment(flag *kong.Flag) bool {
 	return false
 }
 
-// withSections fills in what stands in the file only, wherever the selected command embeds the configuration.
+// withSections fills in what stands in the file only, wherever the selected command has a place for it.
 func withSections(kctx *kong.Context, sections app.Sections) {
 	for _, path := range kctx.Path {
 		if path.Command != nil {
@@ -128,7 +128,7 @@ func withSections(kctx *kong.Context, sections app.Sections) {
 	}
 }
 
-var configType = reflect.TypeFor[app.Config]()
+var sectionsType = reflect.TypeFor[app.Sections]()
 
 func fillSections(v reflect.Value, sections app.Sections) {
 	if v.Kind() == reflect.Pointer {
@@ -137,12 +137,10 @@ func fillSections(v reflect.Value, sections app.Sections) {
 	if v.Kind() != reflect.Struct {
 		return
 	}
-	if v.Type() == configType {
-		v.FieldByName("Sections").Set(reflect.ValueOf(sections))
-		return
-	}
 	for i := range v.NumField() {
-		if f := v.Type().Field(i); f.Anonymous {
+		if v.Field(i).Type() == sectionsType {
+			v.Field(i).Set(reflect.ValueOf(sections))
+		} else if v.Type().Field(i).Anonymous {
 			fillSections(v.Field(i), sections)
 		}
 	}

@@ -79,3 +79,22 @@ type acceptLossCommand struct {
 func (c *acceptLossCommand) Run(ctx context.Context, out cli.Out) error {
 	return app.AcceptLoss(ctx, c.Config, newLogger(out.Stderr, c.Config), c.Yes, out.Stdout)
 }
+
+// mappingCommands are `docket mapping …`.
+type mappingCommands struct {
+	Test mappingTestCommand `cmd:"" help:"Tell what becomes of events with the mappings of the configuration, and which rule decides."`
+}
+
+type mappingTestCommand struct {
+	Sections        app.Sections `kong:"-"`
+	cli.MappingTest `embed:""`
+}
+
+// Run projects the events of files.
+func (c *mappingTestCommand) Run(out cli.Out) error {
+	p, err := app.Projector(app.Config{Sections: c.Sections})
+	if err != nil {
+		return err
+	}
+	return c.Test(out, p)
+}

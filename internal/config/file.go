@@ -25,7 +25,7 @@ type File struct {
 
 // Read reads a YAML file. Nested keys are joined by "_", so parking: {max_attempts: 10} is parking_max_attempts.
 // sections points to a struct whose fields, by their yaml tags, are the sections; a key that a section does not know is
-// an error.
+// an error. One that reads itself (yaml.Unmarshaler) names the line and column of a mistake.
 func Read(name string, sections any) (*File, error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
@@ -93,7 +93,14 @@ func (f *File) add(prefix string, n *yaml.Node, sections map[string]any) error {
 		switch {
 		case isSection:
 			delete(f.lines, key)
-			if err := decodeStrictly(value, section); err != nil {
+			if value.Tag == "!!null" { // as if the key were not there
+				continue
+			}
+			if _, itself := section.(yaml.Unmarshaler); itself {
+				if err := value.Decode(section); err != nil {
+					return fmt.Errorf("%s %w", f.Name, err)
+				}
+			} else if err := decodeStrictly(value, section); err != nil {
 				return fmt.Errorf("%s line %d: %s: %w", f.Name, value.Line, key, err)
 			}
 		case value.Kind == yaml.MappingNode:

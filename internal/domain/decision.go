@@ -52,6 +52,8 @@ type Decision struct {
 	RequestedBy string
 	Error       string
 	Bundles     []Bundle
+	// Masked names those of Reason, Principal, Action and Resource that a mask of OPA's replaced, parted by ", ".
+	Masked string
 	// Sanitised says that a projected text was altered: cut, or rid of NUL or of lone surrogates.
 	Sanitised bool
 	// Unsearchable says that a string inside the event cannot be de-escaped by a database, so that JSON terms of a

@@ -153,6 +153,7 @@ var TextColumns = []TextColumn{
 	{"trace_id", func(d *Decision) *string { return &d.TraceID }},
 	{"requested_by", func(d *Decision) *string { return &d.RequestedBy }},
 	{"error", func(d *Decision) *string { return &d.Error }},
+	{"masked", func(d *Decision) *string { return &d.Masked }},
 }
 
 func texts[T ~string](values []T) []string {

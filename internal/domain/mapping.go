@@ -5,13 +5,18 @@ import (
 	"strings"
 )
 
-// Mapping says where the events of one policy path keep what people search by. Every list holds JSON pointers (RFC
-// 6901) into the event, tried in order before the built-in ones; the first that leads to a usable value stands.
+// Mapping says what the events of one policy path mean and where they keep what people search by. Every list holds JSON
+// pointers (RFC 6901) into the event, tried in order before the built-in ones; the first that leads to a usable value
+// stands.
 type Mapping struct {
 	// Path is a policy path without leading slash, or a prefix of paths when it ends in "*".
 	Path string
-	// Allowed leads to a boolean.
-	Allowed []string
+	// Denied are conditions of which any that holds makes a decision denied. After them the first condition of Allowed
+	// that leads to something it can judge decides. Where there are none of these, and no condition of Denied holds
+	// although one could be judged, the decision is allowed.
+	Allowed, Denied []Condition
+	// Undefined is what a decision without a result counts as: OutcomeAllowed or OutcomeDenied; "" leaves it undefined.
+	Undefined Outcome
 	// Reason, Principal, Action and Resource lead to text, a number, or an array of these.
 	Reason    []string
 	Principal []string
@@ -19,49 +24,79 @@ type Mapping struct {
 	Resource  []string
 }
 
-// builtin covers the usual shapes: OPA's tutorials, Envoy's external authorization and Kubernetes admission reviews.
-var builtin = Mapping{
-	Allowed: []string{"/result/allow", "/result/allowed"},
-	Reason: []string{
-		"/result/reason", "/result/reasons", "/result/message", "/result/messages", "/result/msg", "/result/deny",
-		"/result/denials", "/result/violations", "/result/response/status/message", "/result/status/reason",
-	},
-	Principal: []string{
-		"/input/user", "/input/subject", "/input/principal", "/input/user/id", "/input/user/name", "/input/user/email",
-		"/input/subject/id", "/input/subject/name", "/input/subject/user", "/input/principal/id", "/input/principal/name",
-		"/input/username", "/input/identity", "/input/token/sub", "/input/request/userInfo/username",
-		"/input/attributes/source/principal",
-	},
-	Action: []string{
-		"/input/action", "/input/method", "/input/action/name", "/input/operation", "/input/verb",
-		"/input/request/operation", "/input/request/method", "/input/attributes/request/http/method",
-	},
-	Resource: []string{
-		"/input/resource", "/input/path", "/input/resource/id", "/input/resource/name", "/input/resource/type",
-		"/input/object", "/input/request/path", "/input/request/name", "/input/request/kind/kind",
-		"/input/attributes/request/http/path",
-	},
+// Condition is a pointer with what is expected there.
+type Condition struct {
+	Pointer string
+	When    When
+	// Equals is the text, number or boolean that WhenEquals compares with, as text.
+	Equals string
 }
 
-// validate reports the first pointer that is none, or an empty path.
-func (m Mapping) validate() error {
-	if strings.Trim(m.Path, "/") == "" {
-		return fmt.Errorf("a mapping needs a path, such as http/authz/allow or http/*")
+// When is what a condition expects.
+type When string
+
+// What conditions expect. A boolean that is the other one, and something that is empty, say the opposite of the
+// condition; another value than Equals says nothing, and neither does a value of another kind.
+const (
+	WhenTrue     When = "true"
+	WhenFalse    When = "false"
+	WhenNonEmpty When = "non_empty"
+	// WhenFilled is true, or not empty, whichever the value can be.
+	WhenFilled When = "filled"
+	WhenEquals When = "equals"
+)
+
+// Whens lists what conditions may expect.
+var Whens = []When{WhenTrue, WhenFalse, WhenNonEmpty, WhenFilled, WhenEquals}
+
+// CheckPointer reports a text that is no JSON pointer below the event.
+func CheckPointer(p string) error {
+	rest := strings.NewReplacer("~0", "", "~1", "").Replace(p)
+	if strings.HasPrefix(p, "/") && !strings.Contains(rest, "~") {
+		return nil
 	}
-	for field, pointers := range map[string][]string{
-		"allowed": m.Allowed, "reason": m.Reason, "principal": m.Principal, "action": m.Action, "resource": m.Resource,
-	} {
-		for _, p := range pointers {
-			if rest := strings.NewReplacer("~0", "", "~1", "").Replace(p); !strings.HasPrefix(p, "/") ||
-				strings.Contains(rest, "~") {
-				return fmt.Errorf(
-					"mapping %s: %s: %q is no JSON pointer: it begins with a slash, like /input/user, and spells ~ as ~0 and / as ~1",
-					m.Path, field, p,
-				)
-			}
-		}
+	return fmt.Errorf("%q is no JSON pointer: it begins with a slash, like /input/user, and spells ~ as ~0 and / as ~1", p)
+}
+
+// CheckPath reports a path that no policy can have.
+func CheckPath(path string) error {
+	switch star := strings.IndexByte(path, '*'); {
+	case strings.Trim(path, "/") == "":
+		return fmt.Errorf("a mapping needs a path, such as http/authz/allow or http/*")
+	case star >= 0 && star != len(path)-1:
+		return fmt.Errorf("path %s: a * stands for the rest of a path, so only the last character can be one", path)
 	}
 	return nil
+}
+
+// validate reports the first thing that is wrong.
+func (m Mapping) validate() error {
+	if err := CheckPath(m.Path); err != nil {
+		return err
+	}
+	var pointers []string
+	for _, c := range append(append([]Condition(nil), m.Allowed...), m.Denied...) {
+		pointers = append(pointers, c.Pointer)
+		switch c.When {
+		case WhenTrue, WhenFalse, WhenNonEmpty, WhenFilled, WhenEquals:
+		default:
+			return fmt.Errorf("mapping %s: no condition expects %q: it is one of %v", m.Path, c.When, Whens)
+		}
+	}
+	for _, list := range [][]string{m.Reason, m.Principal, m.Action, m.Resource} {
+		pointers = append(pointers, list...)
+	}
+	for _, p := range pointers {
+		if err := CheckPointer(p); err != nil {
+			return fmt.Errorf("mapping %s: %w", m.Path, err)
+		}
+	}
+	switch m.Undefined {
+	case "", OutcomeAllowed, OutcomeDenied:
+		return nil
+	default:
+		return fmt.Errorf("mapping %s: undefined is %q: it can be allowed or denied", m.Path, m.Undefined)
+	}
 }
 
 // matches reports whether the mapping is for a policy path.
@@ -71,91 +106,4 @@ func (m Mapping) matches(path string) bool {
 		return strings.HasPrefix(path, prefix)
 	}
 	return path == want
-}
-
-// plan is a mapping made ready: a tree of the pointers, each ending in a numbered slot, and for every field the slots
-// to look into, in order.
-type plan struct {
-	root  *node
-	slots int
-
-	path, timestamp, id, err, result, traceID, requestedBy, opa, app, bundles, revision int
-
-	allowed, reason, principal, action, resource []int
-}
-
-// node is one step of the pointers that share it. Its slots are those from lo up to hi; its own is slot, or -1.
-type node struct {
-	children map[string]*node
-	slot     int
-	lo, hi   int
-}
-
-func newPlan(m Mapping) *plan {
-	p := &plan{root: &node{slot: -1}}
-	fixed := []struct {
-		slot    *int
-		pointer string
-	}{
-		{&p.path, "/path"}, {&p.timestamp, "/timestamp"}, {&p.id, "/decision_id"}, {&p.err, "/error"},
-		{&p.result, "/result"}, {&p.traceID, "/trace_id"}, {&p.requestedBy, "/requested_by"},
-		{&p.opa, "/labels/id"}, {&p.app, "/labels/app"}, {&p.bundles, "/bundles"}, {&p.revision, "/revision"},
-	}
-	lists := []struct {
-		slots    *[]int
-		pointers []string
-	}{
-		{&p.allowed, append(m.Allowed, builtin.Allowed...)}, {&p.reason, append(m.Reason, builtin.Reason...)},
-		{&p.principal, append(m.Principal, builtin.Principal...)}, {&p.action, append(m.Action, builtin.Action...)},
-		{&p.resource, append(m.Resource, builtin.Resource...)},
-	}
-	for _, f := range fixed {
-		p.root.at(f.pointer).slot = 0
-	}
-	for _, l := range lists {
-		for _, pointer := range l.pointers {
-			p.root.at(pointer).slot = 0
-		}
-	}
-	p.slots = p.root.number(0)
-	for _, f := range fixed {
-		*f.slot = p.root.at(f.pointer).slot
-	}
-	for _, l := range lists {
-		for _, pointer := range l.pointers {
-			*l.slots = append(*l.slots, p.root.at(pointer).slot)
-		}
-	}
-	return p
-}
-
-// at returns the node of a pointer, making the steps to it.
-func (n *node) at(pointer string) *node {
-	for step := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
-		step = strings.ReplaceAll(strings.ReplaceAll(step, "~1", "/"), "~0", "~")
-		next := n.children[step]
-		if next == nil {
-			next = &node{slot: -1}
-			if n.children == nil {
-				n.children = map[string]*node{}
-			}
-			n.children[step] = next
-		}
-		n = next
-	}
-	return n
-}
-
-// number gives the slots of a subtree consecutive numbers from first and returns the next free one.
-func (n *node) number(first int) int {
-	n.lo = first
-	if n.slot >= 0 {
-		n.slot = first
-		first++
-	}
-	for _, child := range n.children {
-		first = child.number(first)
-	}
-	n.hi = first
-	return first
 }

@@ -3,8 +3,6 @@ package domain
 import (
 	"bytes"
 	"crypto/sha256"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -36,13 +34,21 @@ func NewProjector(mappings []Mapping) (*Projector, error) {
 // Project makes the row of a record. It cannot fail: what an event does not have, or has in an unreadable form, is
 // absent from the row, and the row keeps every byte. The row shares rec.Value.
 func (p *Projector) Project(rec Record) Decision {
+	d, _ := p.project(rec, false)
+	return d
+}
+
+// Explain is Project with the rule that decided about the outcome.
+func (p *Projector) Explain(rec Record) (Decision, Rule) { return p.project(rec, true) }
+
+func (p *Projector) project(rec Record, explain bool) (d Decision, rule Rule) {
 	c := p.captures.Get().(*capture)
 	defer func() {
-		clear(c.values) // they alias the event
+		c.forget()
 		p.captures.Put(c)
 	}()
 	c.read(p.fallback, rec.Value)
-	d := Decision{
+	d = Decision{
 		Tenant:     rec.Headers.Owner(),
 		ReceivedAt: rec.received().UTC().Truncate(time.Microsecond),
 		LoggedAt:   rec.FirstLogged(),
@@ -58,15 +64,16 @@ func (p *Projector) Project(rec Record) Decision {
 			break
 		}
 	}
+	if c.value(c.plan.erased) != nil || c.value(c.plan.masked) != nil {
+		c.readMasks()
+	}
 	if d.ID = givenID(c.value(c.plan.id)); d.ID == "" {
 		d.ID = spellHash(d.SHA256)
 	}
 	d.Timestamp = c.instant(c.plan.timestamp)
-	d.Outcome = c.outcome()
-	d.Reason = c.first(c.plan.reason, "; ", true)
-	d.Principal = c.first(c.plan.principal, ", ", false)
-	d.Action = c.first(c.plan.action, ", ", false)
-	d.Resource = c.first(c.plan.resource, "/", false)
+	v := c.outcome(c.nameOf(d.Path))
+	d.Outcome = v.outcome
+	c.columns(&d, v)
 	d.OPA = c.scalar(c.plan.opa)
 	d.App = c.scalar(c.plan.app)
 	d.TraceID = c.scalar(c.plan.traceID)
@@ -75,248 +82,60 @@ func (p *Projector) Project(rec Record) Decision {
 	d.Bundles = c.bundles()
 	d.Sanitised = c.altered
 	d.Unsearchable = unsearchable(rec.Value)
-	return d
-}
-
-// capture is one event's values at the pointers of a plan. The values alias the event.
-type capture struct {
-	plan    *plan
-	values  []jsontext.Value
-	altered bool
-}
-
-// read walks an event once. Where a key repeats, the last one stands.
-func (c *capture) read(p *plan, event []byte) {
-	c.plan, c.altered = p, false
-	if cap(c.values) < p.slots {
-		c.values = make([]jsontext.Value, p.slots)
+	if explain {
+		rule = c.rule(v)
 	}
-	c.values = c.values[:p.slots]
-	clear(c.values)
-	d := decode(event)
-	defer d.release()
-	c.walk(d, p.root)
+	return d, rule
 }
 
-// walk reads one value and keeps what the node wants of it; false means that the event is no JSON.
-func (c *capture) walk(d *decoder, n *node) bool {
-	clear(c.values[n.lo:n.hi])
-	if n.slot >= 0 {
-		v, err := d.ReadValue()
-		if err != nil {
-			return false
+// columns fills in what people search by, and which of it a mask replaced.
+func (c *capture) columns(d *Decision, v verdict) {
+	var masked []string
+	reason, from := c.reasonOf(v)
+	d.Reason = reason
+	if len(c.masks.masked) > 0 && reason != "" && c.masks.touches(from()...) {
+		masked = append(masked, "reason")
+	}
+	for i, to := range [...]*string{
+		columnPrincipal: &d.Principal, columnAction: &d.Action, columnResource: &d.Resource,
+	} {
+		text, from := c.first(c.plan.columns[i], separators[i])
+		*to = text
+		if from < 0 || len(c.masks.masked) == 0 {
+			continue
 		}
-		c.values[n.slot] = v
-		if len(n.children) == 0 || (v.Kind() != '{' && v.Kind() != '[') {
-			return true
-		}
-		inner := decode(v)
-		defer inner.release()
-		return c.members(inner, n)
-	}
-	return c.members(d, n)
-}
-
-// members visits the members of an object, or the elements of an array, that the node has children for.
-func (c *capture) members(d *decoder, n *node) bool {
-	kind := d.PeekKind()
-	if kind != '{' && kind != '[' {
-		return d.SkipValue() == nil
-	}
-	if _, err := d.ReadToken(); err != nil {
-		return false
-	}
-	for i := 0; d.PeekKind() != '}' && d.PeekKind() != ']'; i++ {
-		var child *node
-		if kind == '{' {
-			name, err := d.ReadValue()
-			if err != nil {
-				return false
+		for _, part := range c.plan.columns[i][from].parts {
+			if c.masks.touches(part.steps...) {
+				masked = append(masked, columnNames[i])
+				break
 			}
-			child = n.child(name)
-		} else {
-			child = n.children[strconv.Itoa(i)]
-		}
-		if child == nil {
-			if _, err := d.ReadValue(); err != nil {
-				return false
-			}
-		} else if !c.walk(d, child) {
-			return false
 		}
 	}
-	_, err := d.ReadToken()
-	return err == nil
+	d.Masked = strings.Join(masked, ", ")
 }
 
-// child finds the child of a quoted name.
-func (n *node) child(quoted []byte) *node {
-	if len(quoted) < 2 {
-		return nil
-	}
-	if bytes.IndexByte(quoted, '\\') < 0 {
-		return n.children[string(quoted[1:len(quoted)-1])]
-	}
-	name, err := jsontext.AppendUnquote(nil, quoted)
-	if err != nil {
-		return nil
-	}
-	return n.children[string(name)]
-}
-
-func (c *capture) value(slot int) jsontext.Value { return c.values[slot] }
-
-// text spells a string, cut and cleaned.
-func (c *capture) text(v jsontext.Value) string {
-	s, err := jsontext.AppendUnquote(nil, v) // an error is a lone surrogate, which is U+FFFD in s by now
-	clean, altered := cleanText(string(s), maxText)
-	c.altered = c.altered || altered || err != nil
-	return clean
-}
-
-// scalar spells a string, a number or a boolean; anything else is absent.
-func (c *capture) scalar(slot int) string { return c.spell(c.value(slot)) }
-
-func (c *capture) spell(v jsontext.Value) string {
-	switch v.Kind() {
-	case '"':
-		return c.text(v)
-	case '0', 't', 'f':
-		clean, altered := cleanText(string(v), maxText)
-		c.altered = c.altered || altered
-		return clean
-	default:
-		return ""
-	}
-}
-
-// first returns the first of the slots that holds text: a scalar, or an array of scalars joined by sep. For a reason,
-// prose also takes objects as compact JSON and leaves booleans out.
-func (c *capture) first(slots []int, sep string, prose bool) string {
-	for _, slot := range slots {
-		v := c.value(slot)
-		var s string
-		switch kind := v.Kind(); {
-		case v == nil, prose && (kind == 't' || kind == 'f'):
-		case kind == '[':
-			s = c.joined(v, sep, prose)
-		case kind == '{' && prose && len(v) > len("{}"):
-			s = c.compact(v)
-		default:
-			s = c.spell(v)
-		}
-		if s != "" {
-			return s
+// reasonOf is the first reason of the mapping, or that of the result. from are the steps that lead to it.
+func (c *capture) reasonOf(v verdict) (text string, from func() []string) {
+	for _, p := range c.plan.reason {
+		if text := c.says(c.value(p.slot)); text != "" {
+			return text, func() []string { return p.steps }
 		}
 	}
-	return ""
-}
-
-// joined spells an array of scalars; with prose, objects as well. An array of anything else is absent.
-func (c *capture) joined(v jsontext.Value, sep string, prose bool) string {
-	d := decode(v)
-	defer d.release()
-	if _, err := d.ReadToken(); err != nil {
-		return ""
-	}
-	var b strings.Builder
-	for d.PeekKind() != ']' && b.Len() <= maxText {
-		e, err := d.ReadValue()
-		if err != nil {
-			return ""
+	text, name := c.reason(c.value(c.plan.result), v)
+	return text, func() []string {
+		if name == nil {
+			return []string{"result"}
 		}
-		s := c.spell(e)
-		if s == "" && prose && e.Kind() == '{' {
-			s = c.compact(e)
-		}
-		if s == "" && e.Kind() != '"' {
-			return ""
-		}
-		if b.Len() > 0 {
-			b.WriteString(sep)
-		}
-		b.WriteString(s)
-	}
-	clean, altered := cleanText(b.String(), maxText)
-	c.altered = c.altered || altered
-	return clean
-}
-
-// compact spells any value without white space.
-func (c *capture) compact(v jsontext.Value) string {
-	v = slices.Clone(v)
-	if err := v.Compact(lenient, anyUTF8); err != nil {
-		return ""
-	}
-	clean, altered := cleanText(string(v), maxText)
-	c.altered = c.altered || altered
-	return clean
-}
-
-// instant reads an RFC 3339 time, to microseconds in UTC; zero where it is absent or unreadable.
-func (c *capture) instant(slot int) time.Time {
-	v := c.value(slot)
-	if v.Kind() != '"' {
-		return time.Time{}
-	}
-	s, err := jsontext.AppendUnquote(nil, v)
-	if err != nil {
-		return time.Time{}
-	}
-	return instantOf(string(s)).Truncate(time.Microsecond)
-}
-
-// outcome decides in the order error, undefined, mapping, default.
-func (c *capture) outcome() Outcome {
-	if c.failed() {
-		return OutcomeError
-	}
-	result := c.value(c.plan.result)
-	if result == nil {
-		return OutcomeUndefined
-	}
-	mapped := len(c.plan.allowed) - len(builtin.Allowed)
-	if o := c.boolean(c.plan.allowed[:mapped]); o != OutcomeUnknown {
-		return o
-	}
-	if o := verdict(result); o != OutcomeUnknown {
-		return o
-	}
-	return c.boolean(c.plan.allowed[mapped:])
-}
-
-// boolean reads the first slot that holds one.
-func (c *capture) boolean(slots []int) Outcome {
-	for _, slot := range slots {
-		if o := verdict(c.value(slot)); o != OutcomeUnknown {
-			return o
-		}
-	}
-	return OutcomeUnknown
-}
-
-// verdict reads a boolean.
-func verdict(v jsontext.Value) Outcome {
-	switch v.Kind() {
-	case 't':
-		return OutcomeAllowed
-	case 'f':
-		return OutcomeDenied
-	default:
-		return OutcomeUnknown
+		return []string{"result", unquoted(name)}
 	}
 }
-
-// failed reports whether the event has an error: whatever it is, an empty object included, because that is how OPA
-// spells a Go error without exported fields.
-func (c *capture) failed() bool { return c.value(c.plan.err) != nil }
 
 // errorText spells the error: its text, or "code: message" of OPA's structured ones, or its compact JSON.
 func (c *capture) errorText() string {
-	if !c.failed() {
+	v := c.value(c.plan.err) // an empty object is how OPA spells a Go error without exported fields
+	if v == nil {
 		return ""
 	}
-	v := c.value(c.plan.err)
 	if s := c.spell(v); s != "" {
 		return s
 	}
@@ -328,9 +147,7 @@ func (c *capture) errorText() string {
 			code += ": "
 		}
 		if s := code + message; s != "" {
-			clean, altered := cleanText(s, maxText)
-			c.altered = c.altered || altered || inner.altered
-			return clean
+			return c.clean(s, inner.altered)
 		}
 	}
 	return c.compact(v)
@@ -339,10 +156,10 @@ func (c *capture) errorText() string {
 // errorPlan reads OPA's topdown errors; the slots of path and result serve for code and message.
 var errorPlan = func() *plan {
 	p := &plan{root: &node{slot: -1}}
-	p.root.at("/code").slot = 0
-	p.root.at("/message").slot = 0
+	code, message := p.root.at([]string{"code"}), p.root.at([]string{"message"})
+	code.slot, message.slot = 0, 0
 	p.slots = p.root.number(0)
-	p.path, p.result = p.root.at("/code").slot, p.root.at("/message").slot
+	p.path, p.result = code.slot, message.slot
 	return p
 }()
 
@@ -389,9 +206,10 @@ func (c *capture) bundles() []Bundle {
 
 var revisionPlan = func() *plan {
 	p := &plan{root: &node{slot: -1}}
-	p.root.at("/revision").slot = 0
+	revision := p.root.at([]string{"revision"})
+	revision.slot = 0
 	p.slots = p.root.number(0)
-	p.revision = p.root.at("/revision").slot
+	p.revision = revision.slot
 	return p
 }()
 

@@ -21,38 +21,6 @@ func project(t testing.TB, event string, mappings ...Mapping) Decision {
 	return p.Project(Record{Value: []byte(event), Headers: Headers{ReceivedAt: time.Unix(0, 0)}})
 }
 
-func TestOutcome(t *testing.T) {
-	inverted := Mapping{Path: "custom/*", Allowed: []string{"/result/verdict/ok"}}
-	for _, c := range []struct {
-		name, event string
-		want        Outcome
-	}{
-		{"true", `{"result":true}`, OutcomeAllowed},
-		{"false", `{"result":false}`, OutcomeDenied},
-		{"absent is undefined", `{}`, OutcomeUndefined},
-		{"null is not undefined", `{"result":null}`, OutcomeUnknown},
-		{"allow", `{"result":{"allow":true}}`, OutcomeAllowed},
-		{"allowed", `{"result":{"allowed":false}}`, OutcomeDenied},
-		{"allow before allowed", `{"result":{"allowed":true,"allow":false}}`, OutcomeDenied},
-		{"allow that is no boolean", `{"result":{"allow":"yes","allowed":true}}`, OutcomeAllowed},
-		{"an admission review needs a mapping", `{"result":{"response":{"allowed":false}}}`, OutcomeUnknown},
-		{"an object without a verdict", `{"result":{"x":1}}`, OutcomeUnknown},
-		{"a set", `{"result":["a"]}`, OutcomeUnknown},
-		{"error beats everything", `{"result":true,"error":{"code":"x"}}`, OutcomeError},
-		{"an empty error is one", `{"error":{}}`, OutcomeError},
-		{"even null is one", `{"result":true,"error":null}`, OutcomeError},
-		{"the mapping", `{"path":"custom/a","result":{"verdict":{"ok":true},"allow":false}}`, OutcomeAllowed},
-		{"the mapping beats a boolean allow", `{"path":"/custom/a","result":{"verdict":{"ok":false},"allow":true}}`,
-			OutcomeDenied},
-		{"the mapping leads nowhere", `{"path":"custom/a","result":{"allow":true}}`, OutcomeAllowed},
-		{"another path", `{"path":"other","result":{"verdict":{"ok":true},"allow":false}}`, OutcomeDenied},
-		{"the last of two results", `{"result":true,"result":false}`, OutcomeDenied},
-		{"the last of two objects", `{"result":{"allow":true},"result":{}}`, OutcomeUnknown},
-	} {
-		t.Run(c.name, func(t *testing.T) { require.Equal(t, c.want, project(t, c.event, inverted).Outcome) })
-	}
-}
-
 func TestProjectedTexts(t *testing.T) {
 	d := func(event string, m ...Mapping) Decision { return project(t, event, m...) }
 	long := strings.Repeat("é", 300)
@@ -138,8 +106,11 @@ func TestUnsearchable(t *testing.T) {
 }
 
 func TestMappingsAreChecked(t *testing.T) {
-	for _, m := range []Mapping{{Path: ""}, {Path: "/"}, {Path: "a", Allowed: []string{"result"}}, {Path: "a",
-		Resource: []string{""}}, {Path: "a", Resource: []string{"/a~2"}}} {
+	for _, m := range []Mapping{
+		{Path: ""}, {Path: "/"}, {Path: "a*b"}, {Path: "a", Allowed: []Condition{{Pointer: "result", When: WhenTrue}}},
+		{Path: "a", Denied: []Condition{{Pointer: "/result", When: "maybe"}}}, {Path: "a", Undefined: OutcomeError},
+		{Path: "a", Resource: []string{""}}, {Path: "a", Resource: []string{"/a~2"}},
+	} {
 		_, err := NewProjector([]Mapping{m})
 		require.Equal(t, Misconfigured, ClassOf(err), "%+v", m)
 	}
@@ -158,13 +129,26 @@ func TestGoldenEvents(t *testing.T) {
 			require.NoError(t, err)
 			require.Empty(t, b.Quarantined)
 			require.NotEmpty(t, b.Events)
-			var rows []Decision
+			p, err := NewProjector(nil)
+			require.NoError(t, err)
+			var rows []any
 			for _, e := range b.Events {
-				d := project(t, string(e.Raw))
+				d, rule := p.Explain(Record{Value: e.Raw})
 				require.Equal(t, e.ID, d.ID)
 				require.False(t, d.Timestamp.IsZero())
-				d.Event, d.SHA256 = nil, [32]byte{}
-				rows = append(rows, d)
+				rows = append(rows, struct {
+					ID                                                string
+					Timestamp                                         time.Time
+					Path                                              string
+					Outcome                                           Outcome
+					Rule, Reason, Principal, Action, Resource, Masked string   `json:",omitempty"`
+					OPA, App, TraceID, RequestedBy, Error             string   `json:",omitempty"`
+					Bundles                                           []Bundle `json:",omitempty"`
+					Sanitised, Unsearchable                           bool     `json:",omitempty"`
+				}{
+					d.ID, d.Timestamp, d.Path, d.Outcome, rule.String(), d.Reason, d.Principal, d.Action, d.Resource, d.Masked,
+					d.OPA, d.App, d.TraceID, d.RequestedBy, d.Error, d.Bundles, d.Sanitised, d.Unsearchable,
+				})
 			}
 			got, err := json.MarshalIndent(rows, "", "  ")
 			require.NoError(t, err)
@@ -182,8 +166,11 @@ func TestGoldenEvents(t *testing.T) {
 func FuzzProject(f *testing.F) {
 	f.Add([]byte(sampleEvent(1)))
 	f.Add([]byte(`{"input":{"user":{"id":"\ud800"}},"error":{},"bundles":{"a":1},"result":[[]]}`))
+	for _, c := range outcomes {
+		f.Add([]byte(c.event))
+	}
 	f.Add([]byte(`{"path":1,"labels":[],"bundles":[],"input":null,"timestamp":{},"result":{"reasons":[{}]}}`))
-	p, err := NewProjector([]Mapping{{Path: "*", Allowed: []string{"/result/0"}}})
+	p, err := NewProjector([]Mapping{{Path: "*", Allowed: []Condition{{Pointer: "/result/0", When: WhenTrue}}}})
 	if err != nil {
 		f.Fatal(err)
 	}

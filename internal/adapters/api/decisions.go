@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"strings"
 
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -26,6 +27,8 @@ type Decision struct {
 	TraceID     Text              `json:"trace_id"`
 	RequestedBy Text              `json:"requested_by"`
 	Error       Text              `json:"error"`
+	// Masked names the columns that a mask of OPA's replaced.
+	Masked []string `json:"masked,omitempty"`
 }
 
 // Bundle has the shape of a bundle in OPA's own events.
@@ -41,6 +44,9 @@ func DecisionOf(d domain.Decision) Decision {
 		Principal: Text(d.Principal), Action: Text(d.Action), Resource: Text(d.Resource), OPA: Text(d.OPA),
 		App: Text(d.App), Bundles: map[string]Bundle{}, TraceID: Text(d.TraceID), RequestedBy: Text(d.RequestedBy),
 		Error: Text(d.Error),
+	}
+	if d.Masked != "" {
+		out.Masked = strings.Split(d.Masked, ", ")
 	}
 	for _, b := range d.Bundles {
 		out.Bundles[b.Name] = Bundle{b.Revision}

@@ -116,7 +116,7 @@ func (s *Send) file(ctx context.Context, name string, total *sent, out Out) erro
 		if err := flush(); err != nil {
 			return err
 		}
-		return fail(ExitFailed, "%s is not JSON: %v; what stands in front of that was sent", name, err)
+		return fail(ExitFailed, "%s is not JSON: %v; what stands in front of that was sent", fileName(name), err)
 	}
 	if err == nil {
 		err = flush()
@@ -172,7 +172,7 @@ func openEvents(name string) (io.Reader, func(), error) {
 		z, err := gzip.NewReader(r)
 		if err != nil {
 			done()
-			return nil, nil, fail(ExitFailed, "%s begins like gzip but is not: %w", name, err)
+			return nil, nil, fail(ExitFailed, "%s begins like gzip but is not: %w", fileName(name), err)
 		}
 		r = bufio.NewReaderSize(z, 1<<20)
 	}
@@ -180,6 +180,14 @@ func openEvents(name string) (io.Reader, func(), error) {
 		_, _ = r.Discard(len(byteOrderMark)) // it is there
 	}
 	return r, done, nil
+}
+
+// fileName is how people call a file.
+func fileName(name string) string {
+	if name == "-" {
+		return "standard input"
+	}
+	return name
 }
 
 // byteOrderMark is what some editors put in front of UTF-8.

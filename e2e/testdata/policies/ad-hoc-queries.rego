@@ -1,0 +1,5 @@
+package shop
+
+default allow := false
+
+allow if input.user == "alice"

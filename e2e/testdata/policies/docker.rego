@@ -1,0 +1,5 @@
+package docker.authz
+
+default allow := false
+
+allow if input.Method == "GET"

@@ -1,0 +1,91 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/docket-project/docket/internal/adapters/api"
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// MappingTest is `docket mapping test FILE…`. It asks no server: a projector has the mappings.
+type MappingTest struct {
+	Form  `embed:""`
+	Files []string `arg:"" name:"FILE" help:"Files of events as OPA uploads them: an array, one object, or NDJSON; gzip or not; - is standard input."`
+}
+
+// projected is an event with what docket makes of it.
+type projected struct {
+	DecisionID string         `json:"decision_id"`
+	Path       api.Text       `json:"path"`
+	Outcome    domain.Outcome `json:"outcome"`
+	Rule       string         `json:"rule"`
+	Reason     api.Text       `json:"reason"`
+	Principal  api.Text       `json:"principal"`
+	Action     api.Text       `json:"action"`
+	Resource   api.Text       `json:"resource"`
+	Masked     []string       `json:"masked,omitempty"`
+}
+
+// Test prints what becomes of every event of every file, and which rule decided.
+func (m MappingTest) Test(out Out, p *domain.Projector) error {
+	n := 0
+	all := []projected{}
+	for _, name := range m.Files {
+		r, done, err := openEvents(name)
+		if err != nil {
+			return err
+		}
+		err = eachEvent(r, func(event []byte) error {
+			n++
+			if event[0] != '{' {
+				return fail(ExitFailed, "value %d is no event: it is not an object", n)
+			}
+			d, rule := p.Explain(domain.Record{Value: event})
+			row := api.DecisionOf(d)
+			one := projected{
+				row.DecisionID, row.Path, row.Outcome, rule.String(), row.Reason, row.Principal, row.Action, row.Resource,
+				row.Masked,
+			}
+			if m.Output == "json" {
+				all = append(all, one)
+				return nil
+			}
+			return m.print(out.Stdout, n, one)
+		})
+		done()
+		if err != nil {
+			return fail(ExitFailed, "%s: %w", fileName(name), err)
+		}
+	}
+	if n == 0 {
+		return fail(ExitFailed, "there is no event in %s", strings.Join(m.Files, ", "))
+	}
+	if m.Output == "json" {
+		return printJSON(out.Stdout, all, "json")
+	}
+	return nil
+}
+
+func (m MappingTest) print(w io.Writer, n int, p projected) error {
+	if m.Output == "ndjson" {
+		return printJSON(w, p, m.Output)
+	}
+	if n > 1 {
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintf(w, "%s  %s\n", strings.ToUpper(string(p.Outcome)), printable(cmp.Or(string(p.Path), "(no path)")))
+	t := newTable(w)
+	t.row("  decided by", p.Rule)
+	for _, column := range []struct {
+		name string
+		text api.Text
+	}{{"reason", p.Reason}, {"principal", p.Principal}, {"action", p.Action}, {"resource", p.Resource}} {
+		t.row("  "+column.name, string(column.text))
+	}
+	t.pair("  masked", strings.Join(p.Masked, ", "))
+	t.row("  decision", p.DecisionID)
+	return t.flush()
+}

@@ -1,0 +1,211 @@
+package domain
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// key is a member of a result that has a meaning. Its spelling does not count: case, "_" and "-" are left out.
+type key int
+
+const (
+	noKey key = iota
+	// Booleans: true is allowed.
+	keyAllow
+	keyAllowed
+	keyAuthorized
+	keyAuthorised
+	keyPermit
+	keyGranted
+	keyDecision // or a verdict in words
+	// Verdicts in words.
+	keyEffect
+	keyAction
+	keyOutcome
+	keyResult
+	keyVerdict
+	// Deny sets, or booleans of which true is denied.
+	keyDeny
+	keyDenied
+	keyDenies
+	keyDenials
+	keyViolation
+	keyViolations
+	keyFailures
+	// Verdicts within.
+	keyResponse
+	keyStatus
+	keyEvaluations
+	// Texts.
+	keyReason
+	keyReasons
+	keyMessage
+	keyMessages
+	keyMsg
+	keyDescription
+	keyDetails
+	keyErrors
+	keyExplanation
+	keyContext
+	keyReasonUser
+	keyReasonAdmin
+	keyWarn
+	keyWarnings
+	keyBody
+	keyHeaders
+	keyHTTPStatus
+	keyStatusCode
+	numKeys
+)
+
+var keysByName = map[string]key{
+	"allow": keyAllow, "allowed": keyAllowed, "authorized": keyAuthorized, "authorised": keyAuthorised,
+	"permit": keyPermit, "granted": keyGranted, "decision": keyDecision, "effect": keyEffect, "action": keyAction,
+	"outcome": keyOutcome, "result": keyResult, "verdict": keyVerdict, "deny": keyDeny, "denied": keyDenied,
+	"denies": keyDenies, "denials": keyDenials, "violation": keyViolation, "violations": keyViolations,
+	"failures": keyFailures, "response": keyResponse, "status": keyStatus, "evaluations": keyEvaluations,
+	"reason": keyReason, "reasons": keyReasons, "message": keyMessage, "messages": keyMessages, "msg": keyMsg,
+	"description": keyDescription, "details": keyDetails, "errors": keyErrors, "explanation": keyExplanation,
+	"context": keyContext, "reasonuser": keyReasonUser, "reasonadmin": keyReasonAdmin, "warn": keyWarn,
+	"warnings": keyWarnings, "body": keyBody, "headers": keyHeaders, "httpstatus": keyHTTPStatus,
+	"statuscode": keyStatusCode,
+}
+
+func (k key) allows() bool { return k >= keyAllow && k <= keyDecision }
+func (k key) words() bool  { return k >= keyDecision && k <= keyVerdict }
+func (k key) denies() bool { return k >= keyDeny && k <= keyFailures }
+
+// longestKey bounds what is looked up.
+const longestKey = 24
+
+// keyOf finds the key of a quoted name. Where it is none, more says whether the name begins as that of a deny set
+// (deny_…, violation_…) or of something that might be a verdict (can_…, is_allowed).
+func keyOf(quoted jsontext.Value) (k key, more nameSays) {
+	name := quoted[1 : len(quoted)-1]
+	for _, ch := range name {
+		if ch == '\\' {
+			name = []byte(unquoted(quoted))
+			break
+		}
+	}
+	var folded [longestKey]byte
+	n := 0
+	for i, ch := range name {
+		switch {
+		case ch == '_' || ch == '-':
+			if word := string(folded[:n]); i == n && more == nameOther && (word == "deny" || word == "violation") {
+				more = nameDeny
+			} else if i == n && more == nameOther && (word == "allow" || word == "can" || word == "is") {
+				more = nameAllow
+			}
+			continue
+		case ch >= 'A' && ch <= 'Z':
+			ch += 'a' - 'A'
+		}
+		if n == longestKey {
+			return noKey, more
+		}
+		folded[n] = ch
+		n++
+	}
+	return keysByName[string(folded[:n])], more
+}
+
+// members are what of a result's members has a meaning. Where a key repeats, the last one stands.
+type members struct {
+	values [numKeys]jsontext.Value
+	names  [numKeys]jsontext.Value // as they are spelled
+	// denied is a filled deny set of a name of its own, or nil, deniedName its name, and emptyName that of an empty one.
+	denied, deniedName, emptyName jsontext.Value
+	// maybe is a member whose name might be that of a verdict, but is none that docket knows.
+	maybe bool
+	// hidden is a verdict that a mask hides, and within says of which deny sets elements were erased.
+	hidden string
+	gone   [numKeys]bool
+	within [numKeys]bool
+	// erasedElement says that a member or an element of the result itself was erased.
+	erasedElement bool
+}
+
+// at is a JSON pointer to a key.
+func (m *members) at(k key) string {
+	if m.names[k] == nil {
+		return "/result"
+	}
+	return "/result/" + unquoted(m.names[k])
+}
+
+// readMembers walks an object once.
+func (c *capture) readMembers(result jsontext.Value) {
+	m := &c.result
+	each(result, func(name, v jsontext.Value) bool {
+		k, more := keyOf(name)
+		switch {
+		case k != noKey:
+			m.values[k], m.names[k] = v, name
+		case more == nameDeny && fills(v) == saysYes:
+			m.denied, m.deniedName = v, name
+		case more == nameDeny && fills(v) == saysNo:
+			m.emptyName = name
+		case more != nameOther:
+			m.maybe = true
+		}
+		return true
+	})
+}
+
+// hide takes in what masks did to the result. A verdict that a mask hides is not the policy's.
+func (c *capture) hide() {
+	m := &c.result
+	hide := func(k key, steps []string) {
+		m.hidden, m.gone[k] = "/"+strings.Join(steps, "/"), true
+		if k == noKey && m.deniedName != nil && unquoted(m.deniedName) == steps[1] {
+			m.denied, m.deniedName = nil, nil
+		}
+	}
+	for i, list := range [][][]string{c.masks.erased, c.masks.masked} {
+		erased := i == 0
+		for _, steps := range list {
+			if len(steps) == 0 || len(steps) == 1 && steps[0] == "result" {
+				m.hidden = "/" + strings.Join(steps, "/")
+				continue
+			}
+			if steps[0] != "result" {
+				continue
+			}
+			m.erasedElement = m.erasedElement || erased && len(steps) == 2
+			k, more := keyOf(jsontext.Value(strconv.Quote(steps[1])))
+			below := func(names ...key) bool {
+				if len(steps) == 2 {
+					return true
+				}
+				inner, _ := keyOf(jsontext.Value(strconv.Quote(steps[2])))
+				for _, name := range names {
+					if inner == name {
+						return true
+					}
+				}
+				return false
+			}
+			switch {
+			case k == keyResponse && below(keyAllowed), k == keyStatus && below(keyAllowed, keyDenied), k == keyEvaluations,
+				(k.allows() || k.words() || k.denies() || k == noKey && more != nameOther) && len(steps) == 2:
+				hide(k, steps)
+			case k.denies() && erased:
+				m.within[k] = true
+			case more == nameDeny && erased:
+				m.within[keyDeny] = true
+			}
+		}
+	}
+}
+
+// value is that of a key, unless a mask hides it.
+func (m *members) value(k key) jsontext.Value {
+	if m.gone[k] {
+		return nil
+	}
+	return m.values[k]
+}
