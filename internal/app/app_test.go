@@ -362,6 +362,48 @@ func TestMappingsFromFile(t *testing.T) {
 	require.Equal(t, "eve", d.Principal)
 }
 
+// TestReproject gives stored decisions the columns of a mapping that came later.
+func TestReproject(t *testing.T) {
+	c := defaults(t)
+	a := startConfig(t, c)
+	_, status := postLogs(
+		t, a, []byte(`[{"decision_id":"m","path":"custom/x","result":{"verdict":false},"input":{"who":"eve"}}]`), "",
+	)
+	require.Equal(t, http.StatusOK, status)
+	a.drained(t)
+	a.stop()
+	c.Sections.Mappings = Mappings{{
+		Path: "custom/*", Allowed: []domain.Condition{{Pointer: "/result/verdict", When: domain.WhenTrue}},
+		Principal: []string{"/input/who"},
+	}}
+	a = startConfig(t, c)
+	create := func(body string) jobAnswer {
+		code, answer := a.post(t, "decisions/reprojections", "", body)
+		require.Equal(t, http.StatusAccepted, code, "%s", answer)
+		var j jobAnswer
+		require.NoError(t, json.Unmarshal(answer, &j))
+		return a.rested(t, j.ID)
+	}
+	j := create(`{"filter":{"since":"1h"}}`)
+	require.Equal(t, "1 decisions looked at; the columns of 1 would change", j.Message)
+	j = create(`{"filter":{"since":"1h","path":"custom/*"},"dry_run":false,"comment":"a new mapping"}`)
+	require.Equal(t, "done", j.State)
+	require.Equal(t, int64(1), j.Done)
+	_, body := a.get(t, a.ConsoleAddr(), "/api/v1/decisions/m")
+	var d struct{ Outcome, Principal string }
+	require.NoError(t, json.Unmarshal(body, &d))
+	require.Equal(t, "denied", d.Outcome)
+	require.Equal(t, "eve", d.Principal)
+	for body, says := range map[string]string{
+		`{}`: "since is missing", `{"filter":{"since":"1h"},"max":1}`: "takes no max",
+		`{"filter":{"since":"1h"},"dry_run":false}`: "a comment is wanted", `{"filter":{"since":"1h","state":"open"}}`: "unknown",
+	} {
+		code, answer := a.post(t, "decisions/reprojections", "", body)
+		require.Equal(t, http.StatusBadRequest, code, "%s", answer)
+		require.Contains(t, string(answer), says)
+	}
+}
+
 // TestGuardAcceptances is what an operator may say of rejected rows, and who may say it.
 func TestGuardAcceptances(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tokens")

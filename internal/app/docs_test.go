@@ -157,7 +157,7 @@ func TestDependencies(t *testing.T) {
 	overPorts := []string{"internal/domain", "internal/ports"}
 	useCases := []string{
 		"internal/ingest", "internal/sink", "internal/saver", "internal/parking", "internal/job", "internal/deadletter",
-		"internal/operate", "internal/trail", "internal/status", "internal/retention",
+		"internal/operate", "internal/trail", "internal/status", "internal/retention", "internal/reproject",
 	}
 	and := func(more []string, base []string) []string { return slices.Concat(base, more) }
 	allowed := map[string][]string{ // docket's own packages that a package may import; every other import is checked below
@@ -176,6 +176,7 @@ func TestDependencies(t *testing.T) {
 		"internal/operate":    overPorts,
 		"internal/saver":      and([]string{"internal/sink", "internal/config"}, overPorts),
 		"internal/parking":    and([]string{"internal/sink", "internal/config"}, overPorts),
+		"internal/reproject":  and([]string{"internal/job"}, overPorts),
 		"internal/deadletter": and([]string{"internal/job", "internal/sink", "internal/ingest"}, overPorts),
 
 		"internal/adapters/sqlstore": values,
@@ -186,7 +187,10 @@ func TestDependencies(t *testing.T) {
 		"internal/adapters/auth": values,
 		// The words of the use cases' codes are the API's.
 		"internal/adapters/api": and(
-			[]string{"internal/trail", "internal/status", "internal/job", "internal/deadletter", "internal/operate"},
+			[]string{
+				"internal/trail", "internal/status", "internal/job", "internal/deadletter", "internal/operate",
+				"internal/reproject",
+			},
 			values,
 		),
 		"internal/adapters/web": and(

@@ -18,6 +18,7 @@ import (
 	"github.com/docket-project/docket/internal/operate"
 	"github.com/docket-project/docket/internal/parking"
 	"github.com/docket-project/docket/internal/ports"
+	"github.com/docket-project/docket/internal/reproject"
 	"github.com/docket-project/docket/internal/saver"
 	"github.com/docket-project/docket/internal/sink"
 	"github.com/docket-project/docket/internal/status"
@@ -239,6 +240,7 @@ func (a *App) deadLetters(back backends, log ports.Log, p *domain.Projector) {
 	}
 	runner := job.New(back.Control, processName(), logger)
 	jobs.Register(runner)
+	(&reproject.Jobs{Store: back.Decisions, Projector: p}).Register(runner)
 	a.run("jobs", runner.Run)
 }
 

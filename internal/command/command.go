@@ -30,23 +30,24 @@ import (
 type commandLine struct {
 	ConfigFile string `name:"config" help:"YAML file with settings." env:"DOCKET_CONFIG" type:"path" placeholder:"FILE"`
 
-	Serve   serveCommand    `cmd:"" help:"Run everything in one process, with nothing else installed."`
-	Ingest  ingestCommand   `cmd:"" help:"Run the role that takes uploads; needs Kafka and PostgreSQL, as the next three do."`
-	Saver   saverCommand    `cmd:"" help:"Run the role that stores decisions."`
-	Parking parkingCommand  `cmd:"" help:"Run the role that replays what the store could not take."`
-	Console consoleCommand  `cmd:"" help:"Run the role that answers people and programs."`
-	Send    cli.Send        `cmd:"" help:"Send decisions from files, as an OPA would."`
-	Find    cli.Find        `cmd:"" help:"Search decisions."`
-	Show    cli.Show        `cmd:"" help:"Show one decision: what was decided, and why; -o raw prints its exact bytes."`
-	Trail   cli.Trail       `cmd:"" help:"Tell where a decision is: stored, waiting, dead, or never received."`
-	DLQ     cli.DLQ         `cmd:"" name:"dlq" help:"Inspect dead letters, and replay or discard them."`
-	Jobs    cli.Jobs        `cmd:"" help:"Look at jobs, and pause, resume or cancel them."`
-	Audit   cli.Audit       `cmd:"" help:"List what operators did, and why."`
-	Status  cli.Status      `cmd:"" help:"Tell whether anything is arriving, from which OPAs, and what waits."`
-	Migrate migrateCommand  `cmd:"" help:"Create or update topics and schema, and stop."`
-	Config  configCommand   `cmd:"" help:"Print the settings in force, secrets hidden."`
-	Mapping mappingCommands `cmd:"" help:"Try out mappings: which part of an event means what."`
-	Log     logCommands     `cmd:"" help:"Repair the durable log, or read it again."`
+	Serve     serveCommand    `cmd:"" help:"Run everything in one process, with nothing else installed."`
+	Ingest    ingestCommand   `cmd:"" help:"Run the role that takes uploads; needs Kafka and PostgreSQL, as the next three do."`
+	Saver     saverCommand    `cmd:"" help:"Run the role that stores decisions."`
+	Parking   parkingCommand  `cmd:"" help:"Run the role that replays what the store could not take."`
+	Console   consoleCommand  `cmd:"" help:"Run the role that answers people and programs."`
+	Send      cli.Send        `cmd:"" help:"Send decisions from files, as an OPA would."`
+	Find      cli.Find        `cmd:"" help:"Search decisions."`
+	Show      cli.Show        `cmd:"" help:"Show one decision: what was decided, and why; -o raw prints its exact bytes."`
+	Trail     cli.Trail       `cmd:"" help:"Tell where a decision is: stored, waiting, dead, or never received."`
+	DLQ       cli.DLQ         `cmd:"" name:"dlq" help:"Inspect dead letters, and replay or discard them."`
+	Jobs      cli.Jobs        `cmd:"" help:"Look at jobs, and pause, resume or cancel them."`
+	Audit     cli.Audit       `cmd:"" help:"List what operators did, and why."`
+	Status    cli.Status      `cmd:"" help:"Tell whether anything is arriving, from which OPAs, and what waits."`
+	Migrate   migrateCommand  `cmd:"" help:"Create or update topics and schema, and stop."`
+	Config    configCommand   `cmd:"" help:"Print the settings in force, secrets hidden."`
+	Reproject cli.Reproject   `cmd:"" help:"Compute the columns of stored decisions anew, after mappings have changed. Without --yes, only report."`
+	Mapping   mappingCommands `cmd:"" help:"Try out mappings: which part of an event means what."`
+	Log       logCommands     `cmd:"" help:"Repair the durable log, or read it again."`
 
 	Backup    backupCommand     `cmd:"" help:"Copy the embedded log and store to a directory, also while docket runs."`
 	Verify    verifyCommand     `cmd:"" help:"Read the embedded log and store whole, and tell what is damaged or missing."`

@@ -65,8 +65,8 @@ OpenTelemetry's own variables are followed: traces are off unless ` + "`OTEL_EXP
 
 ## Mappings
 
-What a policy's answer means, and where an event has the principal, action, resource and reason, is told per policy path by
-` + "`mappings`" + `, in the file only: [mappings.md](mappings.md).
+What a policy's answer means, and where an event has the principal, action, resource and reason, is told per policy path
+by ` + "`mappings`" + `, in the file only: [mappings.md](mappings.md).
 
 ## Tokens
 

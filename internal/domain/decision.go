@@ -64,6 +64,25 @@ type Decision struct {
 	SHA256 [sha256.Size]byte
 }
 
+// ChangedColumns names the projected columns that another projection of the same event has otherwise.
+func (d *Decision) ChangedColumns(other *Decision) (names []string) {
+	if d.Outcome != other.Outcome {
+		names = append(names, string(FieldOutcome))
+	}
+	for _, c := range TextColumns {
+		if *c.Of(d) != *c.Of(other) {
+			names = append(names, c.Name)
+		}
+	}
+	if EncodeBundles(d.Bundles) != EncodeBundles(other.Bundles) {
+		names = append(names, "bundles")
+	}
+	if d.Sanitised != other.Sanitised || d.Unsearchable != other.Unsearchable {
+		names = append(names, "marks")
+	}
+	return names
+}
+
 // MaxPageBytes bounds what a page of decisions weighs; see Decision.Weight. It ends early where they are heavy.
 const MaxPageBytes = 8 << 20
 

@@ -2,6 +2,7 @@ package domain
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -16,6 +17,8 @@ const (
 	Discard JobKind = "discard"
 	// Reindex reads the dead-letter topics into the index again.
 	Reindex JobKind = "reindex"
+	// Reproject computes the columns of stored decisions anew; their bytes stay.
+	Reproject JobKind = "reproject"
 )
 
 // Lane is what jobs wait in: those of one lane are worked on one at a time, in the order in which they were made.
@@ -27,6 +30,8 @@ const (
 	DryRuns Lane = "dry_runs"
 	// DeadLetterJobs change dead letters.
 	DeadLetterJobs Lane = "dead_letters"
+	// DecisionJobs change stored decisions.
+	DecisionJobs Lane = "decisions"
 )
 
 // Lane is what a job of this kind waits in.
@@ -37,8 +42,18 @@ func (k JobKind) Lane(dryRun bool) Lane {
 	switch k {
 	case Replay, Discard, Reindex:
 		return DeadLetterJobs
+	case Reproject:
+		return DecisionJobs
 	}
 	return "" // nobody works on it
+}
+
+// Fields are what the filter of a job of this kind may name.
+func (k JobKind) Fields() []FieldInfo {
+	if k == Reproject {
+		return DecisionFields
+	}
+	return DeadLetterFields
 }
 
 // JobState is how far a job is.
@@ -126,11 +141,12 @@ type Job struct {
 	Kind JobKind
 	// DryRun only looks.
 	DryRun bool
-	// Filter chooses dead letters; those that died after CreatedAt do not belong to the job.
+	// Filter chooses dead letters, of which those that died after CreatedAt do not belong to the job; or decisions.
 	Filter Filter
 	// Tenants are the caller's when the job was made: it touches nothing of others.
 	Tenants Scope
-	// Rate is in records a second, 0 for as fast as it goes. Max is the most dead letters that are dealt with, 0 for all.
+	// Rate is in records or rows a second, 0 for as fast as it goes. Max is the most dead letters that are dealt with, 0
+	// for all.
 	Rate float64
 	Max  int64
 	// MaxReplays is the guard against loops: what was replayed as often is left alone.
@@ -143,13 +159,14 @@ type Job struct {
 	// Message says why the job is where it is.
 	Message Message
 	// Matched counts what the filter chose when the job was made. Done were dealt with: Stored have a row, Failed came
-	// back, Reparsed were quarantined bytes that are no row themselves. Skipped were left alone.
+	// back, Reparsed were quarantined bytes that are no row themselves. Skipped were left alone. Of a reprojection Done
+	// are the rows that changed, and Skipped those that did not have to; nobody counts what matches beforehand.
 	Matched, Done, Stored, Failed, Reparsed, Skipped int64
 	// BaseDone and BaseFailed are what they were when an operator last let the job go on.
 	BaseDone, BaseFailed int64
-	// After is the last position that was dealt with.
+	// After is the last position that was dealt with; of a reprojection, its Topic is the Cursor behind the last row.
 	After Position
-	// Report is what a dry run found.
+	// Report is what a dry run found, or a reprojection changed.
 	Report                                       *DryRunReport
 	CreatedAt, StartedAt, FinishedAt, LeaseUntil time.Time
 	// Owner is the process that works on it until LeaseUntil.
@@ -222,6 +239,35 @@ type DryRunReport struct {
 	Broken int
 	// Gone are those whose bytes are not in the log any more.
 	Gone int
+	// Rows are decisions that a reprojection looked at, and Changed those whose columns are, or would be, others. Changes
+	// counts them by path and by what changes, at most MaxTallies.
+	Rows, Changed int64
+	Changes       []Change
+}
+
+// Change is something that a reprojection changes.
+type Change struct {
+	Path, Column string
+	// From and To are outcomes; other columns have too many values to count by.
+	From, To string
+	Rows     int64
+	// Sample is the id of one of the decisions.
+	Sample string
+}
+
+// Change counts a row whose column changes.
+func (r *DryRunReport) Change(c Change) {
+	i := slices.IndexFunc(r.Changes, func(k Change) bool {
+		return k.Path == c.Path && k.Column == c.Column && k.From == c.From && k.To == c.To
+	})
+	if i < 0 {
+		if len(r.Changes) == MaxTallies {
+			return
+		}
+		i = len(r.Changes)
+		r.Changes = append(r.Changes, c)
+	}
+	r.Changes[i].Rows++
 }
 
 // DryRunFailed counts in a DryRunReport what the store would reject again.
@@ -282,6 +328,12 @@ type AuditEntry struct {
 	Comment               string
 	// Outcome says what came of it.
 	Outcome Message
+}
+
+// Kind is the kind of job that an entry is about; "" where it is about something else.
+func (e AuditEntry) Kind() JobKind {
+	kind, _, _ := strings.Cut(e.Action, ".")
+	return JobKind(kind)
 }
 
 // Audit is the entry for something that happens to the job.

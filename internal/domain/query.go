@@ -93,6 +93,16 @@ func ParseDeadQuery(values url.Values, now time.Time) (Query, error) {
 	return parseQuery(Query{Limit: DefaultPage}, values, now, DeadLetterFields)
 }
 
+// ParseJobFilter reads parameters that choose what a job of a kind deals with. Without since that is everything, which
+// only jobs about dead letters may say.
+func ParseJobFilter(kind JobKind, values url.Values, now time.Time) (Filter, error) {
+	if kind == Reproject && !values.Has("since") {
+		return Filter{}, fmt.Errorf("since is missing: it says how far back, such as 30d")
+	}
+	q, err := parseQuery(Query{Limit: DefaultPage}, values, now, kind.Fields())
+	return q.Filter, err
+}
+
 // MaxTerms is how many values a query may name: each is compared with every row that is looked at.
 const MaxTerms = 100
 

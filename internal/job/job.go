@@ -167,7 +167,7 @@ func (t *Turn) Rest(d time.Duration) (goOn bool, err error) {
 		if left <= Heartbeat {
 			return true, nil
 		}
-		if goOn, err := t.Advance(domain.JobStep{}); !goOn || err != nil {
+		if goOn, err := t.Alive(); !goOn || err != nil {
 			return false, err
 		}
 	}

@@ -42,7 +42,7 @@ const (
 // JobRequest asks for a job. What is nil has its default: a dry run, of what is open, as fast as it goes, of all.
 type JobRequest struct {
 	Kind       domain.JobKind
-	Filter     map[string][]string // as the API's parameters; see domain.ParseDeadQuery
+	Filter     map[string][]string // as the API's parameters; see domain.ParseJobFilter
 	DryRun     *bool
 	Rate       *float64
 	Max        *int64
@@ -72,7 +72,7 @@ func (s *Service) CreateJob(ctx context.Context, caller domain.Caller, req JobRe
 	if err != nil {
 		return j, err
 	}
-	if j.Kind != domain.Reindex {
+	if j.Kind == domain.Replay || j.Kind == domain.Discard {
 		if j.Matched, err = s.store.CountLettersOfJob(ctx, j); err != nil {
 			return j, err
 		}
@@ -116,14 +116,15 @@ func (req JobRequest) job(caller domain.Caller, now time.Time) (j domain.Job, er
 	if values.Has("limit") || values.Has("cursor") {
 		return j, refuse(Mistaken, FilterPaged, nil)
 	}
-	if !values.Has("state") && j.Kind != domain.Reindex {
+	if !values.Has("state") && (j.Kind == domain.Replay || j.Kind == domain.Discard) {
 		values.Set("state", string(domain.DeadOpen))
 	}
-	q, err := domain.ParseDeadQuery(values, now)
-	if err != nil {
+	if j.Filter, err = domain.ParseJobFilter(j.Kind, values, now); err != nil {
 		return j, refuse(Mistaken, FilterInvalid, domain.Args{"error": err.Error()})
 	}
-	j.Filter = q.Filter
+	if j.Kind == domain.Reproject && (req.Max != nil || req.MaxReplays != nil || req.StopRatio != nil) {
+		return j, refuse(Mistaken, ReprojectBounded, nil)
+	}
 	if req.Rate != nil {
 		if j.Rate = *req.Rate; !(j.Rate >= minRate && j.Rate <= maxRate) {
 			return j, refuse(Mistaken, RateRange, domain.Args{"rate": j.Rate, "least": minRate})

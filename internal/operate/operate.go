@@ -62,6 +62,8 @@ const (
 	ReindexFiltered = "reindex_filtered"
 	// ReindexScoped: reindexing needs a caller that has all tenants.
 	ReindexScoped = "reindex_of_all_tenants"
+	// ReprojectBounded: a reprojection goes through everything that its filter chooses.
+	ReprojectBounded = "reproject_bounded"
 	// AcceptanceOfOthers: an acceptance is also for tenants that are not the caller's. Args fingerprint.
 	AcceptanceOfOthers = "acceptance_of_other_tenants"
 	// NoFingerprint: args fingerprint.

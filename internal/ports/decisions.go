@@ -45,6 +45,17 @@ type DecisionReader interface {
 	Decisions(ctx context.Context, scope domain.Scope, id string) ([]domain.Decision, error)
 }
 
+// DecisionColumns are the columns of stored decisions, as what projects them anew sees them.
+type DecisionColumns interface {
+	// StoredEvents is Search with every row's Event, and of no more than about domain.MaxPageBytes of these. An event
+	// whose bytes do not have the row's SHA256 is damaged; they are returned as they are.
+	StoredEvents(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error)
+	// SetColumns gives rows the columns of these decisions in one transaction: what TextColumns lists, the outcome,
+	// bundles and marks. Rows are found by their key and SHA256; one that is not there any more is left out, and no other
+	// byte of a row changes.
+	SetColumns(ctx context.Context, decisions []domain.Decision) error
+}
+
 // DecisionDays are the decisions by day, as the retention sees them. Days are in UTC, by the decision's own timestamp.
 type DecisionDays interface {
 	// PrepareDays makes room for decisions of some days, where the store needs that beforehand.
@@ -68,5 +79,6 @@ type Decisions interface {
 	DecisionWriter
 	DryRunner
 	DecisionReader
+	DecisionColumns
 	DecisionDays
 }

@@ -86,6 +86,19 @@ type DryRunReport struct {
 	Events    int             `json:"events"`
 	Broken    int             `json:"broken"`
 	Gone      int             `json:"gone"`
+	Rows      int64           `json:"rows"`
+	Changed   int64           `json:"changed"`
+	Changes   []Change        `json:"changes"`
+}
+
+// Change is something that a reprojection changes.
+type Change struct {
+	Path   string `json:"path"`
+	Column string `json:"column"`
+	From   string `json:"from"`
+	To     string `json:"to"`
+	Rows   int64  `json:"rows"`
+	Sample string `json:"sample"`
 }
 
 // Tally counts dead letters of one kind.
@@ -180,7 +193,8 @@ func reportOf(r *domain.DryRunReport) *DryRunReport {
 		Verdict: r.Verdict, Histogram: ItemsOf(r.Histogram, func(t domain.Tally) Tally { return Tally(t) }).Items,
 		Tried: r.Tried, Of: r.Of, Statuses: map[string]int{},
 		Failures: ItemsOf(r.Failures, func(f domain.DryRunFailure) DryRunFailure { return DryRunFailure(f) }).Items,
-		Bodies:   r.Bodies, Events: r.Events, Broken: r.Broken, Gone: r.Gone,
+		Bodies:   r.Bodies, Events: r.Events, Broken: r.Broken, Gone: r.Gone, Rows: r.Rows, Changed: r.Changed,
+		Changes: ItemsOf(r.Changes, func(c domain.Change) Change { return Change(c) }).Items,
 	}
 	for status, n := range r.Statuses {
 		out.Statuses[string(status)] = n

@@ -7,6 +7,7 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/job"
 	"github.com/docket-project/docket/internal/operate"
+	"github.com/docket-project/docket/internal/reproject"
 )
 
 // words say in English what codes of the use cases mean.
@@ -70,6 +71,16 @@ var jobWords = words{
 		return fmt.Sprintf("%d dead letters would be discarded",
 			a.Count("of"))
 	},
+	reproject.Progress: func(a domain.Args) string {
+		return fmt.Sprintf("%d decisions looked at, %d of them differ; it is at %s", a.Count("rows"), a.Count("changed"),
+			a.Text("day"))
+	},
+	reproject.Done: func(a domain.Args) string {
+		return fmt.Sprintf("%d decisions looked at, and the columns of %d changed", a.Count("rows"), a.Count("changed"))
+	},
+	reproject.WouldChange: func(a domain.Args) string {
+		return fmt.Sprintf("%d decisions looked at; the columns of %d would change", a.Count("rows"), a.Count("changed"))
+	},
 	domain.NothingMatches: fixed("no dead letter matches the filter"),
 	deadletter.BytesGone:  fixed("none of them is in the log any more"),
 	deadletter.Safe: func(a domain.Args) string {
@@ -127,6 +138,8 @@ var refusalWords = words{
 	operate.ReindexFiltered: fixed("reindexing reads everything: it takes no filter"),
 	operate.ReindexScoped: fixed("reindexing reads the dead letters of all tenants: it needs a caller that may see " +
 		"all of them"),
+	operate.ReprojectBounded: fixed("a reprojection goes through everything that since, until and its filter choose: it " +
+		"takes no max, max_replays or stop_ratio"),
 	operate.AcceptanceOfOthers: func(a domain.Args) string {
 		return fmt.Sprintf("the acceptance of %s is also for tenants that you may not see: you cannot end it",
 			a.Text("fingerprint"))

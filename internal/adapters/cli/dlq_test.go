@@ -228,11 +228,31 @@ func TestReplayIsWatched(t *testing.T) {
 	run(t, "dlq-reindex", ExitDone, &DLQReindex{Console: Console{Server: s.URL}, Form: Form{Output: "table"}})
 }
 
+func TestReproject(t *testing.T) {
+	row := `{"id":"r-9","kind":"reproject","dry_run":true,"state":"done","code":"x","args":{},"tenants":null,` +
+		`"message":"1200 decisions looked at; the columns of 300 would change","filter":{"since":["2026-10-27T10:00:00Z"]},` +
+		`"max_replays":3,"stop_ratio":0.1,"caller":"ann","created_at":"2026-11-26T10:00:00Z","report":{"rows":1200,` +
+		`"changed":300,"changes":[{"path":"shop/pay","column":"outcome","from":"unknown","to":"denied","rows":300,` +
+		`"sample":"0f4a"},{"path":"shop/pay","column":"reason","from":"","to":"","rows":12,"sample":"0f4a"}]}}`
+	s := serve(t, map[string]string{"/api/v1/decisions/reprojections": row, "/api/v1/jobs/r-9": row})
+	run(t, "reproject-dry", ExitDone, &Reproject{
+		Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Since: "30d", Path: []string{"shop/*"},
+	})
+	s = serve(t, map[string]string{
+		"/api/v1/decisions/reprojections": strings.Replace(row, `"dry_run":true`, `"dry_run":false,"done":300,"skipped":900`, 1),
+		"/api/v1/jobs/r-9":                strings.Replace(row, `"dry_run":true`, `"dry_run":false,"done":300,"skipped":900`, 1),
+	})
+	run(t, "reproject", ExitDone, &Reproject{
+		Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Since: "30d",
+		Consent: Consent{Yes: true, Comment: "a new mapping"},
+	})
+}
+
 func TestReplayOnATerminal(t *testing.T) {
 	s := serveJobs(t, jobRow)
 	var out, errs strings.Builder
 	r := &DLQReplay{
-		JobFlags:   JobFlags{Console: Console{Server: s.URL}, Form: Form{Output: "json"}, Yes: true, Comment: "x"},
+		JobFlags:   JobFlags{Console: Console{Server: s.URL}, Form: Form{Output: "json"}, Consent: Consent{Yes: true, Comment: "x"}},
 		MaxReplays: 3, StopRatio: 0.1,
 	}
 	require.NoError(t, r.Run(t.Context(), Out{Stdout: &out, Stderr: &errs, Terminal: true}))
@@ -249,13 +269,15 @@ func TestReplayMistakes(t *testing.T) {
 			Run(context.Context, Out) error
 		}
 	}{
-		"no comment": {ExitUsage, &DLQReplay{JobFlags: JobFlags{Yes: true}}},
-		"everything, without saying so": {ExitUsage, &DLQDiscard{JobFlags: JobFlags{Yes: true, Comment: "x",
+		"no comment": {ExitUsage, &DLQReplay{JobFlags: JobFlags{Consent: Consent{Yes: true}}}},
+		"everything, without saying so": {ExitUsage, &DLQDiscard{JobFlags: JobFlags{Consent: Consent{Yes: true, Comment: "x"},
 			DeadFilter: DeadFilter{State: []string{"open"}}}}},
 		"IDs and a filter": {ExitUsage, &DLQDiscard{JobFlags: JobFlags{IDs: []string{"docket.dlq:0:1"},
 			DeadFilter: DeadFilter{Cause: []string{"expired"}}}}},
-		"both": {ExitUsage, &DLQDiscard{All: true, JobFlags: JobFlags{Yes: true, DryRun: true,
-			Comment: "x"}}},
+		"reproject, both":             {ExitUsage, &Reproject{Consent: Consent{Yes: true, DryRun: true, Comment: "x"}}},
+		"reproject without a comment": {ExitUsage, &Reproject{Consent: Consent{Yes: true}}},
+		"both": {ExitUsage, &DLQDiscard{All: true, JobFlags: JobFlags{Consent: Consent{Yes: true, DryRun: true,
+			Comment: "x"}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := screen(func(o Out) error { return c.command.Run(t.Context(), o) })

@@ -14,7 +14,7 @@ import (
 
 // Jobs is `docket jobs`.
 type Jobs struct {
-	List   JobsList   `cmd:"" default:"withargs" help:"List the newest 100 jobs: replays, discards and reindexings."`
+	List   JobsList   `cmd:"" default:"withargs" help:"List the newest 100 jobs: replays, discards, reindexings and reprojections."`
 	Show   JobsShow   `cmd:"" help:"Show a job, and wait until it ends."`
 	Pause  JobsPause  `cmd:"" help:"Pause a job."`
 	Resume JobsResume `cmd:"" help:"Resume a job that was paused, or that has stopped itself."`
@@ -134,6 +134,9 @@ func jobPath(id string) string { return jobsPath + "/" + url.PathEscape(id) }
 
 func printJob(w io.Writer, j api.Job) error {
 	what := string(j.Kind)
+	if j.Kind == domain.Reproject {
+		what = "reprojection"
+	}
 	if j.DryRun {
 		what = "dry run of a " + what
 	}
@@ -145,9 +148,15 @@ func printJob(w io.Writer, j api.Job) error {
 	t := newTable(w)
 	t.row("job", j.ID+", "+what)
 	t.row("filter", filterText(j.Filter))
-	t.row("matched", count(j.Matched))
-	if !j.DryRun {
-		t.row("done", count(j.Done))
+	switch {
+	case j.Kind == domain.Reproject && !j.DryRun:
+		t.row("changed", count(j.Done))
+		t.row("left as they are", count(j.Skipped))
+	case j.Kind != domain.Reproject:
+		t.row("matched", count(j.Matched))
+		if !j.DryRun {
+			t.row("done", count(j.Done))
+		}
 	}
 	if j.Kind == domain.Replay && !j.DryRun {
 		t.row("stored", count(j.Stored))
@@ -165,8 +174,11 @@ func printJob(w io.Writer, j api.Job) error {
 	if err := t.flush(); err != nil {
 		return err
 	}
-	if j.Report == nil {
+	switch {
+	case j.Report == nil:
 		return nil
+	case j.Kind == domain.Reproject:
+		return printChanges(w, j)
 	}
 	return printReport(w, j)
 }

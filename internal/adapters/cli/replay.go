@@ -16,11 +16,26 @@ type JobFlags struct {
 	Form       `embed:""`
 	DecisionID []string `name:"decision-id" help:"The decision_id." sep:"none"`
 	Max        int64    `help:"The most dead letters to deal with; 0 for all." default:"0"`
-	Comment    string   `help:"Why you do this, for the audit; required with --yes."`
-	DryRun     bool     `help:"Only report what would happen: the default."`
-	Yes        bool     `help:"Do it."`
-	Detach     bool     `help:"Do not wait for the end."`
+	Consent    `embed:""`
 	IDs        []string `arg:"" optional:"" name:"ID" help:"Single dead letters, instead of a filter."`
+}
+
+// Consent is how a person says that a job is meant.
+type Consent struct {
+	Comment string `help:"Why you do this, for the audit; required with --yes."`
+	DryRun  bool   `help:"Only report what would happen: the default."`
+	Yes     bool   `help:"Do it."`
+	Detach  bool   `help:"Do not wait for the end."`
+}
+
+func (c Consent) check() error {
+	if c.Yes && c.DryRun {
+		return fail(ExitUsage, "give --yes or --dry-run, not both")
+	}
+	if c.Yes && strings.TrimSpace(c.Comment) == "" {
+		return fail(ExitUsage, "--yes needs a --comment: whoever reads the audit will ask why")
+	}
+	return nil
 }
 
 // DLQReplay is `docket dlq replay`.
@@ -64,18 +79,15 @@ type DLQReindex struct {
 
 // Run makes a job and watches it.
 func (r *DLQReindex) Run(ctx context.Context, out Out) error {
-	return create(ctx, out, r.Console, "reindexes", api.JobRequest{}, r.Output, r.Detach)
+	return create(ctx, out, r.Console, "dead-letters/reindexes", api.JobRequest{}, r.Output, r.Detach)
 }
 
 // selects reports that a filter says more than a state.
 func (f *JobFlags) selects() bool { return f.chosen() || len(f.DecisionID) > 0 }
 
 func (f *JobFlags) run(ctx context.Context, out Out, jobs string, wanted api.JobRequest) error {
-	if f.Yes && f.DryRun {
-		return fail(ExitUsage, "give --yes or --dry-run, not both")
-	}
-	if f.Yes && strings.TrimSpace(f.Comment) == "" {
-		return fail(ExitUsage, "--yes needs a --comment: whoever reads the audit will ask why")
+	if err := f.check(); err != nil {
+		return err
 	}
 	filter := f.values()
 	set(filter, "decision_id", f.DecisionID)
@@ -99,7 +111,7 @@ func (f *JobFlags) run(ctx context.Context, out Out, jobs string, wanted api.Job
 	if f.Max != 0 {
 		wanted.Max = &f.Max
 	}
-	return create(ctx, out, f.Console, jobs, wanted, f.Output, f.Detach)
+	return create(ctx, out, f.Console, "dead-letters/"+jobs, wanted, f.Output, f.Detach)
 }
 
 // create asks for a job and, unless told otherwise, watches it to its end.
@@ -110,7 +122,7 @@ func create(
 	if err != nil {
 		return err
 	}
-	answer, err := c.post(ctx, "/api/v1/dead-letters/"+jobs, body)
+	answer, err := c.post(ctx, "/api/v1/"+jobs, body)
 	if err != nil {
 		return err
 	}

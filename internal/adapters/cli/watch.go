@@ -60,9 +60,9 @@ func newBar(out Out, j api.Job) *bar {
 	if !out.Terminal || j.Rests() {
 		return nil
 	}
-	total := most(j)
-	if j.DryRun {
-		total = -1
+	total, what := most(j), "letters"
+	if j.DryRun || j.Kind == domain.Reproject {
+		total, what = -1, "times"
 	}
 	return &bar{
 		progressbar.NewOptions64(
@@ -70,12 +70,12 @@ func newBar(out Out, j api.Job) *bar {
 			progressbar.OptionSetWriter(out.Stderr),
 			progressbar.OptionShowCount(),
 			progressbar.OptionShowIts(),
-			progressbar.OptionSetItsString("letters"),
+			progressbar.OptionSetItsString(what),
 			progressbar.OptionClearOnFinish(),
 			progressbar.OptionSetDescription(string(j.Kind)),
 			progressbar.OptionSetPredictTime(true),
 		),
-		j.DryRun,
+		total < 0,
 	}
 }
 

@@ -59,6 +59,14 @@ func (s *Store) reading(ctx context.Context, op string, queries func(*pgx.Batch)
 
 // Search returns one page; see ports.DecisionReader.
 func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
+	return s.page(ctx, scope, q, columns, scan)
+}
+
+// page reads one page of rows.
+func (s *Store) page(
+	ctx context.Context, scope domain.Scope, q domain.Query, columns string,
+	scan func(pgx.CollectableRow) (domain.Decision, error),
+) (domain.Page, error) {
 	w := dialect.Where()
 	w.Span("TIME", q.Filter)
 	w.Behind("TIME", q.After)
@@ -131,7 +139,10 @@ func (s *Store) Decisions(ctx context.Context, scope domain.Scope, id string) ([
 }
 
 // scan reads a row of columns.
-func scan(row pgx.CollectableRow) (d domain.Decision, err error) {
+func scan(row pgx.CollectableRow) (domain.Decision, error) { return scanWith(row) }
+
+// scanWith reads a row of columns and what stands behind them.
+func scanWith(row pgx.CollectableRow, more ...any) (d domain.Decision, err error) {
 	var timestamp pgtype.Timestamptz
 	var ordered time.Time
 	var sum []byte
@@ -143,7 +154,7 @@ func scan(row pgx.CollectableRow) (d domain.Decision, err error) {
 	for i := range texts {
 		into = append(into, &texts[i])
 	}
-	if err := row.Scan(append(into, &bundles)...); err != nil {
+	if err := row.Scan(append(append(into, &bundles), more...)...); err != nil {
 		return d, err
 	}
 	for i, c := range domain.TextColumns {

@@ -16,7 +16,7 @@ const (
 	acceptExample = `{"fingerprint": "…", "comment": "…"}`
 )
 
-// createJob answers POST /api/v1/dead-letters/replays, …/discards and …/reindexes.
+// createJob answers POST /api/v1/dead-letters/replays, …/discards, …/reindexes and /api/v1/decisions/reprojections.
 func (r *routes) createJob(kind domain.JobKind) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		var req api.JobRequest

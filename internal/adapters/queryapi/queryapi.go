@@ -65,6 +65,7 @@ func Mount(e *echo.Echo, p Parts) {
 	g := e.Group("/api/v1", web.Authenticated(p.Who))
 	g.GET("/decisions", r.search)
 	g.GET("/decisions/*", r.decision)
+	g.POST("/decisions/reprojections", r.createJob(domain.Reproject), web.Operators)
 	g.GET("/opas", r.opas)
 	g.GET("/dead-letters", r.deadLetters)
 	g.GET("/dead-letters/groups", r.deadGroups)

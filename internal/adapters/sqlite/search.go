@@ -41,6 +41,14 @@ type found struct {
 // Search returns one page; see ports.DecisionReader. The rows are put in order by their keys alone, and then read one
 // after the other until the page is full: their columns may be a hundred times as large.
 func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
+	return s.page(ctx, scope, q, columns, scanDecision)
+}
+
+// page reads one page of rows.
+func (s *Store) page(
+	ctx context.Context, scope domain.Scope, q domain.Query, columns string,
+	scan func(*sql.Rows) (domain.Decision, error),
+) (domain.Page, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true}) // what was found is still there
@@ -69,7 +77,7 @@ func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) 
 		if order[0].table != "decisions" {
 			read = outside
 		}
-		d, err := rowAt(ctx, read, order[0].rowid)
+		d, err := rowAt(ctx, read, order[0].rowid, scan)
 		if err != nil {
 			return domain.Page{}, s.slow(err)
 		}
@@ -79,7 +87,9 @@ func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) 
 }
 
 // rowAt reads a row by its number.
-func rowAt(ctx context.Context, read *sql.Stmt, rowid int64) (d domain.Decision, err error) {
+func rowAt(
+	ctx context.Context, read *sql.Stmt, rowid int64, scan func(*sql.Rows) (domain.Decision, error),
+) (d domain.Decision, err error) {
 	rows, err := read.QueryContext(ctx, rowid)
 	if err != nil {
 		return d, err
@@ -88,7 +98,7 @@ func rowAt(ctx context.Context, read *sql.Stmt, rowid int64) (d domain.Decision,
 	if !rows.Next() {
 		return d, cmp.Or(rows.Err(), sql.ErrNoRows)
 	}
-	return scanDecision(rows)
+	return scan(rows)
 }
 
 // find returns where the rows of a page are, in their order.
@@ -169,7 +179,10 @@ func (s *Store) Decisions(ctx context.Context, scope domain.Scope, id string) ([
 }
 
 // scanDecision reads a row of columns.
-func scanDecision(rows *sql.Rows) (d domain.Decision, err error) {
+func scanDecision(rows *sql.Rows) (domain.Decision, error) { return scanWith(rows) }
+
+// scanWith reads a row of columns and what stands behind them.
+func scanWith(rows *sql.Rows, more ...any) (d domain.Decision, err error) {
 	var timestamp sql.NullInt64
 	var at, receivedAt, savedAt int64
 	var bundles sql.NullString
@@ -179,7 +192,8 @@ func scanDecision(rows *sql.Rows) (d domain.Decision, err error) {
 	for i := range texts {
 		into = append(into, &texts[i])
 	}
-	if err := rows.Scan(append(into, &bundles, &d.Sanitised, &d.Unsearchable, &sum)...); err != nil {
+	into = append(into, &bundles, &d.Sanitised, &d.Unsearchable, &sum)
+	if err := rows.Scan(append(into, more...)...); err != nil {
 		return d, err
 	}
 	for i, c := range domain.TextColumns {

@@ -38,8 +38,8 @@ func EncodeFilter(f domain.Filter) string {
 	return encode(out)
 }
 
-// DecodeFilter reads what EncodeFilter wrote.
-func DecodeFilter(text string) (f domain.Filter, err error) {
+// DecodeFilter reads what EncodeFilter wrote of fields in a table.
+func DecodeFilter(text string, table []domain.FieldInfo) (f domain.Filter, err error) {
 	if text == "" {
 		return f, nil
 	}
@@ -55,7 +55,7 @@ func DecodeFilter(text string) (f domain.Filter, err error) {
 	}
 	f.Since, f.Until = at(in.Since), at(in.Until)
 	if in.Where != nil {
-		f.Where, err = decodeExpr(*in.Where)
+		f.Where, err = decodeExpr(*in.Where, table)
 	}
 	return f, err
 }
@@ -70,7 +70,7 @@ func encodeExpr(e domain.Expr) exprJSON {
 
 // decodeExpr refuses what this docket does not know: a Where has it fit nothing, so the "not" of it would fit every
 // dead letter, and a job would replay or discard them all.
-func decodeExpr(in exprJSON) (domain.Expr, error) {
+func decodeExpr(in exprJSON, table []domain.FieldInfo) (domain.Expr, error) {
 	e := domain.Expr{Op: domain.Op(in.Op), Field: domain.Field(in.Field), Value: in.Value}
 	known := false
 	switch e.Op {
@@ -79,7 +79,7 @@ func decodeExpr(in exprJSON) (domain.Expr, error) {
 	case domain.OpOr: // of nothing fits nothing
 		known = true
 	case domain.OpEqual, domain.OpPrefix, domain.OpPresent:
-		_, known = domain.FieldOf(domain.DeadLetterFields, e.Field)
+		_, known = domain.FieldOf(table, e.Field)
 	}
 	if !known {
 		return domain.Expr{}, domain.Errorf(
@@ -87,7 +87,7 @@ func decodeExpr(in exprJSON) (domain.Expr, error) {
 		)
 	}
 	for _, arg := range in.Args {
-		a, err := decodeExpr(arg)
+		a, err := decodeExpr(arg, table)
 		if err != nil {
 			return domain.Expr{}, err
 		}
@@ -169,6 +169,18 @@ type reportJSON struct {
 	Events    int            `json:"events"`
 	Broken    int            `json:"broken"`
 	Gone      int            `json:"gone"`
+	Rows      int64          `json:"rows"`
+	Changed   int64          `json:"changed"`
+	Changes   []changeJSON   `json:"changes"`
+}
+
+type changeJSON struct {
+	Path   string `json:"path"`
+	Column string `json:"column"`
+	From   string `json:"from"`
+	To     string `json:"to"`
+	Rows   int64  `json:"rows"`
+	Sample string `json:"sample"`
 }
 
 type tallyJSON struct {
@@ -197,7 +209,7 @@ func EncodeReport(r *domain.DryRunReport) string {
 	}
 	out := reportJSON{
 		Verdict: r.Verdict, Tried: r.Tried, Of: r.Of, Statuses: map[string]int{}, Bodies: r.Bodies, Events: r.Events,
-		Broken: r.Broken, Gone: r.Gone,
+		Broken: r.Broken, Gone: r.Gone, Rows: r.Rows, Changed: r.Changed,
 	}
 	for status, n := range r.Statuses {
 		out.Statuses[string(status)] = n
@@ -207,6 +219,9 @@ func EncodeReport(r *domain.DryRunReport) string {
 	}
 	for _, f := range r.Failures {
 		out.Failures = append(out.Failures, failureJSON(f))
+	}
+	for _, c := range r.Changes {
+		out.Changes = append(out.Changes, changeJSON(c))
 	}
 	return encode(out)
 }
@@ -222,7 +237,7 @@ func DecodeReport(text string) (*domain.DryRunReport, error) {
 	}
 	r := &domain.DryRunReport{
 		Verdict: in.Verdict, Tried: in.Tried, Of: in.Of, Statuses: map[domain.SaveStatus]int{}, Bodies: in.Bodies,
-		Events: in.Events, Broken: in.Broken, Gone: in.Gone,
+		Events: in.Events, Broken: in.Broken, Gone: in.Gone, Rows: in.Rows, Changed: in.Changed,
 	}
 	for status, n := range in.Statuses {
 		r.Statuses[domain.SaveStatus(status)] = n
@@ -233,6 +248,9 @@ func DecodeReport(text string) (*domain.DryRunReport, error) {
 	for _, f := range in.Failures {
 		r.Failures = append(r.Failures, domain.DryRunFailure(f))
 	}
+	for _, c := range in.Changes {
+		r.Changes = append(r.Changes, domain.Change(c))
+	}
 	return r, nil
 }
 
@@ -241,7 +259,7 @@ type JobTexts struct{ Filter, Tenants, Message, Report string }
 
 // Into reads them into a job.
 func (t JobTexts) Into(j *domain.Job) (err error) {
-	if j.Filter, err = DecodeFilter(t.Filter); err != nil {
+	if j.Filter, err = DecodeFilter(t.Filter, j.Kind.Fields()); err != nil {
 		return err
 	}
 	if j.Tenants, err = DecodeScope(t.Tenants); err != nil {
@@ -268,7 +286,7 @@ func TextsOf(e domain.AuditEntry) AuditTexts {
 
 // Into reads them into an entry.
 func (t AuditTexts) Into(e *domain.AuditEntry) (err error) {
-	if e.Filter, err = DecodeFilter(t.Filter); err != nil {
+	if e.Filter, err = DecodeFilter(t.Filter, e.Kind().Fields()); err != nil {
 		return err
 	}
 	if e.Tenants, err = DecodeScope(t.Tenants); err != nil {

@@ -14,7 +14,7 @@ func NewDecisionPage(limit int) *DecisionPage { return &DecisionPage{limit: limi
 
 // Add takes a row, and says whether there is room for another.
 func (p *DecisionPage) Add(d domain.Decision) bool {
-	p.weight += d.Weight()
+	p.weight += d.Weight() + len(d.Event)
 	p.items = append(p.items, d)
 	p.full = p.weight > domain.MaxPageBytes
 	return !p.full

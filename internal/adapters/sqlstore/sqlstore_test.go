@@ -74,15 +74,15 @@ func TestFiltersAreKept(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := EncodeFilter(f)
-			got, err := DecodeFilter(text)
+			got, err := DecodeFilter(text, domain.DeadLetterFields)
 			require.NoError(t, err)
 			require.Equal(t, f, got)
 			require.Equal(t, text, EncodeFilter(got), "the same filter always the same")
 		})
 	}
-	_, err := DecodeFilter(`{"v":99}`)
+	_, err := DecodeFilter(`{"v":99}`, domain.DeadLetterFields)
 	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "%v", err)
-	_, err = DecodeFilter("path=x")
+	_, err = DecodeFilter("path=x", domain.DeadLetterFields)
 	require.Error(t, err)
 	for name, where := range map[string]string{
 		"no operator":                        `{"field":"state","value":"open"}`,
@@ -92,7 +92,7 @@ func TestFiltersAreKept(t *testing.T) {
 		"an and of nothing":                  `{"op":"and"}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := DecodeFilter(`{"v":1,"where":` + where + `}`)
+			got, err := DecodeFilter(`{"v":1,"where":`+where+`}`, domain.DeadLetterFields)
 			require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "%v", err)
 			require.Empty(t, got.Where, "nobody may take it for a filter")
 		})
@@ -132,8 +132,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add(`{"v":1,"where":{"op":"and","args":[{"op":"equal","field":"state","value":"open"}]}}`)
 	f.Add(`{"code":"x","args":{"n":1e999}}`)
 	f.Fuzz(func(t *testing.T, text string) {
-		if filter, err := DecodeFilter(text); err == nil {
-			if again, err := DecodeFilter(EncodeFilter(filter)); err != nil || !reflect.DeepEqual(filter, again) {
+		if filter, err := DecodeFilter(text, domain.DeadLetterFields); err == nil {
+			if again, err := DecodeFilter(EncodeFilter(filter), domain.DeadLetterFields); err != nil || !reflect.DeepEqual(filter, again) {
 				t.Fatalf("%+v is written and read back as %+v: %v", filter, again, err)
 			}
 			w := plain.Where()

@@ -56,6 +56,7 @@ func Decisions(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"a canceled context stores nothing", storeCanceled},
 		{"an id that is not there is no error", storeAbsent},
 		{"a scope hides other tenants' decisions", scopeDecisions},
+		{"columns are read with their events, and changed", storeColumns},
 		{"days are listed and dropped", storeDays},
 		{"the retention in force stands in the store", storeRetention},
 		{"a dry run tells what would happen and stores nothing", storeDryRun},
@@ -137,6 +138,7 @@ func storeRoundTrip(t *testing.T, h *StoreHarness) {
 		d.Path, d.Reason, d.Principal, d.Action, d.Resource = "http/authz/allow", "not the owner", "alice", "GET",
 			"finance/salary"
 		d.OPA, d.App, d.TraceID, d.RequestedBy = "opa-1", "shop", "4bf92f3577b34da6a3ce929d0e0e4736", "10.0.0.1:5"
+		d.Masked = "reason, principal"
 		d.Error, d.Outcome = "eval_conflict_error: two", domain.OutcomeError
 		d.Bundles = []domain.Bundle{{Name: "a", Revision: "1"}, {Name: "b", Revision: ""}}
 		d.Event = []byte("{\"a\":\"\\u0000\\ud800\",\"a\":1e99999, \"n\":1.000000000000000000001}")

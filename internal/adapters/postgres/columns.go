@@ -1,0 +1,89 @@
+package postgres
+
+import (
+	"context"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// StoredEvents returns one page of rows with their events; see ports.DecisionColumns.
+func (s *Store) StoredEvents(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
+	return s.page(
+		ctx, scope, q, columns+`, event::text AS event`, func(row pgx.CollectableRow) (d domain.Decision, err error) {
+			var event []byte
+			d, err = scanWith(row, &event)
+			d.Event = event
+			return d, err
+		},
+	)
+}
+
+// setColumns updates rows of a table from an array of decision_input. The span that follows lets the planner leave out
+// partitions.
+var setColumns = `UPDATE TABLE d SET outcome = u.outcome, sanitised = u.sanitised, unsearchable = u.unsearchable,
+		bundles = u.bundles, ` + assignments("u.") + `
+	FROM unnest($1::decision_input[]) u
+	WHERE d.decision_id = u.decision_id AND d.tenant = u.tenant AND d.sha256 = u.sha256 AND `
+
+// assignments sets every projected text to that of a prefix.
+func assignments(prefix string) string {
+	parts := make([]string, len(domain.TextColumns))
+	for i, c := range domain.TextColumns {
+		parts[i] = c.Name + " = " + prefix + c.Name
+	}
+	return strings.Join(parts, ", ")
+}
+
+// SetColumns gives rows other columns; see ports.DecisionColumns.
+func (s *Store) SetColumns(ctx context.Context, decisions []domain.Decision) error {
+	if len(decisions) == 0 {
+		return nil
+	}
+	rows := make([]row, len(decisions))
+	for i := range decisions {
+		d := decisions[i]
+		d.Event = []byte("null") // it stays as it is
+		rows[i] = row{Decision: &d, at: i}
+	}
+	conn, err := s.acquire(ctx)
+	if err != nil {
+		return s.settle("change columns", nil, err)
+	}
+	defer conn.Release()
+	err = atOnce(func() error { return s.update(ctx, conn.Conn(), rows) })
+	return s.settle("change columns", conn.Conn(), err)
+}
+
+func (s *Store) update(ctx context.Context, conn *pgx.Conn, rows []row) error {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.StatementTimeout+answerMargin)
+	defer cancel()
+	element, err := s.inputType(ctx, conn)
+	if err != nil {
+		return err
+	}
+	var batch pgconn.Batch
+	batch.ExecParams(begin, nil, nil, nil, nil)
+	batch.ExecParams(s.settings, nil, nil, nil, nil)
+	first, last := span(rows)
+	batch.ExecParams(
+		strings.ReplaceAll(setColumns, "TABLE", "decisions")+
+			`d.timestamp = u.timestamp AND d.timestamp BETWEEN $2 AND $3`,
+		[][]byte{encode(element, rows), instantParam(first), instantParam(last)},
+		[]uint32{0, pgtype.TimestamptzOID, pgtype.TimestamptzOID}, binaryFormat, binaryFormat,
+	)
+	batch.ExecParams(
+		strings.ReplaceAll(setColumns, "TABLE", "decisions_out_of_window")+`d.timestamp IS NOT DISTINCT FROM u.timestamp`,
+		[][]byte{encode(element, rows)}, []uint32{0}, binaryFormat, binaryFormat,
+	)
+	batch.ExecParams("COMMIT", nil, nil, nil, nil)
+	_, err = conn.PgConn().ExecBatch(ctx, &batch).ReadAll()
+	if unknownType(err) {
+		s.input.Store(0) // the type was made anew
+	}
+	return err
+}

@@ -1,0 +1,57 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// StoredEvents returns one page of rows with their events; see ports.DecisionColumns.
+func (s *Store) StoredEvents(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
+	return s.page(ctx, scope, q, columns+`, event`, func(rows *sql.Rows) (d domain.Decision, err error) {
+		var event []byte
+		d, err = scanWith(rows, &event)
+		d.Event = event
+		return d, err
+	})
+}
+
+// setColumns updates a row of a table.
+var setColumns = func() string {
+	names := []string{"outcome = ?", "bundles = ?", "sanitised = ?", "unsearchable = ?"}
+	for _, c := range domain.TextColumns {
+		names = append(names, c.Name+" = ?")
+	}
+	return `UPDATE TABLE SET ` + strings.Join(names, ", ") +
+		` WHERE decision_id = ? AND tenant = ? AND timestamp IS ? AND sha256 = ?`
+}()
+
+// SetColumns gives rows other columns; see ports.DecisionColumns.
+func (s *Store) SetColumns(ctx context.Context, decisions []domain.Decision) error {
+	err := s.inTx(ctx, func(tx *sql.Tx) error {
+		for _, table := range []string{"decisions", "decisions_out_of_window"} {
+			update, err := tx.Prepare(strings.ReplaceAll(setColumns, "TABLE", table))
+			if err != nil {
+				return err
+			}
+			defer update.Close()
+			for i := range decisions {
+				d := &decisions[i]
+				args := []any{string(d.Outcome), text(domain.EncodeBundles(d.Bundles)), d.Sanitised, d.Unsearchable}
+				for _, c := range domain.TextColumns {
+					args = append(args, text(*c.Of(d)))
+				}
+				if _, err := update.Exec(append(args, d.ID, d.Tenant, micros(d.Timestamp), d.SHA256[:])...); err != nil {
+					return err
+				}
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	return s.checked("change columns in "+storeFile, err)
+}
