@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,6 +57,12 @@ func journey(t *testing.T, d *docket) {
 	require.Equal(t, "1.22.2", opas.Items[0].Version)
 
 	out, code := d.run(t, "status")
+	require.Zero(t, code, out)
+	require.True(t, strings.HasPrefix(out, "OK\n"), out)
+	require.Contains(t, out, "1 live, 0 silent, 0 gone")
+	_, code = d.run(t, "status", "--check")
+	require.Zero(t, code)
+	out, code = d.run(t, "opas")
 	require.Zero(t, code, out)
 	require.Contains(t, out, "1.22.2")
 	out, code = d.run(t, "find", "--denied", "--since", "1h", "--path", "http/authz/*")

@@ -45,6 +45,8 @@ type App struct {
 
 	health  *status.Health
 	sampler atomic.Pointer[status.Sampler] // nil until there is a log
+	watch   atomic.Pointer[status.Watch]   // nil until then, and in a process without a console
+	name    string                         // tells it from other processes
 	// embedded is the embedded log, once it is open.
 	embedded atomic.Pointer[sqlite.Log]
 	upload   *listener
@@ -89,7 +91,7 @@ func New(ctx context.Context, role status.Role, cfg Config, logger *slog.Logger)
 	}
 	a := &App{
 		role: role, cfg: cfg, logger: logger, reg: prometheus.NewRegistry(), topics: cfg.Topics(),
-		failed: make(chan error, 8), health: status.NewHealth(role),
+		failed: make(chan error, 8), health: status.NewHealth(role), name: processName(),
 	}
 	defer func() {
 		if err != nil {

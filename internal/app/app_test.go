@@ -184,7 +184,7 @@ func TestEveryMetricOfTheContract(t *testing.T) {
 		"docket_dead_letters_open",
 		"docket_consumer_lag_records", "docket_consumer_oldest_seconds", "docket_store_pool_open_connections",
 		"docket_breaker_state",
-		"docket_log_data_loss_total", "docket_build_info",
+		"docket_log_data_loss_total", "docket_build_info", `docket_process_seen_seconds{role="saver"}`,
 	} {
 		require.Contains(t, string(metrics), "\n"+name, name)
 	}
@@ -235,6 +235,30 @@ func TestQueryErrors(t *testing.T) {
 	}
 }
 
+// verdict is what /api/v1/status says.
+func (r *running) verdict(t *testing.T) (v struct {
+	Verdict, Message string
+	Reasons          []struct {
+		Code  string
+		Since time.Time
+	}
+	Roles       map[string]struct{ Live, Ready int }
+	DeadLetters struct {
+		Open        int
+		NewLastHour int `json:"new_last_hour"`
+	} `json:"dead_letters"`
+	Disk struct {
+		FreeRatio float64 `json:"free_ratio"`
+	}
+},
+) {
+	t.Helper()
+	code, body := r.get(t, r.ConsoleAddr(), "/api/v1/status")
+	require.Equal(t, http.StatusOK, code, "%s", body)
+	require.NoError(t, json.Unmarshal(body, &v))
+	return v
+}
+
 func TestAdmin(t *testing.T) {
 	a := startApp(t, nil)
 	code, body := a.get(t, a.AdminAddr(), "/livez")
@@ -255,6 +279,20 @@ func TestAdmin(t *testing.T) {
 	require.True(t, r.Ready)
 	require.Len(t, r.Roles, 4)
 	require.Contains(t, r.Roles["saver"].Details, "breaker")
+	require.Eventually(t, func() bool { return a.verdict(t).Verdict == "OK" }, testPatience, testTick)
+	_, _ = postLogs(t, a, []byte(`[1]`), "")
+	require.Eventually(t, func() bool {
+		v := a.verdict(t)
+		return v.Verdict == "DEGRADED" && v.DeadLetters.Open == 1 && v.DeadLetters.NewLastHour == 1
+	}, testPatience, testTick)
+	v := a.verdict(t)
+	require.Equal(t, "1 dead letter is open, 1 of them since an hour: docket dlq groups tells why", v.Message)
+	require.WithinDuration(t, time.Now(), v.Reasons[0].Since, time.Minute)
+	require.Equal(t, 1, v.Roles["parking"].Live)
+	require.Positive(t, v.Disk.FreeRatio)
+	_, body = a.get(t, a.AdminAddr(), "/readyz?verbose")
+	require.Contains(t, string(body), `"verdict":"DEGRADED"`)
+	require.Contains(t, string(body), `"code":"dead_letters_open"`)
 	code, _ = a.get(t, a.AdminAddr(), "/debug/pprof/goroutine?debug=1")
 	require.Equal(t, http.StatusOK, code)
 }

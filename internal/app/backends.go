@@ -38,6 +38,15 @@ type backends struct {
 	disk *disk
 }
 
+// free is the part of the data directory's disk that is; nil where nothing is kept there.
+func (b backends) free() *float64 {
+	if b.disk == nil {
+		return nil
+	}
+	free := 1 - b.disk.inUse()
+	return &free
+}
+
 // uploads is the log as those take it who bring something new.
 func (b backends) uploads(log ports.Log) ports.Log {
 	if b.disk == nil {

@@ -65,7 +65,8 @@ func TestOpenAPI(t *testing.T) {
 	}
 	for schema, got := range map[string][]string{
 		"Decision": keys("/api/v1/decisions", "items"), "Pipeline": keys("/api/v1/pipeline", ""),
-		"Guard": keys("/api/v1/dead-letters/guard", ""), "DeadLetter": keys("/api/v1/dead-letters", "items"),
+		"Status": keys("/api/v1/status", ""),
+		"Guard":  keys("/api/v1/dead-letters/guard", ""), "DeadLetter": keys("/api/v1/dead-letters", "items"),
 		"DeadGroup": keys("/api/v1/dead-letters/groups", "items"),
 		"Job":       keys("/api/v1/jobs", "items"), "Trail": keys("/api/v1/decisions/one/trail", ""),
 		"AuditEntry": keys("/api/v1/audit", "items"),

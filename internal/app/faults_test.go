@@ -32,7 +32,7 @@ import (
 // besides opens another connection to the store, to do it harm.
 func (r *running) besides(t *testing.T) *sql.DB {
 	t.Helper()
-	db, err := sql.Open("sqlite", filepath.Join(r.cfg.Data, "store.db"))
+	db, err := sql.Open("sqlite", filepath.Join(r.cfg.Data, "store.db")+"?_pragma=busy_timeout(5000)")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	return db

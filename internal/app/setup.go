@@ -6,6 +6,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/docket-project/docket/internal/adapters/queryapi"
@@ -53,7 +55,7 @@ func (a *App) setup(ctx context.Context) error {
 
 	// Opening the log may take a while. Whoever watches this process can already see that it lives and is not ready.
 	report := func(verbose bool) status.Report { return a.health.Report(a.sampler.Load(), verbose) }
-	a.admin.server.Handler = web.NewAdmin(a.admin.door, a.reg, report)
+	a.admin.server.Handler = web.NewAdmin(a.admin.door, a.reg, report, a.overview)
 	a.serve(a.admin)
 
 	back, err := a.backends(ctx)
@@ -78,6 +80,11 @@ func (a *App) setup(ctx context.Context) error {
 	if a.role.Is(status.Parking) || a.role.Is(status.Console) {
 		a.run("count of dead letters", func(ctx context.Context) { sampler.CountDead(ctx, back.Control.CountDeadLetters) })
 	}
+	heart := &status.Heart{
+		Board: back.Control, Report: report, Logger: a.logger,
+		Self: domain.Process{Name: a.name, Role: string(a.role), Host: hostName(), Started: time.Now().UTC()},
+	}
+	a.run("heart", heart.Run)
 	if s != nil {
 		a.run("store probe", s.breaker.Watch)
 		a.run("dead-letter guard", s.guard.Run)
@@ -95,6 +102,10 @@ func (a *App) setup(ctx context.Context) error {
 		a.upload.server.ConnContext = uploadapi.ConnContext
 	}
 	if a.role.Is(status.Console) {
+		watch := &status.Watch{Store: back.Control, Sampler: sampler, Heart: heart}
+		a.watch.Store(watch)
+		a.run("overview", watch.Run)
+		seenProcesses(a.reg, watch)
 		look := struct {
 			ports.DecisionReader
 			ports.DeadLetterReader
@@ -104,6 +115,7 @@ func (a *App) setup(ctx context.Context) error {
 		a.console.server.Handler = queryapi.New(queryapi.Parts{
 			Decisions: back.Decisions, Control: back.Control, Log: back.Log, Operate: operate.New(back.Control),
 			Trail: trail.New(look, back.Log, a.stages()), Pipeline: sampler.Pipeline, Who: users,
+			Overview: watch.Look, Disk: back.free,
 		}, a.console.door)
 	}
 	return nil
@@ -238,7 +250,7 @@ func (a *App) deadLetters(back backends, log ports.Log, p *domain.Projector) {
 		Letters: back.Control, Log: log, Index: index, Topics: a.topics, DryRun: sink.NewDryRun(back.Decisions, p).Save,
 		Assembler: a.assembler(),
 	}
-	runner := job.New(back.Control, processName(), logger)
+	runner := job.New(back.Control, a.name, logger)
 	jobs.Register(runner)
 	(&reproject.Jobs{Store: back.Decisions, Projector: p}).Register(runner)
 	a.run("jobs", runner.Run)
@@ -246,9 +258,34 @@ func (a *App) deadLetters(back backends, log ports.Log, p *domain.Projector) {
 
 // processName tells this process from others that share the store, also from one that had its number before.
 func processName() string {
+	return fmt.Sprintf("%s/%d/%x", hostName(), os.Getpid(), time.Now().UnixNano())
+}
+
+func hostName() string {
 	host, err := os.Hostname()
 	if err != nil {
-		host = "unknown"
+		return "unknown"
 	}
-	return fmt.Sprintf("%s/%d/%x", host, os.Getpid(), time.Now().UnixNano())
+	return host
+}
+
+// overview is what a console knows of all processes; nil elsewhere, and while docket starts.
+func (a *App) overview(ctx context.Context) *status.Overview {
+	watch := a.watch.Load()
+	if watch == nil {
+		return nil
+	}
+	o := watch.Look(ctx, domain.AllTenants())
+	return &o
+}
+
+// seenProcesses tells Prometheus how long ago a process of each role was heard of.
+func seenProcesses(reg prometheus.Registerer, w *status.Watch) {
+	f := promauto.With(reg)
+	for _, role := range status.Roles {
+		f.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "docket_process_seen_seconds", Help: "How long ago a process of the role was heard of.",
+			ConstLabels: prometheus.Labels{"role": string(role)},
+		}, func() float64 { return w.SinceSeen(role) })
+	}
 }

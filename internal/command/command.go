@@ -42,7 +42,8 @@ type commandLine struct {
 	DLQ       cli.DLQ         `cmd:"" name:"dlq" help:"Inspect dead letters, and replay or discard them."`
 	Jobs      cli.Jobs        `cmd:"" help:"Look at jobs, and pause, resume or cancel them."`
 	Audit     cli.Audit       `cmd:"" help:"List what operators did, and why."`
-	Status    cli.Status      `cmd:"" help:"Tell whether anything is arriving, from which OPAs, and what waits."`
+	Status    cli.Status      `cmd:"" help:"Tell whether everything is well, in one line, and what waits; --check is for scripts."`
+	OPAs      cli.OPAs        `cmd:"" name:"opas" help:"List OPAs: live, silent and gone, by application, with what they say of themselves."`
 	Migrate   migrateCommand  `cmd:"" help:"Create or update topics and schema, and stop."`
 	Config    configCommand   `cmd:"" help:"Print the settings in force, secrets hidden."`
 	Reproject cli.Reproject   `cmd:"" help:"Compute the columns of stored decisions anew, after mappings have changed. Without --yes, only report."`
@@ -74,7 +75,7 @@ func Exec(first ...string) int {
 // Main runs docket with args and returns its exit code. It ends early, and in good order, when ctx is done.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	code, err := run(ctx, args, stdout, stderr)
-	if err != nil {
+	if err != nil && err.Error() != "" {
 		fmt.Fprintf(stderr, "docket: %s\n", cli.PrintableLines(err.Error()))
 	}
 	return code

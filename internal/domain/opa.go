@@ -25,7 +25,7 @@ func FoldOPAs(observations []Observation, known func(opa string) bool, room int)
 			room--
 			out = append(out, o)
 		default:
-			o.Version, o.Status, o.StatusAt = "", nil, time.Time{}
+			o.Version, o.App, o.Status, o.StatusAt = "", "", nil, time.Time{}
 			others.Tenant = o.Tenant
 			others.Merge(o)
 		}
@@ -41,8 +41,8 @@ type Observation struct {
 	// Tenant and OPA name it; OPA is its labels.id, or "" where uploads bring none.
 	Tenant string
 	OPA    string
-	// Version is the newest labels.version.
-	Version string
+	// Version is the newest labels.version, and App the newest labels.app.
+	Version, App string
 	// First and Last are when its uploads were received; zero where only a status came.
 	First, Last time.Time
 	// Uploads and Events count what was acknowledged.
@@ -56,6 +56,9 @@ type Observation struct {
 func (s *Observation) Merge(later Observation) {
 	if later.Version != "" {
 		s.Version = later.Version
+	}
+	if later.App != "" {
+		s.App = later.App
 	}
 	if s.First.IsZero() || !later.First.IsZero() && later.First.Before(s.First) {
 		s.First = later.First
@@ -86,3 +89,43 @@ const SlowInterval = 2 * time.Minute
 
 // Slow reports whether the OPA seems to run with its default upload delays.
 func (o OPA) Slow() bool { return o.Interval >= SlowInterval }
+
+// OPAState says whether an OPA is still there.
+type OPAState string
+
+// The states of OPAs.
+const (
+	OPALive OPAState = "live"
+	// OPASilent is one of which nothing was heard for longer than it usually takes.
+	OPASilent OPAState = "silent"
+	// OPAGone is one of which nothing was heard for a day: pods come and go, and each has an id of its own.
+	OPAGone OPAState = "gone"
+)
+
+// When an OPA is silent, and gone: it may miss two uploads, and has a quarter of an hour in any case.
+const (
+	OPAPatience   = 15 * time.Minute
+	OPAIntervals  = 3
+	OPAGoneBehind = 24 * time.Hour
+)
+
+// State is the OPA's at a time.
+func (o OPA) State(now time.Time) OPAState {
+	seen := o.Last
+	if o.StatusAt.After(seen) {
+		seen = o.StatusAt
+	}
+	switch quiet := now.Sub(seen); {
+	case quiet <= max(OPAIntervals*o.Interval, OPAPatience):
+		return OPALive
+	case quiet <= OPAGoneBehind:
+		return OPASilent
+	}
+	return OPAGone
+}
+
+// OPAGroup counts the OPAs of an application.
+type OPAGroup struct {
+	Tenant, App        string
+	Live, Silent, Gone int64
+}

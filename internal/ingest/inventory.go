@@ -202,7 +202,7 @@ func (i *Inventory) add(s domain.Observation) {
 		s.OPA = i.admit(s.Tenant, s.OPA, time.Now())
 	}
 	if s.OPA == domain.OtherOPAs {
-		s.Version, s.Status, s.StatusAt = "", nil, time.Time{}
+		s.Version, s.App, s.Status, s.StatusAt = "", "", nil, time.Time{}
 		if s.Uploads+s.Events == 0 {
 			return
 		}
@@ -220,6 +220,7 @@ func (i *Inventory) add(s domain.Observation) {
 type labels struct {
 	ID      string `json:"id"`
 	Version string `json:"version"`
+	App     string `json:"app"`
 }
 
 // saw notes an upload that was acknowledged, once for every OPA in it.
@@ -241,7 +242,7 @@ func (i *Inventory) saw(u Upload, a Assembly) {
 		}
 		s := domain.Observation{
 			Tenant: u.Tenant, OPA: domain.Name(l.ID), Version: domain.Name(cmp.Or(l.Version, u.Version)),
-			First: u.ReceivedAt, Last: u.ReceivedAt, Events: int64(from.Events),
+			App: domain.Name(l.App), First: u.ReceivedAt, Last: u.ReceivedAt, Events: int64(from.Events),
 		}
 		if !seen[s.OPA] {
 			seen[s.OPA] = true
@@ -302,6 +303,6 @@ func (i *Inventory) Status(tenant, version string, body []byte, at time.Time) {
 	}
 	i.add(domain.Observation{
 		Tenant: tenant, OPA: domain.Name(report.Labels.ID), Version: domain.Name(cmp.Or(report.Labels.Version, version)),
-		Status: body, StatusAt: at,
+		App: domain.Name(report.Labels.App), Status: body, StatusAt: at,
 	})
 }

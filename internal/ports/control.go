@@ -23,6 +23,20 @@ type OPAReader interface {
 	// OPAs returns the OPAs seen, at most 1,000: those that came more than once before the others, the most recent upload
 	// first. Those not seen for as long as decisions are kept are forgotten.
 	OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, error)
+	// OPAGroups counts them by tenant and app, and by their state at a time (domain.OPA.State): at most 1,000 groups, those
+	// with the most OPAs first.
+	OPAGroups(ctx context.Context, scope domain.Scope, at time.Time) ([]domain.OPAGroup, error)
+}
+
+// Processes is what docket's processes tell each other of themselves.
+type Processes interface {
+	// BeatProcess says that a process lives, and how it is. Age and Seen are the store's to fill in. Processes that were
+	// not heard of for a day are forgotten.
+	BeatProcess(ctx context.Context, p domain.Process) error
+	// LeaveProcess says that it ends as it was told to.
+	LeaveProcess(ctx context.Context, name string) error
+	// Processes lists them, at most 1,000, those heard of last first.
+	Processes(ctx context.Context) ([]domain.Process, error)
 }
 
 // LogMarks is what the store knows of how far consumer groups had come in the log. It is kept beside the rows, so that
@@ -178,6 +192,7 @@ type AuditReader interface {
 
 // Control is everything that a store keeps besides decisions.
 type Control interface {
+	Processes
 	LogMarks
 	LossNotes
 	LossReader

@@ -234,8 +234,9 @@ type Pipeline struct {
 	DeadLetters []DeadTopic
 	// DeadLettersOpen counts the open dead letters.
 	DeadLettersOpen int64
-	// SampledAt is when the figures were taken.
+	// SampledAt is when the figures were taken, and Stale that the log did not answer this time.
 	SampledAt time.Time
+	Stale     bool
 }
 
 // Stage is a topic and the role that consumes it. Rates are records a second over the last ten.
@@ -246,6 +247,8 @@ type Stage struct {
 	In, Out float64
 	Waiting int64
 	Oldest  time.Time
+	// Moved says that the rates are of a span that was long enough to tell.
+	Moved bool
 }
 
 // DeadTopic is a topic of dead letters, which only the index consumes.
@@ -266,7 +269,7 @@ func (s *Sampler) Pipeline(ctx context.Context) Pipeline {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil { // what was known last, if anything, with its time
-		last = sample{}
+		p.Stale, last = true, sample{}
 		if len(s.samples) > 0 {
 			last = s.samples[len(s.samples)-1]
 		}
@@ -288,6 +291,7 @@ func (s *Sampler) Pipeline(ctx context.Context) Pipeline {
 		}
 		if seconds > 0 {
 			stage.In, stage.Out = float64(is.End-was.End)/seconds, float64(is.Committed-was.Committed)/seconds
+			stage.Moved = seconds > rateSpan.Seconds()/2
 		}
 		p.Stages = append(p.Stages, stage)
 	}

@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"strings"
+	"time"
 
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -74,6 +75,8 @@ func SpellDecision(d domain.Decision, also []domain.Decision) []byte {
 type OPA struct {
 	Tenant          string          `json:"tenant"`
 	OPA             string          `json:"opa"`
+	State           domain.OPAState `json:"state"`
+	App             Text            `json:"app"`
 	Version         Text            `json:"version"`
 	FirstUpload     Instant         `json:"first_upload"`
 	LastUpload      Instant         `json:"last_upload"`
@@ -85,6 +88,11 @@ type OPA struct {
 	// StatusLeftOut says that there is a status for which this answer had no room.
 	StatusLeftOut bool `json:"status_left_out,omitempty"`
 	Hint          Text `json:"hint"`
+	// Revisions are those of its bundles, Errors what it could not do, and Dropped how many decisions it dropped, all as its
+	// newest status report says; null without.
+	Revisions map[string]string `json:"revisions"`
+	Errors    []string          `json:"errors"`
+	Dropped   *int64            `json:"dropped"`
 }
 
 // slowHint explains the most frequent cause of decisions that seem to be missing.
@@ -92,9 +100,9 @@ const slowHint = "uploads are minutes apart, as with OPA's default delays of 300
 	"set decision_logs.reporting.min_delay_seconds to 1 and max_delay_seconds to 5"
 
 // OPAOf is an OPA, and a hint where it seems to upload rarely for no reason.
-func OPAOf(o domain.OPA) OPA {
+func OPAOf(o domain.OPA, now time.Time) OPA {
 	out := OPA{
-		Tenant: o.Tenant, OPA: o.OPA, Version: Text(o.Version), FirstUpload: At(o.First), LastUpload: At(o.Last),
+		Tenant: o.Tenant, OPA: o.OPA, State: o.State(now), App: Text(o.App), Version: Text(o.Version), FirstUpload: At(o.First), LastUpload: At(o.Last),
 		Uploads: o.Uploads, Events: o.Events, StatusAt: At(o.StatusAt),
 	}
 	if o.Interval > 0 {
@@ -103,6 +111,7 @@ func OPAOf(o domain.OPA) OPA {
 	}
 	if json.Valid(o.Status) {
 		out.Status = o.Status
+		out.Revisions, out.Errors, out.Dropped = readStatus(o.Status)
 	}
 	out.StatusLeftOut = o.Status == nil && !o.StatusAt.IsZero()
 	if o.Slow() {

@@ -162,6 +162,27 @@ var refusalWords = words{
 	},
 }
 
+// counted puts a number in front of the word that goes with it.
+func counted(n int64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// span spells seconds for people.
+func span(seconds int64) string {
+	switch {
+	case seconds < 120:
+		return fmt.Sprintf("%d s", seconds)
+	case seconds < 2*60*60:
+		return fmt.Sprintf("%d min", seconds/60)
+	case seconds < 48*60*60:
+		return fmt.Sprintf("%d h", seconds/60/60)
+	}
+	return fmt.Sprintf("%d days", seconds/60/60/24)
+}
+
 func fixed(sentence string) func(domain.Args) string {
 	return func(domain.Args) string { return sentence }
 }

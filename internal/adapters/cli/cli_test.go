@@ -129,56 +129,112 @@ func TestShowScreens(t *testing.T) {
 
 func TestStatusScreens(t *testing.T) {
 	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
-	for name, body := range map[string][2]string{
-		"status": {
-			`{"stages":[{"name":"saver","waiting":12,"oldest_seconds":3.4,"in_per_second":10.25,"out_per_second":9},
-				{"name":"parking","waiting":0}],"breaker":"open","dead_letters":[{"topic":"docket.dlq","records":3,
-				"waiting":2},{"topic":"docket.parking.dlq","records":0,"waiting":0}],"dead_letters_open":3}`,
-			`{"items":[{"tenant":"default","opa":"opa-1","version":"1.22.2","first_upload":"2026-11-20T11:00:00Z",
-				"last_upload":"2026-11-20T11:59:58Z","interval_seconds":4.5,"uploads":800,"events":2400},
-				{"tenant":"default","opa":"opa-2","version":null,"first_upload":"2026-11-20T11:00:00Z",
-				"last_upload":"2026-11-20T11:52:00Z","interval_seconds":420,"uploads":8,"events":9000,
-				"hint":"uploads are minutes apart"}]}`,
-		},
-		"status-nothing": {`{"stages":[{"name":"saver"},{"name":"parking"}],"breaker":"closed","dead_letters":[]}`,
-			`{"items":[]}`},
-		"status-outage": {`{"stages":[{"name":"saver"},{"name":"parking","waiting":90000,"oldest_seconds":60}],
-			"breaker":"open","guard":true,"dead_letters":[]}`, `null`},
+	stages := `"stages":[{"name":"saver","waiting":12,"oldest_seconds":3.4,"in_per_second":10.25,"out_per_second":9},
+		{"name":"parking","waiting":90000,"oldest_seconds":60}]`
+	roles := `"roles":{"ingest":{"live":2,"ready":2},"saver":{"live":0},"parking":{"live":1,"ready":1},"console":{"live":1}}`
+	for name, body := range map[string]string{
+		"status": `{"verdict":"DEGRADED","message":"no saver process is alive (and 1 more)","reasons":[
+			{"code":"role_missing","message":"no saver process is alive: the last was heard of 40 s ago, on node-3",
+				"since":"2026-11-20T11:59:20Z"},
+			{"code":"dead_letters_open","message":"3 dead letters are open","since":"2026-11-20T12:00:00Z"}],` + roles + `,` +
+			stages + `,"opas":{"live":3,"silent":1,"gone":20},"dead_letters":{"open":3,"new_last_hour":1},
+			"dead_letter_topics":[{"topic":"docket.dlq","records":3,"waiting":2}],"disk":{"free_ratio":0.61}}`,
+		"status-ok": `{"verdict":"OK","message":"…","reasons":[],` + roles + `,` + stages + `,
+			"opas":{"live":3,"silent":0,"gone":0}}`,
+		"status-nothing": `{"verdict":"OK","reasons":[],` + roles + `,"stages":[{"name":"saver"},{"name":"parking"}],
+			"opas":{"live":0,"silent":0,"gone":0}}`,
+		"status-outage": `{"verdict":"DOWN","message":"the log takes no records: timeout","reasons":[
+			{"code":"log_refuses","message":"the log takes no records: timeout","since":"2026-11-20T11:00:00Z"}],` + roles + `,` +
+			stages + `,"opas":null,"stale":true,"sampled_at":"2026-11-20T11:59:00Z"}`,
 	} {
-		var p api.Pipeline
-		var o *api.Items[api.OPA]
-		require.NoError(t, json.Unmarshal([]byte(body[0]), &p))
-		require.NoError(t, json.Unmarshal([]byte(body[1]), &o))
+		var st api.Status
+		require.NoError(t, json.Unmarshal([]byte(body), &st))
 		var b bytes.Buffer
-		require.NoError(t, printStatus(&b, p, o, now))
+		require.NoError(t, printStatus(&b, st, now))
 		golden(t, name, b.String())
 	}
-	s := serve(t, map[string]string{"/api/v1/pipeline": `{"stages":[]}`, "/api/v1/opas": `{"items":[]}`})
-	got, err := screen(func(o Out) error {
-		return (&Status{Console: Console{Server: s.URL}, Form: Form{Output: "json"}}).Run(t.Context(), o)
-	})
-	require.NoError(t, err)
-	require.JSONEq(t, `{"pipeline":{"stages":[]},"opas":{"items":[]}}`, got)
 }
 
-// TestStatusInAnOutage has a console whose store is away.
-func TestStatusInAnOutage(t *testing.T) {
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/api/v1/opas" {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			_, _ = io.WriteString(w, `{"status":503,"title":"T","detail":"d","class":"unavailable"}`)
-			return
+// TestStatusCheck is for scripts.
+func TestStatusCheck(t *testing.T) {
+	for verdict, code := range map[string]int{"OK": 0, "DEGRADED": 1, "DOWN": 3, "something new": 3} {
+		s := serve(t, map[string]string{"/api/v1/status": `{"verdict":"` + verdict + `","message":"m","reasons":[]}`})
+		for _, output := range []string{"table", "json"} {
+			got, err := screen(func(o Out) error {
+				return (&Status{Console: Console{Server: s.URL}, Form: Form{Output: output}, Check: true}).Run(t.Context(), o)
+			})
+			require.Equal(t, code, ExitCode(err))
+			require.Contains(t, got, verdict)
+			if err != nil {
+				require.Empty(t, err.Error(), "the verdict says it")
+			}
 		}
-		_, _ = io.WriteString(w, `{"stages":[],"breaker":"open","dead_letters":[]}`)
-	}))
-	t.Cleanup(s.Close)
-	for _, output := range []string{"table", "json"} {
-		got, err := screen(func(o Out) error {
-			return (&Status{Console: Console{Server: s.URL}, Form: Form{Output: output}}).Run(t.Context(), o)
-		})
-		require.NoError(t, err)
-		require.Contains(t, got, "open")
 	}
+	s := serve(t, nil)
+	s.Close()
+	_, err := screen(func(o Out) error {
+		return (&Status{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Check: true}).Run(t.Context(), o)
+	})
+	require.Equal(t, ExitUnavailable, ExitCode(err))
+}
+
+func TestStatusWatch(t *testing.T) {
+	s := serve(t, map[string]string{"/api/v1/status": `{"verdict":"OK","reasons":[],"stages":[]}`})
+	ctx, cancel := context.WithCancel(t.Context())
+	var out lines
+	out.seen = func(n int) {
+		if n == 3 {
+			cancel()
+		}
+	}
+	w := &Status{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Watch: true, Check: true, Every: time.Millisecond}
+	require.NoError(t, w.Run(ctx, Out{Stdout: &out, Stderr: io.Discard}))
+	require.GreaterOrEqual(t, out.n, 3)
+}
+
+// lines counts what is written.
+type lines struct {
+	n    int
+	seen func(n int)
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.n++
+	l.seen(l.n)
+	return len(b), nil
+}
+
+func TestOPAScreens(t *testing.T) {
+	opas := `{"items":[
+		{"tenant":"default","opa":"opa-1","state":"live","app":"shop","version":"1.22.2","last_upload":"2026-11-20T11:59:58Z",
+			"interval_seconds":4.5,"uploads":800,"events":2400,"revisions":{"authz":"7f3e"},"errors":[],"dropped":0},
+		{"tenant":"default","opa":"opa-2","state":"silent","app":"shop","version":null,"last_upload":"2026-11-20T11:30:00Z",
+			"status_at":"2026-11-20T11:32:00Z","interval_seconds":420,"uploads":8,"events":9000,"dropped":17,
+			"revisions":{"authz":"7f3d"},"errors":["bundle authz: bundle_error 404 Not Found"],
+			"hint":"uploads are minutes apart"},
+		{"tenant":"default","opa":"opa-3","state":"gone","app":"shop","last_upload":"2026-11-18T11:30:00Z","events":1},
+		{"tenant":"default","opa":"","state":"live","app":null,"last_upload":"2026-11-20T11:59:59Z","events":3}]}`
+	var list api.Items[api.OPA]
+	require.NoError(t, json.Unmarshal([]byte(opas), &list))
+	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	for name, o := range map[string]*OPAs{"opas": {Limit: 100}, "opas-all": {All: true, Limit: 3}} {
+		var b bytes.Buffer
+		require.NoError(t, o.print(&b, list.Items, now))
+		golden(t, name, b.String())
+	}
+	s := serve(t, map[string]string{"/api/v1/opas": opas})
+	got, err := screen(func(o Out) error {
+		return (&OPAs{Console: Console{Server: s.URL}, Form: Form{Output: "ndjson"}, State: []string{"silent"},
+			App: []string{"shop"}}).Run(t.Context(), o)
+	})
+	require.NoError(t, err)
+	golden(t, "opas-ndjson", got)
+	nothing := serve(t, map[string]string{"/api/v1/opas": `{"items":[]}`})
+	got, err = screen(func(o Out) error {
+		return (&OPAs{Console: Console{Server: nothing.URL}, Form: Form{Output: "table"}}).Run(t.Context(), o)
+	})
+	require.NoError(t, err)
+	require.Contains(t, got, "No OPA has uploaded anything yet")
 }
 
 func TestGuardScreens(t *testing.T) {

@@ -38,8 +38,13 @@ type Failure struct {
 	Status int
 }
 
-// Error is the cause's.
-func (f *Failure) Error() string { return f.Err.Error() }
+// Error is the cause's; "" for one that has said everything already.
+func (f *Failure) Error() string {
+	if f.Err == nil {
+		return ""
+	}
+	return f.Err.Error()
+}
 
 // Unwrap returns the cause.
 func (f *Failure) Unwrap() error { return f.Err }

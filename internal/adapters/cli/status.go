@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,71 +15,95 @@ import (
 type Status struct {
 	Console `embed:""`
 	Form    `embed:""`
+	Check   bool          `help:"Print the verdict only, for scripts: exit code 0 is OK, 1 DEGRADED, and 3 DOWN or no answer."`
+	Watch   bool          `help:"Print again and again, until it is interrupted."`
+	Every   time.Duration `help:"How often, with --watch." default:"2s" hidden:""`
 }
 
-// Run answers "is anything arriving?".
+// Run answers "is everything well, and is anything arriving?", the verdict first.
 func (s *Status) Run(ctx context.Context, out Out) error {
-	pipe, err := s.get(ctx, "/api/v1/pipeline", nil)
-	if err != nil {
-		return err
+	for {
+		code, err := s.look(ctx, out)
+		if err != nil && (!s.Watch || ctx.Err() != nil) {
+			return err
+		}
+		if !s.Watch {
+			if code != ExitDone && s.Check {
+				return &Failure{Code: code}
+			}
+			return nil
+		}
+		if err != nil {
+			fmt.Fprintf(out.Stderr, "%s\n", PrintableLines(err.Error()))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(s.Every):
+		}
+		if s.Output == "table" && !s.Check {
+			fmt.Fprintln(out.Stdout)
+		}
 	}
-	seen, err := s.get(ctx, "/api/v1/opas", nil)
-	if code := ExitCode(err); code == ExitUnavailable || code == ExitMisconfigured { // then is when this is asked
-		fmt.Fprintf(out.Stderr, "The OPAs that were seen are not listed: %s\n", PrintableLines(err.Error()))
-		seen, err = []byte("null"), nil
-	}
-	if err != nil {
-		return err
-	}
-	if s.Output != "table" {
-		return printJSON(out.Stdout, map[string]json.RawMessage{"pipeline": pipe, "opas": seen}, s.Output)
-	}
-	p, err := read[api.Pipeline](pipe)
-	if err != nil {
-		return err
-	}
-	o, err := read[*api.Items[api.OPA]](seen)
-	if err != nil {
-		return err
-	}
-	return printStatus(out.Stdout, p, o, time.Now())
 }
 
-// maxOPALines is how many OPAs a screen lists. Those that came more than once stand first.
-const maxOPALines = 40
+// look asks once. code is what --check ends with.
+func (s *Status) look(ctx context.Context, out Out) (code int, err error) {
+	answer, err := s.get(ctx, "/api/v1/status", nil)
+	if err != nil {
+		return ExitUnavailable, err
+	}
+	st, err := read[api.Status](answer)
+	if err != nil {
+		return ExitFailed, err
+	}
+	code = map[string]int{"OK": ExitDone, "DEGRADED": ExitFailed}[string(st.Verdict)]
+	if st.Verdict != "OK" && st.Verdict != "DEGRADED" {
+		code = ExitUnavailable
+	}
+	switch {
+	case s.Output != "table":
+		return code, printJSON(out.Stdout, json.RawMessage(answer), s.Output)
+	case s.Check:
+		printVerdict(out.Stdout, st)
+		return code, nil
+	}
+	return code, printStatus(out.Stdout, st, time.Now())
+}
 
-// printStatus prints a screen; o is nil where the store, which knows the OPAs, does not answer.
-func printStatus(w io.Writer, p api.Pipeline, o *api.Items[api.OPA], now time.Time) error {
-	t := newTable(w, "STAGE", "WAITING", "OLDEST", "IN/S", "OUT/S")
-	for _, s := range p.Stages {
-		oldest := "-"
-		if s.Waiting > 0 {
-			oldest = time.Duration(s.OldestSeconds * float64(time.Second)).Round(time.Second).String()
+func printVerdict(w io.Writer, s api.Status) {
+	if s.Verdict == "OK" {
+		fmt.Fprintln(w, "OK")
+		return
+	}
+	fmt.Fprintf(w, "%s: %s\n", printable(string(s.Verdict)), printable(s.Message))
+}
+
+func printStatus(w io.Writer, s api.Status, now time.Time) error {
+	printVerdict(w, s)
+	if len(s.Reasons) > 1 {
+		for _, r := range s.Reasons {
+			fmt.Fprintf(w, "- %s (%s)\n", printable(r.Message), since(r.Since, now))
 		}
-		t.row(s.Name, strconv.FormatInt(s.Waiting, 10), oldest, rate(s.InPerSecond), rate(s.OutPerSecond))
+	} else if len(s.Reasons) == 1 {
+		fmt.Fprintf(w, "(%s)\n", since(s.Reasons[0].Since, now))
+	}
+	fmt.Fprintln(w)
+	t := newTable(w, "STAGE", "WAITING", "OLDEST", "IN/S", "OUT/S")
+	for _, g := range s.Stages {
+		oldest := "-"
+		if g.Waiting > 0 {
+			oldest = time.Duration(g.OldestSeconds * float64(time.Second)).Round(time.Second).String()
+		}
+		t.row(g.Name, strconv.FormatInt(g.Waiting, 10), oldest, rate(g.InPerSecond), rate(g.OutPerSecond))
 	}
 	if err := t.flush(); err != nil {
 		return err
 	}
-	if p.Breaker == "open" || p.Breaker == "half-open" {
-		fmt.Fprintf(
-			w, "\nThe store is away (breaker %s): decisions are kept in the log and parked until it is back.\n", p.Breaker,
-		)
+	if s.Stale {
+		fmt.Fprintf(w, "These figures are from %s: the log does not answer.\n", ago(s.SampledAt, now))
 	}
-	if p.Guard {
-		fmt.Fprintln(
-			w,
-			"\nThe dead-letter guard is on: the store rejects so many rows that docket holds them instead of dead-lettering "+
-				"them. docket dlq guard lists them.",
-		)
-	}
-	if p.Held > 0 {
-		fmt.Fprintf(
-			w, "\n%d records are held: the store takes others, and not these. /readyz?verbose of a saver or parking role "+
-				"says what they wait for.\n", p.Held,
-		)
-	}
-	for _, d := range p.DeadLetters {
+	for _, d := range s.Unindexed {
 		if d.Waiting > 0 {
 			fmt.Fprintf(
 				w,
@@ -89,42 +112,46 @@ func printStatus(w io.Writer, p api.Pipeline, o *api.Items[api.OPA], now time.Ti
 			)
 		}
 	}
-	if p.DeadLettersOpen > 0 {
-		fmt.Fprintf(w, "\n%d dead letters are open: docket dlq groups shows why.\n", p.DeadLettersOpen)
-	}
-	if o == nil {
-		return nil
-	}
-	if len(o.Items) == 0 {
+	printProcesses(w, s)
+	switch o := s.OPAs; {
+	case o == nil:
+		fmt.Fprintln(w, "OPAs:      not known while the store is away")
+	case o.Live+o.Silent+o.Gone == 0:
 		fmt.Fprintln(w, "\nNo OPA has uploaded anything yet. OPA's own defaults wait 300 to 600 s before the first upload:\n"+
 			"set decision_logs.reporting.min_delay_seconds to 1 and max_delay_seconds to 5 (see deploy/opa/config.yaml).")
-		return nil
+	default:
+		fmt.Fprintf(w, "OPAs:      %d live, %d silent, %d gone (docket opas lists them)\n", o.Live, o.Silent, o.Gone)
 	}
-	fmt.Fprintln(w)
-	t = newTable(w, "OPA", "VERSION", "TENANT", "LAST UPLOAD", "FIRST UPLOAD", "EVERY", "UPLOADS", "EVENTS")
-	shown := o.Items[:min(len(o.Items), maxOPALines)]
-	for _, i := range shown {
-		every := "-"
-		if i.IntervalSeconds != nil {
-			every = time.Duration(*i.IntervalSeconds * float64(time.Second)).Round(10 * time.Millisecond).String()
-		}
-		t.row(
-			cmp.Or(i.OPA, "(no labels.id)"), string(i.Version), i.Tenant, ago(i.LastUpload, now), ago(i.FirstUpload, now),
-			every, strconv.FormatInt(i.Uploads, 10), strconv.FormatInt(i.Events, 10),
-		)
-	}
-	if err := t.flush(); err != nil {
-		return err
-	}
-	if more := len(o.Items) - len(shown); more > 0 {
-		fmt.Fprintf(w, "\nand %d more: docket status -o json lists them\n", more)
-	}
-	for _, i := range shown {
-		if i.Hint != "" {
-			fmt.Fprintf(w, "\n%s: %s\n", cmp.Or(printable(i.OPA), "(no labels.id)"), printable(string(i.Hint)))
-		}
+	if s.Disk != nil {
+		fmt.Fprintf(w, "disk:      %.0f %% free\n", 100*s.Disk.FreeRatio)
 	}
 	return nil
+}
+
+// printProcesses counts the processes of each role.
+func printProcesses(w io.Writer, s api.Status) {
+	fmt.Fprint(w, "\nprocesses:")
+	comma := ""
+	for _, role := range []string{"ingest", "saver", "parking", "console"} {
+		for name, r := range s.Roles {
+			if string(name) == role {
+				fmt.Fprintf(w, "%s %d %s", comma, r.Live, role)
+				comma = ","
+			}
+		}
+	}
+	if s.OPAs == nil {
+		fmt.Fprint(w, "; others are not known while the store is away")
+	}
+	fmt.Fprintln(w)
+}
+
+// since spells how long something is so.
+func since(t api.Instant, now time.Time) string {
+	if t.IsZero() || now.Sub(t.Time) < time.Second {
+		return "new"
+	}
+	return "for " + now.Sub(t.Time).Round(time.Second).String()
 }
 
 func rate(f float64) string { return strconv.FormatFloat(f, 'f', 1, 64) }

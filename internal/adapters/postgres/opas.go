@@ -15,10 +15,10 @@ import (
 
 // The interval follows the newest uploads: the gap since the last known one, spread over those that came, counts 30 %.
 const upsertOPA = `INSERT INTO opas AS o (tenant, opa, version, first_upload, last_upload, upload_interval, uploads,
-	events, status_at, status)
+	events, status_at, status, app)
 	VALUES ($1::text, $2::text, $3::text, $4::timestamptz, $5::timestamptz,
 		CASE WHEN $6::bigint > 1 THEN ($5::timestamptz - $4::timestamptz) / ($6::bigint - 1) ELSE '0' END, $6::bigint,
-		$7::bigint, $8::timestamptz, $9::bytea)
+		$7::bigint, $8::timestamptz, $9::bytea, $10::text)
 	ON CONFLICT (tenant, opa) DO UPDATE SET
 	version = CASE WHEN excluded.version = '' THEN o.version ELSE excluded.version END,
 	first_upload = least(o.first_upload, excluded.first_upload),
@@ -30,7 +30,8 @@ const upsertOPA = `INSERT INTO opas AS o (tenant, opa, version, first_upload, la
 	uploads = o.uploads + excluded.uploads,
 	events = o.events + excluded.events,
 	status_at = coalesce(excluded.status_at, o.status_at),
-	status = coalesce(excluded.status, o.status)`
+	status = coalesce(excluded.status, o.status),
+	app = CASE WHEN excluded.app = '' THEN o.app ELSE excluded.app END`
 
 // RecordOPAs adds observations; see ports.OPARecorder.
 func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observation) error {
@@ -46,7 +47,7 @@ func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observatio
 		for _, g := range sorted {
 			b.Queue(
 				upsertOPA, g.Tenant, g.OPA, g.Version, timestamptz(g.First), timestamptz(g.Last), g.Uploads, g.Events,
-				timestamptz(g.StatusAt), g.Status,
+				timestamptz(g.StatusAt), g.Status, g.App,
 			)
 		}
 	})
@@ -114,7 +115,7 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 	w.Fits(domain.DecisionFields, scope.Expr())
 	sql := `SELECT tenant, opa, version, first_upload, last_upload, (extract(epoch FROM upload_interval) *
 		1000000)::bigint,
-		uploads, events, status_at, status FROM opas WHERE ` + w.String() + ` ORDER BY uploads > 1 DESC, last_upload DESC
+		uploads, events, status_at, app, status FROM opas WHERE ` + w.String() + ` ORDER BY uploads > 1 DESC, last_upload DESC
 		NULLS LAST, opa LIMIT 1000`
 	var out []domain.OPA
 	statuses := 0
@@ -122,7 +123,7 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (o domain.OPA, err error) {
 			var first, last, statusAt pgtype.Timestamptz
 			var micros int64
-			err = row.Scan(&o.Tenant, &o.OPA, &o.Version, &first, &last, &micros, &o.Uploads, &o.Events, &statusAt, &o.Status)
+			err = row.Scan(&o.Tenant, &o.OPA, &o.Version, &first, &last, &micros, &o.Uploads, &o.Events, &statusAt, &o.App, &o.Status)
 			o.First, o.Last, o.StatusAt = instant(first), instant(last), instant(statusAt)
 			o.Interval = time.Duration(micros) * time.Microsecond
 			if statuses += len(o.Status); statuses > domain.MaxStatuses {
@@ -133,6 +134,28 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 		return err
 	})
 	return out, err
+}
+
+// OPAGroups counts OPAs; see ports.OPAReader.
+func (s *Store) OPAGroups(ctx context.Context, scope domain.Scope, at time.Time) (out []domain.OPAGroup, err error) {
+	w := dialect.Where(at, domain.OPAIntervals, interval(domain.OPAPatience), interval(domain.OPAGoneBehind))
+	w.Fits(domain.DecisionFields, scope.Expr())
+	sql := `SELECT tenant, app, count(*) FILTER (WHERE quiet <= patience),
+			count(*) FILTER (WHERE quiet > patience AND quiet <= $4::interval),
+			count(*) FILTER (WHERE quiet > patience AND quiet > $4::interval)
+		FROM (SELECT tenant, app, $1::timestamptz - greatest(last_upload, status_at) AS quiet,
+			greatest($2::int * upload_interval, $3::interval) AS patience FROM opas WHERE ` + w.String() + `) o
+		GROUP BY tenant, app ORDER BY count(*) DESC, tenant, app LIMIT 1000`
+	err = s.query(ctx, "count OPAs", sql, w.Args, func(rows pgx.Rows) (err error) {
+		out, err = pgx.CollectRows(rows, pgx.RowToStructByPos[domain.OPAGroup])
+		return err
+	})
+	return out, err
+}
+
+// interval is a duration as a parameter.
+func interval(d time.Duration) pgtype.Interval {
+	return pgtype.Interval{Microseconds: d.Microseconds(), Valid: true}
 }
 
 func instant(t pgtype.Timestamptz) time.Time {

@@ -42,7 +42,10 @@ type Parts struct {
 	Trail     *trail.Trail
 	Operate   *operate.Service
 	Pipeline  func(context.Context) status.Pipeline
-	Who       auth.Authenticator
+	Overview  func(context.Context, domain.Scope) status.Overview
+	// Disk is the part of the data directory's file system that is free; nil where nothing is kept there.
+	Disk func() *float64
+	Who  auth.Authenticator
 }
 
 // routes serve people and programs.
@@ -87,6 +90,9 @@ func Mount(e *echo.Echo, p Parts) {
 	g.GET("/audit", r.audit)
 	g.GET("/pipeline", func(c echo.Context) error {
 		return c.JSON(http.StatusOK, api.PipelineOf(r.Pipeline(c.Request().Context())))
+	})
+	g.GET("/status", func(c echo.Context) error {
+		return c.JSON(http.StatusOK, api.StatusOf(r.Overview(c.Request().Context(), scope(c)), r.Disk()))
 	})
 	e.GET(
 		"/api/v1/openapi.yaml",
@@ -188,7 +194,8 @@ func (r *routes) opas(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.JSON(http.StatusOK, api.ItemsOf(known, api.OPAOf))
+	now := r.now()
+	return c.JSON(http.StatusOK, api.ItemsOf(known, func(o domain.OPA) api.OPA { return api.OPAOf(o, now) }))
 }
 
 // audit answers GET /api/v1/audit.

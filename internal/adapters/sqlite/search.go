@@ -211,7 +211,7 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 	w.Fits(domain.DecisionFields, scope.Expr())
 	rows, err := s.read.QueryContext(
 		ctx,
-		`SELECT tenant, opa, version, first_upload, last_upload, interval, uploads, events, status_at,
+		`SELECT tenant, opa, version, first_upload, last_upload, interval, uploads, events, status_at, app,
 		status FROM opas WHERE `+w.String()+` ORDER BY uploads > 1 DESC, last_upload DESC, opa LIMIT 1000`,
 		w.Args...)
 	if err != nil {
@@ -225,7 +225,7 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 		var first, last, statusAt sql.NullInt64
 		var interval int64
 		if err := rows.Scan(
-			&o.Tenant, &o.OPA, &o.Version, &first, &last, &interval, &o.Uploads, &o.Events, &statusAt, &o.Status,
+			&o.Tenant, &o.OPA, &o.Version, &first, &last, &interval, &o.Uploads, &o.Events, &statusAt, &o.App, &o.Status,
 		); err != nil {
 			return nil, s.checked("list OPAs", err)
 		}

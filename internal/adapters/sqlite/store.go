@@ -312,8 +312,8 @@ func (s *Store) Probe(ctx context.Context) (err error) {
 func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observation) error {
 	// The interval follows the newest uploads: the gap since the last known one, spread over those that came, counts 30 %.
 	const upsert = `INSERT INTO opas AS o (tenant, opa, version, first_upload, last_upload, interval, uploads, events,
-		status_at, status)
-		VALUES (?1, ?2, ?3, ?4, ?5, CASE WHEN ?6 > 1 THEN (?5 - ?4) / (?6 - 1) ELSE 0 END, ?6, ?7, ?8, ?9)
+		status_at, status, app)
+		VALUES (?1, ?2, ?3, ?4, ?5, CASE WHEN ?6 > 1 THEN (?5 - ?4) / (?6 - 1) ELSE 0 END, ?6, ?7, ?8, ?9, ?10)
 		ON CONFLICT (tenant, opa) DO UPDATE SET
 		version = CASE WHEN excluded.version = '' THEN o.version ELSE excluded.version END,
 		first_upload = coalesce(min(o.first_upload, excluded.first_upload), o.first_upload, excluded.first_upload),
@@ -325,7 +325,8 @@ func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observatio
 		uploads = o.uploads + excluded.uploads,
 		events = o.events + excluded.events,
 		status_at = coalesce(excluded.status_at, o.status_at),
-		status = coalesce(excluded.status, o.status)`
+		status = coalesce(excluded.status, o.status),
+		app = CASE WHEN excluded.app = '' THEN o.app ELSE excluded.app END`
 	err := s.inTx(ctx, func(tx *sql.Tx) error {
 		bounded, err := s.boundOPAs(ctx, tx, observations)
 		if err != nil {
@@ -334,7 +335,7 @@ func (s *Store) RecordOPAs(ctx context.Context, observations []domain.Observatio
 		for _, g := range bounded {
 			_, err := tx.Exec(
 				upsert, g.Tenant, g.OPA, g.Version, micros(g.First), micros(g.Last), g.Uploads, g.Events, micros(g.StatusAt),
-				g.Status,
+				g.Status, g.App,
 			)
 			if err != nil {
 				return err

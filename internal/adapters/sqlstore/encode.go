@@ -158,6 +158,36 @@ func DecodeMessage(text string) (domain.Message, error) {
 	return domain.Message{Code: in.Code, Args: in.Args}, nil
 }
 
+// EncodeTrouble spells what is not well with a process, by role.
+func EncodeTrouble(trouble map[string][]domain.Message) string {
+	out := map[string][]messageJSON{}
+	for role, messages := range trouble {
+		for _, m := range messages {
+			out[role] = append(out[role], messageJSON{m.Code, m.Args})
+		}
+	}
+	return encode(out)
+}
+
+// DecodeTrouble reads what EncodeTrouble wrote.
+func DecodeTrouble(text string) (map[string][]domain.Message, error) {
+	var in map[string][]json.RawMessage
+	if err := json.Unmarshal([]byte(text), &in); err != nil {
+		return nil, fmt.Errorf("read what is not well with a process: %w", err)
+	}
+	out := map[string][]domain.Message{}
+	for role, messages := range in {
+		for _, raw := range messages {
+			m, err := DecodeMessage(string(raw))
+			if err != nil {
+				return nil, err
+			}
+			out[role] = append(out[role], m)
+		}
+	}
+	return out, nil
+}
+
 type reportJSON struct {
 	Verdict   string         `json:"verdict"`
 	Histogram []tallyJSON    `json:"histogram"`

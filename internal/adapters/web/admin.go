@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"net/http"
 	"net/http/pprof"
 	"os"
@@ -15,7 +16,13 @@ import (
 
 // NewAdmin makes the handler of the admin listener. pprof is served on loopback only, and without the command line, in
 // which somebody may have put a secret.
-func NewAdmin(d Door, g prometheus.Gatherer, report func(verbose bool) status.Report) http.Handler {
+//
+// overview is what a console knows of all processes; its verdict is the one that /readyz?verbose has. Elsewhere it is nil,
+// as it is while docket starts.
+func NewAdmin(
+	d Door, g prometheus.Gatherer, report func(verbose bool) status.Report,
+	overview func(context.Context) *status.Overview,
+) http.Handler {
 	e := New(d)
 	e.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(g, promhttp.HandlerOpts{EnableOpenMetrics: true})))
 	e.GET("/livez", func(c echo.Context) error { return c.JSON(http.StatusOK, map[string]bool{"live": true}) })
@@ -26,7 +33,13 @@ func NewAdmin(d Door, g prometheus.Gatherer, report func(verbose bool) status.Re
 		if !r.Ready() {
 			code = http.StatusServiceUnavailable
 		}
-		return c.JSON(code, api.ReadinessOf(r))
+		answer := api.ReadinessOf(r)
+		if verbose {
+			if o := overview(c.Request().Context()); o != nil {
+				answer.Add(*o)
+			}
+		}
+		return c.JSON(code, answer)
 	})
 	if d.Local {
 		e.GET("/debug/pprof/cmdline", func(c echo.Context) error { return c.String(http.StatusOK, os.Args[0]) })

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -122,7 +123,10 @@ func TestPprofOnlyOnLoopback(t *testing.T) {
 		}
 		d := testDoor()
 		d.Local = Loopback(listen)
-		h := NewAdmin(d, prometheus.NewRegistry(), func(bool) status.Report { return report })
+		overview := func(context.Context) *status.Overview {
+			return &status.Overview{Verdict: status.Degraded, Reasons: []status.Reason{{Message: domain.Say(status.GuardOn, nil)}}}
+		}
+		h := NewAdmin(d, prometheus.NewRegistry(), func(bool) status.Report { return report }, overview)
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://127.0.0.1/debug/pprof/cmdline", nil))
 		require.Equal(t, want, w.Code)
@@ -133,5 +137,11 @@ func TestPprofOnlyOnLoopback(t *testing.T) {
 		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://127.0.0.1/readyz", nil))
 		require.Equal(t, http.StatusServiceUnavailable, w.Code)
 		require.Contains(t, w.Body.String(), "docket is starting")
+		require.Contains(t, w.Body.String(), `"verdict":"DOWN"`)
+		w = httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://127.0.0.1/readyz?verbose", nil))
+		require.Equal(t, http.StatusServiceUnavailable, w.Code, "whether this process is ready is its own matter")
+		require.Contains(t, w.Body.String(), `"verdict":"DEGRADED"`)
+		require.Contains(t, w.Body.String(), `"code":"guard_on"`)
 	}
 }

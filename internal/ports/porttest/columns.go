@@ -32,7 +32,7 @@ func storeColumns(t *testing.T, h *StoreHarness) {
 	require.Equal(t, 1, pages, "two large events are more than a page")
 	require.Len(t, all, 6, "without the other tenant's")
 	for _, d := range all {
-		require.Contains(t, string(d.Event[:25]), d.ID)
+		require.True(t, bytes.HasPrefix(d.Event, fmt.Appendf(nil, `{"decision_id":"%s"}`, d.ID)))
 	}
 
 	change := func(d domain.Decision) domain.Decision {

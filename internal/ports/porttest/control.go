@@ -49,7 +49,73 @@ func storeOPAs(t *testing.T, h *StoreHarness) {
 	require.Equal(t, []byte(`{"s":1}`), byKey["acme/a"].Status)
 	require.Equal(t, at(400), byKey["acme/a"].StatusAt)
 	require.True(t, byKey["acme/a"].Last.IsZero())
+	groupedOPAs(t, h)
 	boundedOPAs(t, h)
+}
+
+// groupedOPAs counts OPAs by app and by how long they are silent.
+func groupedOPAs(t *testing.T, h *StoreHarness) {
+	at := func(d time.Duration) time.Time { return h.Now.Add(-d).UTC().Truncate(time.Microsecond) }
+	var all []domain.Observation
+	for id, quiet := range map[string]time.Duration{
+		"now": 0, "late": 14 * time.Minute, "silent": 16 * time.Minute, "day": 23 * time.Hour, "gone": 25 * time.Hour,
+	} {
+		all = append(all, domain.Observation{
+			Tenant: "groups", OPA: id, App: "shop", First: at(quiet), Last: at(quiet), Uploads: 1, Events: 1,
+		})
+	}
+	slow := domain.Observation{Tenant: "groups", OPA: "slow", First: at(2 * time.Hour), Last: at(time.Hour), Uploads: 2}
+	status := domain.Observation{
+		Tenant: "groups", OPA: "status", First: at(2 * time.Hour), Last: at(2 * time.Hour), Uploads: 1, Status: []byte("{}"),
+		StatusAt: at(time.Minute),
+	}
+	require.NoError(t, h.Control.RecordOPAs(t.Context(), append(all, slow, status)))
+	groups, err := h.Control.OPAGroups(t.Context(), domain.Tenants("groups"), h.Now)
+	require.NoError(t, err)
+	require.Equal(t, []domain.OPAGroup{
+		{Tenant: "groups", App: "shop", Live: 2, Silent: 2, Gone: 1}, {Tenant: "groups", Live: 2},
+	}, groups)
+	opas, err := h.Control.OPAs(t.Context(), domain.Tenants("groups"))
+	require.NoError(t, err)
+	states := map[domain.OPAState]int64{}
+	for _, o := range opas {
+		states[o.State(h.Now)]++
+		if o.OPA == "now" {
+			require.Equal(t, "shop", o.App)
+		}
+	}
+	require.Equal(t, map[domain.OPAState]int64{domain.OPALive: 4, domain.OPASilent: 2, domain.OPAGone: 1}, states,
+		"as the groups count")
+}
+
+func storeProcesses(t *testing.T, h *StoreHarness) {
+	ctx := t.Context()
+	p := domain.Process{
+		Name: "host/1/a", Role: "saver", Host: "host", Started: h.Now.Add(-time.Hour).UTC().Truncate(time.Microsecond),
+		Ready: true,
+		Trouble: map[string][]domain.Message{"saver": {
+			domain.Say("store_refuses", domain.Args{"error": "no column", "n": int64(7)}), domain.Say("guard_on", nil),
+		}},
+	}
+	other := domain.Process{Name: "host/2/b", Role: "ingest", Host: "other", Started: p.Started}
+	require.NoError(t, h.Control.BeatProcess(ctx, p))
+	require.NoError(t, h.Control.BeatProcess(ctx, other))
+	p.Ready = false
+	require.NoError(t, h.Control.BeatProcess(ctx, p))
+	all, err := h.Control.Processes(ctx)
+	require.NoError(t, err)
+	require.Len(t, all, 2)
+	got := all[slices.IndexFunc(all, func(p domain.Process) bool { return p.Role == "saver" })]
+	require.True(t, got.Live())
+	require.False(t, got.Seen.IsZero())
+	got.Seen, got.Age = time.Time{}, 0
+	require.Equal(t, p, got)
+	require.NoError(t, h.Control.LeaveProcess(ctx, p.Name))
+	require.NoError(t, h.Control.LeaveProcess(ctx, "never there"))
+	all, err = h.Control.Processes(ctx)
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	require.Equal(t, other.Name, all[0].Name)
 }
 
 // boundedOPAs has more OPAs of one tenant than are told apart, most of which came once.

@@ -75,6 +75,7 @@ func Control(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"marks of the log move on, and not back", storeMarks},
 		{"losses of the log are noted once", storeLosses},
 		{"OPAs are counted and their interval is learned", storeOPAs},
+		{"processes tell of themselves", storeProcesses},
 		{"every column of a dead letter comes back", storeDeadLetters},
 		{"copies of a dead letter are one", storeDeadCopies},
 		{"a dead letter whose row exists closes itself", storeDeadStored},

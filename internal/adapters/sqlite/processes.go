@@ -1,0 +1,77 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// BeatProcess says that a process lives; see ports.Processes.
+func (s *Store) BeatProcess(ctx context.Context, p domain.Process) error {
+	now := s.opts.Now()
+	err := s.inTx(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec(
+			`INSERT INTO processes (name, role, host, started, seen, ready, trouble) VALUES (?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT DO UPDATE SET seen = excluded.seen, ready = excluded.ready, trouble = excluded.trouble`,
+			p.Name, p.Role, p.Host, p.Started.UnixMicro(), now.UnixMicro(), p.Ready, sqlstore.EncodeTrouble(p.Trouble),
+		)
+		if err == nil {
+			_, err = tx.Exec(`DELETE FROM processes WHERE seen < ?`, now.Add(-24*time.Hour).UnixMicro())
+		}
+		return err
+	})
+	return s.checked("tell of this process in "+storeFile, err)
+}
+
+// LeaveProcess says that a process ends; see ports.Processes.
+func (s *Store) LeaveProcess(ctx context.Context, name string) error {
+	err := s.inTx(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec(`DELETE FROM processes WHERE name = ?`, name)
+		return err
+	})
+	return s.checked("take leave in "+storeFile, err)
+}
+
+// Processes lists them; see ports.Processes.
+func (s *Store) Processes(ctx context.Context) (out []domain.Process, err error) {
+	now := s.opts.Now()
+	const list = `SELECT name, role, host, started, seen, ready, trouble FROM processes ORDER BY seen DESC LIMIT 1000`
+	err = s.each(ctx, list, nil, func(rows *sql.Rows) error {
+		var p domain.Process
+		var started, seen int64
+		var trouble string
+		if err := rows.Scan(&p.Name, &p.Role, &p.Host, &started, &seen, &p.Ready, &trouble); err != nil {
+			return err
+		}
+		p.Started, p.Seen = instantOf(started), instantOf(seen)
+		p.Age = max(now.Sub(p.Seen), 0)
+		var err error
+		p.Trouble, err = sqlstore.DecodeTrouble(trouble)
+		out = append(out, p)
+		return err
+	})
+	return out, s.checked("list processes in "+storeFile, err)
+}
+
+// OPAGroups counts OPAs; see ports.OPAReader.
+func (s *Store) OPAGroups(ctx context.Context, scope domain.Scope, at time.Time) (out []domain.OPAGroup, err error) {
+	w := dialect.Where(
+		at.UnixMicro(), domain.OPAIntervals, domain.OPAPatience.Microseconds(), domain.OPAGoneBehind.Microseconds(),
+	)
+	w.Fits(domain.DecisionFields, scope.Expr())
+	query := `SELECT tenant, app, sum(quiet <= patience), sum(quiet > patience AND quiet <= ?4),
+			sum(quiet > patience AND quiet > ?4)
+		FROM (SELECT tenant, app, ?1 - max(coalesce(last_upload, 0), coalesce(status_at, 0)) AS quiet,
+			max(?2 * interval, ?3) AS patience FROM opas WHERE ` + w.String() + `)
+		GROUP BY tenant, app ORDER BY count(*) DESC, tenant, app LIMIT 1000`
+	err = s.each(ctx, query, w.Args, func(rows *sql.Rows) error {
+		var g domain.OPAGroup
+		err := rows.Scan(&g.Tenant, &g.App, &g.Live, &g.Silent, &g.Gone)
+		out = append(out, g)
+		return err
+	})
+	return out, s.checked("count OPAs in "+storeFile, err)
+}
