@@ -23,8 +23,8 @@ type OPAReader interface {
 	// OPAs returns the OPAs seen, at most 1,000: those that came more than once before the others, the most recent upload
 	// first. Those not seen for as long as decisions are kept are forgotten.
 	OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, error)
-	// OPAGroups counts them by tenant and app, and by their state at a time (domain.OPA.State): at most 1,000 groups, those
-	// with the most OPAs first.
+	// OPAGroups counts them by tenant and app, and by their state at a time (domain.OPA.State): at most 1,000 groups,
+	// those with the most OPAs first.
 	OPAGroups(ctx context.Context, scope domain.Scope, at time.Time) ([]domain.OPAGroup, error)
 }
 

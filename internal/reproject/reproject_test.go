@@ -26,8 +26,8 @@ type rig struct {
 	jobs  *Jobs
 }
 
-// within runs a test with a rig: a decision an hour for eight days, one without a timestamp, and one that is ahead. Even
-// ones say {"ok":true}, odd ones {"ok":false}.
+// within runs a test with a rig: a decision an hour for eight days, one without a timestamp, and one that is ahead.
+// Even ones say {"ok":true}, odd ones {"ok":false}.
 func within(t *testing.T, f func(t *testing.T, r *rig)) {
 	t.Helper()
 	path := t.TempDir()
@@ -36,8 +36,8 @@ func within(t *testing.T, f func(t *testing.T, r *rig)) {
 		dir, err := sqlite.OpenDir(path)
 		require.NoError(t, err)
 		store, err := sqlite.OpenStore(t.Context(), dir, sqlite.StoreOptions{
-			Window: domain.Window{Retention: retention, Ahead: 24 * time.Hour}, Log: slog.New(slog.DiscardHandler), Migrate: true,
-			Fatal: func(err error) { t.Errorf("fatal: %v", err) },
+			Window: domain.Window{Retention: retention, Ahead: 24 * time.Hour}, Log: slog.New(slog.DiscardHandler),
+			Migrate: true, Fatal: func(err error) { t.Errorf("fatal: %v", err) },
 		})
 		require.NoError(t, err)
 		defer func() { // also where the test fails

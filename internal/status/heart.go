@@ -17,7 +17,7 @@ const (
 	leaveTimeout = time.Second
 )
 
-// Heart tells the store of a process, so that others can tell whether it lives. While the store is away nobody hears it.
+// Heart tells the store of a process, so that others can tell whether it lives. While the store is away nobody hears.
 type Heart struct {
 	Board  ports.Processes
 	Self   domain.Process // Name, Role, Host, Started

@@ -163,6 +163,7 @@ type overview struct {
 	Overview
 	storeKnown bool // the store has answered
 	storeWell  bool // and takes rows, as far as this process knows
+	away       bool // its breaker is not closed
 }
 
 func (o *overview) say(down bool, code string, args domain.Args) {
@@ -228,12 +229,18 @@ func (w *Watch) log(o *overview) {
 
 // store says whether the store answers and takes rows, as this process knows it.
 func (w *Watch) store(o *overview, err error) {
-	if trouble := w.Sampler.store.Trouble(); trouble != nil {
-		o.say(false, StoreRefuses, domain.Args{"error": trouble.Error()})
+	trouble := w.Sampler.store.Trouble()
+	if o.away = o.Pipeline.Breaker != "closed"; o.away {
+		args := domain.Args{"breaker": o.Pipeline.Breaker}
+		if trouble != nil && domain.ClassOf(trouble) == domain.Unavailable {
+			args["error"] = trouble.Error()
+		}
+		o.say(false, StoreAway, args)
 	}
-	if o.Pipeline.Breaker != "closed" {
-		o.say(false, StoreAway, domain.Args{"breaker": o.Pipeline.Breaker})
-	} else if err != nil {
+	switch {
+	case trouble != nil && (!o.away || domain.ClassOf(trouble) != domain.Unavailable):
+		o.say(false, StoreRefuses, domain.Args{"error": trouble.Error()})
+	case err != nil && !o.away:
 		o.say(false, StoreSilent, domain.Args{"error": err.Error()})
 	}
 }
@@ -291,6 +298,9 @@ func (o *overview) role(r RoleOverview) {
 		return
 	}
 	for _, m := range r.Trouble {
+		if m.Code == StoreRefuses && o.away {
+			continue // it is said that the store is away, or why this process thinks that it refuses
+		}
 		args := domain.Args{}
 		for name, v := range m.Args {
 			args[name] = v

@@ -82,7 +82,8 @@ func TestOverview(t *testing.T) {
 		verdict Verdict
 		codes   []string
 	}{
-		{"all well", board{processes: all, groups: []domain.OPAGroup{{App: "a", Live: 3, Silent: 1}}}, &log{}, store{}, OK, nil},
+		{"all well", board{processes: all, groups: []domain.OPAGroup{{App: "a", Live: 3, Silent: 1}}}, &log{}, store{}, OK,
+			nil},
 		{"a saver was killed", board{processes: []domain.Process{alive(Ingest), alive(Parking),
 			alive(Saver, func(p *domain.Process) { p.Age = time.Minute })}}, &log{}, store{}, Degraded, []string{RoleMissing}},
 		{"one of two savers was killed", board{processes: append(all, alive(Saver, func(p *domain.Process) {
@@ -98,15 +99,20 @@ func TestOverview(t *testing.T) {
 			func(p *domain.Process) { p.Name, p.Ready = "i-2", false }))}, &log{}, store{}, OK, nil},
 		{"a saver whose store refuses", board{processes: []domain.Process{all[0], alive(Saver, trouble(Saver, StoreRefuses)),
 			alive(Parking, trouble(Parking, StoreRefuses))}}, &log{}, store{}, Degraded, []string{StoreRefuses}},
-		{"the store is away", board{err: away}, &log{}, store{breaker: "open", trouble: away}, Degraded,
-			[]string{StoreRefuses, StoreAway}},
+		{"the store is away", board{err: away}, &log{},
+			store{breaker: "open", trouble: domain.Errorf(domain.Unavailable, "no route")}, Degraded, []string{StoreAway}},
+		{"the store refuses, and its breaker knows", board{processes: all}, &log{},
+			store{breaker: "open", trouble: domain.Errorf(domain.Misconfigured, "no column")}, Degraded,
+			[]string{StoreAway, StoreRefuses}},
 		{"the store does not answer yet", board{err: away}, &log{}, store{}, Degraded, []string{StoreSilent}},
 		{"the log refuses", board{processes: all}, &log{ready: away}, store{}, Down, []string{LogRefuses}},
 		{"the log is silent", board{processes: all}, &log{err: away}, store{}, Degraded, []string{LogSilent}},
 		{"it is late", board{processes: all}, &log{topics: map[string]ports.Backlog{"decisions": waiting(5, 2*time.Minute)}},
 			store{}, Degraded, []string{RoleIdle, Late}},
 		{"a saver that does nothing, the store away", board{err: away},
-			&log{topics: map[string]ports.Backlog{"decisions": waiting(5, 30*time.Second), "parking": waiting(5, 30*time.Second)}},
+			&log{topics: map[string]ports.Backlog{
+				"decisions": waiting(5, 30*time.Second), "parking": waiting(5, 30*time.Second),
+			}},
 			store{breaker: "open"}, Degraded, []string{StoreAway, RoleIdle}},
 		{"the guard", board{processes: all}, &log{}, store{guard: true}, Degraded, []string{GuardOn}},
 		{"dead letters", board{processes: all, open: 3, new: 1}, &log{}, store{}, Degraded, []string{DeadOpen}},

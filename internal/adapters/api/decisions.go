@@ -88,8 +88,8 @@ type OPA struct {
 	// StatusLeftOut says that there is a status for which this answer had no room.
 	StatusLeftOut bool `json:"status_left_out,omitempty"`
 	Hint          Text `json:"hint"`
-	// Revisions are those of its bundles, Errors what it could not do, and Dropped how many decisions it dropped, all as its
-	// newest status report says; null without.
+	// Revisions are those of its bundles, Errors what it could not do, and Dropped how many decisions it dropped, all as
+	// its newest status report says; null without.
 	Revisions map[string]string `json:"revisions"`
 	Errors    []string          `json:"errors"`
 	Dropped   *int64            `json:"dropped"`
@@ -102,7 +102,8 @@ const slowHint = "uploads are minutes apart, as with OPA's default delays of 300
 // OPAOf is an OPA, and a hint where it seems to upload rarely for no reason.
 func OPAOf(o domain.OPA, now time.Time) OPA {
 	out := OPA{
-		Tenant: o.Tenant, OPA: o.OPA, State: o.State(now), App: Text(o.App), Version: Text(o.Version), FirstUpload: At(o.First), LastUpload: At(o.Last),
+		Tenant: o.Tenant, OPA: o.OPA, State: o.State(now), App: Text(o.App), Version: Text(o.Version),
+		FirstUpload: At(o.First), LastUpload: At(o.Last),
 		Uploads: o.Uploads, Events: o.Events, StatusAt: At(o.StatusAt),
 	}
 	if o.Interval > 0 {

@@ -276,7 +276,12 @@ var statusWords = words{
 	},
 	status.StoreRefuses: func(a domain.Args) string { return "the store takes no rows: " + a.Text("error") },
 	status.StoreAway: func(a domain.Args) string {
-		return "the store is away: breaker " + a.Text("breaker") + ". Nothing is lost: decisions stay in the log until it is back"
+		text := "the store is away: breaker " + a.Text("breaker") +
+			". Nothing is lost: decisions stay in the log until it is back"
+		if why := a.Text("error"); why != "" {
+			text += ": " + why
+		}
+		return text
 	},
 	status.RowsHeld: func(a domain.Args) string {
 		return fmt.Sprintf("the store takes no rows of %s, which are held, and takes the others: %s", a.Text("held_for"),

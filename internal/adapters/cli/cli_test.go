@@ -187,7 +187,9 @@ func TestStatusWatch(t *testing.T) {
 			cancel()
 		}
 	}
-	w := &Status{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Watch: true, Check: true, Every: time.Millisecond}
+	w := &Status{
+		Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Watch: true, Check: true, Every: time.Millisecond,
+	}
 	require.NoError(t, w.Run(ctx, Out{Stdout: &out, Stderr: io.Discard}))
 	require.GreaterOrEqual(t, out.n, 3)
 }

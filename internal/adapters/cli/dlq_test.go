@@ -252,7 +252,9 @@ func TestReplayOnATerminal(t *testing.T) {
 	s := serveJobs(t, jobRow)
 	var out, errs strings.Builder
 	r := &DLQReplay{
-		JobFlags:   JobFlags{Console: Console{Server: s.URL}, Form: Form{Output: "json"}, Consent: Consent{Yes: true, Comment: "x"}},
+		JobFlags: JobFlags{
+			Console: Console{Server: s.URL}, Form: Form{Output: "json"}, Consent: Consent{Yes: true, Comment: "x"},
+		},
 		MaxReplays: 3, StopRatio: 0.1,
 	}
 	require.NoError(t, r.Run(t.Context(), Out{Stdout: &out, Stderr: &errs, Terminal: true}))

@@ -24,9 +24,9 @@ type Reproject struct {
 
 // Help tells what it is for.
 func (*Reproject) Help() string {
-	return "Columns of stored decisions (outcome, reason, principal, action, resource, …) are what the mappings said when " +
-		"they were saved. This computes them anew with the mappings of the parking role, which have to be the savers'. " +
-		"Bytes and times of decisions never change."
+	return "Columns of stored decisions (outcome, reason, principal, action, resource, …) are what the mappings said " +
+		"when they were saved. This computes them anew with the mappings of the parking role, which have to be the " +
+		"savers'. Bytes and times of decisions never change."
 }
 
 // Run makes a job and watches it.

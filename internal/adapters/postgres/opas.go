@@ -123,7 +123,9 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (o domain.OPA, err error) {
 			var first, last, statusAt pgtype.Timestamptz
 			var micros int64
-			err = row.Scan(&o.Tenant, &o.OPA, &o.Version, &first, &last, &micros, &o.Uploads, &o.Events, &statusAt, &o.App, &o.Status)
+			err = row.Scan(
+				&o.Tenant, &o.OPA, &o.Version, &first, &last, &micros, &o.Uploads, &o.Events, &statusAt, &o.App, &o.Status,
+			)
 			o.First, o.Last, o.StatusAt = instant(first), instant(last), instant(statusAt)
 			o.Interval = time.Duration(micros) * time.Microsecond
 			if statuses += len(o.Status); statuses > domain.MaxStatuses {

@@ -30,8 +30,9 @@ func (s *Store) LeaveProcess(ctx context.Context, name string) error {
 
 // Processes lists them; see ports.Processes.
 func (s *Store) Processes(ctx context.Context) (out []domain.Process, err error) {
-	const list = `SELECT name, role, host, started, seen, greatest(extract(epoch FROM clock_timestamp() - seen), 0)::float8,
-		ready, trouble FROM processes ORDER BY seen DESC LIMIT 1000`
+	const list = `SELECT name, role, host, started, seen,
+		greatest(extract(epoch FROM clock_timestamp() - seen), 0)::float8, ready, trouble
+		FROM processes ORDER BY seen DESC LIMIT 1000`
 	err = s.query(ctx, "list processes", list, nil, func(rows pgx.Rows) (err error) {
 		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (p domain.Process, err error) {
 			var age float64

@@ -133,7 +133,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add(`{"code":"x","args":{"n":1e999}}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		if filter, err := DecodeFilter(text, domain.DeadLetterFields); err == nil {
-			if again, err := DecodeFilter(EncodeFilter(filter), domain.DeadLetterFields); err != nil || !reflect.DeepEqual(filter, again) {
+			again, err := DecodeFilter(EncodeFilter(filter), domain.DeadLetterFields)
+			if err != nil || !reflect.DeepEqual(filter, again) {
 				t.Fatalf("%+v is written and read back as %+v: %v", filter, again, err)
 			}
 			w := plain.Where()

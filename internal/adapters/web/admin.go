@@ -17,8 +17,8 @@ import (
 // NewAdmin makes the handler of the admin listener. pprof is served on loopback only, and without the command line, in
 // which somebody may have put a secret.
 //
-// overview is what a console knows of all processes; its verdict is the one that /readyz?verbose has. Elsewhere it is nil,
-// as it is while docket starts.
+// overview is what a console knows of all processes; its verdict is the one that /readyz?verbose has. Elsewhere it is
+// nil, as it is while docket starts.
 func NewAdmin(
 	d Door, g prometheus.Gatherer, report func(verbose bool) status.Report,
 	overview func(context.Context) *status.Overview,

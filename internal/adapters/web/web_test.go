@@ -124,7 +124,8 @@ func TestPprofOnlyOnLoopback(t *testing.T) {
 		d := testDoor()
 		d.Local = Loopback(listen)
 		overview := func(context.Context) *status.Overview {
-			return &status.Overview{Verdict: status.Degraded, Reasons: []status.Reason{{Message: domain.Say(status.GuardOn, nil)}}}
+			reasons := []status.Reason{{Message: domain.Say(status.GuardOn, nil)}}
+			return &status.Overview{Verdict: status.Degraded, Reasons: reasons}
 		}
 		h := NewAdmin(d, prometheus.NewRegistry(), func(bool) status.Report { return report }, overview)
 		w := httptest.NewRecorder()
