@@ -18,6 +18,7 @@ import (
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
 	"github.com/mattn/go-isatty"
+	"golang.org/x/term"
 	"gopkg.in/yaml.v3"
 
 	"github.com/docket-project/docket/internal/adapters/cli"
@@ -28,7 +29,9 @@ import (
 
 // commandLine is the grammar of cmd/docket.
 type commandLine struct {
-	ConfigFile string `name:"config" help:"YAML file with settings." env:"DOCKET_CONFIG" type:"path" placeholder:"FILE"`
+	Reach       cli.Reach        `embed:""`
+	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
+	ConfigFile  string           `name:"config" help:"YAML file with settings." env:"DOCKET_CONFIG" type:"path" placeholder:"FILE"`
 
 	Serve     serveCommand    `cmd:"" help:"Run everything in one process, with nothing else installed."`
 	Ingest    ingestCommand   `cmd:"" help:"Run the role that takes uploads; needs Kafka and PostgreSQL, as the next three do."`
@@ -82,7 +85,8 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, error) {
-	kctx, name, err := parse(args, stdout, stderr, nil)
+	kctx, grammar, err := parse(args, stdout, stderr, nil)
+	name := grammar.ConfigFile
 	var sections app.Sections
 	if err == nil && name != "" {
 		file, err := config.Read(name, &sections)
@@ -92,7 +96,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 		if err := (fileResolver{file}).Validate(kctx.Model); err != nil {
 			return cli.ExitMisconfigured, err
 		}
-		if kctx, _, err = parse(args, stdout, stderr, file); err != nil {
+		if kctx, grammar, err = parse(args, stdout, stderr, file); err != nil {
 			return cli.ExitMisconfigured, fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -102,14 +106,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 	if err != nil {
 		return cli.ExitUsage, fmt.Errorf("%w\nTry docket --help", err)
 	}
-	withSections(kctx, sections)
+	fill(kctx, sections)
+	fill(kctx, cli.Console(grammar.Reach))
 	kctx.BindTo(ctx, (*context.Context)(nil))
-	out := cli.Out{
-		Stdout: cli.Screen(stdout), Stderr: cli.Screen(stderr, '\r'), Raw: stdout, Terminal: isTerminal(stderr),
-	}
-	if isTerminal(stdout) {
-		out.Raw = out.Stdout
-	}
+	out, done := outputs(kctx, stdout, stderr)
+	defer done()
 	unknown := unknownVariables(kctx.Model)
 	if _, role := app.AdminListen[status.Role(kctx.Command())]; !role { // a role warns in its log
 		for _, name := range unknown {
@@ -122,15 +123,45 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 	return cli.ExitDone, nil
 }
 
-// parse reads the command line. Behind flags and environment stand the file, if there is one, and the defaults. It also
-// returns the file that the command line or the environment names.
-func parse(args []string, stdout, stderr io.Writer, file *config.File) (*kong.Context, string, error) {
+// outputs are where a command prints. On a terminal it knows how wide that is, has colours unless NO_COLOR is set
+// (https://no-color.org), and what is longer than the screen goes through a pager, for which done waits.
+func outputs(kctx *kong.Context, stdout, stderr io.Writer) (out cli.Out, done func()) {
+	done = func() {}
+	var terminal cli.Terminal
+	behind := stdout
+	if isTerminal(stdout) {
+		width, height, err := term.GetSize(int(stdout.(*os.File).Fd())) //nolint:forcetypeassert // isTerminal
+		if err == nil {
+			terminal.Width = width
+		}
+		terminal.Colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+		if isPaged(kctx.Command()) {
+			if p := pagerOf(stdout, height); p != nil {
+				behind, done = p, func() { _ = p.Close() } // the person has left
+			}
+		}
+	}
+	out = cli.Out{
+		Stdout: cli.Screen(behind), Stderr: cli.Screen(stderr, '\r'), Raw: stdout, Terminal: isTerminal(stderr),
+	}
+	if isTerminal(stdout) {
+		out.Raw = out.Stdout
+	}
+	if form, has := find[cli.Form](kctx); has {
+		form.Onto(out.Stdout, terminal)
+	}
+	return out, done
+}
+
+// parse reads the command line. Behind flags and environment stand the file, if there is one, and the defaults.
+func parse(args []string, stdout, stderr io.Writer, file *config.File) (*kong.Context, *commandLine, error) {
 	grammar := &commandLine{}
 	options := []kong.Option{
 		kong.Name("docket"),
 		kong.Description("The record of every decision that Open Policy Agent makes."),
 		kong.Writers(stdout, stderr),
 		kong.UsageOnError(),
+		kong.Vars{"version": versionLine()},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.PostBuild(withDefaults),
 	}
@@ -140,11 +171,11 @@ func parse(args []string, stdout, stderr io.Writer, file *config.File) (*kong.Co
 	}
 	p, err := kong.New(grammar, options...)
 	if err != nil {
-		return nil, "", err
+		return nil, grammar, err
 	}
 	kongcompletion.Register(p) // answers the shell, and ends the process, where that asks
 	kctx, err := p.Parse(args)
-	return kctx, grammar.ConfigFile, err
+	return kctx, grammar, err
 }
 
 func isTerminal(w io.Writer) bool {
@@ -279,6 +310,10 @@ type versionCommand struct{}
 
 // Run prints one line.
 func (versionCommand) Run(out cli.Out) error {
-	_, err := fmt.Fprintln(out.Stdout, strings.TrimSpace("docket "+app.Version+" "+app.Commit+" "+app.Date))
+	_, err := fmt.Fprintln(out.Stdout, versionLine())
 	return err
+}
+
+func versionLine() string {
+	return strings.TrimSpace("docket " + app.Version + " " + app.Commit + " " + app.Date)
 }

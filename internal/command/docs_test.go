@@ -123,7 +123,7 @@ func TestDefaultsReachEveryCommand(t *testing.T) {
 		"log accept-loss"} {
 		kctx, _, err := parse(strings.Fields(name), io.Discard, io.Discard, nil)
 		require.NoError(t, err)
-		withSections(kctx, app.Sections{Mappings: nil})
+		fill(kctx, app.Sections{Mappings: nil})
 		found := 0
 		for _, path := range kctx.Path {
 			if path.Command != nil {

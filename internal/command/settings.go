@@ -119,18 +119,39 @@ func inEnvironment(flag *kong.Flag) bool {
 	return false
 }
 
-// withSections fills in what stands in the file only, wherever the selected command has a place for it.
-func withSections(kctx *kong.Context, sections app.Sections) {
+// fill gives a value to the selected command, wherever it has a place for one of that type.
+func fill[T any](kctx *kong.Context, value T) {
+	visit(kctx, func(place reflect.Value) bool {
+		if place.Type() != reflect.TypeFor[T]() {
+			return false
+		}
+		place.Set(reflect.ValueOf(value))
+		return true
+	})
+}
+
+// find returns what the selected command has of a type.
+func find[T any](kctx *kong.Context) (value T, has bool) {
+	visit(kctx, func(place reflect.Value) bool {
+		if place.Type() != reflect.TypeFor[T]() {
+			return false
+		}
+		value, has = place.Interface().(T)
+		return true
+	})
+	return value, has
+}
+
+// visit goes through the fields of the selected command, and of what it embeds, unless done says not to go deeper.
+func visit(kctx *kong.Context, done func(reflect.Value) bool) {
 	for _, path := range kctx.Path {
 		if path.Command != nil {
-			fillSections(path.Command.Target, sections)
+			visitFields(path.Command.Target, done)
 		}
 	}
 }
 
-var sectionsType = reflect.TypeFor[app.Sections]()
-
-func fillSections(v reflect.Value, sections app.Sections) {
+func visitFields(v reflect.Value, done func(reflect.Value) bool) {
 	if v.Kind() == reflect.Pointer {
 		v = v.Elem()
 	}
@@ -138,10 +159,11 @@ func fillSections(v reflect.Value, sections app.Sections) {
 		return
 	}
 	for i := range v.NumField() {
-		if v.Field(i).Type() == sectionsType {
-			v.Field(i).Set(reflect.ValueOf(sections))
-		} else if v.Type().Field(i).Anonymous {
-			fillSections(v.Field(i), sections)
+		f := v.Type().Field(i)
+		if f.Name == "Sections" || f.Anonymous {
+			if !done(v.Field(i)) && f.Anonymous {
+				visitFields(v.Field(i), done)
+			}
 		}
 	}
 }

@@ -83,6 +83,7 @@ var DecisionFields = []FieldInfo{
 	{Name: FieldPath, Kind: Policy, Column: "path", Param: true, Facetable: true},
 	{Name: FieldTenant, Column: "tenant", Param: true, Facetable: true},
 	{Name: FieldReason, Column: "reason"},
+	{Name: FieldDecisionID, Column: "decision_id", Param: true},
 	{Name: FieldPrincipal, Column: "principal", Param: true, Facetable: true},
 	{Name: FieldAction, Column: "action", Param: true, Facetable: true},
 	{Name: FieldResource, Column: "resource", Param: true, Facetable: true},

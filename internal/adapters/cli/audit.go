@@ -72,8 +72,8 @@ func (a *Audit) Run(ctx context.Context, out Out) error {
 			values = url.Values{"filter": {e.Filter}}
 		}
 		t.row(
-			stamp(e.At), e.Caller, e.Action, e.Target, count(e.Matched), count(e.Done), count(e.Failed), short(e.Comment, 60),
-			short(filterText(values), 60), short(e.Outcome, 80),
+			t.when(e.At), e.Caller, e.Action, e.Target, count(e.Matched), count(e.Done), count(e.Failed), cut(t, e.Comment, 60),
+			cut(t, filterText(values), 60), cut(t, e.Outcome, 80),
 		)
 	}
 	return t.flush()

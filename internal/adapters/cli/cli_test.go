@@ -115,12 +115,12 @@ func TestShowScreens(t *testing.T) {
 		"/api/v1/decisions/a/b c":   failed[:len(failed)-1] + `,"event":{}}`,
 	})
 	for _, output := range []string{"table", "json", "raw"} {
-		c := Show{Console: Console{Server: s.URL}, Form: Form{Output: output}, ID: "d-1"}
+		c := Show{Console: Console{Server: s.URL}, Form: Form{Output: output}, IDs: []string{"d-1"}}
 		got, err := screen(func(o Out) error { return c.Run(t.Context(), o) })
 		require.NoError(t, err)
 		golden(t, "show-"+output, got)
 	}
-	c := Show{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, ID: "a/b c"}
+	c := Show{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, IDs: []string{"a/b c"}}
 	got, err := screen(func(o Out) error { return c.Run(t.Context(), o) })
 	require.NoError(t, err)
 	require.Equal(t, "/api/v1/decisions/a%2Fb%20c", s.path)
@@ -287,9 +287,13 @@ func TestExitCodes(t *testing.T) {
 	} {
 		s := serve(t, map[string]string{"/api/v1/decisions/x": `{"status":1,"title":"T","detail":"the detail"}`})
 		s.status = status
-		c := Show{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, ID: "x"}
+		c := Show{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, IDs: []string{"x"}}
 		_, err := screen(func(o Out) error { return c.Run(t.Context(), o) })
 		require.Equal(t, code, ExitCode(err), status)
+		if status == http.StatusUnauthorized {
+			require.ErrorContains(t, err, "--token-file")
+			continue
+		}
 		require.EqualError(t, err, "the detail")
 	}
 	s := serve(
@@ -298,12 +302,12 @@ func TestExitCodes(t *testing.T) {
 	)
 	s.status = http.StatusServiceUnavailable
 	_, err := screen(func(o Out) error {
-		return (&Show{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, ID: "x"}).Run(t.Context(), o)
+		return (&Show{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, IDs: []string{"x"}}).Run(t.Context(), o)
 	})
 	require.Equal(t, ExitMisconfigured, ExitCode(err), "waiting does not help")
 	for _, address := range []string{"127.0.0.1:8081", "localhost:8081", "foo", "ftp://x", "http://"} {
 		_, err := screen(func(o Out) error {
-			return (&Show{Console: Console{Server: address}, Form: Form{Output: "table"}, ID: "x"}).Run(t.Context(), o)
+			return (&Show{Console: Console{Server: address}, Form: Form{Output: "table"}, IDs: []string{"x"}}).Run(t.Context(), o)
 		})
 		require.Equal(t, ExitUsage, ExitCode(err), address)
 	}
@@ -332,7 +336,7 @@ func TestToken(t *testing.T) {
 
 func TestForeignServer(t *testing.T) {
 	s := serve(t, map[string]string{"/api/v1/decisions/x": "<html>"})
-	c := Show{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, ID: "x"}
+	c := Show{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, IDs: []string{"x"}}
 	_, err := screen(func(o Out) error { return c.Run(t.Context(), o) })
 	require.Equal(t, ExitFailed, ExitCode(err))
 	require.ErrorContains(t, err, "not docket's")
@@ -379,7 +383,7 @@ func TestHostileTexts(t *testing.T) {
 			require.NoError(t, json.Unmarshal([]byte(got), &items))
 			require.Equal(t, hostile, items[0].DecisionID, "the JSON says the same")
 		}
-		c := Show{Console: Console{Server: s.URL}, Form: Form{Output: output}, ID: "x"}
+		c := Show{Console: Console{Server: s.URL}, Form: Form{Output: output}, IDs: []string{"x"}}
 		got, err = screen(func(o Out) error { return c.Run(t.Context(), o) })
 		require.NoError(t, err)
 		harmless(got)
@@ -398,7 +402,7 @@ func TestHostileTexts(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "50 %\r51 %", b.String(), "progress")
 	long := serve(t, map[string]string{"/api/v1/decisions/x": strings.Repeat(" ", maxAnswer+1)})
-	c := Show{Console: Console{Server: long.URL}, Form: Form{Output: "table"}, ID: "x"}
+	c := Show{Console: Console{Server: long.URL}, Form: Form{Output: "table"}, IDs: []string{"x"}}
 	_, err = screen(func(o Out) error { return c.Run(t.Context(), o) })
 	require.ErrorContains(t, err, "more than docket ever does")
 }

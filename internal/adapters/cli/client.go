@@ -90,13 +90,22 @@ type Out struct {
 
 // Form is how a command prints.
 type Form struct {
-	Output string `short:"o" help:"How to print: ${enum}." enum:"${forms=table,json,ndjson}" default:"table"`
+	Output  string   `short:"o" help:"How to print: ${enum}." enum:"${forms=table,json,ndjson}" default:"table"`
+	Wide    bool     `help:"Print every column whole, however wide that is."`
+	Columns []string `help:"Print only these columns of a table, such as outcome,reason,decision_id." placeholder:"NAME,…"`
+	UTC     bool     `name:"utc" help:"Tell times in UTC, as RFC 3339; on a screen they are relative and local."`
 }
 
-// Console is how the commands that read reach a docket.
-type Console struct {
+// Reach is how every command that asks reaches a docket; its flags stand in front of a command or behind it.
+type Reach struct {
 	Server    string `help:"Console listener of the docket to ask." default:"http://127.0.0.1:8081" env:"DOCKET_SERVER" placeholder:"URL"`
 	TokenFile string `help:"File with the bearer token." env:"DOCKET_TOKEN_FILE" type:"path" placeholder:"FILE"`
+}
+
+// Console is a docket that a command asks, as Reach says.
+type Console struct {
+	Server    string `kong:"-"`
+	TokenFile string `kong:"-"`
 }
 
 // noRoute is how every listener of docket's answers for a path that it does not serve.
@@ -208,7 +217,21 @@ func refusal(resp *http.Response, answer []byte) error {
 	case p.Class != "":
 		code = exitOf(p.Class)
 	}
-	return &Failure{Code: code, Status: resp.StatusCode, Err: errors.New(cmp.Or(p.Detail, p.Title))}
+	return &Failure{
+		Code: code, Status: resp.StatusCode,
+		Err: errors.New(cmp.Or(p.Detail, p.Title) + hint(resp.StatusCode, asked.Path, p.Class)),
+	}
+}
+
+// hint says what to do about a refusal that does not say it itself.
+func hint(status int, path string, class domain.Class) string {
+	switch {
+	case status == http.StatusUnauthorized:
+		return "\nGive the token with --token-file FILE, or DOCKET_TOKEN_FILE."
+	case class == domain.Unavailable && strings.HasPrefix(path, "/api/"):
+		return "\nNothing is lost: what was uploaded stays in the log until the store is back. docket status tells more."
+	}
+	return ""
 }
 
 // read decodes an answer.

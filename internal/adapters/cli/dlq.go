@@ -112,8 +112,8 @@ func (l *DLQList) Run(ctx context.Context, out Out) error {
 		if err != nil {
 			return err
 		}
-		t.row(d.ID, string(d.State), string(d.Cause), string(d.Class), string(d.Code), d.Fingerprint, stamp(d.DiedAt),
-			string(d.Path), string(d.DecisionID), short(string(d.Error), 60))
+		t.row(d.ID, string(d.State), string(d.Cause), string(d.Class), string(d.Code), d.Fingerprint, t.when(d.DiedAt),
+			string(d.Path), string(d.DecisionID), cut(t, string(d.Error), 60))
 	}
 	return t.flush()
 }
@@ -155,8 +155,8 @@ func (g *DLQGroups) Run(ctx context.Context, out Out) error {
 		}
 		runbook[d.Cause] = d.Runbook
 		t.row(d.Fingerprint, count(d.Open), count(d.Replayed), count(d.Discarded), count(d.Stored), string(d.Cause),
-			string(d.Class), string(d.Code), string(d.Path), stamp(d.FirstSeen), stamp(d.LastSeen), d.Sample,
-			short(string(d.Error), 100))
+			string(d.Class), string(d.Code), string(d.Path), t.when(d.FirstSeen), t.when(d.LastSeen), d.Sample,
+			cut(t, string(d.Error), 100))
 	}
 	if err := t.flush(); err != nil {
 		return err
@@ -165,7 +165,7 @@ func (g *DLQGroups) Run(ctx context.Context, out Out) error {
 	for _, cause := range slices.Sorted(maps.Keys(runbook)) {
 		fmt.Fprintf(out.Stderr, "  %s: %s\n", printable(string(cause)), printable(runbook[cause]))
 	}
-	fmt.Fprintln(out.Stderr, "To learn whether they can be replayed: docket dlq replay --fingerprint FINGERPRINT")
+	fmt.Fprintln(out.Stderr, "Can they be replayed? docket dlq replay --fingerprint FINGERPRINT")
 	return nil
 }
 

@@ -68,6 +68,9 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 	}
 	if len(items) == 0 {
 		fmt.Fprintf(out.Stderr, "No decision matches since %s. `docket status` tells whether anything arrives.\n", f.Since)
+		for _, h := range f.hints() {
+			fmt.Fprintln(out.Stderr, h)
+		}
 		return nil
 	}
 	if err := printDecisions(out.Stdout, items); err != nil {
@@ -77,6 +80,22 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 		fmt.Fprintf(out.Stderr, "There are more decisions: use a narrower search, or a --limit above %d.\n", f.Limit)
 	}
 	return nil
+}
+
+// hints are what may be wrong with a search that finds nothing.
+func (f *Find) hints() (out []string) {
+	for _, p := range f.Path {
+		if rule, ok := strings.CutPrefix(strings.TrimLeft(p, "!"), "data."); ok {
+			out = append(out, "A path has no data. in front, and slashes: --path "+strings.ReplaceAll(rule, ".", "/"))
+		}
+	}
+	if len(f.App) > 0 {
+		out = append(out, "Do your OPAs set labels.app? docket opas lists those that do (docs/connect-opa.md).")
+	}
+	if len(f.TraceID) > 0 {
+		out = append(out, "OPA logs a trace_id only with distributed_tracing in its configuration (docs/connect-opa.md).")
+	}
+	return out
 }
 
 // pages reads until limit items or the end.
@@ -113,28 +132,97 @@ func printDecisions(w io.Writer, items []json.RawMessage) error {
 			return err
 		}
 		t.row(
-			string(d.Outcome), short(why(d), 60), d.Time.UTC().Format("2006-01-02T15:04:05.000Z"), string(d.Path),
-			string(d.Principal), string(d.Action), short(string(d.Resource), 40), d.DecisionID,
+			string(d.Outcome), cut(t, why(d), 60), decidedAt(t, d.Time), string(d.Path), string(d.Principal), string(d.Action),
+			cut(t, string(d.Resource), 40), d.DecisionID,
 		)
 	}
 	return t.flush()
 }
 
-// Show is `docket show ID`.
+// decidedAt spells a decision's time: to the millisecond where it is not relative.
+func decidedAt(t *table, at api.Instant) string {
+	if t.look.local {
+		return t.when(at)
+	}
+	return at.UTC().Format("2006-01-02T15:04:05.000Z")
+}
+
+// cut shortens a text where nobody asked for all of it, and there is no screen that does.
+func cut(t *table, s string, limit int) string {
+	if t.look.wide || t.look.width > 0 {
+		return s
+	}
+	return short(s, limit)
+}
+
+// Show is `docket show ID…`.
 type Show struct {
 	Console `embed:""`
 	Form    `embed:"" set:"forms=table,json,ndjson,raw"`
-	ID      string `arg:"" name:"ID" help:"The decision_id."`
+	Since   string   `help:"How far back to look for an ID of which only the beginning is given." default:"7d"`
+	IDs     []string `arg:"" name:"ID" help:"The decision_id, or its beginning as docket find prints it."`
 }
 
-// Run prints one decision, outcome and reason first.
+// Run prints decisions, outcome and reason first.
 func (s *Show) Run(ctx context.Context, out Out) error {
-	return show(ctx, s.Console, out, "/api/v1/decisions/"+url.PathEscape(s.ID), s.Output, printDecision)
+	for i, id := range s.IDs {
+		if i > 0 && s.Output == "table" {
+			fmt.Fprintln(out.Stdout)
+		}
+		err := s.one(ctx, out, id)
+		if ExitCode(err) == ExitNotFound {
+			if id, err = s.begins(ctx, id, err); err == nil {
+				err = s.one(ctx, out, id)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Show) one(ctx context.Context, out Out, id string) error {
+	return show(ctx, s.Console, out, "/api/v1/decisions/"+url.PathEscape(id), s.Output, printDecision)
+}
+
+// begins finds the only decision whose id begins so. Where there is none, notFound stands.
+func (s *Show) begins(ctx context.Context, prefix string, notFound error) (id string, err error) {
+	const most = 10
+	query := url.Values{"since": {s.Since}, "decision_id": {prefix + "*"}}
+	items, more, err := s.pages(ctx, "/api/v1/decisions", query, most)
+	if code := ExitCode(err); code == ExitNotFound || code == ExitUsage { // it cannot be asked so
+		return "", notFound
+	}
+	if err != nil {
+		return "", err
+	}
+	var ids []string
+	for _, item := range items {
+		d, err := read[api.Decision](item)
+		if err != nil {
+			return "", err
+		}
+		if !slices.Contains(ids, d.DecisionID) {
+			ids = append(ids, d.DecisionID)
+		}
+	}
+	switch {
+	case len(ids) == 0:
+		return "", notFound
+	case len(ids) == 1 && !more:
+		return ids[0], nil
+	}
+	return "", fail(ExitUsage, "%s is the beginning of several decisions; give more of it:\n%s", prefix,
+		strings.Join(ids, "\n"))
 }
 
 func printDecision(w io.Writer, d api.DecisionWithEvent) error {
-	fmt.Fprintf(w, "%s: %s\n\n", strings.ToUpper(printable(string(d.Outcome))),
-		printable(cmp.Or(why(d.Decision), "no reason given")))
+	verdict, reason := strings.ToUpper(string(d.Outcome)), ": "+cmp.Or(why(d.Decision), "no reason given")
+	if err := verdictLine(w, verdict, reason); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
 	t := newTable(w)
 	t.pair("decision", d.DecisionID)
 	t.pair("path", string(d.Path))
@@ -152,13 +240,18 @@ func printDecision(w io.Writer, d api.DecisionWithEvent) error {
 	}
 	t.pair("trace", string(d.TraceID))
 	t.pair("requested by", string(d.RequestedBy))
+	t.pair("masked", strings.Join(d.Masked, ", "))
 	for _, a := range d.Also {
 		t.pair("also", "tenant "+a.Tenant+" at "+stamp(a.Time))
 	}
 	if err := t.flush(); err != nil {
 		return err
 	}
-	return printEvent(w, d.Event)
+	if err := printEvent(w, d.Event); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	return verdictLine(w, verdict, reason) // once more: the first may have left the screen
 }
 
 // printEvent prints an event over several lines.

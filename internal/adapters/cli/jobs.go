@@ -57,8 +57,8 @@ func (l *JobsList) Run(ctx context.Context, out Out) error {
 			kind += " (dry run)"
 		}
 		t.row(
-			j.ID, kind, string(j.State), count(j.Matched), count(j.Done), count(j.Stored), count(j.Failed), stamp(j.CreatedAt),
-			j.Caller, short(filterText(j.Filter), 60), short(string(j.Comment), 40),
+			j.ID, kind, string(j.State), count(j.Matched), count(j.Done), count(j.Stored), count(j.Failed), t.when(j.CreatedAt),
+			j.Caller, cut(t, filterText(j.Filter), 60), cut(t, string(j.Comment), 40),
 		)
 	}
 	return t.flush()
@@ -144,7 +144,10 @@ func printJob(w io.Writer, j api.Job) error {
 	if j.DryRun && j.State == domain.JobDone {
 		heading = "DRY RUN" // that it is done says nothing about what it found
 	}
-	fmt.Fprintf(w, "%s: %s\n\n", heading, printable(j.Message))
+	if err := verdictLine(w, heading, ": "+j.Message); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
 	t := newTable(w)
 	t.row("job", j.ID+", "+what)
 	t.row("filter", filterText(j.Filter))

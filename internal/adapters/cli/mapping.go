@@ -76,7 +76,9 @@ func (m MappingTest) print(w io.Writer, n int, p projected) error {
 	if n > 1 {
 		fmt.Fprintln(w)
 	}
-	fmt.Fprintf(w, "%s  %s\n", strings.ToUpper(string(p.Outcome)), printable(cmp.Or(string(p.Path), "(no path)")))
+	if err := verdictLine(w, strings.ToUpper(string(p.Outcome)), "  "+cmp.Or(string(p.Path), "(no path)")); err != nil {
+		return err
+	}
 	t := newTable(w)
 	t.row("  decided by", p.Rule)
 	for _, column := range []struct {

@@ -2,12 +2,9 @@ package cli
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
-	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode"
 
@@ -20,33 +17,6 @@ func stamp(t api.Instant) string {
 	}
 	return t.UTC().Format(time.RFC3339Nano)
 }
-
-// table prints columns.
-type table struct{ w *tabwriter.Writer }
-
-func newTable(w io.Writer, columns ...string) table {
-	t := table{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
-	if len(columns) > 0 {
-		fmt.Fprintln(t.w, strings.Join(columns, "\t"))
-	}
-	return t
-}
-
-func (t table) row(cells ...string) {
-	for i, c := range cells {
-		cells[i] = cmp.Or(printable(c), "-")
-	}
-	fmt.Fprintln(t.w, strings.Join(cells, "\t"))
-}
-
-// pair prints what has a value, by its name.
-func (t table) pair(name, value string) {
-	if value != "" {
-		t.row(name, value)
-	}
-}
-
-func (t table) flush() error { return t.w.Flush() }
 
 // printable keeps what somebody else wrote from moving the cursor, colouring the screen or breaking a table.
 func printable(s string) string {

@@ -20,7 +20,7 @@ import (
 // Send is `docket send FILE…`.
 type Send struct {
 	UploadServer string `help:"Upload listener of the docket to send to." default:"http://127.0.0.1:8080" env:"DOCKET_UPLOAD_SERVER" placeholder:"URL"`
-	TokenFile    string `help:"File with the bearer token." env:"DOCKET_TOKEN_FILE" type:"path" placeholder:"FILE"`
+	Console      `embed:""`
 	Form         `embed:""`
 	Partition    string   `help:"Upload to /logs/PARTITION." placeholder:"NAME"`
 	Files        []string `arg:"" name:"FILE" help:"Files of decisions: an array, one object, or NDJSON; gzip or not; - is standard input."`

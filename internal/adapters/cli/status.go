@@ -65,22 +65,22 @@ func (s *Status) look(ctx context.Context, out Out) (code int, err error) {
 	case s.Output != "table":
 		return code, printJSON(out.Stdout, json.RawMessage(answer), s.Output)
 	case s.Check:
-		printVerdict(out.Stdout, st)
-		return code, nil
+		return code, printVerdict(out.Stdout, st)
 	}
 	return code, printStatus(out.Stdout, st, time.Now())
 }
 
-func printVerdict(w io.Writer, s api.Status) {
+func printVerdict(w io.Writer, s api.Status) error {
 	if s.Verdict == "OK" {
-		fmt.Fprintln(w, "OK")
-		return
+		return verdictLine(w, "OK", "")
 	}
-	fmt.Fprintf(w, "%s: %s\n", printable(string(s.Verdict)), printable(s.Message))
+	return verdictLine(w, string(s.Verdict), ": "+s.Message)
 }
 
 func printStatus(w io.Writer, s api.Status, now time.Time) error {
-	printVerdict(w, s)
+	if err := printVerdict(w, s); err != nil {
+		return err
+	}
 	if len(s.Reasons) > 1 {
 		for _, r := range s.Reasons {
 			fmt.Fprintf(w, "- %s (%s)\n", printable(r.Message), since(r.Since, now))
