@@ -77,12 +77,14 @@ func TestDrillDeadLetters(t *testing.T) {
 	require.Contains(t, out, "runbook.md#rejected")
 	require.Contains(t, c.operate(t, 0, "dlq", "show", g.Sample), `"mallory"`)
 	log.note("docket dlq groups: one group, %d open", g.Open)
-	out = c.operate(t, 0, "dlq", "replay", "--fingerprint", g.Fingerprint)
+	out = c.operate(t, 1, "dlq", "replay", "--fingerprint", g.Fingerprint)
 	require.Contains(t, out, "do not replay them yet")
+	out = c.operate(t, 1, "dlq", "replay", "--fingerprint", g.Fingerprint, "--yes", "--comment", "in a hurry")
+	require.Contains(t, out, "--anyway")
 	log.note("the dry run: do not replay them yet")
 	// At most 50: a job that has more to send stops itself after 100 failures and stays open.
 	out, code := c.command(
-		t, "dlq", "replay", "--fingerprint", g.Fingerprint, "--yes", "--comment", "a try in spite of that", "--max", "50",
+		t, "dlq", "replay", "--fingerprint", g.Fingerprint, "--yes", "--comment", "a try in spite of that", "--max", "50", "--anyway",
 	)
 	require.Equal(t, 1, code, out)
 	require.Contains(t, out, "failed again")

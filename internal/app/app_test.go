@@ -423,7 +423,7 @@ func TestReproject(t *testing.T) {
 		return a.rested(t, j.ID)
 	}
 	j := create(`{"filter":{"since":"1h"}}`)
-	require.Equal(t, "1 decisions looked at; the columns of 1 would change", j.Message)
+	require.Equal(t, "1 decision looked at; the columns of 1 would change", j.Message)
 	j = create(`{"filter":{"since":"1h","path":"custom/*"},"dry_run":false,"comment":"a new mapping"}`)
 	require.Equal(t, "done", j.State)
 	require.Equal(t, int64(1), j.Done)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/docket-project/docket/internal/domain"
@@ -14,6 +15,8 @@ import (
 const (
 	// Waiting: the job waits for a process to take it up.
 	Waiting = "waiting"
+	// NobodyWorks: the job waits, and no process that works on jobs is alive.
+	NobodyWorks = "nobody_works_on_jobs"
 	// WaitingFor: it waits for another one to end. Args: job.
 	WaitingFor = "waiting_for"
 	// WaitingForOthers: it waits for a job that its caller may not see.
@@ -168,7 +171,15 @@ func (s *Service) queued(ctx context.Context, j domain.Job) (domain.Message, err
 		}
 		return domain.Say(WaitingFor, domain.Args{"job": o.ID}), nil
 	}
+	if all, err := s.store.Processes(ctx); err == nil && !slices.ContainsFunc(all, worksOnJobs) {
+		return domain.Say(NobodyWorks, nil), nil
+	}
 	return domain.Say(Waiting, nil), nil
+}
+
+// worksOnJobs reports a process that takes up jobs.
+func worksOnJobs(p domain.Process) bool {
+	return p.Live() && (p.Role == "parking" || p.Role == "serve")
 }
 
 // nothingToDo says why a job has nothing to do.

@@ -84,6 +84,7 @@ type Store interface {
 	ports.LetterCounter
 	ports.Acceptances
 	ports.RejectionReader
+	Processes(ctx context.Context) ([]domain.Process, error)
 	CountDeadLetters(ctx context.Context, scope domain.Scope, f domain.Filter) (map[domain.DeadState]int64, error)
 }
 

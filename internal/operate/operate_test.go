@@ -125,8 +125,44 @@ func TestRequestsAreChecked(t *testing.T) {
 	require.Empty(t, audit)
 }
 
+// TestNobodyWorks tells an operator that a job will wait.
+func TestNobodyWorks(t *testing.T) {
+	s, store := newService(t)
+	index(t, store, "acme", 1)
+	require.NoError(t, store.BeatProcess(t.Context(), domain.Process{Name: "a", Role: "saver"}))
+	j, err := s.CreateJob(t.Context(), operator, operate.JobRequest{Kind: domain.Replay})
+	require.NoError(t, err)
+	require.Equal(t, operate.NobodyWorks, j.Message.Code)
+}
+
+func TestReprojectionsAreChecked(t *testing.T) {
+	s, store := newService(t)
+	require.NoError(t, store.BeatProcess(t.Context(), domain.Process{Name: "a", Role: "serve"}))
+	since := map[string][]string{"since": {"7d"}, "outcome": {"unknown"}}
+	_, err := s.CreateJob(t.Context(), operator, operate.JobRequest{Kind: domain.Reproject})
+	refused(t, err, operate.Mistaken, operate.FilterInvalid)
+	_, err = s.CreateJob(t.Context(), operator, operate.JobRequest{Kind: domain.Reproject, Filter: since, Max: set(int64(1))})
+	refused(t, err, operate.Mistaken, operate.ReprojectBounded)
+	_, err = s.CreateJob(t.Context(), operator, operate.JobRequest{Kind: domain.Reproject, Filter: since, DryRun: set(false)})
+	refused(t, err, operate.Mistaken, operate.CommentMissing)
+	j, err := s.CreateJob(t.Context(), operator, operate.JobRequest{
+		Kind: domain.Reproject, Filter: since, DryRun: set(false), Comment: "a mapping",
+	})
+	require.NoError(t, err)
+	require.Equal(t, domain.JobPending, j.State)
+	require.Equal(t, operate.Waiting, j.Message.Code)
+	got, err := s.Job(t.Context(), domain.AllTenants(), j.ID)
+	require.NoError(t, err)
+	require.Equal(t, j.Filter, got.Filter, "of fields of decisions")
+	audit, err := store.Audits(t.Context(), domain.AllTenants(), time.Time{}, 1)
+	require.NoError(t, err)
+	require.Equal(t, "reproject.create", audit[0].Action)
+	require.Equal(t, j.Filter, audit[0].Filter)
+}
+
 func TestDefaultsOfAJob(t *testing.T) {
 	s, store := newService(t)
+	require.NoError(t, store.BeatProcess(t.Context(), domain.Process{Name: "a", Role: "parking"}))
 	index(t, store, "acme", 3)
 	j, err := s.CreateJob(t.Context(), operator, operate.JobRequest{Kind: domain.Replay})
 	require.NoError(t, err)

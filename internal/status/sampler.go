@@ -155,7 +155,11 @@ func (s *Sampler) ask(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if (s.ready == nil) != (ready == nil) && !errors.Is(s.ready, errNotSampled) && ctx.Err() == nil {
-		s.logger.Warn("the log's readiness changed", "ready", ready == nil, "error", ready)
+		if ready == nil {
+			s.logger.Info("the log takes records again")
+		} else {
+			s.logger.Warn("the log takes no records: uploads are refused until it does", "error", ready)
+		}
 	}
 	s.ready = ready
 }

@@ -18,7 +18,9 @@ var books = []words{jobWords, refusalWords, statusWords}
 
 // jobWords are those of jobs, and of what stands in the audit.
 var jobWords = words{
-	operate.Waiting:          fixed("it waits until a parking role starts it"),
+	operate.Waiting: fixed("it waits until a parking role starts it"),
+	operate.NobodyWorks: fixed("no parking process is alive, which jobs are done by: it waits until one starts. docket " +
+		"status tells more"),
 	operate.WaitingForOthers: fixed("it waits for a job of other tenants to end"),
 	operate.WaitingFor:       func(a domain.Args) string { return "it waits for job " + a.Text("job") + " to end" },
 	operate.NothingLeft:      nothingLeft,
@@ -28,9 +30,10 @@ var jobWords = words{
 	operate.AcceptedUntil:    func(a domain.Args) string { return "until " + a.Text("until") },
 	operate.Revoked:          fixed("the acceptance has ended"),
 	operate.ReplayedTooOften: func(a domain.Args) string {
-		return fmt.Sprintf("nothing is left to do: %d dead letters fit the filter, and were replayed %d times already. "+
+		return fmt.Sprintf("nothing is left to do: %s the filter, replayed %s already. "+
 			"Find out why they come back; a max_replays of %d lets them go once more",
-			a.Count("matched"), a.Count("max_replays"), a.Count("max_replays")+1)
+			counted(a.Count("matched"), "dead letter fits", "dead letters fit"), counted(a.Count("max_replays"), "time", "times"),
+			a.Count("max_replays")+1)
 	},
 
 	job.Stalled: func(a domain.Args) string {
@@ -40,13 +43,11 @@ var jobWords = words{
 	OwnerGone:  fixed("the process that worked on it is gone; the next parking role takes it up"),
 
 	deadletter.DiscardDone: func(a domain.Args) string {
-		return fmt.Sprintf(
-			"%d dead letters are discarded. Their bytes stay in the log until the topic's retention",
-			a.Count("done"),
-		)
+		return counted(a.Count("done"), "dead letter is", "dead letters are") +
+			" discarded. Their bytes stay in the log until the topic's retention, and until then they can be replayed"
 	},
 	deadletter.ReindexDone: func(a domain.Args) string {
-		return fmt.Sprintf("%d records of the dead-letter topics are in the index", a.Count("done"))
+		return counted(a.Count("done"), "record", "records") + " of the dead-letter topics are in the index"
 	},
 	deadletter.ReplayDone: replayDone,
 	deadletter.ReplayCanary: func(a domain.Args) string {
@@ -68,18 +69,19 @@ var jobWords = words{
 		return fmt.Sprintf("%d of %d looked at, %d tried", a.Count("seen"), a.Count("of"), a.Count("tried"))
 	},
 	deadletter.WouldDiscard: func(a domain.Args) string {
-		return fmt.Sprintf("%d dead letters would be discarded",
-			a.Count("of"))
+		return counted(a.Count("of"), "dead letter", "dead letters") + " would be discarded"
 	},
 	reproject.Progress: func(a domain.Args) string {
-		return fmt.Sprintf("%d decisions looked at, %d of them differ; it is at %s", a.Count("rows"), a.Count("changed"),
-			a.Text("day"))
+		return fmt.Sprintf("%s looked at, %d of them differ; it is at %s",
+			counted(a.Count("rows"), "decision", "decisions"), a.Count("changed"), a.Text("day"))
 	},
 	reproject.Done: func(a domain.Args) string {
-		return fmt.Sprintf("%d decisions looked at, and the columns of %d changed", a.Count("rows"), a.Count("changed"))
+		return fmt.Sprintf("%s looked at, and the columns of %d changed",
+			counted(a.Count("rows"), "decision", "decisions"), a.Count("changed"))
 	},
 	reproject.WouldChange: func(a domain.Args) string {
-		return fmt.Sprintf("%d decisions looked at; the columns of %d would change", a.Count("rows"), a.Count("changed"))
+		return fmt.Sprintf("%s looked at; the columns of %d would change",
+			counted(a.Count("rows"), "decision", "decisions"), a.Count("changed"))
 	},
 	domain.NothingMatches: fixed("no dead letter matches the filter"),
 	deadletter.BytesGone:  fixed("none of them is in the log any more"),

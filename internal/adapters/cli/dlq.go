@@ -123,6 +123,7 @@ type DLQGroups struct {
 	Console    `embed:""`
 	DeadFilter `embed:""`
 	Form       `embed:""`
+	By         string `help:"Add up the groups of a ${enum}." enum:"fingerprint,cause,class,code,path" default:"fingerprint"`
 }
 
 // Run prints the groups, and what to read about them.
@@ -145,6 +146,9 @@ func (g *DLQGroups) Run(ctx context.Context, out Out) error {
 		)
 		return nil
 	}
+	if g.By != "fingerprint" && g.By != "" {
+		return g.added(out, items.Items)
+	}
 	t := newTable(out.Stdout, "FINGERPRINT", "OPEN", "REPLAYED", "DISCARDED", "STORED", "CAUSE", "CLASS", "CODE", "PATH",
 		"FIRST SEEN", "LAST SEEN", "SAMPLE", "ERROR")
 	runbook := map[domain.Cause]string{}
@@ -161,11 +165,60 @@ func (g *DLQGroups) Run(ctx context.Context, out Out) error {
 	if err := t.flush(); err != nil {
 		return err
 	}
-	fmt.Fprintln(out.Stderr, "\nWhat they mean, and what to do:")
+	printRunbook(out, runbook)
+	fmt.Fprintln(out.Stderr, "Can they be replayed? docket dlq replay --fingerprint FINGERPRINT")
+	return nil
+}
+
+// printRunbook tells where to read about causes.
+func printRunbook(out Out, runbook map[domain.Cause]string) {
+	fmt.Fprintln(out.Stderr, "\nWhat they mean, and what to do (docket help CAUSE, offline):")
 	for _, cause := range slices.Sorted(maps.Keys(runbook)) {
 		fmt.Fprintf(out.Stderr, "  %s: %s\n", printable(string(cause)), printable(runbook[cause]))
 	}
-	fmt.Fprintln(out.Stderr, "Can they be replayed? docket dlq replay --fingerprint FINGERPRINT")
+}
+
+// added adds up groups that have something in common, those with the most open dead letters first.
+func (g *DLQGroups) added(out Out, items []json.RawMessage) error {
+	sums := map[string]*api.DeadGroup{}
+	groups := map[string]int64{}
+	runbook := map[domain.Cause]string{}
+	for _, i := range items {
+		d, err := read[api.DeadGroup](i)
+		if err != nil {
+			return err
+		}
+		runbook[d.Cause] = d.Runbook
+		key := map[string]string{
+			"cause": string(d.Cause), "class": string(d.Class), "code": string(d.Code), "path": string(d.Path),
+		}[g.By]
+		groups[key]++
+		sum := sums[key]
+		if sum == nil {
+			sums[key] = &d
+			continue
+		}
+		sum.Open, sum.Replayed = sum.Open+d.Open, sum.Replayed+d.Replayed
+		sum.Discarded, sum.Stored = sum.Discarded+d.Discarded, sum.Stored+d.Stored
+		if d.LastSeen.After(sum.LastSeen.Time) {
+			sum.LastSeen, sum.Error = d.LastSeen, d.Error
+		}
+	}
+	keys := slices.SortedFunc(maps.Keys(sums), func(a, b string) int {
+		return cmp.Or(cmp.Compare(sums[b].Open, sums[a].Open), cmp.Compare(a, b))
+	})
+	t := newTable(
+		out.Stdout, strings.ToUpper(g.By), "OPEN", "REPLAYED", "DISCARDED", "STORED", "GROUPS", "LAST SEEN", "NEWEST ERROR",
+	)
+	for _, key := range keys {
+		d := sums[key]
+		t.row(key, count(d.Open), count(d.Replayed), count(d.Discarded), count(d.Stored), count(groups[key]),
+			t.when(d.LastSeen), cut(t, string(d.Error), 60))
+	}
+	if err := t.flush(); err != nil {
+		return err
+	}
+	printRunbook(out, runbook)
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -123,7 +124,7 @@ func TestDLQScreens(t *testing.T) {
 			&DLQGroups{Console: c, Form: Form{Output: output}, DeadFilter: DeadFilter{State: []string{"*"}}},
 		)
 		run(t, "jobs-list-"+output, ExitDone, &JobsList{Console: c, Form: Form{Output: output}})
-		run(t, "jobs-dry-"+output, ExitDone, &JobsShow{Console: c, Form: Form{Output: output}, ID: "r-2"})
+		run(t, "jobs-dry-"+output, ExitFailed, &JobsShow{Console: c, Form: Form{Output: output}, ID: "r-2"})
 		run(t, "audit-"+output, ExitDone, &Audit{Console: c, Form: Form{Output: output}, Limit: 7})
 	}
 	require.Equal(t, "limit=7", s.query)
@@ -246,6 +247,61 @@ func TestReproject(t *testing.T) {
 		Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Since: "30d",
 		Consent: Consent{Yes: true, Comment: "a new mapping"},
 	})
+}
+
+// TestReplayHeedsTheDryRun asks once more where the last dry run of the same said no.
+func TestReplayHeedsTheDryRun(t *testing.T) {
+	dry := func(verdict, filter string, age time.Duration) string {
+		return `{"id":"r-2","kind":"replay","dry_run":true,"state":"done","message":"5 of 9 would fail again","filter":` + filter +
+			`,"caller":"ann","created_at":"` + time.Now().Add(-age).UTC().Format(time.RFC3339) + `","report":{"verdict":"` +
+			verdict + `"}}`
+	}
+	for name, c := range map[string]struct {
+		jobs   string
+		anyway bool
+		code   int
+	}{
+		"it said no":         {dry("some_fail", `{"path":["pay/*"],"state":["open"],"since":["x"]}`, time.Minute), false, ExitFailed},
+		"it said no, anyway": {dry("some_fail", `{"path":["pay/*"],"state":["open"]}`, time.Minute), true, ExitDone},
+		"it said yes":        {dry("safe", `{"path":["pay/*"],"state":["open"]}`, time.Minute), false, ExitDone},
+		"of something else":  {dry("all_fail", `{"path":["b"],"state":["open"]}`, time.Minute), false, ExitDone},
+		"long ago":           {dry("all_fail", `{"path":["pay/*"],"state":["open"]}`, 2*time.Hour), false, ExitDone},
+		"yes behind an old no": {dry("safe", `{"path":["pay/*"],"state":["open"]}`, 0) + "," + dry("all_fail",
+			`{"path":["pay/*"],"state":["open"]}`, time.Minute), false, ExitDone},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, map[string]string{
+				"/api/v1/jobs": `{"items":[` + c.jobs + `]}`, "/api/v1/dead-letters/replays": jobRow, "/api/v1/jobs/r-1": jobRow,
+			})
+			r := &DLQReplay{JobFlags: JobFlags{
+				Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Consent: Consent{Yes: true, Comment: "fixed"},
+				DeadFilter: DeadFilter{State: []string{"open"}, Path: []string{"pay/*"}},
+			}, MaxReplays: 3, StopRatio: 0.1, Anyway: c.anyway}
+			_, err := screen(func(o Out) error { return r.Run(t.Context(), o) })
+			require.Equal(t, c.code, ExitCode(err), "%v", err)
+			if err != nil {
+				require.ErrorContains(t, err, "--anyway")
+			}
+		})
+	}
+}
+
+func TestGroupsBy(t *testing.T) {
+	other := strings.NewReplacer("0a1b2c3d4e5f", "ffffffffffff", "pay/allow", "ship/allow").Replace(groupRow)
+	s := serve(t, map[string]string{"/api/v1/dead-letters/groups": `{"items":[` + groupRow + `,` + other + `]}`})
+	for _, by := range []string{"cause", "path"} {
+		run(t, "dlq-groups-by-"+by, ExitDone, &DLQGroups{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, By: by})
+	}
+}
+
+func TestUndo(t *testing.T) {
+	j := strings.NewReplacer(`"kind":"replay"`, `"kind":"discard"`).Replace(jobRow)
+	s := serve(t, map[string]string{"/api/v1/jobs/r-1": j})
+	got, err := screen(func(o Out) error {
+		return (&JobsShow{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, ID: "r-1"}).Run(t.Context(), o)
+	})
+	require.NoError(t, err)
+	require.Contains(t, got, "To undo it: docket dlq replay --state discarded --path 'pay/*'")
 }
 
 func TestReplayOnATerminal(t *testing.T) {

@@ -63,7 +63,10 @@ func (g *GuardAccept) Run(ctx context.Context, out Out) error {
 		return err
 	}
 	hours := int(domain.AcceptanceTerm / time.Hour)
-	fmt.Fprintf(out.Stderr, "%s is accepted for %d hours: docket dead-letters such rows.\n", g.Fingerprint, hours)
+	fmt.Fprintf(
+		out.Stderr, "%s is accepted for %d hours: docket dead-letters such rows. To end that: docket dlq guard revoke %s\n",
+		printable(g.Fingerprint), hours, printable(g.Fingerprint),
+	)
 	return printGuard(out.Stdout, answer, g.Output)
 }
 

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/docket-project/docket/internal/adapters/api"
@@ -177,6 +179,9 @@ func printJob(w io.Writer, j api.Job) error {
 	if err := t.flush(); err != nil {
 		return err
 	}
+	if j.Kind == domain.Discard && !j.DryRun && j.Done > 0 {
+		fmt.Fprintf(w, "\nTo undo it: docket dlq replay --state discarded%s\n", flagsOf(j.Filter))
+	}
 	switch {
 	case j.Report == nil:
 		return nil
@@ -184,6 +189,23 @@ func printJob(w io.Writer, j api.Job) error {
 		return printChanges(w, j)
 	}
 	return printReport(w, j)
+}
+
+// flagsOf spells a filter as flags, or as IDs, without its state.
+func flagsOf(filter url.Values) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(filter)) {
+		for _, v := range filter[name] {
+			switch quoted := "'" + strings.ReplaceAll(printable(v), "'", `'\''`) + "'"; name {
+			case "state":
+			case "id":
+				b.WriteString(" " + quoted)
+			default:
+				b.WriteString(" --" + strings.ReplaceAll(name, "_", "-") + " " + quoted)
+			}
+		}
+	}
+	return b.String()
 }
 
 func filterText(values url.Values) string {
@@ -247,7 +269,7 @@ func printReport(w io.Writer, j api.Job) error {
 	}
 	hint := "To replay them: repeat with --yes --comment WHY (and --rate, --max to begin gently)"
 	if r.Verdict != "safe" {
-		hint = "Fix the cause first: docket dlq groups has a link to its part of the runbook"
+		hint = "Fix the cause first: docket help CAUSE tells how"
 	}
 	_, err := fmt.Fprintln(w, "\n"+hint)
 	return err

@@ -4,9 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"net/url"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/docket-project/docket/internal/adapters/api"
+	"github.com/docket-project/docket/internal/domain"
 )
 
 // JobFlags are what replays and discards have in common.
@@ -42,6 +45,7 @@ func (c Consent) check() error {
 type DLQReplay struct {
 	JobFlags   `embed:""`
 	Rate       *float64 `help:"Dead letters a second; without it, as fast as it goes."`
+	Anyway     bool     `help:"Also where the last dry run said no."`
 	MaxReplays int      `help:"Leave alone dead letters that were already replayed this many times." default:"3"`
 	StopRatio  float64  `help:"Stop when more than this share fails again." default:"0.1"`
 }
@@ -53,7 +57,55 @@ func (*DLQReplay) Help() string {
 
 // Run makes a job and watches it.
 func (r *DLQReplay) Run(ctx context.Context, out Out) error {
+	if r.Yes && !r.Anyway {
+		if err := r.heeds(ctx); err != nil {
+			return err
+		}
+	}
 	return r.run(ctx, out, "replays", api.JobRequest{Rate: r.Rate, MaxReplays: &r.MaxReplays, StopRatio: &r.StopRatio})
+}
+
+// heedFor is how long a dry run counts.
+const heedFor = time.Hour
+
+// heeds fails where the last dry run of the same dead letters said no. Times do not count: those of a dry run and of what
+// follows it are never the same.
+func (r *DLQReplay) heeds(ctx context.Context) error {
+	answer, err := r.get(ctx, jobsPath, nil)
+	if err != nil {
+		return err
+	}
+	list, err := read[api.Items[api.Job]](answer)
+	if err != nil {
+		return err
+	}
+	wanted := r.filter()
+	for _, j := range list.Items { // the newest first
+		if !j.DryRun || j.Kind != domain.Replay || j.State != domain.JobDone || !sameFilter(j.Filter, wanted) {
+			continue
+		}
+		if unsafe(j) && time.Since(j.CreatedAt.Time) < heedFor {
+			return fail(
+				ExitFailed, "the dry run %s said: %s\nMake another one once the cause is fixed, or add --anyway.", j.ID, j.Message,
+			)
+		}
+		return nil
+	}
+	return nil
+}
+
+// sameFilter compares what two filters choose, but for their times.
+func sameFilter(a, b url.Values) bool {
+	clean := func(v url.Values) string {
+		out := url.Values{}
+		for name, values := range v {
+			if name != "since" && name != "until" {
+				out[name] = slices.Sorted(slices.Values(values))
+			}
+		}
+		return out.Encode()
+	}
+	return clean(a) == clean(b)
 }
 
 // DLQDiscard is `docket dlq discard`.
@@ -85,17 +137,23 @@ func (r *DLQReindex) Run(ctx context.Context, out Out) error {
 // selects reports that a filter says more than a state.
 func (f *JobFlags) selects() bool { return f.chosen() || len(f.DecisionID) > 0 }
 
+// filter is what they choose.
+func (f *JobFlags) filter() url.Values {
+	filter := f.values()
+	set(filter, "decision_id", f.DecisionID)
+	set(filter, "id", f.IDs)
+	return filter
+}
+
 func (f *JobFlags) run(ctx context.Context, out Out, jobs string, wanted api.JobRequest) error {
 	if err := f.check(); err != nil {
 		return err
 	}
-	filter := f.values()
-	set(filter, "decision_id", f.DecisionID)
+	filter := f.filter()
 	if len(f.IDs) > 0 && f.selects() {
 		return fail(ExitUsage, "give IDs or a filter, not both")
 	}
 	if len(f.IDs) > 0 {
-		filter["id"] = f.IDs
 		for _, id := range f.IDs { // one that is gone is told by name
 			if _, err := f.get(ctx, "/api/v1/dead-letters/"+url.PathEscape(id), nil); err != nil {
 				return err

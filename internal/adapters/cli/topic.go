@@ -3,6 +3,9 @@ package cli
 import (
 	"embed"
 	"fmt"
+	"strings"
+
+	"github.com/docket-project/docket/internal/domain"
 )
 
 //go:embed topics/*.txt
@@ -10,21 +13,34 @@ var topics embed.FS
 
 // Topic is `docket help TOPIC`.
 type Topic struct {
-	Name string `arg:"" optional:"" default:"" name:"TOPIC" enum:"replay,trail," help:"replay or trail."`
+	Name string `arg:"" optional:"" name:"TOPIC" help:"replay, trail, or the cause of dead letters, such as rejected."`
 }
 
 // Run prints a text, or what there is to read.
 func (t *Topic) Run(out Out) error {
 	if t.Name == "" {
 		_, err := fmt.Fprint(out.Stdout, "docket help replay   how to replay dead letters safely, step by step\n"+
-			"docket help trail    where a decision can be\ndocket --help        every command; docket COMMAND --help has its "+
+			"docket help trail    where a decision can be\n"+
+			"docket help CAUSE    what a cause of dead letters means, and what to do: "+causeList()+"\ndocket --help        every command; docket COMMAND --help has its "+
 			"flags\n")
 		return err
 	}
 	text, err := topics.ReadFile("topics/" + t.Name + ".txt")
 	if err != nil {
-		return err
+		text, err = topics.ReadFile("topics/cause-" + t.Name + ".txt")
+	}
+	if err != nil {
+		return fail(ExitUsage, "there is nothing to read about %s: docket help lists what there is", t.Name)
 	}
 	_, err = fmt.Fprintf(out.Stdout, "%s", text)
 	return err
+}
+
+// causeList names the causes of dead letters.
+func causeList() string {
+	names := make([]string, len(domain.Causes))
+	for i, c := range domain.Causes {
+		names[i] = string(c)
+	}
+	return strings.Join(names, ", ")
 }

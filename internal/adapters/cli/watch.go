@@ -15,10 +15,13 @@ import (
 // askAgain is how often a job is asked how far it is.
 const askAgain = 500 * time.Millisecond
 
+// tellAgain is how often the same is told with other figures.
+const tellAgain = time.Minute
+
 // watch asks for a job until it rests, with a bar on a terminal. Whoever interrupts it leaves the job as it is.
 func (s Console) watch(ctx context.Context, out Out, j api.Job) (answer []byte, err error) {
 	bar := newBar(out, j)
-	told := ""
+	told, toldAt := "", time.Time{}
 	for {
 		if answer, err = s.get(ctx, jobPath(j.ID), nil); err == nil {
 			j, err = read[api.Job](answer)
@@ -31,10 +34,10 @@ func (s Console) watch(ctx context.Context, out Out, j api.Job) (answer []byte, 
 		}
 		if bar != nil {
 			bar.show(j)
-		} else if j.Message != told && j.Message != "" && !j.Rests() {
+		} else if j.Message != "" && !j.Rests() && (toldAt.IsZero() || j.Code != told || time.Since(toldAt) >= tellAgain) {
 			fmt.Fprintf(out.Stderr, "%s: %s\n", printable(j.ID), printable(j.Message))
+			told, toldAt = j.Code, time.Now()
 		}
-		told = j.Message
 		if j.Rests() {
 			if bar != nil {
 				_ = bar.Finish() // it only draws
@@ -125,8 +128,15 @@ func concludeJob(out Out, answer []byte, output string) error {
 		)
 	case j.State != domain.JobDone && j.Rests():
 		return fail(ExitFailed, "job %s is not done: it is %s", j.ID, j.State)
+	case j.DryRun && j.State == domain.JobDone && unsafe(j):
+		return fail(ExitFailed, "the dry run says no")
 	case j.State == domain.JobDone && j.Failed > 0:
 		return fail(ExitFailed, "%d of %d dead letters failed again: docket dlq groups shows why", j.Failed, j.Done)
 	}
 	return nil
+}
+
+// unsafe reports a dry run that found that some would fail again, or cannot be found any more.
+func unsafe(j api.Job) bool {
+	return j.Kind == domain.Replay && j.Report != nil && j.Report.Verdict != "safe" && j.Report.Verdict != "nothing"
 }
