@@ -84,7 +84,8 @@ func TestDrillDeadLetters(t *testing.T) {
 	log.note("the dry run: do not replay them yet")
 	// At most 50: a job that has more to send stops itself after 100 failures and stays open.
 	out, code := c.command(
-		t, "dlq", "replay", "--fingerprint", g.Fingerprint, "--yes", "--comment", "a try in spite of that", "--max", "50", "--anyway",
+		t, "dlq", "replay", "--fingerprint", g.Fingerprint, "--yes", "--comment", "a try in spite of that", "--max", "50",
+		"--anyway",
 	)
 	require.Equal(t, 1, code, out)
 	require.Contains(t, out, "failed again")

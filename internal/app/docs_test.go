@@ -149,6 +149,24 @@ func TestRunbook(t *testing.T) {
 	}))
 }
 
+// TestVerdictsInTheRunbook: every code that docket status may say is explained there.
+func TestVerdictsInTheRunbook(t *testing.T) {
+	book, err := os.ReadFile("../../docs/runbook.md")
+	require.NoError(t, err)
+	_, section, found := strings.Cut(string(book), "## What docket status says")
+	require.True(t, found)
+	section, _, _ = strings.Cut(section, "\n## ")
+	for _, file := range []string{"health.go", "overview.go"} {
+		source, err := os.ReadFile("../status/" + file)
+		require.NoError(t, err)
+		codes := regexp.MustCompile(`(?m)^\t[A-Z]\w+ = "([a-z_]+)"$`).FindAllStringSubmatch(string(source), -1)
+		require.NotEmpty(t, codes, file)
+		for _, code := range codes {
+			require.Contains(t, section, "`"+code[1]+"`", file)
+		}
+	}
+}
+
 // TestDependencies enforces which package may know which; docs/architecture.md explains the rules.
 func TestDependencies(t *testing.T) {
 	const module = "github.com/docket-project/docket/"

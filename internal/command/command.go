@@ -290,6 +290,9 @@ func (c *configCommand) Run(kctx *kong.Context, out cli.Out) error {
 		if d, ok := value.(time.Duration); ok {
 			value = d.String()
 		}
+		if flag.Tag.Type == "size" {
+			value = spellFlag(flag)
+		}
 		b, err := json.Marshal(value)
 		if err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,7 +25,7 @@ var update = flag.Bool("update", false, "rewrite generated documents")
 
 // inOrder lists the settings as app.Config has them.
 func inOrder() (out []setting) {
-	p, err := kong.New(&settings{Config: app.DefaultConfig()}, kong.Name("docket"))
+	p, err := kong.New(&settings{Config: app.DefaultConfig()}, append(mappers(), kong.Name("docket"))...)
 	if err != nil {
 		panic(err)
 	}
@@ -34,6 +35,32 @@ func inOrder() (out []setting) {
 		}
 	}
 	return out
+}
+
+type settingGroup struct {
+	title, about string
+	names        []string // a "*" at the end stands for the rest; none for all
+}
+
+// settingGroups part the settings by how often somebody has to think of them: the first group that has one takes it.
+var settingGroups = []settingGroup{
+	{"Must", "What depends on where docket runs: look at each of these before others use it.", []string{
+		"data", "listen", "console-listen", "admin-listen", "upload-tokens-file", "console-tokens-file", "tls-*",
+		"allowed-hosts", "retention", "kafka-brokers", "kafka-tls", "kafka-ca-file", "kafka-sasl", "kafka-user",
+		"kafka-password-file", "database-url",
+	}},
+	{"Tune", "What depends on how much there is. The defaults suit most; docs/production.md says what to watch.", []string{
+		"max-in-flight-bytes", "saver-concurrency", "saver-batch-*", "parking-concurrency", "parking-max-attempts", "log-*",
+	}},
+	{"Rarely", "What nobody should have to change without a reason that he can write down. Sizes are numbers of bytes, or " +
+		"such as `8MiB`; durations such as `90s`, `12h` or `7d`.", nil},
+}
+
+func (g settingGroup) has(name string) bool {
+	return g.names == nil || slices.ContainsFunc(g.names, func(n string) bool {
+		prefix, open := strings.CutSuffix(n, "*")
+		return n == name || open && strings.HasPrefix(name, prefix)
+	})
 }
 
 // TestConfigurationDocument keeps docs/configuration.md as the settings are.
@@ -50,17 +77,24 @@ is ` + "`parking_max_attempts`" + `. An unknown key in the file is an error, an 
 		` variable a warning. ` + "`docket config`" + `
 prints what is in force, secrets hidden.
 
-| flag | variable | key | default | |
-|---|---|---|---|---|
 `)
-	for _, s := range inOrder() {
-		fmt.Fprintf(
-			&b, "| `--%s` | `%s` | `%s` | `%s` | %s |\n", s.flag.Name, s.flag.Envs[0], keyOf(s.flag.Name),
-			cmp.Or(s.fallback, "-"), s.flag.Help,
-		)
+	grouped := map[string]bool{}
+	for _, group := range settingGroups {
+		fmt.Fprintf(&b, "## %s\n\n%s\n\n| flag | variable | key | default | |\n|---|---|---|---|---|\n", group.title, group.about)
+		for _, s := range inOrder() {
+			if grouped[s.flag.Name] || !group.has(s.flag.Name) {
+				continue
+			}
+			grouped[s.flag.Name] = true
+			fmt.Fprintf(
+				&b, "| `--%s` | `%s` | `%s` | `%s` | %s |\n", s.flag.Name, s.flag.Envs[0], keyOf(s.flag.Name),
+				cmp.Or(s.fallback, "-"), s.flag.Help,
+			)
+		}
+		b.WriteByte('\n')
 	}
-	b.WriteString(`
-OpenTelemetry's own variables are followed: traces are off unless ` + "`OTEL_EXPORTER_OTLP_ENDPOINT`" + ` (or
+	require.Len(t, grouped, len(inOrder()), "each setting has its place")
+	b.WriteString(`OpenTelemetry's own variables are followed: traces are off unless ` + "`OTEL_EXPORTER_OTLP_ENDPOINT`" + ` (or
 ` + "`OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`" + `) is set, and go out as OTLP over HTTP.
 
 ## Mappings

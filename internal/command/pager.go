@@ -100,8 +100,8 @@ func (nopCloser) Close() error { return nil }
 
 // paged are the commands whose output people read.
 var paged = []string{
-	"find", "show", "trail", "audit", "opas", "help", "mapping test", "dlq list", "dlq groups", "dlq show", "dlq guard show",
-	"jobs list",
+	"find", "show", "trail", "audit", "opas", "help", "mapping test", "dlq list", "dlq groups", "dlq show",
+	"dlq guard show", "jobs list",
 }
 
 // isPaged reports that a command's output goes through a pager.

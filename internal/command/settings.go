@@ -35,11 +35,19 @@ var knownSettings = func() map[string]setting {
 	out := map[string]setting{}
 	for _, flag := range p.Model.Flags {
 		if len(flag.Envs) > 0 {
-			out[flag.Name] = setting{flag, spell(flag.Target)}
+			out[flag.Name] = setting{flag, spellFlag(flag)}
 		}
 	}
 	return out
 }()
+
+// spellFlag is a flag's value as it takes it.
+func spellFlag(flag *kong.Flag) string {
+	if flag.Tag.Type == "size" {
+		return spellSize(flag.Target.Int())
+	}
+	return spell(flag.Target)
+}
 
 // spell is a value as a flag takes it.
 func spell(v reflect.Value) string {

@@ -11,9 +11,9 @@ import (
 
 // Config is what can be set of ingest.
 type Config struct {
-	MaxInflatedBytes int           `help:"Longest upload when inflated." env:"DOCKET_MAX_INFLATED_BYTES"`
+	MaxInflatedBytes int           `help:"Longest upload when inflated." env:"DOCKET_MAX_INFLATED_BYTES" type:"size"`
 	MaxEvents        int           `help:"Most events of an upload." env:"DOCKET_MAX_EVENTS"`
-	MaxEventBytes    int           `help:"Longest event." env:"DOCKET_MAX_EVENT_BYTES"`
+	MaxEventBytes    int           `help:"Longest event." env:"DOCKET_MAX_EVENT_BYTES" type:"size"`
 	MaxDepth         int           `help:"Deepest nesting of an event." env:"DOCKET_MAX_DEPTH"`
 	PublishTimeout   time.Duration `help:"How long an upload waits for the log before it is refused with 503; at most 7.5s, because OPA waits 10 s for an answer." env:"DOCKET_PUBLISH_TIMEOUT"`
 }

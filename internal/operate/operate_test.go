@@ -141,9 +141,11 @@ func TestReprojectionsAreChecked(t *testing.T) {
 	since := map[string][]string{"since": {"7d"}, "outcome": {"unknown"}}
 	_, err := s.CreateJob(t.Context(), operator, operate.JobRequest{Kind: domain.Reproject})
 	refused(t, err, operate.Mistaken, operate.FilterInvalid)
-	_, err = s.CreateJob(t.Context(), operator, operate.JobRequest{Kind: domain.Reproject, Filter: since, Max: set(int64(1))})
+	req := operate.JobRequest{Kind: domain.Reproject, Filter: since, Max: set(int64(1))}
+	_, err = s.CreateJob(t.Context(), operator, req)
 	refused(t, err, operate.Mistaken, operate.ReprojectBounded)
-	_, err = s.CreateJob(t.Context(), operator, operate.JobRequest{Kind: domain.Reproject, Filter: since, DryRun: set(false)})
+	req = operate.JobRequest{Kind: domain.Reproject, Filter: since, DryRun: set(false)}
+	_, err = s.CreateJob(t.Context(), operator, req)
 	refused(t, err, operate.Mistaken, operate.CommentMissing)
 	j, err := s.CreateJob(t.Context(), operator, operate.JobRequest{
 		Kind: domain.Reproject, Filter: since, DryRun: set(false), Comment: "a mapping",

@@ -12,7 +12,7 @@ import (
 type Config struct {
 	Concurrency  int           `help:"Most batches that are saved at once; with the embedded log it is one." env:"CONCURRENCY"`
 	BatchRecords int           `help:"Most records of one batch to the store." env:"BATCH_RECORDS"`
-	BatchBytes   int           `help:"Most bytes of one batch to the store." env:"BATCH_BYTES"`
+	BatchBytes   int           `help:"Most bytes of one batch to the store." env:"BATCH_BYTES" type:"size"`
 	BatchWait    time.Duration `help:"Longest a record waits for its batch to fill." env:"BATCH_WAIT"`
 	Adaptive     bool          `help:"Save fewer batches at once while the store is slow to take them; off, it is always as many as come, up to the most." env:"ADAPTIVE" negatable:""`
 }

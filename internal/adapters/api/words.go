@@ -32,8 +32,8 @@ var jobWords = words{
 	operate.ReplayedTooOften: func(a domain.Args) string {
 		return fmt.Sprintf("nothing is left to do: %s the filter, replayed %s already. "+
 			"Find out why they come back; a max_replays of %d lets them go once more",
-			counted(a.Count("matched"), "dead letter fits", "dead letters fit"), counted(a.Count("max_replays"), "time", "times"),
-			a.Count("max_replays")+1)
+			counted(a.Count("matched"), "dead letter fits", "dead letters fit"),
+			counted(a.Count("max_replays"), "time", "times"), a.Count("max_replays")+1)
 	},
 
 	job.Stalled: func(a domain.Args) string {

@@ -307,7 +307,8 @@ func TestExitCodes(t *testing.T) {
 	require.Equal(t, ExitMisconfigured, ExitCode(err), "waiting does not help")
 	for _, address := range []string{"127.0.0.1:8081", "localhost:8081", "foo", "ftp://x", "http://"} {
 		_, err := screen(func(o Out) error {
-			return (&Show{Console: Console{Server: address}, Form: Form{Output: "table"}, IDs: []string{"x"}}).Run(t.Context(), o)
+			show := &Show{Console: Console{Server: address}, Form: Form{Output: "table"}, IDs: []string{"x"}}
+			return show.Run(t.Context(), o)
 		})
 		require.Equal(t, ExitUsage, ExitCode(err), address)
 	}

@@ -290,7 +290,8 @@ func TestGroupsBy(t *testing.T) {
 	other := strings.NewReplacer("0a1b2c3d4e5f", "ffffffffffff", "pay/allow", "ship/allow").Replace(groupRow)
 	s := serve(t, map[string]string{"/api/v1/dead-letters/groups": `{"items":[` + groupRow + `,` + other + `]}`})
 	for _, by := range []string{"cause", "path"} {
-		run(t, "dlq-groups-by-"+by, ExitDone, &DLQGroups{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, By: by})
+		groups := &DLQGroups{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, By: by}
+		run(t, "dlq-groups-by-"+by, ExitDone, groups)
 	}
 }
 

@@ -68,8 +68,8 @@ func (r *DLQReplay) Run(ctx context.Context, out Out) error {
 // heedFor is how long a dry run counts.
 const heedFor = time.Hour
 
-// heeds fails where the last dry run of the same dead letters said no. Times do not count: those of a dry run and of what
-// follows it are never the same.
+// heeds fails where the last dry run of the same dead letters said no. Times do not count: those of a dry run and of
+// what follows it are never the same.
 func (r *DLQReplay) heeds(ctx context.Context) error {
 	answer, err := r.get(ctx, jobsPath, nil)
 	if err != nil {

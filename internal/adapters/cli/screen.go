@@ -24,8 +24,8 @@ type harmless struct {
 	look look
 }
 
-// look is how a screen is: its width in columns, 0 for what is no screen; whether it has colours; and what the person in
-// front of it wants to see.
+// look is how a screen is: its width in columns, 0 for what is no screen; whether it has colours; and what the person
+// in front of it wants to see.
 type look struct {
 	width        int
 	colour, wide bool

@@ -52,8 +52,8 @@ func TestTerminal(t *testing.T) {
 			decisionRow("3f2a9c1e-7d44-4c0f-9a41-5b8a2f6e0c11", "denied",
 				"image nginx comes from an untrusted registry; containers must not run as root", "2026-11-20T11:59:40Z"),
 			decisionRow("3f2a9c1e-0000-4c0f-9a41-5b8a2f6e0c12", "allowed", "", "2026-11-20T11:20:00Z"),
-			decisionRow("sha256:0b1c2d3e4f5061728394a5b6c7d8e9f00b1c2d3e4f5061728394a5b6c7d8e9f0", "error", "two outputs \u001b[2J",
-				"2026-11-20T03:00:00Z"),
+			decisionRow("sha256:0b1c2d3e4f5061728394a5b6c7d8e9f00b1c2d3e4f5061728394a5b6c7d8e9f0", "error",
+				"two outputs \u001b[2J", "2026-11-20T03:00:00Z"),
 			decisionRow("ffffffff-7d44-4c0f-9a41-5b8a2f6e0c11", "unknown", "", "2026-11-18T03:00:00Z"),
 		}, ",") + `],"next_cursor":null}`,
 		"/api/v1/dead-letters":        `{"items":[` + deadRow + `,` + deadBody + `}],"next_cursor":null}`,
@@ -61,7 +61,8 @@ func TestTerminal(t *testing.T) {
 		"/api/v1/jobs":                `{"items":[` + jobRow + `,` + dryRow + `]}`,
 		"/api/v1/audit":               auditRows,
 		"/api/v1/opas": `{"items":[{"tenant":"default","opa":"0e0bd8a2-29f2-4a14-a0a4-0f3d1b0f8c55","state":"silent","app":"shop",
-			"version":"1.22.2","interval_seconds":4.5,"events":2400,"revisions":{"authz":"W3sibCI6InN5cy9jYXRhbG9nIiwicyI6NDA3MX1d"},
+			"version":"1.22.2","interval_seconds":4.5,"events":2400,
+			"revisions":{"authz":"W3sibCI6InN5cy9jYXRhbG9nIiwicyI6NDA3MX1d"},
 			"errors":["bundle authz: bundle_error 404 Not Found"],"dropped":17}]}`,
 		"/api/v1/status": `{"verdict":"DEGRADED","message":"3 dead letters are open: docket dlq groups tells why","reasons":[
 			{"code":"dead_letters_open","message":"3 dead letters are open"}],"stages":[{"name":"saver"}],
@@ -126,7 +127,8 @@ func TestShowBeginnings(t *testing.T) {
 	t.Cleanup(s.Close)
 	show := func(ids ...string) (string, error) {
 		return screen(func(o Out) error {
-			return (&Show{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Since: "7d", IDs: ids}).Run(t.Context(), o)
+			show := &Show{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Since: "7d", IDs: ids}
+			return show.Run(t.Context(), o)
 		})
 	}
 	got, err := show("3f2a", full)
@@ -154,7 +156,8 @@ func TestHints(t *testing.T) {
 	s = serve(t, map[string]string{"/api/v1/decisions": `{"status":503,"title":"T","detail":"d","class":"unavailable"}`})
 	s.status = http.StatusServiceUnavailable
 	_, err = screen(func(o Out) error {
-		return (&Find{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Since: "24h", Limit: 1}).Run(t.Context(), o)
+		find := &Find{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Since: "24h", Limit: 1}
+		return find.Run(t.Context(), o)
 	})
 	require.Equal(t, ExitUnavailable, ExitCode(err))
 	require.ErrorContains(t, err, "Nothing is lost")

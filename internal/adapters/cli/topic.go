@@ -16,13 +16,18 @@ type Topic struct {
 	Name string `arg:"" optional:"" name:"TOPIC" help:"replay, trail, or the cause of dead letters, such as rejected."`
 }
 
+// overview is what there is to read; its argument are the causes.
+const overview = `docket help replay   how to replay dead letters safely, step by step
+docket help trail    where a decision can be
+docket help CAUSE    what a cause of dead letters means, and what to do:
+                     %s
+docket --help        every command; docket COMMAND --help has its flags
+`
+
 // Run prints a text, or what there is to read.
 func (t *Topic) Run(out Out) error {
 	if t.Name == "" {
-		_, err := fmt.Fprint(out.Stdout, "docket help replay   how to replay dead letters safely, step by step\n"+
-			"docket help trail    where a decision can be\n"+
-			"docket help CAUSE    what a cause of dead letters means, and what to do: "+causeList()+"\ndocket --help        every command; docket COMMAND --help has its "+
-			"flags\n")
+		_, err := fmt.Fprintf(out.Stdout, overview, causeList())
 		return err
 	}
 	text, err := topics.ReadFile("topics/" + t.Name + ".txt")
