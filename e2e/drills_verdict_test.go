@@ -19,7 +19,7 @@ type verdictAnswer struct {
 	OPAs             *struct{ Live, Silent, Gone int }
 }
 
-// says waits until the verdict is one, and the reasons have so many codes; "" is none. docket status has to say the same.
+// says waits until the verdict is one, and so many reasons have a code; "" is none. docket status has to say the same.
 func (c *cluster) says(t *testing.T, within time.Duration, verdict, code string, times int) (v verdictAnswer) {
 	t.Helper()
 	began := time.Now()

@@ -52,8 +52,8 @@ var settingGroups = []settingGroup{
 	{"Tune", "What depends on how much there is. The defaults suit most; docs/production.md says what to watch.", []string{
 		"max-in-flight-bytes", "saver-concurrency", "saver-batch-*", "parking-concurrency", "parking-max-attempts", "log-*",
 	}},
-	{"Rarely", "What nobody should have to change without a reason that he can write down. Sizes are numbers of bytes, or " +
-		"such as `8MiB`; durations such as `90s`, `12h` or `7d`.", nil},
+	{"Rarely", "What nobody should have to change without a reason to write down. Sizes are numbers of bytes, or such " +
+		"as `8MiB`; durations such as `90s`, `12h` or `7d`.", nil},
 }
 
 func (g settingGroup) has(name string) bool {
@@ -80,7 +80,8 @@ prints what is in force, secrets hidden.
 `)
 	grouped := map[string]bool{}
 	for _, group := range settingGroups {
-		fmt.Fprintf(&b, "## %s\n\n%s\n\n| flag | variable | key | default | |\n|---|---|---|---|---|\n", group.title, group.about)
+		fmt.Fprintf(&b, "## %s\n\n%s\n\n", group.title, group.about)
+		b.WriteString("| flag | variable | key | default | |\n|---|---|---|---|---|\n")
 		for _, s := range inOrder() {
 			if grouped[s.flag.Name] || !group.has(s.flag.Name) {
 				continue
