@@ -286,7 +286,7 @@ func TestLoopGuard(t *testing.T) {
 	}
 	j := a.job(t, "replays", `{"filter":{"path":"loop"},"dry_run":false,"comment":"try 4"}`)
 	require.Zero(t, j.Matched)
-	require.Contains(t, j.Message, "were replayed 3 times already")
+	require.Contains(t, j.Message, "was replayed 3 times already")
 	j = a.job(t, "replays", `{"filter":{"path":"loop"},"dry_run":false,"comment":"try 5","max_replays":4}`)
 	require.Equal(t, int64(1), j.Failed)
 	require.Equal(t, 5, a.dead(t, "")[0].Copies)

@@ -30,9 +30,9 @@ var jobWords = words{
 	operate.AcceptedUntil:    func(a domain.Args) string { return "until " + a.Text("until") },
 	operate.Revoked:          fixed("the acceptance has ended"),
 	operate.ReplayedTooOften: func(a domain.Args) string {
-		return fmt.Sprintf("nothing is left to do: %s the filter, replayed %s already. "+
+		return fmt.Sprintf("nothing is left to do: %s replayed %s already. "+
 			"Find out why they come back; a max_replays of %d lets them go once more",
-			counted(a.Count("matched"), "dead letter fits", "dead letters fit"),
+			counted(a.Count("matched"), "dead letter fits the filter, and was", "dead letters fit the filter, and were"),
 			counted(a.Count("max_replays"), "time", "times"), a.Count("max_replays")+1)
 	},
 
