@@ -286,7 +286,7 @@ func TestAdmin(t *testing.T) {
 		return v.Verdict == "DEGRADED" && v.DeadLetters.Open == 1 && v.DeadLetters.NewLastHour == 1
 	}, testPatience, testTick)
 	v := a.verdict(t)
-	require.Equal(t, "1 dead letter is open, 1 of them since an hour: docket dlq groups tells why", v.Message)
+	require.Equal(t, "1 dead letter is open, 1 of them new within the last hour: docket dlq groups tells why", v.Message)
 	require.WithinDuration(t, time.Now(), v.Reasons[0].Since, time.Minute)
 	require.Equal(t, 1, v.Roles["parking"].Live)
 	require.Positive(t, v.Disk.FreeRatio)

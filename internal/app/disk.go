@@ -107,7 +107,9 @@ func (d *disk) look() {
 		d.health.Disk(nil)
 		return
 	}
-	m := domain.Say(status.DiskFills, domain.Args{"percent": int(100 * used), "refuses": d.refuses})
+	m := domain.Say(status.DiskFills, domain.Args{
+		"percent": int(100 * used), "refuses": d.refuses, "refusing": d.refuses && level == 2,
+	})
 	d.health.Disk(&m)
 }
 

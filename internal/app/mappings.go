@@ -219,7 +219,7 @@ func meant(n *yaml.Node) *yaml.Node {
 }
 
 func unknownKey(key *yaml.Node, known string) error {
-	return mistake(key, "there is no key %q: there are %s", key.Value, known)
+	return mistake(key, "there is no key %q: known are %s", key.Value, known)
 }
 
 func mistake(n *yaml.Node, format string, args ...any) error {

@@ -58,7 +58,7 @@ type commandLine struct {
 	Retention retentionCommands `cmd:"" help:"Change how long decisions are kept."`
 
 	Version versionCommand `cmd:"" help:"Print the version."`
-	Help    cli.Topic      `cmd:"" help:"Read about: replay, trail."`
+	Help    cli.Topic      `cmd:"" help:"Read about replay, trail, and the causes of dead letters."`
 
 	Completion kongcompletion.Completion `cmd:"" help:"Make the shell complete commands and flags."`
 }

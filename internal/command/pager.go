@@ -26,7 +26,7 @@ type pager struct {
 func pagerOf(out io.Writer, height int) *pager {
 	name, set := os.LookupEnv("PAGER")
 	args := strings.Fields(cmp.Or(name, "less"))
-	if set && name == "" || args[0] == "cat" || height < 2 {
+	if set && name == "" || len(args) == 0 || args[0] == "cat" || height < 2 {
 		return nil
 	}
 	return &pager{out: out, args: args, height: height}

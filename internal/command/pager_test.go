@@ -37,7 +37,7 @@ func TestPager(t *testing.T) {
 			require.Equal(t, c.want, out.String())
 		})
 	}
-	for _, none := range []string{"", "cat"} {
+	for _, none := range []string{"", " ", "cat"} {
 		t.Setenv("PAGER", none)
 		require.Nil(t, pagerOf(&bytes.Buffer{}, 24))
 	}

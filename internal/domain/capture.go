@@ -17,6 +17,7 @@ type capture struct {
 	result  members
 	altered bool
 	masks   masks
+	depth   int // of messages within each other
 }
 
 // forget drops what aliases the event.

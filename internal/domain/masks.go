@@ -14,11 +14,21 @@ type masks struct{ erased, masked [][]string }
 
 // readMasks reads both lists of the event.
 func (c *capture) readMasks() {
-	c.masks = masks{erased: maskedSteps(c.value(c.plan.erased)), masked: maskedSteps(c.value(c.plan.masked))}
+	c.masks = masks{
+		erased: c.maskedSteps(c.value(c.plan.erased)), masked: c.maskedSteps(c.value(c.plan.masked)),
+	}
 }
 
-// maskedSteps reads a list of pointers, whose steps OPA spells percent-encoded.
-func maskedSteps(list jsontext.Value) (out [][]string) {
+// Bounds of what is read of masks. Beyond them it is as if the whole event was hidden: nothing is allowed.
+const (
+	maxMasks     = 1000
+	maxMaskBytes = 4096
+	maxMaskSteps = 64
+)
+
+// maskedSteps reads a list of pointers, whose steps OPA spells percent-encoded. Those that lead elsewhere than docket
+// looks are left out.
+func (c *capture) maskedSteps(list jsontext.Value) (out [][]string) {
 	if list.Kind() != '[' {
 		return nil
 	}
@@ -26,9 +36,16 @@ func maskedSteps(list jsontext.Value) (out [][]string) {
 		if v.Kind() != '"' {
 			return true
 		}
+		if len(v) > maxMaskBytes || len(out) == maxMasks {
+			out = [][]string{{}}
+			return false
+		}
 		var steps []string
 		if pointer := strings.Trim(unquoted(v), "/"); pointer != "" {
-			steps = strings.Split(pointer, "/")
+			steps = strings.SplitN(pointer, "/", maxMaskSteps)
+		}
+		if len(steps) > 0 && c.plan.root.children[steps[0]] == nil {
+			return true
 		}
 		for i, step := range steps {
 			if plain, err := url.PathUnescape(step); err == nil {

@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"bytes"
 	"strconv"
 	"strings"
 
@@ -49,8 +50,6 @@ const (
 	keyErrors
 	keyExplanation
 	keyContext
-	keyReasonUser
-	keyReasonAdmin
 	keyWarn
 	keyWarnings
 	keyBody
@@ -68,7 +67,7 @@ var keysByName = map[string]key{
 	"failures": keyFailures, "response": keyResponse, "status": keyStatus, "evaluations": keyEvaluations,
 	"reason": keyReason, "reasons": keyReasons, "message": keyMessage, "messages": keyMessages, "msg": keyMsg,
 	"description": keyDescription, "details": keyDetails, "errors": keyErrors, "explanation": keyExplanation,
-	"context": keyContext, "reasonuser": keyReasonUser, "reasonadmin": keyReasonAdmin, "warn": keyWarn,
+	"context": keyContext, "warn": keyWarn,
 	"warnings": keyWarnings, "body": keyBody, "headers": keyHeaders, "httpstatus": keyHTTPStatus,
 	"statuscode": keyStatusCode,
 }
@@ -80,38 +79,51 @@ func (k key) denies() bool { return k >= keyDeny && k <= keyFailures }
 // longestKey bounds what is looked up.
 const longestKey = 24
 
-// keyOf finds the key of a quoted name. Where it is none, more says whether the name begins as that of a deny set
-// (deny_…, violation_…) or of something that might be a verdict (can_…, is_allowed).
-func keyOf(quoted jsontext.Value) (k key, more nameSays) {
+// keyOf finds the key of a quoted name. Where it is none, says is what the name says as that of a policy: docket knows
+// no such key, but a person may take it for a verdict.
+func keyOf(quoted jsontext.Value) (k key, says nameSays) {
 	name := quoted[1 : len(quoted)-1]
-	for _, ch := range name {
-		if ch == '\\' {
-			name = []byte(unquoted(quoted))
-			break
-		}
+	if bytes.IndexByte(name, '\\') >= 0 {
+		name = []byte(unquoted(quoted))
 	}
 	var folded [longestKey]byte
 	n := 0
-	for i, ch := range name {
+	for _, ch := range name {
 		switch {
 		case ch == '_' || ch == '-':
-			if word := string(folded[:n]); i == n && more == nameOther && (word == "deny" || word == "violation") {
-				more = nameDeny
-			} else if i == n && more == nameOther && (word == "allow" || word == "can" || word == "is") {
-				more = nameAllow
-			}
 			continue
 		case ch >= 'A' && ch <= 'Z':
 			ch += 'a' - 'A'
 		}
 		if n == longestKey {
-			return noKey, more
+			return noKey, readKey(name)
 		}
 		folded[n] = ch
 		n++
 	}
-	return keysByName[string(folded[:n])], more
+	if k = keysByName[string(folded[:n])]; k != noKey {
+		return k, nameOther
+	}
+	return noKey, readKey(name)
 }
+
+// readKey is readName for the name of a member: words that praise the input are verdicts as well.
+func readKey(name []byte) nameSays {
+	const longest = 64
+	if len(name) > longest || len(name) == 0 {
+		return nameOther
+	}
+	text := string(name)
+	if says := readName(text); says != nameOther {
+		return says
+	}
+	if praise[strings.TrimPrefix(snakeCase(text), "is_")] {
+		return nameAllow
+	}
+	return nameOther
+}
+
+var praise = wordSet("compliant valid ok pass passed passes success successful safe secure trusted eligible")
 
 // members are what of a result's members has a meaning. Where a key repeats, the last one stands.
 type members struct {
@@ -119,8 +131,11 @@ type members struct {
 	names  [numKeys]jsontext.Value // as they are spelled
 	// denied is a filled deny set of a name of its own, or nil, deniedName its name, and emptyName that of an empty one.
 	denied, deniedName, emptyName jsontext.Value
-	// maybe is a member whose name might be that of a verdict, but is none that docket knows.
-	maybe bool
+	// maybe is a member whose name might be that of a verdict, but is none that docket knows, and refuses one of these
+	// that is false; disclaims is one that is the same as allow.
+	maybe, refuses, disclaims bool
+	// clash says that two members are one key, such as Allow and allow, or the same twice.
+	clash bool
 	// hidden is a verdict that a mask hides, and within says of which deny sets elements were erased.
 	hidden string
 	gone   [numKeys]bool
@@ -141,16 +156,21 @@ func (m *members) at(k key) string {
 func (c *capture) readMembers(result jsontext.Value) {
 	m := &c.result
 	each(result, func(name, v jsontext.Value) bool {
-		k, more := keyOf(name)
+		k, says := keyOf(name)
 		switch {
 		case k != noKey:
+			m.clash = m.clash || m.names[k] != nil
 			m.values[k], m.names[k] = v, name
-		case more == nameDeny && fills(v) == saysYes:
+		case string(name) == `"enforce"` && checks(v, policyName{text: "enforce"}).outcome == OutcomeDenied:
 			m.denied, m.deniedName = v, name
-		case more == nameDeny && fills(v) == saysNo:
+		case (says == nameDeny || says == nameDenySet) && fills(v) == saysYes:
+			m.denied, m.deniedName = v, name
+		case (says == nameDeny || says == nameDenySet) && fills(v) == saysNo:
 			m.emptyName = name
-		case more != nameOther:
+		case says == nameAllow:
 			m.maybe = true
+			m.refuses = m.refuses || v.Kind() == 'f'
+			m.disclaims = m.disclaims || v.Kind() == 'f' && isAllowName(unquoted(name))
 		}
 		return true
 	})
@@ -176,7 +196,7 @@ func (c *capture) hide() {
 				continue
 			}
 			m.erasedElement = m.erasedElement || erased && len(steps) == 2
-			k, more := keyOf(jsontext.Value(strconv.Quote(steps[1])))
+			k, says := keyOf(jsontext.Value(strconv.Quote(steps[1])))
 			below := func(names ...key) bool {
 				if len(steps) == 2 {
 					return true
@@ -189,13 +209,18 @@ func (c *capture) hide() {
 				}
 				return false
 			}
+			verdict := k.allows() || k.words() || k.denies() || says == nameAllow || says == nameDeny || says == nameDenySet
 			switch {
+			case k == keyEvaluations && len(steps) > 2:
+				if len(steps) == 3 || steps[3] == "decision" {
+					m.hidden = "/" + strings.Join(steps, "/") // what remains may still deny
+				}
 			case k == keyResponse && below(keyAllowed), k == keyStatus && below(keyAllowed, keyDenied), k == keyEvaluations,
-				(k.allows() || k.words() || k.denies() || k == noKey && more != nameOther) && len(steps) == 2:
+				verdict && len(steps) == 2:
 				hide(k, steps)
 			case k.denies() && erased:
 				m.within[k] = true
-			case more == nameDeny && erased:
+			case (says == nameDeny || says == nameDenySet) && erased:
 				m.within[keyDeny] = true
 			}
 		}

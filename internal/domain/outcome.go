@@ -2,6 +2,7 @@ package domain
 
 import (
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -224,10 +225,23 @@ func (c *capture) judge(cond Condition, v jsontext.Value, erased bool) answer {
 		return yes(!isEmpty(v) || erased)
 	case filled && kind == '"':
 		return yes(len(v) > len(`""`))
-	case cond.When == WhenEquals && (kind == '"' || kind == '0' || isBool) && c.plain(v) == cond.Equals:
+	case cond.When == WhenEquals && kind == '0' && sameNumber(string(v), cond.Equals):
+		return saysYes
+	case cond.When == WhenEquals && (kind == '"' || isBool) && c.plain(v) == cond.Equals:
 		return saysYes
 	}
 	return saysNothing
+}
+
+// sameNumber compares numbers, however they are spelled; long ones by their spelling.
+func sameNumber(a, b string) bool {
+	const exact = 15 // digits that a float64 keeps
+	if a == b || len(a) > exact || len(b) > exact {
+		return a == b
+	}
+	x, errX := strconv.ParseFloat(a, 64)
+	y, errY := strconv.ParseFloat(b, 64)
+	return errX == nil && errY == nil && x == y
 }
 
 // plain is a scalar's whole text.
@@ -247,6 +261,9 @@ type policyName struct {
 	says nameSays
 }
 
+// refuses reports the name of something that denies.
+func (n policyName) refuses() bool { return n.says == nameDeny || n.says == nameDenySet }
+
 type nameSays int
 
 const (
@@ -256,6 +273,7 @@ const (
 	nameDeny
 	nameDenySet // a set of denials, but no name for a boolean
 	nameWarn    // warnings decide nothing
+	nameData    // data, not a verdict
 	nameQuery   // a query that is no reference to a rule
 )
 
@@ -268,6 +286,9 @@ var denyNames = wordSet("deny denied disallow disallowed forbid forbidden block 
 var denySetNames = wordSet("denies denials failures errors")
 
 var warnNames = wordSet("warn warnings monitor audit sample")
+
+// dataNames are Trino's questions about data: their answers are no verdicts.
+var dataNames = wordSet("batch row_filters column_mask column_masks")
 
 func wordSet(words string) map[string]bool {
 	set := map[string]bool{}
@@ -283,6 +304,9 @@ var reference = regexp.MustCompile(`^\s*data((?:\.[A-Za-z_]\w*|\["[^"\\]*"\])+)\
 // nameOf finds the name by path, or else by query, and reads it.
 func (c *capture) nameOf(path string) policyName {
 	name := path
+	if p := c.value(c.plan.path); p != nil && p.Kind() != '"' {
+		return policyName{says: nameOther} // what was asked cannot be told
+	}
 	if q := c.value(c.plan.query); path == "" && q.Kind() == '"' && len(q) > len(`""`) {
 		kind := c.value(c.plan.result).Kind()
 		found := reference.FindStringSubmatch(unquoted(q))
@@ -301,20 +325,49 @@ func readName(name string) nameSays {
 	if name == "" {
 		return nameNone
 	}
-	snake := snakeCase(name)
-	snake = strings.TrimPrefix(strings.TrimPrefix(snake, "is_"), "should_")
+	snake := stem(name)
 	switch {
-	case denyNames[snake], strings.HasPrefix(snake, "deny_"):
+	case denyNames[snake]:
 		return nameDeny
 	case denySetNames[snake]:
 		return nameDenySet
 	case warnNames[snake]:
 		return nameWarn
-	case allowNames[snake], strings.HasPrefix(snake, "allow_"),
-		strings.HasPrefix(snake, "can_") && !strings.HasPrefix(snake, "can_not_"):
+	case dataNames[snake]:
+		return nameData
+	case allowNames[snake]:
+		return nameAllow
+	case (strings.HasPrefix(snake, "deny_") || strings.HasPrefix(snake, "violation_")) && !anyStep(snake, undeniers):
+		return nameDeny
+	case (strings.HasPrefix(snake, "allow_") || strings.HasPrefix(snake, "can_")) && !anyStep(snake, disallowers):
 		return nameAllow
 	}
 	return nameOther
+}
+
+// stem is a name in snake_case, without is_ and should_.
+func stem(name string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(snakeCase(name), "is_"), "should_")
+}
+
+// isAllowName reports a name that is the same as allow.
+func isAllowName(name string) bool { return allowNames[stem(name)] }
+
+// Words within a name that turn its prefix around.
+var (
+	undeniers   = wordSet("override overridden overrides exempt exempted exemption exception disabled skip skipped")
+	disallowers = wordSet("not never no none nothing nobody t deny denied denies denial denials block blocked forbid " +
+		"forbidden reject rejected refuse refused missing disabled violation violations")
+)
+
+// anyStep reports that one of a name's steps is among words.
+func anyStep(snake string, words map[string]bool) bool {
+	for step := range strings.SplitSeq(snake, "_") {
+		if words[step] {
+			return true
+		}
+	}
+	return false
 }
 
 // snakeCase spells isAllowed and is-allowed as is_allowed.

@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -190,9 +191,55 @@ var outcomes = []struct {
 	{"Trino's batch", `{"path":"trino/batch","input":{},"result":[0,2]}`, OutcomeUnknown, ""},
 	{"Trino's row filters", `{"path":"trino/rowFilters","input":{},"result":[{"expression":"a > 1"}]}`, OutcomeUnknown, ""},
 	{"Trino's column mask", `{"path":"trino/columnMask","input":{},"result":{"expression":"NULL"}}`, OutcomeUnknown, ""},
+	{"a word of Trino's", `{"path":"trino/batch","input":{},"result":"allow"}`, OutcomeUnknown, ""},
 	{"a number", `{"path":"a/allow","result":1}`, OutcomeUnknown, ""},
 
+	// What a person may take for a no.
+	{"an empty deny set beside isAllowed", `{"input":{},"result":{"isAllowed":false,"violations":[]}}`, OutcomeUnknown, ""},
+	{"beside approved", `{"input":{},"result":{"approved":false,"violations":[]}}`, OutcomeUnknown, ""},
+	{"beside compliant", `{"input":{},"result":{"violations":[],"compliant":false}}`, OutcomeUnknown, ""},
+	{"beside should_deny", `{"input":{},"result":{"deny":[],"should_deny":true}}`, OutcomeDenied, ""},
+	{"beside blocked", `{"input":{},"result":{"deny":[],"blocked":["x"]}}`, OutcomeDenied, "x"},
+	{"beside denyReasons", `{"input":{},"result":{"violations":[],"denyReasons":["x"]}}`, OutcomeDenied, "x"},
+	{"beside errors", `{"input":{},"result":{"deny":[],"errors":["x"]}}`, OutcomeUnknown, "x"},
+	{"beside a status of denied", `{"input":{},"result":{"deny":[],"status":"denied"}}`, OutcomeUnknown, ""},
+	{"beside 403", `{"input":{},"result":{"deny":[],"http_status":403}}`, OutcomeUnknown, "HTTP 403"},
+	{"beside an evaluation", `{"input":{},"result":{"deny":[],"evaluations":[{"decision":false}]}}`, OutcomeDenied, "[0]"},
+	{"beside enforce", `{"input":{},"result":{"deny":[],"enforce":[{"denied":true,"message":"m"}]}}`, OutcomeDenied, "m"},
+	{"a word beside false", `{"result":{"effect":"allow","verdict":false}}`, OutcomeUnknown, ""},
+	{"a word beside no", `{"result":{"action":"approve","allowed":"no"}}`, OutcomeUnknown, ""},
+	{"a word beside is_allowed", `{"result":{"action":"grant","is_allowed":false}}`, OutcomeUnknown, ""},
+	{"the action that was asked about", `{"input":{"action":"approve"},"result":{"action":"approve","reason":"not yours"}}`,
+		OutcomeUnknown, "not yours"},
+	{"allow beside a false verdict", `{"result":{"allow":true,"result":false}}`, OutcomeUnknown, ""},
+	{"allow on a condition", `{"result":{"allow":true,"decision":"CONDITIONAL"}}`, OutcomeUnknown, ""},
+	{"allow beside forbidden", `{"result":{"allow":true,"forbidden":true}}`, OutcomeUnknown, ""},
+	{"allow beside is_denied", `{"result":{"allow":true,"isDenied":true}}`, OutcomeUnknown, ""},
+	{"allow beside isAllowed", `{"result":{"allow":true,"isAllowed":false}}`, OutcomeUnknown, ""},
+	{"allow beside an evaluation", `{"result":{"allow":true,"evaluations":[{"decision":false}]}}`, OutcomeUnknown, "[0]"},
+	{"allow beside another permission", `{"result":{"allow":true,"can_delete":false}}`, OutcomeAllowed, ""},
+	{"Allow and allow", `{"result":{"Allow":false,"allow":true}}`, OutcomeUnknown, ""},
+	{"Deny and deny", `{"input":{},"result":{"Deny":["x"],"deny":[]}}`, OutcomeUnknown, ""},
+	{"allow twice", `{"result":{"allow":false,"allow":true}}`, OutcomeUnknown, ""},
+	{"allowed at errors", `{"path":"a/errors","result":"approved"}`, OutcomeUnknown, ""},
+	{"allowed at denials", `{"path":"a/denials","input":{},"result":{"allow":true}}`, OutcomeUnknown, ""},
+	{"a word at warn", `{"path":"a/warn","input":{},"result":"allow"}`, OutcomeUnknown, "allow"},
+	{"an empty deny set at audit", `{"path":"a/audit","input":{},"result":{"deny":[]}}`, OutcomeUnknown, ""},
+	{"allow_denied", `{"path":"a/allow_denied","result":true}`, OutcomeUnknown, ""},
+	{"can_be_denied", `{"path":"a/can_be_denied","result":true}`, OutcomeUnknown, ""},
+	{"deny_override", `{"path":"a/deny_override","result":false}`, OutcomeUnknown, ""},
+	{"deny_missing_labels", `{"path":"a/deny_missing_labels","input":{},"result":["l"]}`, OutcomeDenied, "l"},
+	{"violation_no_owner", `{"path":"a/violation_no_owner","input":{},"result":[{"msg":"m"}]}`, OutcomeDenied, "m"},
+	{"a path that is none", `{"path":["x","deny"],"result":true}`, OutcomeUnknown, ""},
+	{"a header's case", `{"result":{"allowed":false,"headers":{"X-Ext-Auth-Reason":"r"}}}`, OutcomeDenied, "r"},
+
 	// Masks.
+	{"an erased approved", `{"input":{},"result":{"violations":[]},"erased":["/result/approved"]}`, OutcomeUnknown, ""},
+	{"an erased forbidden", `{"result":{"allow":true},"erased":["/result/forbidden"]}`, OutcomeUnknown, ""},
+	{"an erased context", `{"result":{"evaluations":[{"decision":true}]},"erased":["/result/evaluations/0/context/reason_admin"]}`,
+		OutcomeAllowed, ""},
+	{"an evaluation that remains", `{"result":{"evaluations":[{"decision":false}]},"erased":["/result/evaluations/1"]}`,
+		OutcomeDenied, "[0]"},
 	{"an erased allow", `{"result":{"reasons":["r"]},"erased":["/result/allow"]}`, OutcomeUnknown, "r"},
 	{"an erased deny beside allow", `{"result":{"allow":true},"erased":["/result/deny"]}`, OutcomeUnknown, ""},
 	{"a deny that remains", `{"result":{"deny":["d"]},"input":{},"erased":["/result/allow"]}`, OutcomeDenied, "d"},
@@ -259,6 +306,8 @@ func TestMappedOutcome(t *testing.T) {
 			OutcomeUnknown},
 		{"an element was erased", `{"path":"gate","result":{"problems":[]},"erased":["/result/problems/0"]}`, OutcomeDenied},
 		{"a number that is equal", `{"path":"gate","result":{"level":9}}`, OutcomeDenied},
+		{"a number spelled otherwise", `{"path":"gate","result":{"level":9.0}}`, OutcomeDenied},
+		{"a number with an exponent", `{"path":"gate","result":{"level":0.9e1}}`, OutcomeDenied},
 		{"a number that is not says nothing", `{"path":"gate","result":{"level":8}}`, OutcomeUnknown},
 		{"denied goes first", `{"path":"both","result":{"effect":"Forbid","ok":false}}`, OutcomeDenied},
 		{"allowed when false", `{"path":"both","result":{"effect":"Permit","ok":false}}`, OutcomeAllowed},
@@ -314,6 +363,19 @@ func TestColumns(t *testing.T) {
 			require.False(t, d.Sanitised)
 		})
 	}
+}
+
+// TestHostileEvents are read in bounded time and memory.
+func TestHostileEvents(t *testing.T) {
+	nested := strings.Repeat(`{"details":`, 60) + `[` + strings.Repeat("0,", 100_000) + `0]` + strings.Repeat("}", 60)
+	d := project(t, `{"result":{"deny":[`+nested+`],"allow":false}}`)
+	require.Equal(t, OutcomeDenied, d.Outcome)
+	many := project(t, `{"result":{"allow":true},"masked":[`+strings.Repeat(`"/input/a",`, 5000)+`"/input/b"]}`)
+	require.Equal(t, OutcomeUnknown, many.Outcome, "more masks than are read hide everything")
+	long := project(t, `{"result":{"allow":true},"masked":["`+strings.Repeat("/", 100_000)+`x"]}`)
+	require.Equal(t, OutcomeUnknown, long.Outcome)
+	elsewhere := project(t, `{"result":{"allow":true},"masked":[`+strings.Repeat(`"/nd_builtin_cache/a",`, 5000)+`"/x"]}`)
+	require.Equal(t, OutcomeAllowed, elsewhere.Outcome)
 }
 
 func TestMaskedColumns(t *testing.T) {

@@ -80,7 +80,7 @@ func (c *capture) keyReason(k key, v jsontext.Value) string {
 	case k == keyEvaluations:
 		return c.evaluationReasons(v)
 	case k == keyHeaders:
-		return c.firstOf(v, `"x-ext-auth-reason"`)
+		return c.header(v, "x-ext-auth-reason")
 	case (k == keyHTTPStatus || k == keyStatusCode) && v.Kind() == '0':
 		return "HTTP " + c.spell(v)
 	case k == keyHTTPStatus, k == keyStatusCode:
@@ -117,6 +117,20 @@ func (c *capture) resultsSay(results jsontext.Value) string {
 	return c.clean(b.String(), false)
 }
 
+// header is that of a name, whose case does not count (RFC 9110 section 5.1).
+func (c *capture) header(headers jsontext.Value, name string) (text string) {
+	if headers.Kind() != '{' {
+		return ""
+	}
+	each(headers, func(key, v jsontext.Value) bool {
+		if strings.EqualFold(unquoted(key), name) {
+			text = c.says(v)
+		}
+		return true
+	})
+	return text
+}
+
 // evaluationReasons are those of the answers that are not true, with their index.
 func (c *capture) evaluationReasons(list jsontext.Value) string {
 	var b strings.Builder
@@ -144,14 +158,16 @@ func (c *capture) says(v jsontext.Value) string {
 		if isEmpty(v) {
 			return ""
 		}
-		if text := c.message(v); text != "" {
-			return text
+		if c.depth < deepest {
+			if text := c.message(v); text != "" {
+				return text
+			}
 		}
 		return c.compact(v)
 	case '[':
 		var b strings.Builder
 		each(v, func(_, e jsontext.Value) bool {
-			if e.Kind() == '[' {
+			if e.Kind() == '[' || c.depth == deepest {
 				join(&b, c.compact(e))
 			} else {
 				join(&b, c.says(e))
@@ -164,8 +180,13 @@ func (c *capture) says(v jsontext.Value) string {
 	}
 }
 
+// deepest is how deep messages are looked for within each other: each level reads what is in it once more.
+const deepest = 3
+
 // message is what an object says of itself: its message, or those of what failed within.
 func (c *capture) message(object jsontext.Value) string {
+	c.depth++
+	defer func() { c.depth-- }()
 	var texts [numKeys]jsontext.Value
 	each(object, func(name, v jsontext.Value) bool {
 		k, _ := keyOf(name)

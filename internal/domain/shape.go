@@ -42,21 +42,39 @@ var verdictWords = map[string]Outcome{
 
 // word reads a verdict in words; unknown is any other text.
 func word(v jsontext.Value) Outcome {
-	const longest = 64
-	if len(v) <= longest {
-		text := strings.ToLower(strings.NewReplacer("_", "", "-", "", " ", "").Replace(unquoted(v)))
-		if o, known := verdictWords[text]; known {
-			return o
-		}
+	if o, known := verdictWords[foldWord(v)]; known {
+		return o
 	}
 	return OutcomeUnknown
+}
+
+// foldWord is a text without case, "_", "-" and white space; "" for one that is too long to be a verdict.
+func foldWord(v jsontext.Value) string {
+	const longest = 64
+	if len(v) > longest {
+		return ""
+	}
+	return foldText(unquoted(v))
+}
+
+func foldText(text string) string {
+	return strings.ToLower(strings.Map(func(r rune) rune {
+		if r == '_' || r == '-' || r == ' ' {
+			return -1
+		}
+		return r
+	}, text))
 }
 
 // shaped reads the result by its shape and the policy's name.
 func (c *capture) shaped(result jsontext.Value, name policyName) verdict {
 	unknown := verdict{outcome: OutcomeUnknown, why: byNothing, at: name.text}
-	if name.says == nameQuery {
+	switch name.says {
+	case nameQuery:
 		return verdict{outcome: OutcomeUnknown, why: byQuery}
+	case nameData:
+		return unknown
+	default:
 	}
 	if len(c.masks.erased)+len(c.masks.masked) > 0 {
 		c.hide()
@@ -70,14 +88,14 @@ func (c *capture) shaped(result jsontext.Value, name policyName) verdict {
 	case '"':
 		o := word(result)
 		switch {
-		case name.says == nameDeny && o == OutcomeAllowed:
+		case name.refuses() && o == OutcomeAllowed:
 			return verdict{outcome: OutcomeUnknown, why: byAtDeny, at: name.text}
+		case name.says == nameWarn:
+			return verdict{outcome: OutcomeUnknown, why: byWarning, at: name.text}
 		case o != OutcomeUnknown:
 			return verdict{outcome: o, why: byWord, at: "/result"}
 		case name.says == nameDeny || name.says == nameDenySet:
 			return c.denySet(result, name)
-		case name.says == nameWarn:
-			return verdict{outcome: OutcomeUnknown, why: byWarning, at: name.text}
 		}
 		return verdict{outcome: OutcomeUnknown, why: byNoWord, at: "/result"}
 	case '[':
@@ -92,7 +110,9 @@ func (c *capture) shaped(result jsontext.Value, name policyName) verdict {
 			return c.denySet(result, name)
 		case v.why == "":
 			return unknown
-		case v.outcome == OutcomeAllowed && name.says == nameDeny:
+		case v.outcome == OutcomeAllowed && name.says == nameWarn:
+			return verdict{outcome: OutcomeUnknown, why: byWarning, at: name.text}
+		case v.outcome == OutcomeAllowed && name.refuses():
 			return verdict{outcome: OutcomeUnknown, why: byAtDeny, at: name.text}
 		}
 		return v
@@ -131,7 +151,8 @@ func (c *capture) denySet(set jsontext.Value, name policyName) verdict {
 
 // hasInput reports that the policy was asked about something.
 func (c *capture) hasInput() bool {
-	return c.value(c.plan.input) != nil || covered(c.masks.erased, "input")
+	input := c.value(c.plan.input)
+	return input != nil && input.Kind() != 'n' || covered(c.masks.erased, "input")
 }
 
 // checks reads an array of checks' results: at the name enforce, or as Conftest writes them. One that failed denies;
@@ -175,83 +196,159 @@ func failed(check jsontext.Value, enforced bool) (yes bool) {
 // object reads the verdicts of an object; why is "" where there are none. What contradicts itself is unknown.
 func (c *capture) object() verdict {
 	m := &c.result
-	deny := c.denyKeys()
-	wrong := func(k key) verdict { return verdict{outcome: OutcomeUnknown, why: byContradiction, key: k} }
+	v := c.verdicts()
+	if v.outcome == OutcomeAllowed && m.clash {
+		return verdict{outcome: OutcomeUnknown, why: byContradiction, key: v.key}
+	}
+	return v
+}
 
-	yes, verdicts := noKey, false
-	for k := keyAllow; k <= keyDecision; k++ {
-		switch v := m.value(k); v.Kind() {
-		case 'f':
-			return verdict{outcome: OutcomeDenied, why: byKey, key: k}
-		case 't':
-			yes = k
-		default:
-		}
-		verdicts = verdicts || m.value(k) != nil
+func (c *capture) verdicts() verdict {
+	m := &c.result
+	yes, no := c.booleans()
+	if no.why != "" {
+		return no
 	}
-	response := member(m.value(keyResponse), `"allowed"`)
-	switch response.Kind() {
-	case 'f':
-		return verdict{outcome: OutcomeDenied, why: byKey, key: keyResponse, at: "/allowed"}
-	case 't':
-		yes = keyResponse
-	default:
-	}
-	var allowed, denied, other key
-	for k := keyDecision; k <= keyVerdict; k++ {
-		v := m.value(k)
-		verdicts = verdicts || v != nil
-		if v.Kind() != '"' {
-			continue
-		}
-		switch o := word(v); {
-		case o == OutcomeAllowed:
-			allowed = k
-		case o == OutcomeDenied:
-			denied = k
-		case k != keyAction: // policies repeat the action that they were asked about
-			other = k
-		}
-	}
-	review := c.review()
+	w, deny, review, evaluations := c.words(), c.denyKeys(), c.review(), c.evaluations()
+	denies := func(v verdict) bool { return v.outcome == OutcomeDenied }
+	against := verdict{outcome: OutcomeUnknown, why: byContradiction}
 	switch {
-	case yes != noKey && denied != noKey:
-		return wrong(denied)
-	case yes != noKey && deny.outcome == OutcomeDenied:
-		return verdict{outcome: OutcomeUnknown, why: byContradiction, key: deny.key, at: deny.at}
-	case yes != noKey && review.outcome == OutcomeDenied:
-		return wrong(keyStatus)
-	case yes == keyResponse:
-		return verdict{outcome: OutcomeAllowed, why: byKey, key: yes, at: "/allowed"}
-	case yes != noKey:
-		return verdict{outcome: OutcomeAllowed, why: byKey, key: yes}
-	case denied != noKey && allowed != noKey:
-		return wrong(denied)
-	case denied != noKey:
-		return verdict{outcome: OutcomeDenied, why: byWord, key: denied}
-	case allowed != noKey && deny.outcome == OutcomeDenied:
-		return verdict{outcome: OutcomeUnknown, why: byContradiction, key: deny.key, at: deny.at}
-	case allowed != noKey && (other != noKey || review.outcome == OutcomeDenied):
-		return wrong(other)
-	case allowed != noKey:
-		return verdict{outcome: OutcomeAllowed, why: byWord, key: allowed}
-	case deny.outcome == OutcomeDenied:
+	case w.denied != noKey && w.allowed == noKey && yes.why == "":
+		return verdict{outcome: OutcomeDenied, why: byWord, key: w.denied}
+	case w.denied != noKey:
+		against.key = w.denied
+	case denies(deny):
+		against.key, against.at = deny.key, deny.at
+	case denies(review):
+		against.key = keyStatus
+	case denies(evaluations):
+		against.key = keyEvaluations
+	case w.hesitates != noKey:
+		against.key = w.hesitates
+	case m.disclaims, w.disclaims:
+		against.at = "/result"
+	}
+	contradicted := against.key != noKey || against.at != ""
+	switch {
+	case yes.why != "" && contradicted:
+		return against
+	case yes.why != "":
+		return yes
+	case w.allowed != noKey && w.other != noKey:
+		return verdict{outcome: OutcomeUnknown, why: byContradiction, key: w.other}
+	case w.allowed != noKey && (contradicted || m.refuses || c.fails()):
+		return verdict{outcome: OutcomeUnknown, why: byContradiction, key: w.allowed}
+	case w.allowed != noKey:
+		return verdict{outcome: OutcomeAllowed, why: byWord, key: w.allowed}
+	case denies(deny):
 		return deny
+	case denies(evaluations):
+		return evaluations
 	case deny.why != "":
-		if deny.outcome == OutcomeAllowed && (verdicts || m.maybe || response != nil || review.why != "" || !c.hasInput()) {
+		others := w.any || m.maybe || m.value(keyResponse) != nil || review.why != "" || evaluations.why != ""
+		if deny.outcome == OutcomeAllowed && (others || c.fails() || !c.hasInput()) {
 			return verdict{outcome: OutcomeUnknown, why: byDenyEmpty, key: deny.key, at: deny.at}
 		}
 		return deny
 	case review.why != "":
 		return review
-	}
-	if v := c.evaluations(); v.why != "" {
-		return v
-	}
-	if other != noKey {
-		return verdict{outcome: OutcomeUnknown, why: byNoWord, key: other}
+	case evaluations.why != "":
+		return evaluations
+	case w.other != noKey:
+		return verdict{outcome: OutcomeUnknown, why: byNoWord, key: w.other}
 	}
 	return verdict{}
+}
+
+// booleans are the verdicts that are true or false: any false denies.
+func (c *capture) booleans() (yes, no verdict) {
+	m := &c.result
+	for k := keyAllow; k <= keyDecision; k++ {
+		switch v := m.value(k); v.Kind() {
+		case 'f':
+			return yes, verdict{outcome: OutcomeDenied, why: byKey, key: k}
+		case 't':
+			yes = verdict{outcome: OutcomeAllowed, why: byKey, key: k}
+		default:
+		}
+	}
+	switch member(m.value(keyResponse), `"allowed"`).Kind() {
+	case 'f':
+		return yes, verdict{outcome: OutcomeDenied, why: byKey, key: keyResponse, at: "/allowed"}
+	case 't':
+		yes = verdict{outcome: OutcomeAllowed, why: byKey, key: keyResponse, at: "/allowed"}
+	default:
+	}
+	return yes, no
+}
+
+// inWords are the verdicts that an object has in words, by their keys.
+type inWords struct {
+	allowed, denied, other key
+	// hesitates is a word for neither yet, and disclaims says that something is no where a word might stand, or a word
+	// where a boolean might.
+	hesitates key
+	disclaims bool
+	// any says that there is a key of a verdict, whatever stands there.
+	any bool
+}
+
+// hesitant are words for a decision that is not made yet, or not here.
+var hesitant = wordSet("conditional challenge notapplicable indeterminate abstain pending defer deferred review " +
+	"stepup mfa")
+
+func (c *capture) words() (w inWords) {
+	m := &c.result
+	for k := keyAllow; k <= keyVerdict; k++ {
+		v := m.value(k)
+		w.any = w.any || v != nil
+		w.disclaims = w.disclaims || v.Kind() == 'f' && !k.allows()
+		if v.Kind() != '"' {
+			continue
+		}
+		text := foldWord(v)
+		o := verdictWords[text]
+		switch {
+		case !k.words(): // the text of a boolean
+			w.disclaims = w.disclaims || o == OutcomeDenied || text == "no" || text == "false"
+		case k == keyAction && c.echoes(text): // of what was asked
+		case o == OutcomeAllowed:
+			w.allowed = k
+		case o == OutcomeDenied:
+			w.denied = k
+		case hesitant[text]:
+			w.hesitates, w.other = k, k
+		case k != keyAction:
+			w.other = k
+		}
+	}
+	if status := m.value(keyStatus); status.Kind() == '"' && verdictWords[foldWord(status)] == OutcomeDenied {
+		w.disclaims = true
+	}
+	if allowed := member(m.value(keyResponse), `"allowed"`); allowed != nil && allowed.Kind() != 't' {
+		w.disclaims = true
+	}
+	return w
+}
+
+// echoes reports that a text is the action that the policy was asked about.
+func (c *capture) echoes(folded string) bool {
+	asked, _ := c.first(c.plan.columns[columnAction], separators[columnAction])
+	return asked != "" && foldText(asked) == folded
+}
+
+// fails reports errors, or an HTTP status that says no.
+func (c *capture) fails() bool {
+	m := &c.result
+	if fills(m.value(keyErrors)) == saysYes {
+		return true
+	}
+	for _, k := range []key{keyHTTPStatus, keyStatusCode, keyStatus} {
+		if v := m.value(k); v.Kind() == '0' && len(v) == len("403") && v[0] >= '4' {
+			return true
+		}
+	}
+	return m.value(keyStatus).Kind() == '"' && verdictWords[foldWord(m.value(keyStatus))] == OutcomeDenied
 }
 
 // denyKeys reads the deny sets of an object: filled is denied, and all empty allowed as far as they go.

@@ -31,6 +31,7 @@ const pageRows = 500
 type Store interface {
 	ports.DecisionColumns
 	RetentionState(ctx context.Context) (domain.RetentionState, error)
+	Days(ctx context.Context) ([]domain.Day, error)
 }
 
 // Jobs are the jobs that project anew.
@@ -67,7 +68,7 @@ func (w *work) run() error {
 		if after, err = domain.ParseCursor(at); err != nil {
 			return err
 		}
-		if end := domain.DayOf(after.Time).End(); until.IsZero() && end.Before(w.future()) || end.Before(until) {
+		if end := domain.DayOf(after.Time).End(); until.IsZero() && !end.After(w.future()) || end.Before(until) {
 			until = end
 		}
 	}
@@ -103,10 +104,17 @@ func (w *work) since() (time.Time, error) {
 		return time.Time{}, err
 	}
 	const slack = 3 * 24 * time.Hour // whole days, and the clocks of others
-	if state.InForce == 0 {
-		return w.Job.Filter.Since, nil
-	}
 	oldest := w.Job.CreatedAt.Add(-state.InForce - slack)
+	if state.InForce == 0 {
+		days, err := w.Store.Days(w.Context)
+		if err != nil {
+			return time.Time{}, err
+		}
+		oldest = w.Job.CreatedAt.Add(-slack)
+		if len(days) > 0 && days[0].Start().Before(oldest) {
+			oldest = days[0].Start()
+		}
+	}
 	if w.Job.Filter.Since.Before(oldest) {
 		return oldest, nil
 	}

@@ -172,6 +172,33 @@ func TestResume(t *testing.T) {
 	})
 }
 
+// TestResumeToday stops a job again and again in the day that it was made on, and without an end in its filter.
+func TestResumeToday(t *testing.T) {
+	within(t, func(t *testing.T, r *rig) {
+		time.Sleep(23 * time.Hour)
+		var rows []domain.Decision
+		before, err := domain.NewProjector(nil)
+		require.NoError(t, err)
+		for n := range 1200 {
+			event := fmt.Appendf(nil, `{"decision_id":"t%d","path":"shop/pay","result":{"ok":true},"timestamp":"%s"}`, n,
+				time.Now().Add(-time.Duration(n)*time.Second).Format(time.RFC3339))
+			rows = append(rows, before.Project(domain.Record{Value: event, Headers: domain.Headers{ReceivedAt: time.Now()}}))
+		}
+		_, err = r.store.SaveBatch(t.Context(), rows)
+		require.NoError(t, err)
+		r.create(t, domain.Job{DryRun: true, Rate: 10, Filter: domain.Filter{
+			Since: time.Now().Add(-time.Hour), Where: domain.HasPrefix(domain.FieldDecisionID, "t"),
+		}})
+		for range 3 {
+			require.Equal(t, domain.JobRunning, r.work(t, 20*time.Second).State)
+			time.Sleep(job.Lease)
+		}
+		j := r.work(t, 10*time.Minute)
+		require.Equal(t, domain.JobDone, j.State, "%+v", j.Message)
+		require.Equal(t, int64(1200), j.Report.Rows, "each row once")
+	})
+}
+
 // TestUnchanged: what does not differ is not written.
 func TestUnchanged(t *testing.T) {
 	within(t, func(t *testing.T, r *rig) {

@@ -34,7 +34,8 @@ const (
 	// RowsHeld: the store takes no rows of a day or tenant, and others. The role works on, so it is ready. Args: held_for,
 	// error.
 	RowsHeld = "rows_held"
-	// DiskFills: the disk of the data directory is nearly full. Args: percent, refuses (uploads, from 95 % on).
+	// DiskFills: the disk of the data directory is nearly full. Args: percent, refuses (uploads, from 95 % on), and
+	// refusing (now).
 	DiskFills = "disk_fills"
 	// GuardOn: the dead-letter guard is on. The role works on, so it is ready.
 	GuardOn = "guard_on"

@@ -72,6 +72,7 @@ type RoleOverview struct {
 	Trouble     []domain.Message
 	age         time.Duration
 	host        string
+	refusing    int // processes that take no uploads although they are ready
 }
 
 // OverviewStore is what the overview asks of the store.
@@ -265,6 +266,9 @@ func (o *overview) processes(all []domain.Process) {
 			if p.Ready {
 				r.Ready++
 			}
+			if slices.ContainsFunc(p.Trouble[string(role)], refusing) {
+				r.refusing++
+			}
 			for _, m := range p.Trouble[string(role)] {
 				if slices.Contains(comingOrGoing, m.Code) {
 					passing = append(passing, m)
@@ -283,6 +287,9 @@ func (o *overview) processes(all []domain.Process) {
 		o.role(r)
 	}
 }
+
+// refusing reports a trouble for which uploads are refused.
+func refusing(m domain.Message) bool { return fmt.Sprint(m.Args["refusing"]) == "true" }
 
 // comingOrGoing are the codes of a process that others stand in for, if there are any.
 var comingOrGoing = []string{Starting, StartingLog, StartingDatabase, StartingKafka, Stopping}
@@ -308,8 +315,7 @@ func (o *overview) role(r RoleOverview) {
 		if m.Code == RoleEnded || slices.Contains(comingOrGoing, m.Code) {
 			args["role"] = string(r.Role)
 		}
-		refuses := fmt.Sprint(m.Args["refuses"]) == "true"
-		o.say(r.Role == Ingest && (r.Ready == 0 || refuses), m.Code, args)
+		o.say(r.Role == Ingest && r.Ready <= r.refusing, m.Code, args)
 	}
 }
 

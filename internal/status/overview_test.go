@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 // board is a store as the overview sees it.
 type board struct {
+	mu        *sync.Mutex // of what is told; nil where nobody asks meanwhile
 	processes []domain.Process
 	groups    []domain.OPAGroup
 	open, new int64
@@ -24,15 +26,35 @@ type board struct {
 	left      []string
 }
 
-func (b *board) Processes(context.Context) ([]domain.Process, error) { return b.processes, b.err }
+// lock is for tests with several goroutines.
+func (b *board) lock() (unlock func()) {
+	if b.mu == nil {
+		return func() {}
+	}
+	b.mu.Lock()
+	return b.mu.Unlock
+}
+
+// change changes what the store answers.
+func (b *board) change(f func()) {
+	defer b.lock()()
+	f()
+}
+
+func (b *board) Processes(context.Context) ([]domain.Process, error) {
+	defer b.lock()()
+	return b.processes, b.err
+}
 
 func (b *board) OPAGroups(context.Context, domain.Scope, time.Time) ([]domain.OPAGroup, error) {
+	defer b.lock()()
 	return b.groups, b.err
 }
 
 func (b *board) CountDeadLetters(
 	_ context.Context, _ domain.Scope, f domain.Filter,
 ) (map[domain.DeadState]int64, error) {
+	defer b.lock()()
 	n := b.open
 	if !f.Since.IsZero() {
 		n = b.new
@@ -41,11 +63,13 @@ func (b *board) CountDeadLetters(
 }
 
 func (b *board) BeatProcess(_ context.Context, p domain.Process) error {
+	defer b.lock()()
 	b.told = append(b.told, p)
 	return b.err
 }
 
 func (b *board) LeaveProcess(_ context.Context, name string) error {
+	defer b.lock()()
 	b.left = append(b.left, name)
 	return b.err
 }
@@ -119,6 +143,14 @@ func TestOverview(t *testing.T) {
 		{"an app that is silent", board{processes: all, groups: []domain.OPAGroup{
 			{App: "a", Live: 1, Silent: 5}, {App: "b", Silent: 2, Gone: 1}, {App: "c", Gone: 4},
 		}}, &log{}, store{}, Degraded, []string{OPAsSilent}},
+		{"a disk that fills", board{processes: []domain.Process{all[1], all[2], alive(Ingest, func(p *domain.Process) {
+			p.Trouble = map[string][]domain.Message{"ingest": {domain.Say(DiskFills, domain.Args{
+				"percent": 86, "refuses": true, "refusing": false,
+			})}}
+		})}}, &log{}, store{}, Degraded, []string{DiskFills}},
+		{"a disk that is full", board{processes: []domain.Process{all[1], all[2], alive(Ingest, func(p *domain.Process) {
+			p.Trouble = map[string][]domain.Message{"ingest": {domain.Say(DiskFills, domain.Args{"refusing": true})}}
+		})}}, &log{}, store{}, Down, []string{DiskFills}},
 		{"several things", board{processes: all[1:], open: 3}, &log{}, store{guard: true}, Down,
 			[]string{RoleMissing, GuardOn, DeadOpen}},
 	} {
@@ -162,7 +194,7 @@ func TestOverview(t *testing.T) {
 // TestSince: a reason has the time when it began, and a new one once it was away.
 func TestSince(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, l, st := &board{}, &log{}, &store{breaker: "closed"}
+		b, l, st := &board{mu: &sync.Mutex{}}, &log{}, &store{breaker: "closed"}
 		s := newSampler(l, st)
 		s.sample(t.Context())
 		h := NewHealth(Serve)
@@ -182,16 +214,16 @@ func TestSince(t *testing.T) {
 		require.Equal(t, OK, w.Look(ctx, domain.AllTenants()).Verdict)
 		require.Less(t, w.SinceSeen(Saver), 5.0)
 		began := time.Now()
-		b.open = 1
+		b.change(func() { b.open = 1 })
 		time.Sleep(time.Minute)
 		o := w.Look(ctx, domain.AllTenants())
 		require.Len(t, o.Reasons, 1)
 		require.WithinDuration(t, began, o.Reasons[0].Since, lookEvery)
-		b.open = 2
+		b.change(func() { b.open = 2 })
 		require.Equal(t, o.Reasons[0].Since, w.Look(ctx, domain.AllTenants()).Reasons[0].Since, "the figures do not count")
-		b.open = 0
+		b.change(func() { b.open = 0 })
 		time.Sleep(lookEvery)
-		b.open = 1
+		b.change(func() { b.open = 1 })
 		require.WithinDuration(t, time.Now(), w.Look(ctx, domain.AllTenants()).Reasons[0].Since, time.Second)
 		cancel()
 		<-done
@@ -200,7 +232,7 @@ func TestSince(t *testing.T) {
 
 func TestHeart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &board{}
+		b := &board{mu: &sync.Mutex{}}
 		report := Report{Verdict: Degraded, Roles: map[Role]RoleHealth{
 			Saver: {Reasons: []domain.Message{domain.Say(GuardOn, nil)}}, Ingest: {Ready: true},
 		}}
@@ -215,13 +247,15 @@ func TestHeart(t *testing.T) {
 			h.Run(ctx)
 		}()
 		time.Sleep(11 * time.Second)
-		require.Len(t, b.told, 3, "at once, and every five seconds")
-		require.True(t, b.told[2].Ready)
-		require.Equal(t, map[string][]domain.Message{"saver": {domain.Say(GuardOn, nil)}}, b.told[2].Trouble)
-		require.Empty(t, b.left)
-		b.err = errors.New("away")
+		b.change(func() {
+			require.Len(t, b.told, 3, "at once, and every five seconds")
+			require.True(t, b.told[2].Ready)
+			require.Equal(t, map[string][]domain.Message{"saver": {domain.Say(GuardOn, nil)}}, b.told[2].Trouble)
+			require.Empty(t, b.left)
+		})
+		b.change(func() { b.err = errors.New("away") })
 		time.Sleep(5 * time.Second)
-		require.Len(t, b.told, 4, "it goes on")
+		b.change(func() { require.Len(t, b.told, 4, "it goes on") })
 		cancel()
 		<-done
 		require.Equal(t, []string{"me"}, b.left)

@@ -68,7 +68,7 @@ func (p pluginStatus) add(errs []string, what string) []string {
 	}
 	text := what + ": " + strings.TrimSpace(p.Code+" "+p.Message)
 	if len(p.Errors) > 0 {
-		text += fmt.Sprintf(" (%d errors, the first: %v)", len(p.Errors), p.Errors[0])
+		text += fmt.Sprintf(" (%s, the first: %v)", counted(int64(len(p.Errors)), "error", "errors"), p.Errors[0])
 	}
 	const longest = 400
 	if len(text) > longest {

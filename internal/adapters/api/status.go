@@ -266,7 +266,7 @@ var statusWords = words{
 	status.DeadOpen: func(a domain.Args) string {
 		text := counted(a.Count("open"), "dead letter is", "dead letters are") + " open"
 		if n := a.Count("new_last_hour"); n > 0 {
-			text += fmt.Sprintf(", %d of them since an hour", n)
+			text += fmt.Sprintf(", %d of them new within the last hour", n)
 		}
 		return text + ": docket dlq groups tells why"
 	},

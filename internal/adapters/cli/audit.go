@@ -60,7 +60,7 @@ func (a *Audit) Run(ctx context.Context, out Out) error {
 		return nil
 	}
 	t := newTable(
-		out.Stdout, "AT", "CALLER", "ACTION", "TARGET", "MATCHED", "DONE", "FAILED", "COMMENT", "FILTER", "OUTCOME",
+		out.Stdout, "AT", "CALLER", "WHAT", "TARGET", "MATCHED", "DONE", "FAILED", "COMMENT", "FILTER", "CAME OF IT",
 	)
 	for _, i := range items {
 		e, err := read[api.AuditEntry](i)

@@ -302,7 +302,7 @@ func TestUndo(t *testing.T) {
 		return (&JobsShow{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, ID: "r-1"}).Run(t.Context(), o)
 	})
 	require.NoError(t, err)
-	require.Contains(t, got, "To undo it: docket dlq replay --state discarded --path 'pay/*'")
+	require.Contains(t, got, "To undo it: docket dlq replay --state discarded --job r-1")
 }
 
 func TestReplayOnATerminal(t *testing.T) {

@@ -166,8 +166,11 @@ type Show struct {
 // Run prints decisions, outcome and reason first.
 func (s *Show) Run(ctx context.Context, out Out) error {
 	for i, id := range s.IDs {
+		if id == "" {
+			return fail(ExitUsage, "an ID is empty")
+		}
 		if i > 0 && s.Output == "table" {
-			fmt.Fprintln(out.Stdout)
+			fmt.Fprintf(out.Stdout, "\n%s\n\n", strings.Repeat("-", 40))
 		}
 		err := s.one(ctx, out, id)
 		if ExitCode(err) == ExitNotFound {

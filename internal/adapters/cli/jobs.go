@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/docket-project/docket/internal/adapters/api"
@@ -180,7 +178,7 @@ func printJob(w io.Writer, j api.Job) error {
 		return err
 	}
 	if j.Kind == domain.Discard && !j.DryRun && j.Done > 0 {
-		fmt.Fprintf(w, "\nTo undo it: docket dlq replay --state discarded%s\n", flagsOf(j.Filter))
+		fmt.Fprintf(w, "\nTo undo it: docket dlq replay --state discarded --job %s\n", printable(j.ID))
 	}
 	switch {
 	case j.Report == nil:
@@ -189,23 +187,6 @@ func printJob(w io.Writer, j api.Job) error {
 		return printChanges(w, j)
 	}
 	return printReport(w, j)
-}
-
-// flagsOf spells a filter as flags, or as IDs, without its state.
-func flagsOf(filter url.Values) string {
-	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(filter)) {
-		for _, v := range filter[name] {
-			switch quoted := "'" + strings.ReplaceAll(printable(v), "'", `'\''`) + "'"; name {
-			case "state":
-			case "id":
-				b.WriteString(" " + quoted)
-			default:
-				b.WriteString(" --" + strings.ReplaceAll(name, "_", "-") + " " + quoted)
-			}
-		}
-	}
-	return b.String()
 }
 
 func filterText(values url.Values) string {
@@ -248,7 +229,7 @@ func printReport(w io.Writer, j api.Job) error {
 	if r.Bodies > 0 {
 		t.row(
 			"  "+count(int64(r.Bodies)),
-			fmt.Sprintf("parsed anew: %d decisions in them; %d still cannot be read to their end", r.Events, r.Broken),
+			fmt.Sprintf("parsed anew, with decisions: %d; still cannot be read to their end: %d", r.Events, r.Broken),
 		)
 	}
 	if r.Gone > 0 {

@@ -18,6 +18,7 @@ type JobFlags struct {
 	DeadFilter `embed:""`
 	Form       `embed:""`
 	DecisionID []string `name:"decision-id" help:"The decision_id." sep:"none"`
+	Job        []string `help:"What a job took up, and none after it: a discard, to undo it." sep:"none"`
 	Max        int64    `help:"The most dead letters to deal with; 0 for all." default:"0"`
 	Consent    `embed:""`
 	IDs        []string `arg:"" optional:"" name:"ID" help:"Single dead letters, instead of a filter."`
@@ -84,6 +85,9 @@ func (r *DLQReplay) heeds(ctx context.Context) error {
 		if !j.DryRun || j.Kind != domain.Replay || j.State != domain.JobDone || !sameFilter(j.Filter, wanted) {
 			continue
 		}
+		if j.Report != nil && j.Report.Verdict == "nothing" {
+			continue // of another time, perhaps
+		}
 		if unsafe(j) && time.Since(j.CreatedAt.Time) < heedFor {
 			return fail(
 				ExitFailed, "the dry run %s said: %s\nMake another one once the cause is fixed, or add --anyway.", j.ID, j.Message,
@@ -135,12 +139,13 @@ func (r *DLQReindex) Run(ctx context.Context, out Out) error {
 }
 
 // selects reports that a filter says more than a state.
-func (f *JobFlags) selects() bool { return f.chosen() || len(f.DecisionID) > 0 }
+func (f *JobFlags) selects() bool { return f.chosen() || len(f.DecisionID)+len(f.Job) > 0 }
 
 // filter is what they choose.
 func (f *JobFlags) filter() url.Values {
 	filter := f.values()
 	set(filter, "decision_id", f.DecisionID)
+	set(filter, "replay", f.Job)
 	set(filter, "id", f.IDs)
 	return filter
 }

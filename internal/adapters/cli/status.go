@@ -85,7 +85,7 @@ func printStatus(w io.Writer, s api.Status, now time.Time) error {
 		for _, r := range s.Reasons {
 			fmt.Fprintf(w, "- %s (%s)\n", printable(r.Message), since(r.Since, now))
 		}
-	} else if len(s.Reasons) == 1 {
+	} else if len(s.Reasons) == 1 && since(s.Reasons[0].Since, now) != "new" {
 		fmt.Fprintf(w, "(%s)\n", since(s.Reasons[0].Since, now))
 	}
 	fmt.Fprintln(w)

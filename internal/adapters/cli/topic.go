@@ -30,9 +30,10 @@ func (t *Topic) Run(out Out) error {
 		_, err := fmt.Fprintf(out.Stdout, overview, causeList())
 		return err
 	}
-	text, err := topics.ReadFile("topics/" + t.Name + ".txt")
+	name := strings.ToLower(t.Name)
+	text, err := topics.ReadFile("topics/" + name + ".txt")
 	if err != nil {
-		text, err = topics.ReadFile("topics/cause-" + t.Name + ".txt")
+		text, err = topics.ReadFile("topics/cause-" + name + ".txt")
 	}
 	if err != nil {
 		return fail(ExitUsage, "there is nothing to read about %s: docket help lists what there is", t.Name)

@@ -69,7 +69,7 @@ func Mount(e *echo.Echo, p Parts) {
 	g.GET("/decisions", r.search)
 	g.GET("/decisions/*", r.decision)
 	g.POST("/decisions/reprojections", r.createJob(domain.Reproject), web.Operators)
-	g.GET("/opas", r.opas)
+	g.GET("/opas", r.opas, noParameters)
 	g.GET("/dead-letters", r.deadLetters)
 	g.GET("/dead-letters/groups", r.deadGroups)
 	g.GET("/dead-letters/guard", r.guard)
@@ -79,7 +79,7 @@ func Mount(e *echo.Echo, p Parts) {
 	g.POST("/dead-letters/discards", r.createJob(domain.Discard), web.Operators)
 	g.POST("/dead-letters/reindexes", r.createJob(domain.Reindex), web.Operators)
 	for _, jobs := range []string{"/jobs", "/dead-letters/replays"} { // the second is another name of the first
-		g.GET(jobs, r.jobs)
+		g.GET(jobs, r.jobs, noParameters)
 		g.GET(jobs+"/:id", r.job)
 		for _, m := range domain.JobMoves {
 			g.POST(jobs+"/:id/"+string(m), r.moveJob(m), web.Operators)
@@ -90,14 +90,24 @@ func Mount(e *echo.Echo, p Parts) {
 	g.GET("/audit", r.audit)
 	g.GET("/pipeline", func(c echo.Context) error {
 		return c.JSON(http.StatusOK, api.PipelineOf(r.Pipeline(c.Request().Context())))
-	})
+	}, noParameters)
 	g.GET("/status", func(c echo.Context) error {
 		return c.JSON(http.StatusOK, api.StatusOf(r.Overview(c.Request().Context(), scope(c)), r.Disk()))
-	})
+	}, noParameters)
 	e.GET(
 		"/api/v1/openapi.yaml",
 		func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", api.OpenAPI) },
 	)
+}
+
+// noParameters refuses those of a route that takes none: whoever gives one means something by it.
+func noParameters(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		for name := range c.QueryParams() {
+			return web.Problem(http.StatusBadRequest, fmt.Sprintf("unknown parameter %q: this takes none", name))
+		}
+		return next(c)
+	}
 }
 
 // scope is that of the caller.
