@@ -400,6 +400,36 @@ func TestMappingsFromFile(t *testing.T) {
 	require.Equal(t, "eve", d.Principal)
 }
 
+// TestAddressing tells decisions of one id apart by their timestamps.
+func TestAddressing(t *testing.T) {
+	a := startApp(t, nil)
+	stamps := []string{time.Now().Add(-time.Hour).Format(time.RFC3339), time.Now().Format(time.RFC3339)}
+	for i, stamp := range stamps {
+		_, status := postLogs(t, a, fmt.Appendf(nil, `[{"decision_id":"one","timestamp":%q,"n":%d}]`, stamp, i), "")
+		require.Equal(t, http.StatusOK, status)
+	}
+	a.drained(t)
+	for path, want := range map[string]string{
+		"one": `"n":1`, "one?timestamp=" + url.QueryEscape(stamps[0]): `"n":0`,
+		"one?tenant=default&timestamp=" + url.QueryEscape(stamps[1]): `"n":1`, "one/raw?timestamp=" +
+			url.QueryEscape(stamps[0]): `"n":0`,
+	} {
+		code, body := a.get(t, a.ConsoleAddr(), "/api/v1/decisions/"+path)
+		require.Equal(t, http.StatusOK, code, "%s: %s", path, body)
+		require.Contains(t, string(body), want, path)
+	}
+	for path, want := range map[string]int{
+		"one?tenant=other": 404, "one?timestamp=1999-01-01T00:00:00Z": 404, "one?timestamp=noon": 400, "one?x=1": 400,
+	} {
+		code, body := a.get(t, a.ConsoleAddr(), "/api/v1/decisions/"+path)
+		require.Equal(t, want, code, "%s: %s", path, body)
+	}
+	for _, path := range []string{"status", "pipeline", "opas", "jobs"} {
+		code, _ := a.get(t, a.ConsoleAddr(), "/api/v1/"+path+"?x=1")
+		require.Equal(t, http.StatusBadRequest, code, path)
+	}
+}
+
 // TestReproject gives stored decisions the columns of a mapping that came later.
 func TestReproject(t *testing.T) {
 	c := defaults(t)

@@ -160,7 +160,7 @@ type Job struct {
 	Message Message
 	// Matched counts what the filter chose when the job was made. Done were dealt with: Stored have a row, Failed came
 	// back, Reparsed were quarantined bytes that are no row themselves. Skipped were left alone. Of a reprojection Done
-	// are the rows that changed, and Skipped those that did not have to; nobody counts what matches beforehand.
+	// are the rows that changed, and Skipped those that did not have to; Matched counts those that it has come to.
 	Matched, Done, Stored, Failed, Reparsed, Skipped int64
 	// BaseDone and BaseFailed are what they were when an operator last let the job go on.
 	BaseDone, BaseFailed int64

@@ -174,7 +174,7 @@ func (w *work) rows(rows []domain.Decision) (goOn bool, err error) {
 	w.report.Changed += int64(len(changed))
 	last := &rows[len(rows)-1]
 	step := domain.JobStep{
-		Report: &w.report, After: domain.Position{Topic: domain.CursorOf(last).String()},
+		Report: &w.report, Matched: w.report.Rows, After: domain.Position{Topic: domain.CursorOf(last).String()},
 		Message: domain.Say(Progress, domain.Args{
 			"rows": w.report.Rows, "changed": w.report.Changed, "day": domain.DayOf(last.Time()).String(),
 		}),

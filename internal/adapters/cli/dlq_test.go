@@ -71,6 +71,13 @@ const (
 		"comment":"looked","outcome":"until tomorrow"}]}`
 )
 
+// reprojected is a dry run of a reprojection.
+const reprojected = `{"id":"r-9","kind":"reproject","dry_run":true,"state":"done","code":"x","args":{},"tenants":null,` +
+	`"message":"1200 decisions looked at; the columns of 300 would change","filter":{"since":["2026-10-27T10:00:00Z"]},` +
+	`"max_replays":3,"stop_ratio":0.1,"caller":"ann","created_at":"2026-11-26T10:00:00Z","report":{"rows":1200,` +
+	`"changed":300,"changes":[{"path":"shop/pay","column":"outcome","from":"unknown","to":"denied","rows":300,` +
+	`"sample":"0f4a"},{"path":"shop/pay","column":"reason","from":"","to":"","rows":12,"sample":"0f4a"}]}}`
+
 // run runs a command and checks what it prints and its exit code.
 func run(t *testing.T, name string, code int, command interface {
 	Run(context.Context, Out) error
@@ -230,18 +237,13 @@ func TestReplayIsWatched(t *testing.T) {
 }
 
 func TestReproject(t *testing.T) {
-	row := `{"id":"r-9","kind":"reproject","dry_run":true,"state":"done","code":"x","args":{},"tenants":null,` +
-		`"message":"1200 decisions looked at; the columns of 300 would change","filter":{"since":["2026-10-27T10:00:00Z"]},` +
-		`"max_replays":3,"stop_ratio":0.1,"caller":"ann","created_at":"2026-11-26T10:00:00Z","report":{"rows":1200,` +
-		`"changed":300,"changes":[{"path":"shop/pay","column":"outcome","from":"unknown","to":"denied","rows":300,` +
-		`"sample":"0f4a"},{"path":"shop/pay","column":"reason","from":"","to":"","rows":12,"sample":"0f4a"}]}}`
-	s := serve(t, map[string]string{"/api/v1/decisions/reprojections": row, "/api/v1/jobs/r-9": row})
+	s := serve(t, map[string]string{"/api/v1/decisions/reprojections": reprojected, "/api/v1/jobs/r-9": reprojected})
 	run(t, "reproject-dry", ExitDone, &Reproject{
 		Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Since: "30d", Path: []string{"shop/*"},
 	})
 	s = serve(t, map[string]string{
-		"/api/v1/decisions/reprojections": strings.Replace(row, `"dry_run":true`, `"dry_run":false,"done":300,"skipped":900`, 1),
-		"/api/v1/jobs/r-9":                strings.Replace(row, `"dry_run":true`, `"dry_run":false,"done":300,"skipped":900`, 1),
+		"/api/v1/decisions/reprojections": strings.Replace(reprojected, `"dry_run":true`, `"dry_run":false,"done":300,"skipped":900`, 1),
+		"/api/v1/jobs/r-9":                strings.Replace(reprojected, `"dry_run":true`, `"dry_run":false,"done":300,"skipped":900`, 1),
 	})
 	run(t, "reproject", ExitDone, &Reproject{
 		Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Since: "30d",

@@ -90,13 +90,12 @@ func printGuard(w io.Writer, answer []byte, output string) error {
 	}
 	state := "The dead-letter guard is off: rejected rows are dead-lettered."
 	if g.On {
-		state = "The dead-letter guard is on: rejected rows are parked, and not dead-lettered, until their cause is fixed " +
-			"or their " +
-			"fingerprints are accepted."
+		state = "The dead-letter guard is on: rejected rows are held instead of dead-lettered,\nuntil their cause is fixed " +
+			"or their fingerprints are accepted."
 	}
 	fmt.Fprintf(
 		w,
-		"%s\nWithin ten minutes the store judged %d rows. It rejected %d of them with fingerprints that nobody has "+
+		"%s\nWithin ten minutes the store judged %d rows. It rejected %d of them\nwith fingerprints that nobody has "+
 			"accepted.\n",
 		state,
 		g.Judged,

@@ -5,6 +5,7 @@ package queryapi
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -34,9 +35,15 @@ type Control interface {
 	ports.AuditReader
 }
 
+// Decisions is what the API reads of decisions.
+type Decisions interface {
+	ports.DecisionReader
+	StoredEvents(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error)
+}
+
 // Parts are what the API works with.
 type Parts struct {
-	Decisions ports.DecisionReader
+	Decisions Decisions
 	Control   Control
 	Log       ports.LogReader
 	Trail     *trail.Trail
@@ -156,7 +163,7 @@ func (r *routes) decision(c echo.Context) error {
 	if trail && !raw {
 		return r.trail(c, id)
 	}
-	rows, err := r.Decisions.Decisions(c.Request().Context(), scope(c), id)
+	rows, err := r.rows(c, id)
 	if err != nil {
 		return err
 	}
@@ -171,6 +178,50 @@ func (r *routes) decision(c echo.Context) error {
 		return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, rows[0].Event)
 	}
 	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, api.SpellDecision(rows[0], rows[1:]))
+}
+
+// rows are those with an id; with tenant, timestamp or both, which address one of several, that one. The first has its
+// event.
+func (r *routes) rows(c echo.Context, id string) ([]domain.Decision, error) {
+	params, within := c.QueryParams(), scope(c)
+	for name := range params {
+		if name != "tenant" && name != "timestamp" {
+			return nil, web.Problem(
+				http.StatusBadRequest, fmt.Sprintf("unknown parameter %q: known are tenant, timestamp", name),
+			)
+		}
+	}
+	if tenant := params.Get("tenant"); tenant != "" {
+		if !within.Includes(tenant) {
+			return nil, nil
+		}
+		within = domain.Tenants(tenant)
+	}
+	if !params.Has("timestamp") {
+		return r.Decisions.Decisions(c.Request().Context(), within, id)
+	}
+	at, err := domain.ParseInstant(params.Get("timestamp"), r.now())
+	if err != nil {
+		return nil, web.Problem(http.StatusBadRequest, "timestamp: "+err.Error())
+	}
+	at = at.Truncate(time.Microsecond)
+	page, err := r.Decisions.StoredEvents(c.Request().Context(), within, domain.Query{
+		Filter: domain.Filter{
+			Since: at, Until: at.Add(time.Microsecond), Where: domain.Equals(domain.FieldDecisionID, id),
+		},
+		Limit: domain.DefaultPage,
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range page.Items {
+		if sha256.Sum256(d.Event) != d.SHA256 {
+			return nil, domain.Errorf(
+				domain.Misconfigured, "decision %s is damaged in the store: restore it from a backup", id,
+			)
+		}
+	}
+	return page.Items, nil
 }
 
 // trail answers GET /api/v1/decisions/{decision_id}/trail.
