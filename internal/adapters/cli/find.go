@@ -232,7 +232,7 @@ func printDecision(w io.Writer, d api.DecisionWithEvent) error {
 	t.pair("principal", string(d.Principal))
 	t.pair("action", string(d.Action))
 	t.pair("resource", string(d.Resource))
-	t.pair("time", stamp(d.Time))
+	t.pair("time", t.look.moment(d.Time))
 	t.pair("received", stamp(d.ReceivedAt))
 	t.pair("saved", stamp(d.SavedAt))
 	t.pair("tenant", d.Tenant)

@@ -76,6 +76,19 @@ func (l look) when(at api.Instant) string {
 	return at.In(now.Location()).Format("2006-01-02 15:04")
 }
 
+// moment spells a time whole and, in front of a screen, how long ago it was.
+func (l look) moment(at api.Instant) string {
+	if !l.local || at.IsZero() {
+		return stamp(at)
+	}
+	now := l.now()
+	text := at.In(now.Location()).Format("2006-01-02 15:04:05.000 MST")
+	if relative := l.when(at); strings.HasSuffix(relative, "ago") {
+		text += " (" + relative + ")"
+	}
+	return text
+}
+
 // The colours of words that want to be seen, as of any terminal since the VT100.
 const (
 	red, green, yellow, magenta = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[35m"

@@ -42,11 +42,19 @@ func (t *Topic) Run(out Out) error {
 	return err
 }
 
-// causeList names the causes of dead letters.
+// causeList names the causes of dead letters, a few on each line.
 func causeList() string {
-	names := make([]string, len(domain.Causes))
+	const each = 5
+	var b strings.Builder
 	for i, c := range domain.Causes {
-		names[i] = string(c)
+		switch {
+		case i == 0:
+		case i%each == 0:
+			b.WriteString(",\n" + strings.Repeat(" ", len("docket help CAUSE    ")))
+		default:
+			b.WriteString(", ")
+		}
+		b.WriteString(string(c))
 	}
-	return strings.Join(names, ", ")
+	return b.String()
 }
