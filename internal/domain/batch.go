@@ -152,6 +152,7 @@ func readBody(ctx context.Context, r io.Reader, sizeHint, limit int) (body []byt
 type decoder struct {
 	jsontext.Decoder
 	src bytes.Buffer
+	all []byte
 }
 
 // Duplicate names are storable, and UTF-8 is checked by us so that one bad event does not end the decoder.
@@ -163,13 +164,13 @@ var decoders = sync.Pool{New: func() any { return new(decoder) }}
 // decode lends a decoder over b; release it before b goes out of reach.
 func decode(b []byte) *decoder {
 	d := decoders.Get().(*decoder)
-	d.src = *bytes.NewBuffer(b)
+	d.all, d.src = b, *bytes.NewBuffer(b)
 	d.Reset(&d.src, lenient, anyUTF8)
 	return d
 }
 
 func (d *decoder) release() {
-	d.src = bytes.Buffer{}
+	d.all, d.src = nil, bytes.Buffer{}
 	d.Reset(&d.src, lenient, anyUTF8) // forget the bytes
 	decoders.Put(d)
 }

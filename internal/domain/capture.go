@@ -23,7 +23,9 @@ type capture struct {
 // forget drops what aliases the event.
 func (c *capture) forget() {
 	clear(c.values)
-	c.result = members{}
+	if c.result.used {
+		c.result = members{}
+	}
 	c.masks = masks{}
 }
 
@@ -47,20 +49,19 @@ func (c *capture) walk(d *decoder, n *node) bool {
 		if d.PeekKind() != 'n' {
 			c.values[n.slot] = there
 		}
-	} else if n.slot >= 0 {
+	} else if kind := d.PeekKind(); n.slot >= 0 && (len(n.children) == 0 || kind != '{' && kind != '[') {
 		v, err := d.ReadValue()
-		if err != nil {
-			return false
-		}
 		c.values[n.slot] = v
-		if len(n.children) == 0 || (v.Kind() != '{' && v.Kind() != '[') {
-			return true
-		}
-		inner := decode(v)
-		defer inner.release()
-		return c.members(inner, n)
+		return err == nil
 	}
-	return c.members(d, n)
+	start := d.InputOffset()
+	if !c.members(d, n) {
+		return false
+	}
+	if n.slot >= 0 && !n.seen { // it was read on the way
+		c.values[n.slot] = bytes.TrimLeft(d.all[start:d.InputOffset()], ":, \t\r\n")
+	}
+	return true
 }
 
 // there stands for a value of which only its presence counts.
@@ -147,7 +148,11 @@ func (c *capture) spell(v jsontext.Value) string {
 
 // first returns the first of the sources that leads to text, and its number among them, or -1.
 func (c *capture) first(sources []planned, sep string) (string, int) {
-	for i, s := range sources {
+	for i := range sources {
+		s := &sources[i]
+		if c.values[s.needs] == nil { // of most
+			continue
+		}
 		if text := c.found(s, sep); text != "" {
 			return text, i
 		}
@@ -157,7 +162,7 @@ func (c *capture) first(sources []planned, sep string) (string, int) {
 
 // found is what a source leads to: a scalar, or an array of scalars joined by sep; several pointers are joined by the
 // source's own separator.
-func (c *capture) found(s planned, sep string) string {
+func (c *capture) found(s *planned, sep string) string {
 	if s.read != nil {
 		return s.read(c, c.value(s.parts[0].slot))
 	}
@@ -220,6 +225,9 @@ func (c *capture) instant(slot int) time.Time {
 	v := c.value(slot)
 	if v.Kind() != '"' {
 		return time.Time{}
+	}
+	if bytes.IndexByte(v, '\\') < 0 {
+		return instantOf(string(v[1 : len(v)-1])).Truncate(time.Microsecond)
 	}
 	s, err := jsontext.AppendUnquote(nil, v)
 	if err != nil {

@@ -134,12 +134,13 @@ type members struct {
 	// maybe is a member whose name might be that of a verdict, but is none that docket knows, and refuses one of these
 	// that is false; disclaims is one that is the same as allow.
 	maybe, refuses, disclaims bool
-	// clash says that two members are one key, such as Allow and allow, or the same twice.
+	// clash says that two members are one key of a verdict, such as Allow and allow, or the same twice.
 	clash bool
 	// hidden is a verdict that a mask hides, and within says of which deny sets elements were erased.
 	hidden string
 	gone   [numKeys]bool
 	within [numKeys]bool
+	used   bool // something stands in it
 	// erasedElement says that a member or an element of the result itself was erased.
 	erasedElement bool
 }
@@ -155,11 +156,12 @@ func (m *members) at(k key) string {
 // readMembers walks an object once.
 func (c *capture) readMembers(result jsontext.Value) {
 	m := &c.result
+	m.used = true
 	each(result, func(name, v jsontext.Value) bool {
 		k, says := keyOf(name)
 		switch {
 		case k != noKey:
-			m.clash = m.clash || m.names[k] != nil
+			m.clash = m.clash || k <= keyEvaluations && m.names[k] != nil
 			m.values[k], m.names[k] = v, name
 		case string(name) == `"enforce"` && checks(v, policyName{text: "enforce"}).outcome == OutcomeDenied:
 			m.denied, m.deniedName = v, name
@@ -179,6 +181,7 @@ func (c *capture) readMembers(result jsontext.Value) {
 // hide takes in what masks did to the result. A verdict that a mask hides is not the policy's.
 func (c *capture) hide() {
 	m := &c.result
+	m.used = true
 	hide := func(k key, steps []string) {
 		m.hidden, m.gone[k] = "/"+strings.Join(steps, "/"), true
 		if k == noKey && m.deniedName != nil && unquoted(m.deniedName) == steps[1] {

@@ -326,17 +326,10 @@ func readName(name string) nameSays {
 		return nameNone
 	}
 	snake := stem(name)
+	if says, known := namesBySpelling[snake]; known {
+		return says
+	}
 	switch {
-	case denyNames[snake]:
-		return nameDeny
-	case denySetNames[snake]:
-		return nameDenySet
-	case warnNames[snake]:
-		return nameWarn
-	case dataNames[snake]:
-		return nameData
-	case allowNames[snake]:
-		return nameAllow
 	case (strings.HasPrefix(snake, "deny_") || strings.HasPrefix(snake, "violation_")) && !anyStep(snake, undeniers):
 		return nameDeny
 	case (strings.HasPrefix(snake, "allow_") || strings.HasPrefix(snake, "can_")) && !anyStep(snake, disallowers):
@@ -344,6 +337,19 @@ func readName(name string) nameSays {
 	}
 	return nameOther
 }
+
+// namesBySpelling are all names that say something by themselves.
+var namesBySpelling = func() map[string]nameSays {
+	all := map[string]nameSays{}
+	for says, names := range map[nameSays]map[string]bool{
+		nameAllow: allowNames, nameDeny: denyNames, nameDenySet: denySetNames, nameWarn: warnNames, nameData: dataNames,
+	} {
+		for name := range names {
+			all[name] = says
+		}
+	}
+	return all
+}()
 
 // stem is a name in snake_case, without is_ and should_.
 func stem(name string) string {

@@ -44,6 +44,8 @@ type placed struct {
 // planned is a source with its slots.
 type planned struct {
 	parts []*placed
+	// needs is the slot without which there is nothing.
+	needs int
 	join  string
 	read  func(*capture, jsontext.Value) string
 }
@@ -103,6 +105,15 @@ func newPlan(m Mapping) *plan {
 	}
 	for slot, at := range fixed {
 		*slot = at.slot
+	}
+	for _, sources := range p.columns {
+		for i, s := range sources {
+			for _, part := range s.parts {
+				if sources[i].needs = part.slot; !part.optional {
+					break
+				}
+			}
+		}
 	}
 	return p
 }

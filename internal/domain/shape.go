@@ -236,7 +236,7 @@ func (c *capture) verdicts() verdict {
 		return yes
 	case w.allowed != noKey && w.other != noKey:
 		return verdict{outcome: OutcomeUnknown, why: byContradiction, key: w.other}
-	case w.allowed != noKey && (contradicted || m.refuses || c.fails()):
+	case w.allowed != noKey && (contradicted || w.structured || m.refuses || c.fails()):
 		return verdict{outcome: OutcomeUnknown, why: byContradiction, key: w.allowed}
 	case w.allowed != noKey:
 		return verdict{outcome: OutcomeAllowed, why: byWord, key: w.allowed}
@@ -250,6 +250,8 @@ func (c *capture) verdicts() verdict {
 			return verdict{outcome: OutcomeUnknown, why: byDenyEmpty, key: deny.key, at: deny.at}
 		}
 		return deny
+	case contradicted && (review.outcome == OutcomeAllowed || evaluations.outcome == OutcomeAllowed):
+		return against
 	case review.why != "":
 		return review
 	case evaluations.why != "":
@@ -289,8 +291,9 @@ type inWords struct {
 	// where a boolean might.
 	hesitates key
 	disclaims bool
-	// any says that there is a key of a verdict, whatever stands there.
-	any bool
+	// any says that there is a key of a verdict, whatever stands there, and structured that there is more than a word where
+	// one might stand.
+	any, structured bool
 }
 
 // hesitant are words for a decision that is not made yet, or not here.
@@ -303,6 +306,7 @@ func (c *capture) words() (w inWords) {
 		v := m.value(k)
 		w.any = w.any || v != nil
 		w.disclaims = w.disclaims || v.Kind() == 'f' && !k.allows()
+		w.structured = w.structured || (v.Kind() == '{' || v.Kind() == '[') && k.words()
 		if v.Kind() != '"' {
 			continue
 		}
