@@ -291,8 +291,8 @@ type inWords struct {
 	// where a boolean might.
 	hesitates key
 	disclaims bool
-	// any says that there is a key of a verdict, whatever stands there, and structured that there is more than a word where
-	// one might stand.
+	// any says that there is a key of a verdict, whatever stands there, and structured that there is more than a word
+	// where one might stand.
 	any, structured bool
 }
 
