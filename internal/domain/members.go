@@ -2,6 +2,7 @@ package domain
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -129,8 +130,9 @@ var praise = wordSet("compliant valid ok pass passed passes success successful s
 type members struct {
 	values [numKeys]jsontext.Value
 	names  [numKeys]jsontext.Value // as they are spelled
-	// denied is a filled deny set of a name of its own, or nil, deniedName its name, and emptyName that of an empty one.
-	denied, deniedName, emptyName jsontext.Value
+	// filled are deny sets of names of their own that deny, and emptyName is that of an empty one.
+	filled    []denySet
+	emptyName jsontext.Value
 	// maybe is a member whose name might be that of a verdict, but is none that docket knows, and refuses one of these
 	// that is false; disclaims is one that is the same as allow.
 	maybe, refuses, disclaims bool
@@ -143,6 +145,17 @@ type members struct {
 	used   bool // something stands in it
 	// erasedElement says that a member or an element of the result itself was erased.
 	erasedElement bool
+}
+
+// denySet is a deny set with its quoted name.
+type denySet struct{ name, value jsontext.Value }
+
+// deny adds a deny set that is filled. One is enough to deny; the others are for what they say.
+func (m *members) deny(name, v jsontext.Value) {
+	const most = 64
+	if len(m.filled) < most {
+		m.filled = append(m.filled, denySet{name, v})
+	}
 }
 
 // at is a JSON pointer to a key.
@@ -164,9 +177,9 @@ func (c *capture) readMembers(result jsontext.Value) {
 			m.clash = m.clash || k <= keyEvaluations && m.names[k] != nil
 			m.values[k], m.names[k] = v, name
 		case string(name) == `"enforce"` && checks(v, policyName{text: "enforce"}).outcome == OutcomeDenied:
-			m.denied, m.deniedName = v, name
+			m.deny(name, v)
 		case (says == nameDeny || says == nameDenySet) && fills(v) == saysYes:
-			m.denied, m.deniedName = v, name
+			m.deny(name, v)
 		case (says == nameDeny || says == nameDenySet) && fills(v) == saysNo:
 			m.emptyName = name
 		case says == nameAllow:
@@ -184,8 +197,8 @@ func (c *capture) hide() {
 	m.used = true
 	hide := func(k key, steps []string) {
 		m.hidden, m.gone[k] = "/"+strings.Join(steps, "/"), true
-		if k == noKey && m.deniedName != nil && unquoted(m.deniedName) == steps[1] {
-			m.denied, m.deniedName = nil, nil
+		if k == noKey {
+			m.filled = slices.DeleteFunc(m.filled, func(s denySet) bool { return unquoted(s.name) == steps[1] })
 		}
 	}
 	for i, list := range [][][]string{c.masks.erased, c.masks.masked} {

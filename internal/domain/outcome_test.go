@@ -165,6 +165,8 @@ var outcomes = []struct {
 	{"null is neither", `{"input":{},"result":{"deny":null}}`, OutcomeUnknown, ""},
 	{"a set of a name of its own", `{"input":{},"result":{"deny_root":["r"],"deny_host":[]}}`, OutcomeDenied, "r"},
 	{"empty sets of names of their own", `{"input":{},"result":{"deny_root":[],"deny_host":[]}}`, OutcomeAllowed, ""},
+	{"several sets", `{"input":{},"result":{"deny":["a"],"violation_x":[{"msg":"b"}],"deny_y":["c"],"deny_z":[]}}`,
+		OutcomeDenied, "a; b; c"},
 	{"a list with a similar name", `{"input":{},"result":{"denylist":["a"]}}`, OutcomeUnknown, ""},
 
 	// Reviews and results of several checks.

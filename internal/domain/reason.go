@@ -7,12 +7,11 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// reasonKeys are where an object keeps its reason, the first that has one. Those behind whyNot say why not, which is
-// nothing to say of what is allowed.
+// reasonKeys are where an object keeps its reason, the first that has one; keyDeny stands for all deny sets. whyNotKeys
+// say why not, which is nothing to say of what is allowed.
 var reasonKeys = []key{
-	keyReason, keyReasons, keyMessage, keyMessages, keyMsg, keyDeny, keyDenied, keyDenies, keyDenials, keyViolation,
-	keyViolations, keyFailures, keyErrors, keyExplanation, keyContext, keyResponse, keyStatus, keyEvaluations, keyWarnings,
-	keyWarn,
+	keyReason, keyReasons, keyMessage, keyMessages, keyMsg, keyDeny, keyErrors, keyExplanation, keyContext, keyResponse,
+	keyStatus, keyEvaluations, keyWarnings, keyWarn,
 }
 
 var whyNotKeys = []key{keyBody, keyHeaders, keyHTTPStatus, keyStatusCode}
@@ -36,13 +35,12 @@ func (c *capture) reason(result jsontext.Value, v verdict) (text string, name js
 		keys := reasonKeys
 		for range 2 {
 			for _, k := range keys {
-				if text := c.keyReason(k, m.values[k]); text != "" {
+				if k == keyDeny {
+					if text, name := c.denials(); text != "" {
+						return text, name
+					}
+				} else if text := c.keyReason(k, m.values[k]); text != "" {
 					return text, m.names[k]
-				}
-			}
-			if m.denied != nil {
-				if text := c.says(m.denied); text != "" {
-					return text, m.deniedName
 				}
 			}
 			if v.outcome == OutcomeAllowed {
@@ -56,6 +54,31 @@ func (c *capture) reason(result jsontext.Value, v verdict) (text string, name js
 	default:
 	}
 	return "", nil
+}
+
+// denials is what all deny sets say. name is that of the first that says something.
+func (c *capture) denials() (text string, name jsontext.Value) {
+	m := &c.result
+	var b strings.Builder
+	add := func(text string, of jsontext.Value) {
+		if b.Len() == 0 && text != "" {
+			name = of
+		}
+		join(&b, text)
+	}
+	for k := keyDeny; k <= keyFailures && b.Len() <= maxText; k++ {
+		add(c.keyReason(k, m.values[k]), m.names[k])
+	}
+	for _, set := range m.filled {
+		if b.Len() > maxText {
+			break
+		}
+		add(c.keyReason(keyDeny, set.value), set.name)
+	}
+	if b.Len() == 0 {
+		return "", nil
+	}
+	return c.clean(b.String(), false), name
 }
 
 // keyReason is what one member says.

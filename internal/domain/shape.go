@@ -374,8 +374,8 @@ func (c *capture) denyKeys() verdict {
 		}
 	}
 	switch {
-	case m.deniedName != nil:
-		return verdict{outcome: OutcomeDenied, why: byDenyKey, at: "/result/" + unquoted(m.deniedName)}
+	case len(m.filled) > 0:
+		return verdict{outcome: OutcomeDenied, why: byDenyKey, at: "/result/" + unquoted(m.filled[0].name)}
 	case m.emptyName != nil && v.why == "":
 		return verdict{outcome: OutcomeAllowed, why: byDenyKey, at: "/result/" + unquoted(m.emptyName)}
 	}
