@@ -7,6 +7,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/docket-project/docket/internal/config"
 	"github.com/docket-project/docket/internal/domain"
 )
 
@@ -19,13 +20,13 @@ func Projector(c Config) (*domain.Projector, error) { return domain.NewProjector
 
 // UnmarshalYAML reads the section. A mistake is told with its line and column.
 func (m *Mappings) UnmarshalYAML(n *yaml.Node) error {
-	n = meant(n)
+	n = config.Meant(n)
 	if n.Kind != yaml.SequenceNode {
 		return mistake(n, "want a list of mappings, each with a path")
 	}
 	*m = nil
 	for _, item := range n.Content {
-		one, err := readMapping(meant(item))
+		one, err := readMapping(config.Meant(item))
 		if err != nil {
 			return err
 		}
@@ -186,7 +187,7 @@ func listed(n *yaml.Node) []*yaml.Node {
 	}
 	out := make([]*yaml.Node, len(n.Content))
 	for i, item := range n.Content {
-		out[i] = meant(item)
+		out[i] = config.Meant(item)
 	}
 	return out
 }
@@ -198,7 +199,7 @@ func eachKey(n *yaml.Node, visit func(key, value *yaml.Node) error) error {
 	}
 	seen := map[string]bool{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := meant(n.Content[i]), meant(n.Content[i+1])
+		key, value := config.Meant(n.Content[i]), config.Meant(n.Content[i+1])
 		if seen[key.Value] {
 			return mistake(key, "%s is set twice", key.Value)
 		}
@@ -208,14 +209,6 @@ func eachKey(n *yaml.Node, visit func(key, value *yaml.Node) error) error {
 		}
 	}
 	return nil
-}
-
-// meant is the node that an alias stands for.
-func meant(n *yaml.Node) *yaml.Node {
-	if n.Kind == yaml.AliasNode {
-		return n.Alias
-	}
-	return n
 }
 
 func unknownKey(key *yaml.Node, known string) error {

@@ -64,8 +64,8 @@ const (
 	maxKey  = 1000
 )
 
-// meant is the node that an alias stands for.
-func meant(n *yaml.Node) *yaml.Node {
+// Meant is the node that an alias stands for, for sections that read themselves.
+func Meant(n *yaml.Node) *yaml.Node {
 	if n.Kind == yaml.AliasNode {
 		return n.Alias
 	}
@@ -73,7 +73,7 @@ func meant(n *yaml.Node) *yaml.Node {
 }
 
 func (f *File) add(prefix string, n *yaml.Node, sections map[string]any) error {
-	n = meant(n)
+	n = Meant(n)
 	if len(prefix) > maxKey {
 		return fmt.Errorf("%s line %d: a key is longer than %d bytes; does an alias contain itself?", f.Name, n.Line, maxKey)
 	}
@@ -81,7 +81,7 @@ func (f *File) add(prefix string, n *yaml.Node, sections map[string]any) error {
 		return fmt.Errorf("%s line %d: want keys and values", f.Name, n.Line)
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := prefix+meant(n.Content[i]).Value, meant(n.Content[i+1])
+		key, value := prefix+Meant(n.Content[i]).Value, Meant(n.Content[i+1])
 		if f.keys++; f.keys > maxKeys {
 			return fmt.Errorf("%s line %d: there are more than %d keys", f.Name, n.Line, maxKeys)
 		}

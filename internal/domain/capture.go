@@ -188,25 +188,21 @@ func (c *capture) scalars(v jsontext.Value, sep string) string {
 	if v.Kind() != '[' {
 		return c.spell(v)
 	}
-	d := decode(v)
-	defer d.release()
-	if _, err := d.ReadToken(); err != nil {
-		return ""
-	}
 	var b strings.Builder
-	for d.PeekKind() != ']' && b.Len() <= maxText {
-		e, err := d.ReadValue()
-		if err != nil {
-			return ""
-		}
-		s := c.spell(e)
-		if s == "" && e.Kind() != '"' {
-			return ""
+	other := false
+	each(v, func(_, e jsontext.Value) bool {
+		text := c.spell(e)
+		if other = text == "" && e.Kind() != '"'; other {
+			return false
 		}
 		if b.Len() > 0 {
 			b.WriteString(sep)
 		}
-		b.WriteString(s)
+		b.WriteString(text)
+		return b.Len() <= maxText
+	})
+	if other {
+		return ""
 	}
 	return c.clean(b.String(), false)
 }

@@ -170,31 +170,19 @@ const maxBundles = 64
 func (c *capture) bundles() []Bundle {
 	var out []Bundle
 	if v := c.value(c.plan.bundles); v.Kind() == '{' {
-		d := decode(v)
-		defer d.release()
-		if _, err := d.ReadToken(); err != nil {
-			return nil
-		}
-		for d.PeekKind() != '}' {
+		each(v, func(name, bundle jsontext.Value) bool {
 			if len(out) == maxBundles {
 				c.altered = true // whoever reads the row is told that there were more
-				break
+				return false
 			}
-			quoted, err := d.ReadValue()
-			if err != nil {
-				return out
-			}
-			b := Bundle{Name: c.text(quoted)}
-			v, err := d.ReadValue()
-			if err != nil {
-				return out
-			}
-			inner := capture{}
-			inner.read(revisionPlan, v)
+			var inner capture
+			b := Bundle{Name: c.text(name)}
+			inner.read(revisionPlan, bundle)
 			b.Revision = inner.scalar(revisionPlan.revision)
 			c.altered = c.altered || inner.altered
 			out = append(out, b)
-		}
+			return true
+		})
 	}
 	if len(out) == 0 {
 		if r := c.scalar(c.plan.revision); r != "" {
