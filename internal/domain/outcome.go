@@ -227,7 +227,7 @@ func (c *capture) judge(cond Condition, v jsontext.Value, erased bool) answer {
 		return yes(len(v) > len(`""`))
 	case cond.When == WhenEquals && kind == '0' && sameNumber(string(v), cond.Equals):
 		return saysYes
-	case cond.When == WhenEquals && (kind == '"' || isBool) && c.plain(v) == cond.Equals:
+	case cond.When == WhenEquals && (kind == '"' || isBool) && plainText(v) == cond.Equals:
 		return saysYes
 	}
 	return saysNothing
@@ -244,8 +244,8 @@ func sameNumber(a, b string) bool {
 	return errX == nil && errY == nil && x == y
 }
 
-// plain is a scalar's whole text.
-func (*capture) plain(v jsontext.Value) string {
+// plainText is a scalar's whole text.
+func plainText(v jsontext.Value) string {
 	if v.Kind() == '"' {
 		return unquoted(v)
 	}

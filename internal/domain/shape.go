@@ -48,6 +48,9 @@ func word(v jsontext.Value) Outcome {
 	return OutcomeUnknown
 }
 
+// saysDenied reports a text that is a verdict of denied.
+func saysDenied(v jsontext.Value) bool { return v.Kind() == '"' && word(v) == OutcomeDenied }
+
 // foldWord is a text without case, "_", "-" and white space; "" for one that is too long to be a verdict.
 func foldWord(v jsontext.Value) string {
 	const longest = 64
@@ -326,9 +329,7 @@ func (c *capture) words() (w inWords) {
 			w.other = k
 		}
 	}
-	if status := m.value(keyStatus); status.Kind() == '"' && verdictWords[foldWord(status)] == OutcomeDenied {
-		w.disclaims = true
-	}
+	w.disclaims = w.disclaims || saysDenied(m.value(keyStatus))
 	if allowed := member(m.value(keyResponse), `"allowed"`); allowed != nil && allowed.Kind() != 't' {
 		w.disclaims = true
 	}
@@ -352,7 +353,7 @@ func (c *capture) fails() bool {
 			return true
 		}
 	}
-	return m.value(keyStatus).Kind() == '"' && verdictWords[foldWord(m.value(keyStatus))] == OutcomeDenied
+	return saysDenied(m.value(keyStatus))
 }
 
 // denyKeys reads the deny sets of an object: filled is denied, and all empty allowed as far as they go.

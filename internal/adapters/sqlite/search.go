@@ -239,6 +239,26 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 	return out, s.checked("list OPAs", rows.Err())
 }
 
+// OPAGroups counts OPAs; see ports.OPAReader.
+func (s *Store) OPAGroups(ctx context.Context, scope domain.Scope, at time.Time) (out []domain.OPAGroup, err error) {
+	w := dialect.Where(
+		at.UnixMicro(), domain.OPAIntervals, domain.OPAPatience.Microseconds(), domain.OPAGoneBehind.Microseconds(),
+	)
+	w.Fits(domain.DecisionFields, scope.Expr())
+	query := `SELECT tenant, app, sum(quiet <= patience), sum(quiet > patience AND quiet <= ?4),
+			sum(quiet > patience AND quiet > ?4)
+		FROM (SELECT tenant, app, ?1 - max(coalesce(last_upload, 0), coalesce(status_at, 0)) AS quiet,
+			max(?2 * interval, ?3) AS patience FROM opas WHERE ` + w.String() + `)
+		GROUP BY tenant, app ORDER BY count(*) DESC, tenant, app LIMIT 1000`
+	err = s.each(ctx, query, w.Args, func(rows *sql.Rows) error {
+		var g domain.OPAGroup
+		err := rows.Scan(&g.Tenant, &g.App, &g.Live, &g.Silent, &g.Gone)
+		out = append(out, g)
+		return err
+	})
+	return out, s.checked("count OPAs in "+storeFile, err)
+}
+
 func instant(micros sql.NullInt64) time.Time {
 	if !micros.Valid {
 		return time.Time{}
