@@ -82,7 +82,13 @@ func TestDrillVerdict(t *testing.T) {
 	c.roles["ingest"].start()
 	c.roles["parking"].start()
 	v = c.says(t, 30*time.Second, "DEGRADED", "process_missing", 1)
-	require.Contains(t, v.Reasons[len(v.Reasons)-1].Message, "process is alive")
+	eventually(t, 15*time.Second, func() error { // the other two say for one beat that they start
+		if _ = c.getJSON(t, "/api/v1/status", &v); len(v.Reasons) != 1 || v.Reasons[0].Code != "process_missing" {
+			return fmt.Errorf("%+v", v.Reasons)
+		}
+		return nil
+	})
+	require.Contains(t, v.Message, "no saver process is alive")
 	c.roles["saver"].start()
 	c.says(t, 30*time.Second, "OK", "", 0)
 

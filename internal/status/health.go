@@ -1,6 +1,7 @@
 package status
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -168,7 +169,9 @@ func (h *Health) of(role Role, sampler *Sampler, verbose bool) RoleHealth {
 		if stopping {
 			say(Stopping, nil)
 		}
-		if err := sampler.Publishable(); err != nil {
+		if err := sampler.Publishable(); errors.Is(err, errNotSampled) {
+			say(Starting, nil) // nobody knows yet whether the log takes records
+		} else if err != nil {
 			say(LogRefuses, domain.Args{"error": err.Error()})
 		}
 	}

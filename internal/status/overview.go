@@ -3,6 +3,7 @@ package status
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -216,7 +217,7 @@ func rank(r Reason) int {
 
 // log says whether the log answers and takes records.
 func (w *Watch) log(o *overview) {
-	if err := w.Sampler.Publishable(); err != nil {
+	if err := w.Sampler.Publishable(); err != nil && !errors.Is(err, errNotSampled) { // a process that starts says so
 		o.say(true, LogRefuses, domain.Args{"error": err.Error()})
 	}
 	if o.Pipeline.Stale {

@@ -161,7 +161,9 @@ func TestAProcessThatStarts(t *testing.T) {
 	s := newSampler(&log{}, &store{breaker: "closed"})
 	require.Equal(t, []string{StartingKafka}, codes(h.Report(s, false).Roles[Ingest]), "it does not serve yet")
 	h.Started()
-	require.Equal(t, []string{LogRefuses}, codes(h.Report(s, false).Roles[Ingest]), "nor has the log been asked")
+	r = h.Report(s, false)
+	require.Equal(t, Down, r.Verdict)
+	require.Equal(t, []string{Starting}, codes(r.Roles[Ingest]), "nobody knows of the log before it has been asked")
 	s.sample(t.Context())
 	require.Equal(t, OK, h.Report(s, false).Verdict)
 }
