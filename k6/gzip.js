@@ -3,7 +3,7 @@
 import encoding from 'k6/encoding';
 
 const events = JSON.parse(open('./events.json'));
-const parts = events.parts.map((p) => ({ crc: p.crc, first: bytes(p.first), again: bytes(p.again) }));
+const parts = events.parts.map((p) => ({ ...p, first: bytes(p.first), again: bytes(p.again) }));
 
 function bytes(base64) {
   return new Uint8Array(encoding.b64decode(base64));
@@ -49,14 +49,21 @@ function block(out, at, length, last) {
   out[at + 4] = (~length >> 8) & 255;
 }
 
-// gzipped is an array of decisions, all of one time (toISOString's) and one variant. An id is its beginning, which differs, the
-// same middle for all, and its end, which differs: Sobek needs half a microsecond for a byte, so what is the same is not read
-// again.
-export function gzipped(begins, middle, ends, time, variant) {
-  const part = parts[variant % parts.length];
+// gzipped is an array of decisions, all of one time (toISOString's) and one OPA. An id is its beginning, which differs, the same
+// middle for all, and its end, which differs: Sobek needs half a microsecond for a byte, so what is the same is not read again.
+export function gzipped(begins, middle, ends, time, upload) {
   const count = begins.length;
+  const groups = events.parts.length / events.group;
+  const start = (upload % groups) * events.group + (Math.floor(upload / groups) % (events.group - count + 1));
   const own = events.opening_bytes + events.id_bytes;
-  const out = new Uint8Array(header.length + count * (blockHeader + own) + part.first.length + (count - 1) * part.again.length + blockHeader + 1 + trailer);
+  let size = header.length + count * (blockHeader + own) + blockHeader + 1 + trailer;
+  let length = count * own + 1;
+  for (let i = 0; i < count; i++) {
+    const part = parts[start + i];
+    size += (i === 0 ? part.first : part.again).length;
+    length += part.bytes;
+  }
+  const out = new Uint8Array(size);
   out.set(header);
   let at = header.length;
   let crc = 0;
@@ -64,6 +71,7 @@ export function gzipped(begins, middle, ends, time, variant) {
   const openingStart = at + blockHeader + 1;
   const openingCRC = put(out, openingStart, `{"timestamp":"${time}","decision_id":"`, 0);
   for (let i = 0; i < count; i++) {
+    const part = parts[start + i];
     block(out, at, own, false);
     at += blockHeader;
     crc = put(out, at, i === 0 ? '[' : ',', crc);
@@ -81,14 +89,14 @@ export function gzipped(begins, middle, ends, time, variant) {
     const deflated = i === 0 ? part.first : part.again;
     out.set(deflated, at);
     at += deflated.length;
-    crc = over(crc, part.crc, events.part_shift);
+    crc = over(crc, part.crc, part.shift);
   }
   block(out, at, 1, true);
   at += blockHeader;
   crc = put(out, at, ']', crc);
   const last = new DataView(out.buffer, at + 1);
   last.setUint32(0, crc, true);
-  last.setUint32(4, count * (own + events.part_bytes) + 1, true);
+  last.setUint32(4, length, true);
   return out.buffer;
 }
 

@@ -1,4 +1,4 @@
-// Uploads as OPA makes them: a gzip body with one to five decisions of about 1.3 KB. Whoever imports this gets one upload an
+// Uploads as OPA makes them: a gzip body with one to five decisions of about 1.2 KB. Whoever imports this gets one upload an
 // iteration; a scenario only says when. Ids are numbered over the whole run, so that a checker can tell from the
 // numbers of the uploads that were acknowledged which decisions have to be stored (bench/tally.go does).
 import exec from 'k6/execution';

@@ -4,9 +4,7 @@ package load
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
-	"io"
 	"net"
 	"strconv"
 	"strings"
@@ -15,8 +13,8 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
-	"github.com/klauspost/compress/gzip"
 
+	"github.com/docket-project/docket/bench/events"
 	"github.com/docket-project/docket/bench/stack"
 )
 
@@ -27,55 +25,41 @@ type Request struct {
 	ids    []string
 }
 
-// Corpus makes distinct uploads of one to five decisions of about 1.4 KB.
+// Corpus makes the uploads of a run, in order, of one to five decisions.
 type Corpus struct {
-	run    string
-	next   int
+	run    events.Run
+	next   int64
 	Events int
 	IDs    map[string]bool
-	buf    bytes.Buffer
-	zip    *gzip.Writer
 }
 
 // NewCorpus makes an empty one.
-func NewCorpus() *Corpus {
-	z, err := gzip.NewWriterLevel(nil, gzip.DefaultCompression)
-	if err != nil {
-		panic(err) // the level is a constant
-	}
-	return &Corpus{run: strconv.FormatInt(time.Now().UnixNano(), 36), IDs: map[string]bool{}, zip: z}
-}
+func NewCorpus() *Corpus { return &Corpus{run: events.NewRun(), IDs: map[string]bool{}} }
 
 // make builds the next upload.
 func (c *Corpus) make(host string) Request {
-	c.buf.Reset()
-	c.zip.Reset(&c.buf)
-	n := c.next%5 + 1
+	n := events.Size(c.next)
 	ids := make([]string, n)
-	for i := range n {
-		sep := ","
-		if i == 0 {
-			sep = "["
-		}
-		id := c.ID()
-		ids[i] = id
-		c.IDs[id] = true
-		_, _ = io.WriteString(c.zip, sep) // to memory
-		c.Event(c.zip, id)
+	for k := range ids {
+		ids[k] = c.run.ID(c.next*events.PerUpload + int64(k))
+		c.IDs[ids[k]] = true
 	}
-	_, _ = io.WriteString(c.zip, "]")
-	_ = c.zip.Close()
+	body := c.run.Append(nil, c.next, time.Now())
 	c.next++
-	var wire bytes.Buffer
-	fmt.Fprintf(
-		&wire,
+	c.Events += n
+	return Request{wire: appendRequest(nil, host, body), Events: n, ids: ids}
+}
+
+// appendRequest appends an upload with its head.
+func appendRequest(dst []byte, host string, body []byte) []byte {
+	dst = fmt.Appendf(
+		dst,
 		"POST /logs HTTP/1.1\r\nHost: %s\r\nUser-Agent: Open-Policy-Agent/1.22.2 (linux, amd64)\r\nContent-Type: "+
 			"application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n",
 		host,
-		c.buf.Len(),
+		len(body),
 	)
-	wire.Write(c.buf.Bytes())
-	return Request{wire: wire.Bytes(), Events: n, ids: ids}
+	return append(dst, body...)
 }
 
 // Sent forgets the requests that were not used, and returns those that were.
@@ -95,22 +79,6 @@ func (c *Corpus) Requests(host string, n int) []Request {
 		out[i] = c.make(host)
 	}
 	return out
-}
-
-// ID makes the next decision id, as scattered as a UUID.
-func (c *Corpus) ID() string {
-	c.Events++
-	return fmt.Sprintf("%08x-%s-%d", uint32(c.Events)*2654435761, c.run, c.Events)
-}
-
-// Event writes one decision.
-func (c *Corpus) Event(w io.Writer, id string) {
-	fmt.Fprintf(
-		w,
-		`{"labels":{"app":"shop","env":"prod","id":"opa-%d","version":"1.22.2"},"decision_id":%q,"trace_id":"%032x","span_id":"%016x","bundles":{"authz":{"revision":"W3sibCI6InN5cy9jYXRhbG9nIiwicyI6NDA3MX1d"}},"path":"http/authz/allow","input":{"method":"GET","path":["finance","salary","user%d"],"user":"alice%d","subject":{"id":"alice","roles":["employee","manager","auditor"],"department":"finance","clearance":3},"source":{"address":"10.0.%d.%d","port":443},"headers":{"accept":"application/json","user-agent":"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36","x-request-id":"%032x","x-forwarded-for":"203.0.113.7, 10.0.0.1"},"resource":{"type":"salary","owner":"bob","sensitivity":"high","tags":["pii","payroll"]}},"result":{"allow":false,"reasons":["user is not the owner","user is not in the group hr"],"obligations":[{"type":"log","level":"warn"}]},"requested_by":"10.0.12.7:51442","timestamp":%q,"metrics":{"counter_server_query_cache_hit":1,"timer_rego_input_parse_ns":32111,"timer_rego_query_eval_ns":187221,"timer_server_handler_ns":301232,"timer_rego_external_resolve_ns":1042},"req_id":%d}`,
-		c.next%200, id, c.Events, c.Events, c.Events%1000, c.Events%5000, c.Events%256, c.Events%251, c.Events,
-		time.Now().UTC().Format(time.RFC3339Nano), c.Events,
-	)
 }
 
 // connection speaks just enough HTTP/1.1, so that the generator is not what is measured.

@@ -75,14 +75,7 @@ func (f *Surge) sender() error {
 			time.Sleep(time.Until(f.began.Add(time.Duration(float64(upload-f.first) / f.Rate * float64(time.Second)))))
 		}
 		body = f.EmbeddedSuite.Append(body[:0], upload, time.Now())
-		wire = fmt.Appendf(
-			wire[:0],
-			"POST /logs HTTP/1.1\r\nHost: %s\r\nUser-Agent: Open-Policy-Agent/1.22.2 (linux, amd64)\r\nContent-Type: "+
-				"application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n",
-			f.Addr,
-			len(body),
-		)
-		wire = append(wire, body...)
+		wire = appendRequest(wire[:0], f.Addr, body)
 		for try := 0; ; try++ {
 			var status int
 			err := error(nil)

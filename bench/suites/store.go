@@ -1,7 +1,6 @@
 package suites
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/docket-project/docket/bench/load"
+	"github.com/docket-project/docket/bench/events"
 	"github.com/docket-project/docket/bench/stack"
 	"github.com/docket-project/docket/internal/adapters/postgres"
 	"github.com/docket-project/docket/internal/domain"
@@ -112,12 +111,12 @@ func storeRun(name string, ddl []string, rows int) (_ []storeResult, err error) 
 	if err != nil {
 		return nil, err
 	}
-	c := load.NewCorpus()
+	c := &corpus{run: events.NewRun(), projector: p}
 	var results []storeResult
 	stretch := func(label string, n int, at time.Time, bare bool) error {
 		var save, copied, plain time.Duration
 		for done := 0; done < n; done += batchRows {
-			batch := decisions(c, p, at)
+			batch := c.batch(at)
 			at = at.Add(150 * time.Millisecond)
 			start := time.Now()
 			statuses, err := store.SaveBatch(ctx, batch)
@@ -167,21 +166,29 @@ func storeRun(name string, ddl []string, rows int) (_ []storeResult, err error) 
 	return results, stretch("the first of a new day", step, day.Add(24*time.Hour), false)
 }
 
-// decisions makes a batch of projected rows. The garbage of making them is collected before anything is measured.
-func decisions(c *load.Corpus, p *domain.Projector, at time.Time) []domain.Decision {
-	out := make([]domain.Decision, batchRows)
-	var b bytes.Buffer
-	for i := range out {
-		b.Reset()
-		id := c.ID()
-		c.Event(&b, id)
-		d := p.Project(
-			domain.Record{Key: id, Value: bytes.Clone(b.Bytes()), Headers: domain.Headers{Tenant: "default", ReceivedAt: at}},
-		)
-		d.Timestamp = at.Add(time.Duration(i) * 300 * time.Microsecond).Truncate(time.Microsecond)
-		out[i] = d
+// corpus makes batches of projected rows.
+type corpus struct {
+	run       events.Run
+	projector *domain.Projector
+	upload    int64
+}
+
+// batch makes the next one. The garbage of making them is collected before anything is measured.
+func (c *corpus) batch(at time.Time) []domain.Decision {
+	out := make([]domain.Decision, 0, batchRows)
+	for len(out) < batchRows {
+		for k := range min(events.Size(c.upload), batchRows-len(out)) {
+			n := c.upload*events.PerUpload + int64(k)
+			d := c.projector.Project(domain.Record{
+				Value:   events.AppendDecision(nil, c.run.ID(n), c.upload, k, at),
+				Headers: domain.Headers{Tenant: domain.DefaultTenant, ReceivedAt: at},
+			})
+			d.Timestamp = at.Add(time.Duration(len(out)) * 300 * time.Microsecond).Truncate(time.Microsecond)
+			out = append(out, d)
+		}
+		c.upload++
 	}
-	if c.Events%(100*batchRows) == 0 {
+	if c.upload%100 < 2 {
 		runtime.GC()
 	}
 	return out
