@@ -43,7 +43,7 @@ func main() {
 	case "embedded", "":
 		err = suites.EmbeddedSuite(*docket, *out, *only, *rate, *seconds, *connections, *soak)
 	case "store":
-		err = suites.StoreSuite(*rows, *indexes, *out)
+		err = suites.StoreSuite(*rows, *only, *indexes, *out)
 	case "roles":
 		err = suites.RolesSuite(*docket, *out, *only, *rate, *seconds, *connections, *times, *soak)
 	case "dead":

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/url"
 	"os"
@@ -20,6 +21,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
+	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/testserver"
 )
 
@@ -272,14 +275,33 @@ func (c *cluster) rows(t *testing.T) (out []where) {
 	conn, err := pgx.Connect(t.Context(), c.servers.postgres.URL(c.database, ""))
 	require.NoError(t, err)
 	defer conn.Close(context.Background())
+	kept, err := conn.Query(t.Context(), `SELECT sha256, tenant, bytes FROM dictionaries`)
+	require.NoError(t, err)
+	dictionaries := sqlstore.NewDictionaries(slog.New(slog.DiscardHandler))
+	var d domain.Dictionary
+	var sum []byte
+	_, err = pgx.ForEachRow(kept, []any{&sum, &d.Tenant, &d.Bytes}, func() error {
+		copy(d.SHA256[:], sum)
+		dictionaries.Learn([]domain.Dictionary{{SHA256: d.SHA256, Tenant: d.Tenant, Bytes: slices.Clone(d.Bytes)}})
+		return nil
+	})
+	require.NoError(t, err)
 	rows, err := conn.Query(
 		t.Context(),
-		`SELECT decision_id, event::text FROM decisions UNION ALL SELECT decision_id, event::text FROM decisions_out_of_window`,
+		`SELECT decision_id, event::text, packed FROM decisions
+		UNION ALL SELECT decision_id, event::text, packed FROM decisions_out_of_window`,
 	)
 	require.NoError(t, err)
-	var id, event string
-	_, err = pgx.ForEachRow(rows, []any{&id, &event}, func() error {
-		out = append(out, where{id, sha256.Sum256([]byte(event))})
+	var id string
+	var event, packed []byte
+	_, err = pgx.ForEachRow(rows, []any{&id, &event, &packed}, func() error {
+		if packed != nil {
+			var err error
+			if event, err = dictionaries.Unpack(packed); err != nil {
+				return err
+			}
+		}
+		out = append(out, where{id, sha256.Sum256(event)})
 		return nil
 	})
 	require.NoError(t, err)

@@ -137,7 +137,7 @@ func (w *Sampler) take() {
 		s.Metrics["heap goal of "+name] = value(families["go_memstats_next_gc_bytes"], nil)
 	}
 	for name, pid := range w.pids() {
-		s.CPU[name], s.Memory[name] = spent(pid)
+		s.CPU[name], s.Memory[name] = Spent(pid)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -173,9 +173,9 @@ next:
 	return sum
 }
 
-// spent is the CPU time of a process and its children in seconds, those that have ended included, and their memory in
+// Spent is the CPU time of a process and its children in seconds, those that have ended included, and their memory in
 // MiB: what each has for itself, and once what they share, as PostgreSQL's do.
-func spent(pid int) (cpu, memory float64) {
+func Spent(pid int) (cpu, memory float64) {
 	p, err := procfs.NewProc(pid)
 	if err != nil {
 		return 0, 0

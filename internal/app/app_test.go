@@ -155,7 +155,7 @@ func TestJourney(t *testing.T) {
 	require.NoError(t, json.Unmarshal(body, &page))
 	require.Len(t, page.Items, 1, "the same event twice is one decision")
 	require.Nil(t, page.NextCursor)
-	require.Len(t, page.Items[0], 18, "the fields of the contract and no other")
+	require.Len(t, page.Items[0], 19, "the fields of the contract and no other")
 
 	// and the figures agree
 	_, metrics := a.get(t, a.AdminAddr(), "/metrics")

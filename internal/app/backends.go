@@ -94,6 +94,7 @@ func (a *App) backends(ctx context.Context) (b backends, err error) {
 func (a *App) openStore(ctx context.Context, dir *sqlite.Dir, b *backends) error {
 	s, err := sqlite.OpenStore(ctx, dir, sqlite.StoreOptions{
 		Window: a.cfg.Retention.Window(), Fatal: a.fatal, Log: a.logger, Migrate: a.cfg.Migrate,
+		JSON: a.cfg.StoreEvents == EventsJSON,
 	})
 	if err != nil {
 		return err
@@ -154,7 +155,9 @@ func logOptions(
 
 // newPostgres makes the store on PostgreSQL; it does not wait for the server.
 func newPostgres(cfg Config, logger *slog.Logger) (*postgres.Store, error) {
-	return postgres.Open(postgres.Options{URL: string(cfg.DatabaseURL), Window: cfg.Retention.Window(), Log: logger})
+	return postgres.Open(postgres.Options{
+		URL: string(cfg.DatabaseURL), Window: cfg.Retention.Window(), Log: logger, JSON: cfg.StoreEvents == EventsJSON,
+	})
 }
 
 // openPostgres opens the store on PostgreSQL. The database being away keeps no process from starting: uploads are taken

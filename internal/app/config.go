@@ -36,6 +36,8 @@ type Config struct {
 
 	DatabaseURL config.Secret `help:"PostgreSQL instead of the embedded store: a connection string such as postgres://docket@db:5432/docket. pool_max_conns bounds its connections, 8 unless set, twice: to write and to read." env:"DOCKET_DATABASE_URL"`
 
+	StoreEvents string `help:"How the store keeps events: compact, or json, which SQL can look into and which takes twice the room. Rows of both kinds are read alike." env:"DOCKET_STORE_EVENTS"`
+
 	LogLevel  string `help:"debug, info, warn or error." env:"DOCKET_LOG_LEVEL"`
 	LogFormat string `help:"text or json." env:"DOCKET_LOG_FORMAT"`
 
@@ -57,6 +59,12 @@ type Listeners struct {
 	Insecure          bool     `help:"Listen off loopback without tokens: something in front of docket asks who they are." env:"DOCKET_INSECURE"`
 }
 
+// How the store keeps events.
+const (
+	EventsCompact = "compact"
+	EventsJSON    = "json"
+)
+
 // Sections are the settings that have a structure.
 type Sections struct {
 	// Mappings say what the events of a policy path mean, and where they have what people search by.
@@ -70,7 +78,7 @@ func DefaultConfig() Config {
 		Listeners: Listeners{Listen: "127.0.0.1:8080", ConsoleListen: "127.0.0.1:8081"},
 		Retention: retention.Default(), Migrate: true, Upload: uploadapi.Default(), Ingest: ingest.Default(),
 		Saver: saver.Default(), Parking: parking.Default(), Kafka: kafka.Default(), TopicPrefix: domain.DefaultPrefix,
-		LogLevel: "info", LogFormat: "text",
+		StoreEvents: EventsCompact, LogLevel: "info", LogFormat: "text",
 	}
 }
 
@@ -86,6 +94,7 @@ func (c *Config) Validate(role status.Role) error {
 		c.Parking.Validate(),
 		c.Retention.Validate(),
 		c.Kafka.ValidateSizes(c.Ingest.MaxEventBytes, c.Upload.MaxWireBytes),
+		config.OneOf("store_events", c.StoreEvents, EventsCompact, EventsJSON),
 		config.OneOf("log_level", c.LogLevel, "debug", "info", "warn", "error"),
 		config.OneOf("log_format", c.LogFormat, "text", "json"),
 	}

@@ -177,6 +177,7 @@ func TestDependencies(t *testing.T) {
 	useCases := []string{
 		"internal/ingest", "internal/sink", "internal/saver", "internal/parking", "internal/job", "internal/deadletter",
 		"internal/operate", "internal/trail", "internal/status", "internal/retention", "internal/reproject",
+		"internal/dictionary",
 	}
 	and := func(more []string, base []string) []string { return slices.Concat(base, more) }
 	allowed := map[string][]string{ // docket's own packages that a package may import; every other import is checked below
@@ -189,6 +190,7 @@ func TestDependencies(t *testing.T) {
 		"internal/ingest":     and([]string{"internal/config"}, overPorts),
 		"internal/retention":  and([]string{"internal/config"}, overPorts),
 		"internal/sink":       overPorts,
+		"internal/dictionary": overPorts,
 		"internal/job":        overPorts,
 		"internal/trail":      overPorts,
 		"internal/status":     overPorts,
@@ -239,6 +241,8 @@ func TestDependencies(t *testing.T) {
 	withoutIO := []string{
 		"github.com/cenkalti/backoff/v4",
 		"github.com/klauspost/compress/gzip",
+		"github.com/klauspost/compress/s2",
+		"github.com/go-json-experiment/json/jsontext",
 		"github.com/failsafe-go/failsafe-go",
 		"golang.org/x/sync",
 		"golang.org/x/time",

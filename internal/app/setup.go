@@ -14,6 +14,7 @@ import (
 	"github.com/docket-project/docket/internal/adapters/uploadapi"
 	"github.com/docket-project/docket/internal/adapters/web"
 	"github.com/docket-project/docket/internal/deadletter"
+	"github.com/docket-project/docket/internal/dictionary"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ingest"
 	"github.com/docket-project/docket/internal/job"
@@ -74,6 +75,12 @@ func (a *App) setup(ctx context.Context) error {
 	a.sampler.Store(sampler)
 	a.run("sampler", sampler.Run)
 	a.consumers(log, s)
+	if a.role.Is(status.Saver) {
+		a.run("store upkeep", func(ctx context.Context) { a.tend(ctx, back.Decisions) })
+	}
+	if a.role.Is(status.Saver) && a.cfg.StoreEvents != EventsJSON {
+		a.run("dictionaries", dictionary.New(back.Decisions, a.name, a.logger).Run)
+	}
 	if a.role.Is(status.Parking) {
 		a.deadLetters(back, log, projector)
 	}
@@ -230,6 +237,18 @@ func (a *App) consumers(log ports.Log, s *store) {
 	if a.role.Is(status.Saver) {
 		save := saver.New(s.writer, router, log, a.logger.With("role", status.Saver))
 		a.consume(status.Saver, log, s.fresh, a.subscription(saver.Group, a.topics.Decisions), save.Handle)
+	}
+}
+
+// tendEvery is how often a store does what it has to do for itself.
+const tendEvery = time.Minute
+
+// tend has it do so.
+func (a *App) tend(ctx context.Context, store ports.Upkeep) {
+	for sleep(ctx, tendEvery) == nil {
+		if err := store.Tend(ctx, a.name); err != nil && ctx.Err() == nil && domain.ClassOf(err) != domain.Unavailable {
+			a.logger.Warn("the store's upkeep failed; searches take longer until it is made up for", "error", err)
+		}
 	}
 }
 

@@ -49,6 +49,7 @@ type Decision struct {
 	OPA         string
 	App         string
 	TraceID     string
+	BatchID     string // of the decisions that were asked for at once
 	RequestedBy string
 	Error       string
 	Bundles     []Bundle
@@ -89,7 +90,7 @@ const MaxPageBytes = 8 << 20
 // Weight is about how much memory the columns take, without the event.
 func (d *Decision) Weight() int {
 	n := 512 + len(d.ID) + len(d.Path) + len(d.Reason) + len(d.Principal) + len(d.Action) + len(d.Resource) + len(d.OPA) +
-		len(d.App) + len(d.TraceID) + len(d.RequestedBy) + len(d.Error)
+		len(d.App) + len(d.TraceID) + len(d.BatchID) + len(d.RequestedBy) + len(d.Error)
 	for _, b := range d.Bundles {
 		n += 64 + len(b.Name) + len(b.Revision)
 	}

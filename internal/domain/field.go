@@ -19,6 +19,7 @@ const (
 	FieldApp         Field = "app"
 	FieldRevision    Field = "revision"
 	FieldTraceID     Field = "trace_id"
+	FieldBatchID     Field = "batch_decision_id"
 	FieldRequestedBy Field = "requested_by"
 	FieldError       Field = "error"
 )
@@ -91,6 +92,7 @@ var DecisionFields = []FieldInfo{
 	{Name: FieldApp, Column: "app", Param: true, Facetable: true},
 	{Name: FieldRevision, Kind: Revisions, Column: "bundles", Param: true, Facetable: true},
 	{Name: FieldTraceID, Column: "trace_id", Param: true},
+	{Name: FieldBatchID, Column: "batch_decision_id", Param: true},
 	{Name: FieldRequestedBy, Column: "requested_by"},
 	{Name: FieldError, Column: "error", Param: true},
 }
@@ -152,6 +154,7 @@ var TextColumns = []TextColumn{
 	{"opa", func(d *Decision) *string { return &d.OPA }},
 	{"app", func(d *Decision) *string { return &d.App }},
 	{"trace_id", func(d *Decision) *string { return &d.TraceID }},
+	{"batch_decision_id", func(d *Decision) *string { return &d.BatchID }},
 	{"requested_by", func(d *Decision) *string { return &d.RequestedBy }},
 	{"error", func(d *Decision) *string { return &d.Error }},
 	{"masked", func(d *Decision) *string { return &d.Masked }},

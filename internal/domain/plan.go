@@ -12,7 +12,7 @@ type plan struct {
 	root  *node
 	slots int
 
-	path, query, timestamp, id, err, result, input, traceID, requestedBy, opa, app, bundles, revision int
+	path, query, timestamp, id, err, result, input, traceID, batchID, requestedBy, opa, app, bundles, revision int
 
 	customType, erased, masked, semantic int
 
@@ -64,6 +64,7 @@ func newPlan(m Mapping) *plan {
 		&p.path: place("/path", false), &p.query: place("/query", false), &p.timestamp: place("/timestamp", false),
 		&p.id: place("/decision_id", false), &p.err: place("/error", false), &p.result: place("/result", false),
 		&p.traceID:     place("/trace_id", false),
+		&p.batchID:     place("/batch_decision_id", false),
 		&p.requestedBy: place("/requested_by", false), &p.opa: place("/labels/id", false),
 		&p.app: place("/labels/app", false), &p.bundles: place("/bundles", false), &p.revision: place("/revision", false),
 		&p.customType: place("/custom/type", false), &p.erased: place("/erased", false), &p.masked: place("/masked", false),

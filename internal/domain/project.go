@@ -77,6 +77,7 @@ func (p *Projector) project(rec Record, explain bool) (d Decision, rule Rule) {
 	d.OPA = c.scalar(c.plan.opa)
 	d.App = c.scalar(c.plan.app)
 	d.TraceID = c.scalar(c.plan.traceID)
+	d.BatchID = c.scalar(c.plan.batchID)
 	d.RequestedBy = c.scalar(c.plan.requestedBy)
 	d.Error = c.errorText()
 	d.Bundles = c.bundles()

@@ -56,6 +56,31 @@ type DecisionColumns interface {
 	SetColumns(ctx context.Context, decisions []domain.Decision) error
 }
 
+// Dictionaries are what the store packs events with.
+type Dictionaries interface {
+	// NewestDictionaries returns the newest of each tenant.
+	NewestDictionaries(ctx context.Context) (map[string]domain.Dictionary, error)
+	// AddDictionary keeps one, which is the tenant's from then on. Every process packs with it within a minute, and rows
+	// of before stay as they are. It is false, and nothing is kept, where the lease is not held any more, or the store
+	// could not tell the dictionary from another one (one in 2^32).
+	AddDictionary(ctx context.Context, lease domain.Lease, d domain.Dictionary) (added bool, err error)
+	Leases
+}
+
+// Leases are for what one process at a time does.
+type Leases interface {
+	// TakeLease takes a lease, or renews it, until so long from now by the store's clock. held is false where another
+	// owner has it.
+	TakeLease(ctx context.Context, lease domain.Lease, length time.Duration) (held bool, err error)
+}
+
+// Upkeep is what a store has to do for itself now and then.
+type Upkeep interface {
+	// Tend does it, once a minute or so, for one owner at a time: for any other it does nothing. What it does not get
+	// done in a minute is done in the next turn.
+	Tend(ctx context.Context, owner string) error
+}
+
 // DecisionDays are the decisions by day, as the retention sees them. Days are in UTC, by the decision's own timestamp.
 type DecisionDays interface {
 	// PrepareDays makes room for decisions of some days, where the store needs that beforehand.
@@ -81,4 +106,6 @@ type Decisions interface {
 	DecisionReader
 	DecisionColumns
 	DecisionDays
+	Dictionaries
+	Upkeep
 }

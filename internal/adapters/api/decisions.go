@@ -26,6 +26,7 @@ type Decision struct {
 	App         Text              `json:"app"`
 	Bundles     map[string]Bundle `json:"bundles"`
 	TraceID     Text              `json:"trace_id"`
+	BatchID     Text              `json:"batch_decision_id"`
 	RequestedBy Text              `json:"requested_by"`
 	Error       Text              `json:"error"`
 	// Masked names the columns that a mask of OPA's replaced.
@@ -43,7 +44,7 @@ func DecisionOf(d domain.Decision) Decision {
 		DecisionID: d.ID, Time: At(d.Time()), Timestamp: At(d.Timestamp), ReceivedAt: At(d.ReceivedAt),
 		SavedAt: At(d.SavedAt), Tenant: d.Tenant, Path: Text(d.Path), Outcome: d.Outcome, Reason: Text(d.Reason),
 		Principal: Text(d.Principal), Action: Text(d.Action), Resource: Text(d.Resource), OPA: Text(d.OPA),
-		App: Text(d.App), Bundles: map[string]Bundle{}, TraceID: Text(d.TraceID), RequestedBy: Text(d.RequestedBy),
+		App: Text(d.App), Bundles: map[string]Bundle{}, TraceID: Text(d.TraceID), BatchID: Text(d.BatchID), RequestedBy: Text(d.RequestedBy),
 		Error: Text(d.Error),
 	}
 	if d.Masked != "" {

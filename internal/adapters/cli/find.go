@@ -37,6 +37,7 @@ type Find struct {
 	App       []string `help:"Application (labels.app)." sep:"none"`
 	Revision  []string `help:"Revision of any bundle." sep:"none"`
 	TraceID   []string `name:"trace-id" help:"The application's trace." sep:"none"`
+	BatchID   []string `name:"batch-decision-id" help:"What was asked for at once." sep:"none"`
 	Error     []string `help:"Error text; '*' for any error." sep:"none"`
 	Limit     int      `help:"The most decisions to print." default:"100"`
 }
@@ -53,7 +54,7 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 	for name, values := range map[string][]string{
 		"outcome": f.Outcome, "path": f.Path, "tenant": f.Tenant, "principal": f.Principal, "action": f.Action,
 		"resource": f.Resource,
-		"opa":      f.OPA, "app": f.App, "revision": f.Revision, "trace_id": f.TraceID, "error": f.Error,
+		"opa":      f.OPA, "app": f.App, "revision": f.Revision, "trace_id": f.TraceID, "batch_decision_id": f.BatchID, "error": f.Error,
 	} {
 		for _, v := range values {
 			query.Add(name, v)
@@ -242,6 +243,7 @@ func printDecision(w io.Writer, d api.DecisionWithEvent) error {
 		t.pair("bundle", strings.TrimSpace(name+" "+d.Bundles[name].Revision))
 	}
 	t.pair("trace", string(d.TraceID))
+	t.pair("batch", string(d.BatchID))
 	t.pair("requested by", string(d.RequestedBy))
 	t.pair("masked", strings.Join(d.Masked, ", "))
 	for _, a := range d.Also {

@@ -13,7 +13,7 @@ import (
 // BenchmarkSave is what a saver does with a batch of 1,000 fresh decisions of about 1,100 bytes, from the records to
 // the commit. Rates of two builds are compared by running both in turn, each with a number of batches such as 200x.
 func BenchmarkSave(b *testing.B) {
-	writer := newBench(b, postgres(b), nil).writer
+	writer := newBench(b, postgres(b), func(o *Options) { o.JSON = false }).writer
 	rng := rand.New(rand.NewPCG(1, 2))
 	batch := func() []domain.Record {
 		now := time.Now().UTC()

@@ -39,7 +39,12 @@ func newBench(t testing.TB, server *testserver.Postgres, edit func(*Options)) *b
 	_ = server.Exec("postgres", `CREATE ROLE docket LOGIN`) // once for the server
 	require.NoError(t, server.Exec("postgres", `ALTER DATABASE `+b.database+` OWNER TO docket`))
 	require.NoError(t, server.Exec(b.database, `ALTER SCHEMA public OWNER TO docket`))
-	b.store = newStore(t, server.URL(b.database, "docket"), edit)
+	b.store = newStore(t, server.URL(b.database, "docket"), func(o *Options) {
+		o.JSON = true // the faults of these tests look into events
+		if edit != nil {
+			edit(o)
+		}
+	})
 	b.use(t, b.store)
 	return b
 }

@@ -36,6 +36,9 @@ func classify(op string, err error) error {
 		if poolerOutage(pg) {
 			e.Class = domain.Unavailable
 		}
+		if outgrown(pg) {
+			e.Class = domain.Misconfigured
+		}
 	case errors.Is(err, context.Canceled), errors.Is(err, puddle.ErrClosedPool):
 		e.Class = domain.Canceled
 	case errors.Is(err, context.DeadlineExceeded):
@@ -93,6 +96,12 @@ func poolerOutage(pg *pgconn.PgError) bool {
 	return true
 }
 
+// outgrown recognises the summary of a BRIN index that has no room in a page any more: the next row is not its cause. A
+// btree's row is one row's (54000 as well).
+func outgrown(pg *pgconn.PgError) bool {
+	return pg.Code == "54000" && strings.Contains(pg.Message, "for index") && !strings.Contains(pg.Message, "btree")
+}
+
 // codes are those that differ from their class.
 var codes = map[string]domain.Class{
 	"08P01": domain.Misconfigured, // protocol violation: a pooler that cannot do what is asked
@@ -107,6 +116,7 @@ var codes = map[string]domain.Class{
 	"23502": domain.Invalid,
 	"23514": domain.Invalid,
 	"42P05": domain.Misconfigured,
+	"DK001": domain.Misconfigured, // docket's own: a dictionary is not there
 	"XX001": domain.Misconfigured, // data corrupted
 	"XX002": domain.Misconfigured, // index corrupted
 }

@@ -14,10 +14,12 @@ import (
 // StoredEvents returns one page of rows with their events; see ports.DecisionColumns.
 func (s *Store) StoredEvents(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
 	return s.page(
-		ctx, scope, q, columns+`, event::text AS event`, func(row pgx.CollectableRow) (d domain.Decision, err error) {
-			var event []byte
-			d, err = scanWith(row, &event)
-			d.Event = event
+		ctx, scope, q, columns+eventColumns, func(row pgx.CollectableRow) (domain.Decision, error) {
+			var event, packed []byte
+			d, err := scanWith(row, &event, &packed)
+			if err == nil {
+				d.Event, _ = s.eventOf(ctx, event, packed) // nil has another hash
+			}
 			return d, err
 		},
 	)
@@ -47,7 +49,7 @@ func (s *Store) SetColumns(ctx context.Context, decisions []domain.Decision) err
 	rows := make([]row, len(decisions))
 	for i := range decisions {
 		d := decisions[i]
-		d.Event = []byte("null") // it stays as it is
+		d.Event = nil // it stays as it is
 		rows[i] = row{Decision: &d, at: i}
 	}
 	conn, err := s.acquire(ctx)
@@ -73,12 +75,12 @@ func (s *Store) update(ctx context.Context, conn *pgx.Conn, rows []row) error {
 	batch.ExecParams(
 		strings.ReplaceAll(setColumns, "TABLE", "decisions")+
 			`d.timestamp = u.timestamp AND d.timestamp BETWEEN $2 AND $3`,
-		[][]byte{encode(element, rows), instantParam(first), instantParam(last)},
+		[][]byte{encode(element, rows, nil), instantParam(first), instantParam(last)},
 		[]uint32{0, pgtype.TimestamptzOID, pgtype.TimestamptzOID}, binaryFormat, binaryFormat,
 	)
 	batch.ExecParams(
 		strings.ReplaceAll(setColumns, "TABLE", "decisions_out_of_window")+`d.timestamp IS NOT DISTINCT FROM u.timestamp`,
-		[][]byte{encode(element, rows)}, []uint32{0}, binaryFormat, binaryFormat,
+		[][]byte{encode(element, rows, nil)}, []uint32{0}, binaryFormat, binaryFormat,
 	)
 	batch.ExecParams("COMMIT", nil, nil, nil, nil)
 	_, err = conn.PgConn().ExecBatch(ctx, &batch).ReadAll()

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
 )
 
@@ -39,10 +40,11 @@ func unknownType(err error) bool {
 type wire []byte
 
 // inputColumns counts the columns of decision_input.
-var inputColumns = uint32(10 + len(domain.TextColumns))
+var inputColumns = uint32(11 + len(domain.TextColumns))
 
-// encode spells rows as an array of decision_input, whose OID is element.
-func encode(element uint32, rows []row) []byte {
+// encode spells rows as an array of decision_input, whose OID is element. Their events are packed; without packing they
+// are JSON.
+func encode(element uint32, rows []row, packing *sqlstore.Packing) []byte {
 	size := 0
 	for _, r := range rows {
 		size += len(r.Event) + 700 // what a usual row has beside its event
@@ -55,14 +57,14 @@ func encode(element uint32, rows []row) []byte {
 		start := len(w)
 		w.number(0) // its length, known below
 		w.number(inputColumns)
-		w.record(r.Decision)
+		w.record(r.Decision, packing)
 		binary.BigEndian.PutUint32(w[start:], uint32(len(w)-start-4))
 	}
 	return w
 }
 
 // record writes the columns of decision_input, in its order.
-func (w *wire) record(d *domain.Decision) {
+func (w *wire) record(d *domain.Decision, packing *sqlstore.Packing) {
 	w.instant(d.Timestamp)
 	w.instant(d.ReceivedAt)
 	w.boolean(d.Sanitised)
@@ -84,8 +86,21 @@ func (w *wire) record(d *domain.Decision) {
 		*w = append(append(*w, 1), bundles...) // 1 is the version of jsonb's format
 	}
 	w.number(pgtype.JSONOID)
-	w.number(uint32(len(d.Event)))
-	*w = append(*w, d.Event...)
+	if packing != nil || d.Event == nil {
+		w.null()
+	} else {
+		w.number(uint32(len(d.Event)))
+		*w = append(*w, d.Event...)
+	}
+	w.number(pgtype.ByteaOID)
+	if packing == nil || d.Event == nil {
+		w.null()
+		return
+	}
+	start := len(*w)
+	w.number(0) // its length, known below
+	*w = packing.Append(*w, d.Tenant, d.Event)
+	binary.BigEndian.PutUint32((*w)[start:], uint32(len(*w)-start-4))
 }
 
 func (w *wire) number(n uint32) { *w = binary.BigEndian.AppendUint32(*w, n) }

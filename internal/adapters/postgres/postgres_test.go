@@ -88,7 +88,7 @@ func storeHarness(p *testserver.Postgres, url func(database string) string) func
 		h := &porttest.StoreHarness{Window: testWindow, Now: time.Now()}
 		var s *Store
 		open := func(t *testing.T) (ports.Decisions, ports.Control) {
-			s = newStore(t, url(database), func(o *Options) { o.Now = func() time.Time { return h.Now } })
+			s = newStore(t, url(database), func(o *Options) { o.Now, o.JSON = func() time.Time { return h.Now }, h.JSON })
 			return s, s
 		}
 		h.Decisions, h.Control = open(t)
@@ -97,6 +97,16 @@ func storeHarness(p *testserver.Postgres, url func(database string) string) func
 			return open(t)
 		}
 		exec := func(t *testing.T, statements ...string) { require.NoError(t, p.Exec(database, statements...)) }
+		h.Exec = exec
+		h.WrongDictionary = `ALTER TABLE dictionaries DROP CONSTRAINT dictionaries_check;
+			UPDATE dictionaries SET bytes = bytes || 'x'`
+		h.EventBytes = func(t *testing.T, id string) (n int) {
+			const kept = `SELECT coalesce(octet_length(packed), octet_length(event::text)) FROM `
+			err := s.read.QueryRow(t.Context(), kept+`decisions WHERE decision_id = $1 UNION ALL `+kept+
+				`decisions_out_of_window WHERE decision_id = $1`, id).Scan(&n)
+			require.NoError(t, err)
+			return n
+		}
 		h.Poison = func(t *testing.T, id string, class domain.Class) {
 			if class == domain.Invalid {
 				exec(t, `ALTER TABLE decisions ADD CONSTRAINT refused CHECK (decision_id <> '`+id+`')`)

@@ -32,12 +32,12 @@ type key struct {
 // The columns that both tables have, as they are inserted from an array of decision_input.
 var (
 	inserted = `timestamp, received_at, saved_at, sanitised, unsearchable, sha256, tenant, decision_id, outcome, ` +
-		sqlstore.TextColumns("") + `, bundles, event`
+		sqlstore.TextColumns("") + `, bundles, event, packed`
 	selected = `u.timestamp, u.received_at, $1::timestamptz, u.sanitised, u.unsearchable, u.sha256, u.tenant,
 		u.decision_id,
 		u.outcome, ` + sqlstore.TextColumns(
 		"u.",
-	) + `, u.bundles, u.event FROM unnest($2::decision_input[]) u`
+	) + `, u.bundles, u.event, u.packed FROM unnest($2::decision_input[]) u`
 	insertDecisions = `INSERT INTO decisions (` + inserted + `) SELECT ` + selected + `
 		WHERE NOT EXISTS (SELECT 1 FROM decisions_out_of_window o
 			WHERE o.decision_id = u.decision_id AND o.tenant = u.tenant AND o.timestamp = u.timestamp)
@@ -76,12 +76,18 @@ func (s *Store) insertBatch(ctx context.Context, decisions []domain.Decision, en
 	if err := s.learn(ctx); err != nil {
 		return nil, err
 	}
+	s.learnDictionaries(ctx)
 	statuses := make([]domain.SaveStatus, len(decisions))
 	inside, outside, twins := s.classify(decisions, statuses)
 	if len(inside)+len(outside) == 0 {
 		return statuses, nil
 	}
 	err := atOnce(func() error { return s.save(ctx, inside, outside, end, statuses) })
+	if lacksDictionary(err) {
+		if err = s.restoreDictionaries(ctx); err == nil {
+			err = s.save(ctx, inside, outside, end, statuses)
+		}
+	}
 	if noPartition(err) { // it was dropped behind our back
 		s.forgetDays()
 		err = s.save(ctx, inside, outside, end, statuses)
@@ -198,11 +204,21 @@ func (s *Store) insert(
 		return err
 	}
 	now := instantParam(s.opts.Now())
+	packing := s.packing()
+	arrays := make([][]byte, len(inserts))
+	for n, i := range inserts {
+		arrays[n] = encode(element, i.rows, packing)
+	}
 	var batch pgconn.Batch
 	batch.ExecParams(begin, nil, nil, nil, nil)
 	batch.ExecParams(settings, nil, nil, nil, nil)
-	for _, i := range inserts {
-		params, types := [][]byte{now, encode(element, i.rows)}, []uint32{pgtype.TimestamptzOID, 0}
+	ahead := 2 // statements in front of the insertions
+	if packing != nil && len(packing.Used()) > 0 {
+		needDictionaries(&batch, packing.Used())
+		ahead++
+	}
+	for n, i := range inserts {
+		params, types := [][]byte{now, arrays[n]}, []uint32{pgtype.TimestamptzOID, 0}
 		if !i.timestamps {
 			first, last := span(i.rows)
 			params = append(params, instantParam(first), instantParam(last))
@@ -213,7 +229,7 @@ func (s *Store) insert(
 	batch.ExecParams(end, nil, nil, nil, nil)
 	results := conn.PgConn().ExecBatch(ctx, &batch)
 	for n := 0; results.NextResult(); n++ {
-		if i := n - 2; i >= 0 && i < len(inserts) {
+		if i := n - ahead; i >= 0 && i < len(inserts) {
 			inserts[i].saved(results.ResultReader(), statuses)
 		}
 		if _, err := results.ResultReader().Close(); err != nil {

@@ -1,10 +1,12 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,34 +64,107 @@ func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) 
 	return s.page(ctx, scope, q, columns, scan)
 }
 
-// page reads one page of rows.
+// page reads one page of rows. What few rows have is looked for in slices of time, the newest first and each twice as
+// long as the one before: a value that many rows have fills the page with the first, and no statement takes long.
 func (s *Store) page(
 	ctx context.Context, scope domain.Scope, q domain.Query, columns string,
 	scan func(pgx.CollectableRow) (domain.Decision, error),
 ) (domain.Page, error) {
+	page := sqlstore.NewDecisionPage(q.Limit)
+	if !filtered(q.Where) {
+		err := s.readPage(ctx, scope, q, columns, page, scan, false)
+		return page.Page(), err
+	}
+	days, err := s.Days(ctx)
+	if err != nil {
+		return domain.Page{}, err
+	}
+	slice := q
+	for span := 24 * time.Hour; ; span *= 2 {
+		slice.Since, slice.Until = sliceOf(q.Filter, slice.Until, span, days)
+		if err := s.readPage(ctx, scope, slice, columns, page, scan, true); err != nil {
+			return domain.Page{}, err
+		}
+		if page.Full() || slice.Since.Equal(q.Since) {
+			return page.Page(), nil
+		}
+		slice.Until = slice.Since
+	}
+}
+
+// sliceOf is the next slice of a search, which ends where the last one began. Where there is no older day it reaches
+// back as far as the search does: decisions without a day of their own may be older.
+func sliceOf(f domain.Filter, until time.Time, span time.Duration, days []domain.Day) (time.Time, time.Time) {
+	end := until
+	if end.IsZero() {
+		if len(days) == 0 {
+			return f.Since, f.Until
+		}
+		end = days[len(days)-1].End()
+		end = minTime(end, time.Now())
+	}
+	since := end.Add(-span)
+	if since.Before(f.Since) || len(days) == 0 || since.Before(days[0].Start()) {
+		since = f.Since
+	}
+	return since, until
+}
+
+func minTime(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// bloomFields are those that decisions_bloom has filters of.
+var bloomFields = []domain.Field{
+	domain.FieldPrincipal, domain.FieldResource, domain.FieldTraceID, domain.FieldRequestedBy, domain.FieldBatchID,
+	domain.FieldOPA,
+}
+
+// filtered reports that a search wants one value of such a field, or one of a few.
+func filtered(e domain.Expr) bool {
+	return slices.ContainsFunc(e.Conjuncts(), func(c domain.Expr) bool {
+		if c.Op == domain.OpOr && len(c.Args) > 0 {
+			return !slices.ContainsFunc(c.Args, func(a domain.Expr) bool { return !filtered(a) })
+		}
+		return c.Op == domain.OpEqual && slices.Contains(bloomFields, c.Field)
+	})
+}
+
+// useFilters has the planner take decisions_bloom: it thinks that a scan, or a walk along the key, costs less.
+const useFilters = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true),
+	set_config('enable_indexonlyscan', 'off', true)`
+
+// readPage adds the rows of a search to a page.
+func (s *Store) readPage(
+	ctx context.Context, scope domain.Scope, q domain.Query, columns string, page *sqlstore.DecisionPage,
+	scan func(pgx.CollectableRow) (domain.Decision, error), filtered bool,
+) error {
 	w := dialect.Where()
 	w.Span("TIME", q.Filter)
 	w.Behind("TIME", q.After)
 	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
-	order := ` ORDER BY TIME DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, q.Limit+1)
+	order := ` ORDER BY TIME DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, page.Room())
 	sql := bothTables(`SELECT `+columns+` FROM TABLE WHERE `+w.String()+order) + strings.ReplaceAll(order, "TIME", "time")
-	page := sqlstore.NewDecisionPage(q.Limit)
-	err := s.query(ctx, "search", sql, w.Args, func(rows pgx.Rows) error {
-		for rows.Next() {
-			d, err := scan(rows)
-			if err != nil {
-				return err
-			}
-			if !page.Add(d) {
-				break
-			}
+	return s.reading(ctx, "search", func(b *pgx.Batch) {
+		if filtered {
+			b.Queue(useFilters)
 		}
-		return rows.Err()
+		b.Queue(sql, w.Args...).Query(func(rows pgx.Rows) error {
+			for rows.Next() {
+				d, err := scan(rows)
+				if err != nil {
+					return err
+				}
+				if !page.Add(d) {
+					break
+				}
+			}
+			return rows.Err()
+		})
 	})
-	if err != nil {
-		return domain.Page{}, err
-	}
-	return page.Page(), nil
 }
 
 // Decisions returns the rows with this id; see ports.DecisionReader.
@@ -107,25 +182,28 @@ func (s *Store) Decisions(ctx context.Context, scope domain.Scope, id string) ([
 		return nil, err
 	}
 	newest := &out[0]
+	var event, packed []byte
 	err = s.query(
 		ctx,
 		"read a decision's event",
-		bothTables(`SELECT event::text FROM TABLE WHERE decision_id = $1::text AND tenant = $2::text AND
+		bothTables(`SELECT received_at`+eventColumns+` FROM TABLE WHERE decision_id = $1::text AND tenant = $2::text AND
 		timestamp IS NOT DISTINCT FROM $3::timestamptz AND TIME = $4::timestamptz`),
 		[]any{newest.ID, newest.Tenant, timestamptz(newest.Timestamp), newest.Time()},
 		func(rows pgx.Rows) error {
-			events, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
-			if err == nil && len(events) == 0 {
-				err = domain.Errorf(domain.Unavailable, "decision %s was dropped meanwhile: it is past its retention", id)
+			if !rows.Next() {
+				return cmp.Or(
+					rows.Err(),
+					domain.Errorf(domain.Unavailable, "decision %s was dropped meanwhile: it is past its retention", id),
+				)
 			}
-			if err == nil {
-				newest.Event = events[0]
-			}
-			return err
+			return rows.Scan(nil, &event, &packed)
 		},
 	)
 	if err != nil {
 		return nil, err
+	}
+	if newest.Event, err = s.eventOf(ctx, event, packed); err != nil {
+		return nil, domain.Errorf(domain.Misconfigured, "decision %s is damaged in the database: %w", id, err)
 	}
 	if sha256.Sum256(newest.Event) != newest.SHA256 {
 		return nil, domain.Errorf(

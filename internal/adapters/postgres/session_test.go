@@ -43,7 +43,7 @@ func TestSessionsArePinned(t *testing.T) {
 			} {
 				require.NoError(t, p.Exec("postgres", "ALTER DATABASE "+database+" SET "+setting))
 			}
-			s := newStore(t, url(database), nil)
+			s := newStore(t, url(database), func(o *Options) { o.JSON = true })
 			require.NoError(t, p.Exec(database, assert,
 				`CREATE TRIGGER pinned BEFORE INSERT ON decisions FOR EACH ROW EXECUTE FUNCTION pinned()`,
 				`CREATE TRIGGER pinned BEFORE INSERT ON decisions_out_of_window FOR EACH ROW EXECUTE FUNCTION pinned()`))
@@ -124,7 +124,7 @@ func TestSlowLoginsAreNoOutage(t *testing.T) {
 	database := newDatabase(t, p)
 	s := newStore(t, strings.Replace(
 		p.URL(database, ""), p.Addr(), testserver.SlowLogins(t, p.Addr(), 1200*time.Millisecond), 1,
-	), nil)
+	), func(o *Options) { o.JSON = true })
 	b := &bench{server: p, database: database, store: s}
 	b.use(t, s)
 	b.exec(t, `ALTER TABLE decisions ADD CONSTRAINT innocent CHECK (event::text NOT LIKE '%faulty%')`)

@@ -50,6 +50,8 @@ type Options struct {
 	Now func() time.Time
 	// StatementTimeout bounds one statement; 0 is ten seconds.
 	StatementTimeout time.Duration
+	// JSON keeps new events as json text, for people who ask by SQL, instead of packing them. Rows of both kinds are read.
+	JSON bool
 }
 
 const (
@@ -84,7 +86,11 @@ type Store struct {
 	// timeline is the SQL that names the database's history, once it is known whether the server has any.
 	timeline atomic.Pointer[string]
 	input    atomic.Uint32
-	closed   atomic.Bool
+
+	dictionaries        *sqlstore.Dictionaries
+	dictionariesLearned time.Time // under mu
+	tended              time.Time // when all days were, under mu
+	closed              atomic.Bool
 }
 
 // Open makes a Store. It does not wait for the server: Migrate, CheckSchema and Probe do.
@@ -104,6 +110,7 @@ func Open(opts Options) (*Store, error) {
 	s := &Store{
 		opts: opts, days: map[domain.Day]bool{}, gone: noDay,
 		settings: settings(lockTimeout), probing: settings(probeLockTimeout),
+		dictionaries: sqlstore.NewDictionaries(opts.Log),
 	}
 	var err error
 	if s.write, err = s.pool(writes, 0); err != nil {

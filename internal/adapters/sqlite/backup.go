@@ -7,10 +7,12 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
 
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
 )
 
@@ -186,17 +188,49 @@ func verifyStore(ctx context.Context, dir *Dir, say func(string, ...any)) (err e
 		say("%s is damaged: %s %v", storeFile, state, err)
 		return nil
 	}
+	dictionaries, packed, err := dictionariesOf(ctx, db)
+	if err != nil {
+		return classify("read "+storeFile, err)
+	}
 	for _, table := range []string{"decisions", "decisions_out_of_window"} {
-		if err := verifyEvents(ctx, db, table, say); err != nil {
+		if err := verifyEvents(ctx, db, table, packed, dictionaries, say); err != nil {
 			return classify("read "+storeFile, err)
 		}
 	}
 	return nil
 }
 
+// dictionariesOf reads what the events of a store are packed with. packed is the column that says which are; a store of
+// before has none.
+func dictionariesOf(ctx context.Context, db *sql.DB) (out *sqlstore.Dictionaries, packed string, err error) {
+	out = sqlstore.NewDictionaries(slog.New(slog.DiscardHandler))
+	var there bool
+	const has = `SELECT EXISTS (SELECT 1 FROM pragma_table_info('decisions') WHERE name = 'packed')`
+	if err := db.QueryRowContext(ctx, has).Scan(&there); err != nil || !there {
+		return out, "0", err
+	}
+	rows, err := db.QueryContext(ctx, dictionariesIn)
+	if err != nil {
+		return nil, "", err
+	}
+	defer rows.Close()
+	var found []domain.Dictionary
+	for rows.Next() {
+		d, err := scanDictionary(rows)
+		if err != nil {
+			return nil, "", err
+		}
+		found = append(found, d)
+	}
+	out.Learn(found)
+	return out, "packed", rows.Err()
+}
+
 // verifyEvents compares the events of a table with their hashes.
-func verifyEvents(ctx context.Context, db *sql.DB, table string, say func(string, ...any)) error {
-	rows, err := db.QueryContext(ctx, `SELECT decision_id, sha256, event FROM `+table)
+func verifyEvents(
+	ctx context.Context, db *sql.DB, table, packed string, dictionaries *sqlstore.Dictionaries, say func(string, ...any),
+) error {
+	rows, err := db.QueryContext(ctx, `SELECT decision_id, sha256, `+packed+`, event FROM `+table)
 	if err != nil {
 		return err
 	}
@@ -204,8 +238,17 @@ func verifyEvents(ctx context.Context, db *sql.DB, table string, say func(string
 	for rows.Next() {
 		var id string
 		var sum, event []byte
-		if err := rows.Scan(&id, &sum, &event); err != nil {
+		var isPacked bool
+		if err := rows.Scan(&id, &sum, &isPacked, &event); err != nil {
 			return err
+		}
+		if isPacked {
+			plain, err := dictionaries.Unpack(event)
+			if err != nil {
+				say("%s: the event of decision %q cannot be read: %v", storeFile, id, err)
+				continue
+			}
+			event = plain
 		}
 		if actual := sha256.Sum256(event); !bytes.Equal(actual[:], sum) {
 			say("%s: the event of decision %q is not the one that was stored", storeFile, id)

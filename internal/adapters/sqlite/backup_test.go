@@ -66,8 +66,10 @@ func TestVerifyFindsDamage(t *testing.T) {
 	for _, c := range []struct {
 		name, file, statement, says string
 	}{
-		{"an event that was changed", storeFile, `UPDATE decisions_out_of_window SET event = '{}' WHERE rowid = 3`,
+		{"an event that was changed", storeFile, `UPDATE decisions_out_of_window SET packed = 0, event = '{}' WHERE rowid = 3`,
 			"is not the one that was stored"},
+		{"an event that was cut off", storeFile, `UPDATE decisions_out_of_window SET event = x'01' WHERE rowid = 3`,
+			"cannot be read"},
 		{"a record that was changed", logFile, `UPDATE records SET value = 'x' WHERE id = (SELECT max(id) FROM records)`,
 			"checksum does not fit"},
 		{"a record that is missing", logFile, `DELETE FROM records WHERE id = (SELECT max(id) FROM records)`, "missing"},

@@ -10,10 +10,13 @@ import (
 
 // StoredEvents returns one page of rows with their events; see ports.DecisionColumns.
 func (s *Store) StoredEvents(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
-	return s.page(ctx, scope, q, columns+`, event`, func(rows *sql.Rows) (d domain.Decision, err error) {
+	return s.page(ctx, scope, q, columns+`, packed, event`, func(rows *sql.Rows) (domain.Decision, error) {
+		var packed bool
 		var event []byte
-		d, err = scanWith(rows, &event)
-		d.Event = event
+		d, err := scanWith(rows, &packed, &event)
+		if err == nil {
+			d.Event, _ = s.eventOf(packed, event) // nil has another hash
+		}
 		return d, err
 	})
 }

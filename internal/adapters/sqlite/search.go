@@ -159,14 +159,19 @@ func (s *Store) Decisions(ctx context.Context, scope domain.Scope, id string) ([
 	newest := &out[0]
 	row := s.read.QueryRowContext(
 		ctx,
-		`SELECT event FROM decisions WHERE decision_id = ?1 AND tenant = ?2 AND timestamp IS ?3
-		UNION ALL SELECT event FROM decisions_out_of_window WHERE decision_id = ?1 AND tenant = ?2 AND timestamp IS ?3`,
+		`SELECT packed, event FROM decisions WHERE decision_id = ?1 AND tenant = ?2 AND timestamp IS ?3
+		UNION ALL SELECT packed, event FROM decisions_out_of_window WHERE decision_id = ?1 AND tenant = ?2 AND timestamp IS ?3`,
 		newest.ID,
 		newest.Tenant,
 		micros(newest.Timestamp),
 	)
-	if err := row.Scan(&newest.Event); err != nil {
+	var packed bool
+	var event []byte
+	if err := row.Scan(&packed, &event); err != nil {
 		return nil, s.checked("read a decision's event", err)
+	}
+	if newest.Event, err = s.eventOf(packed, event); err != nil {
+		return nil, domain.Errorf(domain.Misconfigured, "decision %s is damaged in %s: %w", id, storeFile, err)
 	}
 	if sha256.Sum256(newest.Event) != newest.SHA256 {
 		return nil, domain.Errorf(

@@ -93,6 +93,7 @@ func TestStoreConformance(t *testing.T) {
 			var err error
 			s, err = OpenStore(context.Background(), dir, StoreOptions{
 				Window: h.Window, Log: slog.New(slog.DiscardHandler), Migrate: true, Now: func() time.Time { return h.Now },
+				JSON:  h.JSON,
 				Fatal: func(err error) { t.Errorf("fatal: %v", err) },
 			})
 			require.NoError(t, err)
@@ -107,6 +108,18 @@ func TestStoreConformance(t *testing.T) {
 		exec := func(t *testing.T, text string) {
 			_, err := s.write.Exec(text)
 			require.NoError(t, err)
+		}
+		h.Exec = func(t *testing.T, statements ...string) {
+			for _, text := range statements {
+				exec(t, text)
+			}
+		}
+		h.WrongDictionary = `UPDATE dictionaries SET bytes = CAST(bytes || 'x' AS BLOB)`
+		h.EventBytes = func(t *testing.T, id string) (n int) {
+			row := s.read.QueryRow(`SELECT length(event) FROM decisions WHERE decision_id = ?1
+				UNION ALL SELECT length(event) FROM decisions_out_of_window WHERE decision_id = ?1`, id)
+			require.NoError(t, row.Scan(&n))
+			return n
 		}
 		h.Poison = func(t *testing.T, id string, class domain.Class) {
 			if class == domain.Invalid {

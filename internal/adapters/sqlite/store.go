@@ -34,6 +34,8 @@ type StoreOptions struct {
 	Migrate bool
 	// Now is the clock, for tests; nil is time.Now.
 	Now func() time.Time
+	// JSON keeps new events as they are, instead of packing them. Rows of both kinds are read.
+	JSON bool
 }
 
 // acquireTimeout is how long a batch waits for the one connection that writes.
@@ -55,6 +57,8 @@ type Store struct {
 
 	gone    atomic.Int64 // days in front of it were dropped
 	inForce atomic.Int64 // the retention that the store has
+
+	dictionaries *sqlstore.Dictionaries
 }
 
 // table is one of the two tables of decisions, with the statements that write to it.
@@ -69,7 +73,9 @@ func OpenStore(ctx context.Context, dir *Dir, opts StoreOptions) (_ *Store, err 
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	s := &Store{dir: dir, opts: opts, stop: make(chan struct{})}
+	s := &Store{
+		dir: dir, opts: opts, stop: make(chan struct{}), dictionaries: sqlstore.NewDictionaries(opts.Log),
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.closeFiles())
@@ -91,13 +97,16 @@ func OpenStore(ctx context.Context, dir *Dir, opts StoreOptions) (_ *Store, err 
 	if _, err := s.RetentionState(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.readDictionaries(ctx); err != nil {
+		return nil, err
+	}
 	s.decisions = table{
-		insert: `INSERT INTO decisions (` + columns + `, event) SELECT ` + parameters + `
+		insert: `INSERT INTO decisions (` + columns + `, packed, event) SELECT ` + parameters + `
 			WHERE NOT EXISTS (SELECT 1 FROM decisions_out_of_window WHERE decision_id = ?2 AND tenant = ?1 AND timestamp IS ?3)
 			ON CONFLICT DO NOTHING`,
 	}
 	s.outOfWindow = table{
-		insert: `INSERT INTO decisions_out_of_window (` + columns + `, event) SELECT ` + parameters + `
+		insert: `INSERT INTO decisions_out_of_window (` + columns + `, packed, event) SELECT ` + parameters + `
 			WHERE NOT EXISTS (SELECT 1 FROM decisions WHERE decision_id = ?2 AND tenant = ?1 AND timestamp IS ?3)
 			ON CONFLICT DO NOTHING`,
 	}
@@ -110,7 +119,7 @@ func OpenStore(ctx context.Context, dir *Dir, opts StoreOptions) (_ *Store, err 
 	return s, nil
 }
 
-var parameters = placeholders(sqlstore.Columns(columns + ", event"))
+var parameters = placeholders(sqlstore.Columns(columns + ", packed, event"))
 
 // Pool reports the connections that read.
 func (s *Store) Pool() sql.DBStats { return s.read.Stats() }
@@ -177,6 +186,7 @@ func (s *Store) insertBatch(
 ) func(*sql.Tx) error {
 	return func(tx *sql.Tx) error {
 		now := s.opts.Now()
+		packing := s.packing()
 		in, err := tx.Prepare(s.decisions.insert)
 		if err != nil {
 			return err
@@ -196,15 +206,15 @@ func (s *Store) insertBatch(
 			case domain.BeforeWindow:
 				statuses[i] = domain.TooOld
 			case domain.Outside:
-				statuses[i], err = s.outOfWindow.save(tx, out, d, now)
+				statuses[i], err = s.outOfWindow.save(tx, out, d, now, packing)
 			case domain.Inside:
-				statuses[i], err = s.decisions.save(tx, in, d, now)
+				statuses[i], err = s.decisions.save(tx, in, d, now, packing)
 			}
 			if err != nil {
 				return err
 			}
 		}
-		return nil
+		return needDictionaries(tx, packing)
 	}
 }
 
@@ -232,8 +242,10 @@ func (s *Store) inTx(ctx context.Context, fn func(*sql.Tx) error) error {
 }
 
 // save writes one row and says what became of it.
-func (t table) save(tx *sql.Tx, insert *sql.Stmt, d *domain.Decision, now time.Time) (domain.SaveStatus, error) {
-	res, err := insert.Exec(values(d, now)...)
+func (t table) save(
+	tx *sql.Tx, insert *sql.Stmt, d *domain.Decision, now time.Time, packing *sqlstore.Packing,
+) (domain.SaveStatus, error) {
+	res, err := insert.Exec(values(d, now, packing)...)
 	if err != nil {
 		return "", err
 	}
@@ -260,15 +272,21 @@ func (t table) save(tx *sql.Tx, insert *sql.Stmt, d *domain.Decision, now time.T
 	return status, rows.Err()
 }
 
-// values are a row's, in the order of columns and then the event.
-func values(d *domain.Decision, now time.Time) []any {
-	out := make([]any, 0, 12+len(domain.TextColumns))
+// values are a row's, in the order of columns and then the event, which is packed unless packing is nil.
+func values(d *domain.Decision, now time.Time, packing *sqlstore.Packing) []any {
+	out := make([]any, 0, 13+len(domain.TextColumns))
 	out = append(out, d.Tenant, d.ID, micros(d.Timestamp), d.Time().UnixMicro(), d.ReceivedAt.UnixMicro(), now.UnixMicro(),
 		string(d.Outcome))
 	for _, c := range domain.TextColumns {
 		out = append(out, text(*c.Of(d)))
 	}
-	return append(out, text(domain.EncodeBundles(d.Bundles)), d.Sanitised, d.Unsearchable, d.SHA256[:], d.Event)
+	event := d.Event
+	if packing != nil {
+		event = packing.Append(nil, d.Tenant, d.Event)
+	}
+	return append(
+		out, text(domain.EncodeBundles(d.Bundles)), d.Sanitised, d.Unsearchable, d.SHA256[:], packing != nil, event,
+	)
 }
 
 func micros(t time.Time) any {
@@ -304,7 +322,7 @@ func (s *Store) Probe(ctx context.Context) (err error) {
 		Tenant: "docket-probe", ID: "probe", Timestamp: now, ReceivedAt: now, Outcome: domain.OutcomeUnknown,
 		Event: []byte("{}"), SHA256: sha256.Sum256([]byte("{}")),
 	}
-	_, err = tx.ExecContext(ctx, s.decisions.insert, values(&d, now)...)
+	_, err = tx.ExecContext(ctx, s.decisions.insert, values(&d, now, nil)...)
 	return s.checked("probe "+storeFile, err)
 }
 

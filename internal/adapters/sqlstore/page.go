@@ -20,6 +20,12 @@ func (p *DecisionPage) Add(d domain.Decision) bool {
 	return !p.full
 }
 
+// Room is how many rows more a query has to ask for.
+func (p *DecisionPage) Room() int { return p.limit + 1 - len(p.items) }
+
+// Full reports that the page has all its rows, and knows whether there are more.
+func (p *DecisionPage) Full() bool { return p.full || p.Room() <= 0 }
+
 // Page is what was gathered.
 func (p *DecisionPage) Page() (page domain.Page) {
 	page.Items, page.Next = Page(p.items, p.limit, domain.CursorOf)

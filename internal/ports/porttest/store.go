@@ -22,6 +22,8 @@ type StoreHarness struct {
 	// Window is what the store was opened with, and Now its clock at every call.
 	Window domain.Window
 	Now    time.Time
+	// JSON is how the store keeps events once it is reopened.
+	JSON bool
 	// Reopen closes the store and opens it again.
 	Reopen func(t *testing.T) (ports.Decisions, ports.Control)
 	// Poison makes the store refuse rows with this decision id: for ever when the class is Invalid, and for reasons
@@ -31,6 +33,12 @@ type StoreHarness struct {
 	Skip func(t *testing.T, id string) (restore func())
 	// Break makes every write fail with an error of the class; the returned func ends that.
 	Break func(t *testing.T, class domain.Class) (restore func())
+	// Exec changes what stands in the store behind its back. WrongDictionary are statements, parted by semicolons, that
+	// give every dictionary other bytes.
+	Exec            func(t *testing.T, statements ...string)
+	WrongDictionary string
+	// EventBytes is how many bytes a row keeps its event in.
+	EventBytes func(t *testing.T, id string) int
 	// Tamper tries to change the audit, and to delete from it, and requires that neither can be done.
 	Tamper func(t *testing.T)
 }
@@ -57,6 +65,11 @@ func Decisions(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"an id that is not there is no error", storeAbsent},
 		{"a scope hides other tenants' decisions", scopeDecisions},
 		{"columns are read with their events, and changed", storeColumns},
+		{"events are packed with their tenant's dictionaries", storeDictionaries},
+		{"packed events and JSON are read alike", storeBothKinds},
+		{"dictionaries that a backup lacks are written down again", storeLosesDictionaries},
+		{"a dictionary that is lost or wrong is damage", storeMissesDictionary},
+		{"a lease has one owner", storeLeases},
 		{"days are listed and dropped", storeDays},
 		{"the retention in force stands in the store", storeRetention},
 		{"a dry run tells what would happen and stores nothing", storeDryRun},
@@ -139,6 +152,7 @@ func storeRoundTrip(t *testing.T, h *StoreHarness) {
 		d.Path, d.Reason, d.Principal, d.Action, d.Resource = "http/authz/allow", "not the owner", "alice", "GET",
 			"finance/salary"
 		d.OPA, d.App, d.TraceID, d.RequestedBy = "opa-1", "shop", "4bf92f3577b34da6a3ce929d0e0e4736", "10.0.0.1:5"
+		d.BatchID = "batch-1"
 		d.Masked = "reason, principal"
 		d.Error, d.Outcome = "eval_conflict_error: two", domain.OutcomeError
 		d.Bundles = []domain.Bundle{{Name: "a", Revision: "1"}, {Name: "b", Revision: ""}}
