@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 )
 
 // Bundle is a bundle that was active when the decision was made.
@@ -24,6 +25,58 @@ func EncodeBundles(bundles []Bundle) string {
 		panic(err) // strings
 	}
 	return string(out)
+}
+
+// BundleEncoder is EncodeBundles that remembers: the decisions of a batch share a few slices. It is for one goroutine.
+type BundleEncoder map[*Bundle]string
+
+// Encode is EncodeBundles.
+func (e BundleEncoder) Encode(bundles []Bundle) string {
+	if len(bundles) == 0 {
+		return ""
+	}
+	text, known := e[&bundles[0]]
+	if !known {
+		text = EncodeBundles(bundles)
+		e[&bundles[0]] = text
+	}
+	return text
+}
+
+// bundleMemory remembers the bundles of events by their JSON, which changes only with a revision.
+type bundleMemory struct {
+	mu    sync.RWMutex
+	known map[string]remembered
+}
+
+type remembered struct {
+	bundles []Bundle // nobody writes to them
+	altered bool
+}
+
+// What is remembered at most: so many values, each of so many bytes.
+const (
+	maxRemembered      = 1024
+	maxRememberedBytes = 2048
+)
+
+func (m *bundleMemory) find(raw []byte) (remembered, bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	r, known := m.known[string(raw)]
+	return r, known
+}
+
+func (m *bundleMemory) keep(raw []byte, r remembered) {
+	if len(raw) > maxRememberedBytes {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.known == nil || len(m.known) >= maxRemembered {
+		m.known = map[string]remembered{}
+	}
+	m.known[string(raw)] = r
 }
 
 // DecodeBundles reads what EncodeBundles wrote, in the order of names.

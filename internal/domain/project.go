@@ -16,6 +16,7 @@ type Projector struct {
 	plans    []*plan // of the mappings
 	fallback *plan
 	captures sync.Pool
+	bundles  bundleMemory
 }
 
 // NewProjector compiles the mappings; the first that matches an event's path serves it.
@@ -80,7 +81,7 @@ func (p *Projector) project(rec Record, explain bool) (d Decision, rule Rule) {
 	d.BatchID = c.scalar(c.plan.batchID)
 	d.RequestedBy = c.scalar(c.plan.requestedBy)
 	d.Error = c.errorText()
-	d.Bundles = c.bundles()
+	d.Bundles = c.rememberedBundles(&p.bundles)
 	d.Sanitised = c.altered
 	d.Unsearchable = unsearchable(rec.Value)
 	if explain {
@@ -166,6 +167,27 @@ var errorPlan = func() *plan {
 
 // maxBundles bounds the bundles that are projected; an OPA with more keeps them in the event.
 const maxBundles = 64
+
+// rememberedBundles is bundles, once for all events that have the same.
+func (c *capture) rememberedBundles(m *bundleMemory) []Bundle {
+	raw := c.value(c.plan.bundles)
+	if raw.Kind() != '{' {
+		return c.bundles()
+	}
+	r, known := m.find(raw)
+	if !known {
+		before := c.altered
+		c.altered = false
+		r = remembered{c.bundles(), false}
+		r.altered, c.altered = c.altered, before || c.altered
+		// An empty object leaves the word to the event's own revision.
+		if len(r.bundles) > 0 && r.bundles[0].Name != "" {
+			m.keep(raw, r)
+		}
+	}
+	c.altered = c.altered || r.altered
+	return r.bundles
+}
 
 // bundles reads {"name":{"revision":"…"}}, or the deprecated revision of an OPA without named bundles.
 func (c *capture) bundles() []Bundle {

@@ -97,8 +97,11 @@ func poolerOutage(pg *pgconn.PgError) bool {
 }
 
 // outgrown recognises the summary of a BRIN index that has no room in a page any more: the next row is not its cause. A
-// btree's row is one row's (54000 as well).
+// btree's row is one row's (54000 as well). A single filter that is too large is an internal error to PostgreSQL.
 func outgrown(pg *pgconn.PgError) bool {
+	if pg.Code == "XX000" {
+		return strings.HasPrefix(pg.Message, "the bloom filter is too large")
+	}
 	return pg.Code == "54000" && strings.Contains(pg.Message, "for index") && !strings.Contains(pg.Message, "btree")
 }
 

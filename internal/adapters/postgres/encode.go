@@ -53,18 +53,19 @@ func encode(element uint32, rows []row, packing *sqlstore.Packing) []byte {
 	for _, n := range []uint32{1, 0, element, uint32(len(rows)), 1} {
 		w.number(n)
 	}
+	bundles := domain.BundleEncoder{}
 	for _, r := range rows {
 		start := len(w)
 		w.number(0) // its length, known below
 		w.number(inputColumns)
-		w.record(r.Decision, packing)
+		w.record(r.Decision, packing, bundles)
 		binary.BigEndian.PutUint32(w[start:], uint32(len(w)-start-4))
 	}
 	return w
 }
 
 // record writes the columns of decision_input, in its order.
-func (w *wire) record(d *domain.Decision, packing *sqlstore.Packing) {
+func (w *wire) record(d *domain.Decision, packing *sqlstore.Packing, known domain.BundleEncoder) {
 	w.instant(d.Timestamp)
 	w.instant(d.ReceivedAt)
 	w.boolean(d.Sanitised)
@@ -79,7 +80,7 @@ func (w *wire) record(d *domain.Decision, packing *sqlstore.Packing) {
 		w.text(*c.Of(d))
 	}
 	w.number(pgtype.JSONBOID)
-	if bundles := domain.EncodeBundles(d.Bundles); bundles == "" {
+	if bundles := known.Encode(d.Bundles); bundles == "" {
 		w.null()
 	} else {
 		w.number(uint32(1 + len(bundles)))

@@ -137,22 +137,28 @@ func filtered(e domain.Expr) bool {
 const useFilters = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true),
 	set_config('enable_indexonlyscan', 'off', true)`
 
+// pageQuery is the statement that reads so many rows of a search.
+func pageQuery(scope domain.Scope, q domain.Query, columns string, rows int) (sql string, args []any) {
+	w := dialect.Where()
+	w.Span("TIME", q.Filter)
+	w.Behind("TIME", q.After)
+	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
+	order := ` ORDER BY TIME DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, rows)
+	sql = bothTables(`SELECT `+columns+` FROM TABLE WHERE `+w.String()+order) + strings.ReplaceAll(order, "TIME", "time")
+	return sql, w.Args
+}
+
 // readPage adds the rows of a search to a page.
 func (s *Store) readPage(
 	ctx context.Context, scope domain.Scope, q domain.Query, columns string, page *sqlstore.DecisionPage,
 	scan func(pgx.CollectableRow) (domain.Decision, error), filtered bool,
 ) error {
-	w := dialect.Where()
-	w.Span("TIME", q.Filter)
-	w.Behind("TIME", q.After)
-	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
-	order := ` ORDER BY TIME DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, page.Room())
-	sql := bothTables(`SELECT `+columns+` FROM TABLE WHERE `+w.String()+order) + strings.ReplaceAll(order, "TIME", "time")
+	sql, args := pageQuery(scope, q, columns, page.Room())
 	return s.reading(ctx, "search", func(b *pgx.Batch) {
 		if filtered {
 			b.Queue(useFilters)
 		}
-		b.Queue(sql, w.Args...).Query(func(rows pgx.Rows) error {
+		b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
 			for rows.Next() {
 				d, err := scan(rows)
 				if err != nil {

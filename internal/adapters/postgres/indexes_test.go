@@ -1,0 +1,224 @@
+package postgres
+
+import (
+	"fmt"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// fill makes rows of a day behind docket's back, as many and as narrow as it takes: each has values of its own.
+func fill(t *testing.T, s *Store, day domain.Day, rows int) {
+	t.Helper()
+	require.NoError(t, s.PrepareDays(t.Context(), day, day))
+	_, err := s.write.Exec(t.Context(), `INSERT INTO decisions (timestamp, received_at, saved_at, sanitised, unsearchable, sha256,
+		tenant, decision_id, outcome, principal, resource, trace_id, requested_by, batch_decision_id, opa, packed)
+		SELECT $1::timestamptz + n * interval '10 ms', now(), now(), false, false, sha256('x'), 't', 'id-' || n,
+		CASE WHEN n % 12 = 0 THEN 'denied' ELSE 'allowed' END, 'principal-' || n, 'resource-' || n, 'trace-' || n,
+		'address-' || n, 'batch-' || n, 'opa-' || n % 200, '\x00000000007b7d' FROM generate_series(1, $2::int) n`,
+		day.Start(), rows)
+	require.NoError(t, err)
+	_, err = s.write.Exec(t.Context(), `ANALYZE decisions`)
+	require.NoError(t, err)
+}
+
+// summarised counts the ranges that a call has to summarise.
+func unsummarised(t *testing.T, s *Store, day domain.Day) (n int) {
+	t.Helper()
+	err := s.write.QueryRow(t.Context(), `SELECT brin_summarize_new_values(i.indexrelid) FROM pg_index i
+		JOIN pg_inherits h ON h.inhrelid = i.indexrelid AND h.inhparent = 'decisions_bloom'::regclass
+		WHERE i.indrelid = $1::regclass`, partitionOf(day)).Scan(&n)
+	require.NoError(t, err)
+	return n
+}
+
+// TestFiltersFit holds the filters of a range to what one tuple of a BRIN index takes. Their size is that of the Bloom
+// filters in brin_bloom.c: n ln(1/p) / ln(2)², in bits.
+func TestFiltersFit(t *testing.T) {
+	s := newStore(t, postgres(t).URL(newDatabase(t, postgres(t)), ""), nil)
+	rows, err := s.read.Query(t.Context(), `SELECT array_to_string(attoptions, ',') FROM pg_attribute
+		WHERE attrelid = 'decisions_bloom'::regclass ORDER BY attnum`)
+	require.NoError(t, err)
+	options, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	require.Len(t, options, len(bloomFields))
+	bytes := 0.0
+	of := func(text, name string) float64 {
+		_, rest, found := strings.Cut(text, name+"=")
+		require.True(t, found, text)
+		v, err := strconv.ParseFloat(regexp.MustCompile(`^[0-9.]+`).FindString(rest), 64)
+		require.NoError(t, err)
+		return v
+	}
+	for _, o := range options {
+		n, p := of(o, "n_distinct_per_range"), of(o, "false_positive_rate")
+		bytes += math.Ceil(n * math.Log(1/p) / (math.Ln2 * math.Ln2) / 8)
+	}
+	require.Less(t, bytes, 7.5*1024)
+
+	// And as it is: narrow rows, and each value another one.
+	today := domain.DayOf(time.Now())
+	fill(t, s, today, 20_000)
+	require.Positive(t, unsummarised(t, s, today))
+	for n := range 200 { // into ranges that have a summary
+		d := decision(fmt.Sprintf("more-%d", n), time.Now(), `{}`)
+		d.Principal, d.Resource, d.TraceID, d.RequestedBy = fmt.Sprint(n, "p"), fmt.Sprint(n, "r"), fmt.Sprint(n, "t"), fmt.Sprint(n)
+		statuses, err := s.SaveBatch(t.Context(), []domain.Decision{d})
+		require.NoError(t, err)
+		require.Equal(t, []domain.SaveStatus{domain.Saved}, statuses)
+	}
+}
+
+// A filter that outgrows its page is no row's fault, and no row is dead-lettered for it.
+func TestFiltersThatDoNotFitAreMisconfigured(t *testing.T) {
+	for name, c := range map[string]struct {
+		distinct int
+		code     string
+	}{"one of them": {30_000, "XX000"}, "all of them together": {5000, "54000"}} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t, postgres(t).URL(newDatabase(t, postgres(t)), ""), nil)
+			for _, statement := range []string{
+				`DROP INDEX decisions_bloom`,
+				fmt.Sprintf(`CREATE INDEX decisions_large ON decisions USING brin (principal text_bloom_ops
+					(n_distinct_per_range = %[1]d), resource text_bloom_ops (n_distinct_per_range = %[1]d),
+					trace_id text_bloom_ops (n_distinct_per_range = %[1]d))`, c.distinct),
+			} {
+				_, err := s.write.Exec(t.Context(), statement)
+				require.NoError(t, err)
+			}
+			var rows []domain.Decision
+			for n := range 1000 { // an empty filter is small, compressed
+				d := decision(fmt.Sprintf("id-%d", n), time.Now(), `{}`)
+				d.Principal, d.Resource, d.TraceID = fmt.Sprint(n, "p"), fmt.Sprint(n, "r"), fmt.Sprint(n, "t")
+				rows = append(rows, d)
+			}
+			_, err := s.SaveBatch(t.Context(), rows) // an empty range has a summary
+			require.Equal(t, c.code, domain.CodeOf(err), "%v", err)
+			require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
+		})
+	}
+}
+
+func TestTendSummarisesWhatWasWritten(t *testing.T) {
+	s := newStore(t, postgres(t).URL(newDatabase(t, postgres(t)), ""), nil)
+	today := domain.DayOf(time.Now())
+	for _, day := range []domain.Day{today, today - 1, today - 20} {
+		fill(t, s, day, 5000)
+	}
+	require.NoError(t, s.Tend(t.Context(), "me"))
+	for _, day := range []domain.Day{today, today - 1, today - 20} {
+		require.Zero(t, unsummarised(t, s, day), day)
+	}
+	// Late rows of an old day wait for the hour; another owner waits for the lease.
+	_, err := s.write.Exec(t.Context(), `INSERT INTO decisions SELECT (jsonb_populate_record(d, jsonb_build_object('decision_id',
+		d.decision_id || '-again'))).* FROM decisions d WHERE timestamp >= $1`, (today - 20).Start())
+	require.NoError(t, err)
+	require.NoError(t, s.Tend(t.Context(), "another"))
+	require.Positive(t, unsummarised(t, s, today))
+}
+
+// TestPlans says which index a search takes, on a day that is large enough for the planner to think that a scan is as
+// good.
+func TestPlans(t *testing.T) {
+	s := newStore(t, postgres(t).URL(newDatabase(t, postgres(t)), ""), nil)
+	today := domain.DayOf(time.Now())
+	fill(t, s, today, 30_000)
+	fill(t, s, today-1, 30_000)
+	require.NoError(t, s.Tend(t.Context(), "me"))
+	plan := func(where domain.Expr) string {
+		sql, args := pageQuery(domain.Tenants("t"), domain.Query{Filter: domain.Filter{Where: where}}, columns, 51)
+		tx, err := s.read.Begin(t.Context())
+		require.NoError(t, err)
+		defer func() { _ = tx.Rollback(t.Context()) }()
+		if filtered(where) {
+			_, err = tx.Exec(t.Context(), useFilters)
+			require.NoError(t, err)
+		}
+		rows, err := tx.Query(t.Context(), "EXPLAIN "+sql, args...)
+		require.NoError(t, err)
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		require.NoError(t, err)
+		return strings.Join(lines, "\n")
+	}
+	equal := func(f domain.Field, v string) domain.Expr { return domain.Expr{Op: domain.OpEqual, Field: f, Value: v} }
+	for _, f := range bloomFields {
+		t.Run(string(f), func(t *testing.T) {
+			got := plan(equal(f, "x"))
+			for _, day := range []domain.Day{today, today - 1} {
+				require.Regexp(t, `Bitmap Index Scan on `+partitionOf(day)+`_principal_resource`, got)
+			}
+			require.NotContains(t, got, "Seq Scan on decisions_2")
+		})
+	}
+	t.Run("one of several, of what is denied", func(t *testing.T) {
+		got := plan(domain.AllOf(
+			domain.Expr{Op: domain.OpOr, Args: []domain.Expr{equal(domain.FieldPrincipal, "a"), equal(domain.FieldPrincipal, "b")}},
+			equal(domain.FieldOutcome, "denied"),
+		))
+		require.Contains(t, got, "Bitmap Index Scan")
+		require.NotContains(t, got, "Seq Scan on decisions_2")
+	})
+	t.Run("what is denied", func(t *testing.T) {
+		got := plan(equal(domain.FieldOutcome, "denied"))
+		require.Contains(t, got, partitionOf(today)+"_timestamp_idx")
+	})
+	t.Run("what is allowed", func(t *testing.T) {
+		require.Contains(t, plan(equal(domain.FieldOutcome, "allowed")), partitionOf(today)+"_pkey")
+	})
+	for _, e := range []domain.Expr{
+		{}, equal(domain.FieldPath, "x"), {Op: domain.OpPrefix, Field: domain.FieldPrincipal, Value: "x"},
+		{Op: domain.OpNot, Args: []domain.Expr{equal(domain.FieldPrincipal, "x")}},
+		{Op: domain.OpOr, Args: []domain.Expr{equal(domain.FieldPrincipal, "x"), equal(domain.FieldPath, "y")}},
+	} {
+		require.False(t, filtered(e), "%v", e)
+	}
+}
+
+// TestSlices has a search for a rare value look at each moment once, the newest first.
+func TestSlices(t *testing.T) {
+	now := time.Now().UTC()
+	today := domain.DayOf(now)
+	days := []domain.Day{today - 40, today - 20, today - 1, today, today + 1}
+	for name, c := range map[string]struct {
+		filter domain.Filter
+		days   []domain.Day
+		most   int
+	}{
+		"no bounds":         {domain.Filter{}, days, 7},
+		"no days":           {domain.Filter{}, nil, 1},
+		"a day":             {domain.Filter{Since: now.Add(-24 * time.Hour), Until: now}, days, 1},
+		"two weeks":         {domain.Filter{Since: now.Add(-14 * 24 * time.Hour)}, days, 5},
+		"before every day":  {domain.Filter{Until: now.Add(-100 * 24 * time.Hour)}, days, 1},
+		"the future":        {domain.Filter{Since: now.Add(time.Hour)}, days, 1},
+		"an empty span":     {domain.Filter{Since: now, Until: now}, days, 1},
+		"an impossible one": {domain.Filter{Since: now, Until: now.Add(-time.Hour)}, days, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var parts []domain.Filter
+			until := c.filter.Until
+			for span := 24 * time.Hour; len(parts) <= c.most; span *= 2 {
+				since, end := sliceOf(c.filter, until, span, c.days)
+				parts = append(parts, domain.Filter{Since: since, Until: end})
+				if since.Equal(c.filter.Since) {
+					break
+				}
+				until = since
+			}
+			require.LessOrEqual(t, len(parts), c.most)
+			require.Equal(t, c.filter.Until, parts[0].Until)
+			require.True(t, slices.ContainsFunc(parts, func(f domain.Filter) bool { return f.Since.Equal(c.filter.Since) }))
+			for i := 1; i < len(parts); i++ {
+				require.Equal(t, parts[i-1].Since, parts[i].Until)
+			}
+		})
+	}
+}
