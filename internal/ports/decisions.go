@@ -56,6 +56,13 @@ type DecisionColumns interface {
 	SetColumns(ctx context.Context, decisions []domain.Decision) error
 }
 
+// DecisionCounts are decisions counted as they are stored.
+type DecisionCounts interface {
+	// CountDecisions counts the decisions of a span by Decision.Time, the most first. until is exclusive. It is exact at
+	// any moment: what was stored by a batch is counted, all of it or nothing.
+	CountDecisions(ctx context.Context, scope domain.Scope, since, until time.Time) (domain.Counts, error)
+}
+
 // Dictionaries are what the store packs events with.
 type Dictionaries interface {
 	// NewestDictionaries returns the newest of each tenant.
@@ -106,6 +113,7 @@ type Decisions interface {
 	DecisionReader
 	DecisionColumns
 	DecisionDays
+	DecisionCounts
 	Dictionaries
 	Upkeep
 }

@@ -41,6 +41,17 @@ func assignments(prefix string) string {
 	return strings.Join(parts, ", ")
 }
 
+// recount takes rows that get another path or outcome out of the counts, and puts them in as what they become. It locks
+// them: who saves or changes the same waits.
+var recount = `WITH changed AS (
+		SELECT d.timestamp, d.tenant, d.path, d.outcome, u.path AS new_path, u.outcome AS new_outcome
+		FROM decisions d JOIN unnest($2::decision_input[]) u ON d.timestamp = u.timestamp AND d.tenant = u.tenant
+			AND d.decision_id = u.decision_id AND d.sha256 = u.sha256
+		WHERE d.timestamp BETWEEN $3 AND $4 AND (d.path, d.outcome) IS DISTINCT FROM (u.path COLLATE "C", u.outcome COLLATE "C")
+		FOR UPDATE OF d
+	) ` + appendCounts(`(SELECT timestamp, tenant, path, outcome, -1 AS n FROM changed
+		UNION ALL SELECT timestamp, tenant, new_path, new_outcome, 1 FROM changed) b`)
+
 // SetColumns gives rows other columns; see ports.DecisionColumns.
 func (s *Store) SetColumns(ctx context.Context, decisions []domain.Decision) error {
 	if len(decisions) == 0 {
@@ -72,6 +83,10 @@ func (s *Store) update(ctx context.Context, conn *pgx.Conn, rows []row) error {
 	batch.ExecParams(begin, nil, nil, nil, nil)
 	batch.ExecParams(s.settings, nil, nil, nil, nil)
 	first, last := span(rows)
+	batch.ExecParams(
+		recount, [][]byte{instantParam(s.opts.Now()), encode(element, rows, nil), instantParam(first), instantParam(last)},
+		[]uint32{pgtype.TimestamptzOID, 0, pgtype.TimestamptzOID, pgtype.TimestamptzOID}, binaryFormat, binaryFormat,
+	)
 	batch.ExecParams(
 		strings.ReplaceAll(setColumns, "TABLE", "decisions")+
 			`d.timestamp = u.timestamp AND d.timestamp BETWEEN $2 AND $3`,

@@ -99,14 +99,13 @@ func (s *Store) makeDay(ctx context.Context, conn *pgx.Conn, d domain.Day) error
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1::bigint)`, int64(migrationLock)); err != nil {
 		return err
 	}
-	name := partitionOf(d)
-	attached, exists := false, false
+	attached, exists, counts := false, false, false
 	var gone pgtype.Date
 	err = tx.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL,
 		EXISTS (SELECT 1 FROM pg_inherits WHERE inhrelid = to_regclass($1) AND inhparent = 'decisions'::regclass),
-		(SELECT max(day) + 1 FROM dropped_days)`,
-		name).Scan(&exists, &attached, &gone)
-	if err != nil || attached {
+		to_regclass($2) IS NOT NULL, (SELECT max(day) + 1 FROM dropped_days)`,
+		partitionOf(d), countsOf(d)).Scan(&exists, &attached, &counts, &gone)
+	if err != nil || attached && counts {
 		return err
 	}
 	if gone.Valid && d < domain.DayOf(gone.Time) {
@@ -115,16 +114,17 @@ func (s *Store) makeDay(ctx context.Context, conn *pgx.Conn, d domain.Day) error
 		s.gone = max(s.gone, domain.DayOf(gone.Time))
 		return errDayGone
 	}
-	statements := []string{
-		`CREATE TABLE ` + name + ` (LIKE decisions INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING
-			COMPRESSION)`,
-		fmt.Sprintf(`ALTER TABLE decisions ATTACH PARTITION %s FOR VALUES FROM ('%s') TO ('%s')`, name,
-			d.Start().Format(time.RFC3339), d.End().Format(time.RFC3339)),
-	}
-	if exists {
+	if exists && !attached {
 		return &domain.Error{Class: domain.Misconfigured, Answered: true, Text: fmt.Sprintf(
-			"there is a table %s which is no partition of decisions: drop it, or attach it", name,
+			"there is a table %s which is no partition of decisions: drop it, or attach it", partitionOf(d),
 		)}
+	}
+	var statements []string
+	if !attached {
+		statements = append(statements, partition("decisions", partitionOf(d), d)...)
+	}
+	if !counts {
+		statements = append(statements, partition("decision_counts", countsOf(d), d)...)
 	}
 	for _, statement := range statements {
 		if _, err := tx.Exec(ctx, statement); err != nil {
@@ -132,6 +132,16 @@ func (s *Store) makeDay(ctx context.Context, conn *pgx.Conn, d domain.Day) error
 		}
 	}
 	return tx.Commit(ctx)
+}
+
+// partition is how a day's partition of a table is made.
+func partition(of, name string, d domain.Day) []string {
+	return []string{
+		fmt.Sprintf(`CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION)`,
+			name, of),
+		fmt.Sprintf(`ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM ('%s') TO ('%s')`, of, name,
+			d.Start().Format(time.RFC3339), d.End().Format(time.RFC3339)),
+	}
 }
 
 func (s *Store) forgetDays() {
@@ -198,13 +208,13 @@ func (s *Store) DropDay(ctx context.Context, d domain.Day, atMost int) (dropped 
 	const drop = `DO $$ BEGIN
 		IF DATE '%[1]s' < (now() AT TIME ZONE 'UTC')::date - 1 AND (%[2]d = 0 OR
 			(SELECT count(*) FROM dropped_days WHERE dropped_at > now() - interval '24 hours') < %[2]d) THEN
-			DROP TABLE IF EXISTS %[3]s;
+			DROP TABLE IF EXISTS %[3]s, %[4]s;
 			INSERT INTO dropped_days VALUES (DATE '%[1]s', now()) ON CONFLICT (day) DO UPDATE SET dropped_at = now();
 		END IF;
 	END $$`
 	err = s.change(ctx, "drop "+partitionOf(d), func(b *pgx.Batch) {
 		b.Queue(`SELECT set_config('lock_timeout', '200', true), pg_advisory_xact_lock($1::bigint)`, int64(retentionLock))
-		b.Queue(fmt.Sprintf(drop, d, atMost, partitionOf(d)))
+		b.Queue(fmt.Sprintf(drop, d, atMost, partitionOf(d), countsOf(d)))
 		b.Queue(`SELECT EXISTS (SELECT 1 FROM dropped_days WHERE day = $1::date AND dropped_at = now())`, d.Start()).
 			QueryRow(func(row pgx.Row) error { return row.Scan(&dropped) })
 	})

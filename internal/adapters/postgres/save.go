@@ -38,10 +38,11 @@ var (
 		u.outcome, ` + sqlstore.TextColumns(
 		"u.",
 	) + `, u.bundles, u.event, u.packed FROM unnest($2::decision_input[]) u`
-	insertDecisions = `INSERT INTO decisions (` + inserted + `) SELECT ` + selected + `
+	insertDecisions = `WITH new AS (INSERT INTO decisions (` + inserted + `) SELECT ` + selected + `
 		WHERE NOT EXISTS (SELECT 1 FROM decisions_out_of_window o
 			WHERE o.decision_id = u.decision_id AND o.tenant = u.tenant AND o.timestamp = u.timestamp)
-		ON CONFLICT DO NOTHING RETURNING tenant, decision_id, timestamp`
+		ON CONFLICT DO NOTHING RETURNING tenant, decision_id, timestamp, path, outcome, 1 AS n
+		), counted AS (` + appendCounts("new") + `) SELECT tenant, decision_id, timestamp FROM new`
 	insertOutOfWindow = `INSERT INTO decisions_out_of_window (time, ` + inserted + `)
 		SELECT coalesce(u.timestamp, u.received_at), ` + selected + `
 		WHERE NOT EXISTS (SELECT 1 FROM decisions d

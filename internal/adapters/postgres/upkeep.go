@@ -17,8 +17,8 @@ const (
 	tendAll = time.Hour
 )
 
-// Tend summarises what was written since the last turn for the filters of decisions_bloom: a range without a summary is
-// read by every search. See ports.Upkeep.
+// Tend folds counts, and summarises what was written since the last turn for the filters of decisions_bloom: a range
+// without a summary is read by every search. See ports.Upkeep.
 func (s *Store) Tend(ctx context.Context, owner string) error {
 	held, err := s.TakeLease(ctx, domain.Lease{Name: "upkeep", Owner: owner}, 2*tendFor)
 	if err != nil || !held {
@@ -41,6 +41,9 @@ func (s *Store) Tend(ctx context.Context, owner string) error {
 	for _, d := range days {
 		if d < since {
 			continue
+		}
+		if err := s.foldCounts(ctx, d); err != nil {
+			return err
 		}
 		if err := s.summarise(ctx, d); err != nil {
 			return err

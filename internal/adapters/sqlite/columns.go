@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"strings"
 
 	"github.com/docket-project/docket/internal/domain"
@@ -34,6 +35,9 @@ var setColumns = func() string {
 // SetColumns gives rows other columns; see ports.DecisionColumns.
 func (s *Store) SetColumns(ctx context.Context, decisions []domain.Decision) error {
 	err := s.inTx(ctx, func(tx *sql.Tx) error {
+		if err := s.recount(tx, decisions); err != nil {
+			return err
+		}
 		for _, table := range []string{"decisions", "decisions_out_of_window"} {
 			update, err := tx.Prepare(strings.ReplaceAll(setColumns, "TABLE", table))
 			if err != nil {
@@ -57,4 +61,28 @@ func (s *Store) SetColumns(ctx context.Context, decisions []domain.Decision) err
 		return nil
 	})
 	return s.checked("change columns in "+storeFile, err)
+}
+
+// recount takes rows that get another path or outcome out of the counts, and puts them in as what they become.
+func (s *Store) recount(tx *sql.Tx, decisions []domain.Decision) error {
+	was, err := tx.Prepare(`SELECT coalesce(path, ''), outcome FROM decisions
+		WHERE decision_id = ? AND tenant = ? AND timestamp IS ? AND sha256 = ?`)
+	if err != nil {
+		return err
+	}
+	defer was.Close()
+	counts := tally{}
+	for i := range decisions {
+		before, after := decisions[i], &decisions[i]
+		err := was.QueryRow(after.ID, after.Tenant, micros(after.Timestamp), after.SHA256[:]).Scan(&before.Path, &before.Outcome)
+		if errors.Is(err, sql.ErrNoRows) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		counts.add(&before, s.opts.Now(), -1)
+		counts.add(after, s.opts.Now(), 1)
+	}
+	return counts.write(tx)
 }

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"time"
 
 	"github.com/docket-project/docket/internal/domain"
@@ -48,12 +49,18 @@ func (s *Store) DropDay(ctx context.Context, day domain.Day, atMost int) (droppe
 		return false, nil
 	}
 	// First: what is half gone is gone.
-	_, err = s.write.ExecContext(ctx, `INSERT OR REPLACE INTO dropped_days VALUES (?, ?)`, day, now.UnixMicro())
+	first := day.Start().UnixMicro()
+	err = s.inTx(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec(`INSERT OR REPLACE INTO dropped_days VALUES (?, ?)`, day, now.UnixMicro())
+		if err == nil {
+			_, err = tx.Exec(`DELETE FROM decision_counts WHERE at >= ? AND at < ?`, first, first+microsOfDay)
+		}
+		return err
+	})
 	if err != nil {
 		return false, s.checked("drop a day in "+storeFile, err)
 	}
 	s.gone.Store(max(s.gone.Load(), int64(day+1)))
-	first := day.Start().UnixMicro()
 	return true, s.deleteSteps(
 		ctx, "drop a day in "+storeFile,
 		`DELETE FROM decisions WHERE rowid IN (SELECT rowid FROM decisions WHERE time >= ? AND time < ? LIMIT ?)`, first,

@@ -121,6 +121,3 @@ func (s *Store) TakeLease(ctx context.Context, lease domain.Lease, length time.D
 	})
 	return held, s.checked("take the lease "+lease.Name+" in "+storeFile, err)
 }
-
-// Tend does nothing: see ports.Upkeep.
-func (s *Store) Tend(context.Context, string) error { return nil }

@@ -59,6 +59,7 @@ type Store struct {
 	inForce atomic.Int64 // the retention that the store has
 
 	dictionaries *sqlstore.Dictionaries
+	tended       atomic.Int64 // when the counts of all days were folded
 }
 
 // table is one of the two tables of decisions, with the statements that write to it.
@@ -186,7 +187,7 @@ func (s *Store) insertBatch(
 ) func(*sql.Tx) error {
 	return func(tx *sql.Tx) error {
 		now := s.opts.Now()
-		packing := s.packing()
+		packing, counts := s.packing(), tally{}
 		in, err := tx.Prepare(s.decisions.insert)
 		if err != nil {
 			return err
@@ -208,11 +209,16 @@ func (s *Store) insertBatch(
 			case domain.Outside:
 				statuses[i], err = s.outOfWindow.save(tx, out, d, now, packing)
 			case domain.Inside:
-				statuses[i], err = s.decisions.save(tx, in, d, now, packing)
+				if statuses[i], err = s.decisions.save(tx, in, d, now, packing); statuses[i] == domain.Saved {
+					counts.add(d, now, 1)
+				}
 			}
 			if err != nil {
 				return err
 			}
+		}
+		if err := counts.write(tx); err != nil {
+			return err
 		}
 		return needDictionaries(tx, packing)
 	}

@@ -1,0 +1,100 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// countsOf is the name of the partition of a day's counts.
+func countsOf(d domain.Day) string { return "decision_counts_" + d.Start().Format("20060102") }
+
+// spanOf is by how many seconds a decision is counted at first: by the hour where its day is past the minutes. Its
+// argument names the timestamp; $1 is now.
+const spanOf = `CASE WHEN %[1]s < $1::timestamptz - interval '2 days' THEN 3600 ELSE 60 END`
+
+// appendCounts appends the counts of rows, from a subquery with timestamp, tenant, path, outcome and n.
+func appendCounts(rows string) string {
+	return `INSERT INTO decision_counts (at, seconds, folded, tenant, path, outcome, decisions)
+		SELECT CASE seconds WHEN 60 THEN date_trunc('minute', timestamp, 'UTC') ELSE date_trunc('hour', timestamp, 'UTC') END,
+			seconds, false, tenant, coalesce(path, ''), outcome, sum(n)
+		FROM (SELECT timestamp, tenant, path, outcome, n, ` + fmt.Sprintf(spanOf, "timestamp") + ` AS seconds FROM ` + rows + `) c
+		GROUP BY 1, 2, tenant, path, outcome`
+}
+
+// fold puts what was appended into the counts of a day, and what is counted by less than it should be by now. One
+// statement sees one moment: what is appended meanwhile waits for the next turn.
+//
+// The first paths of a day are told apart, up to MaxCountedPaths of a tenant, those with the most decisions first.
+const fold = `WITH went AS (
+		DELETE FROM decision_counts WHERE at >= $1::timestamptz AND at < $2::timestamptz AND (NOT folded OR seconds < $3::int)
+		RETURNING at, tenant, path, outcome, decisions
+	), known AS (
+		SELECT DISTINCT tenant, path FROM decision_counts
+		WHERE at >= $1::timestamptz AND at < $2::timestamptz AND folded AND path <> $4::text
+	), fresh AS (
+		SELECT tenant, path, row_number() OVER (PARTITION BY tenant ORDER BY sum(decisions) DESC, path) AS n
+		FROM went w WHERE path <> $4::text AND NOT EXISTS (SELECT 1 FROM known k WHERE k.tenant = w.tenant AND k.path = w.path)
+		GROUP BY tenant, path
+	), kept AS (
+		SELECT tenant, path FROM known
+		UNION ALL SELECT f.tenant, f.path FROM fresh f WHERE n <= $5::int - (SELECT count(*) FROM known k WHERE k.tenant = f.tenant)
+	)
+	INSERT INTO decision_counts AS c (at, seconds, folded, tenant, path, outcome, decisions)
+		SELECT date_bin(make_interval(secs => $3::int), w.at, $1::timestamptz), $3::int, true, w.tenant,
+			coalesce(k.path, $4::text), w.outcome, sum(w.decisions)
+		FROM went w LEFT JOIN kept k ON k.tenant = w.tenant AND k.path = w.path
+		GROUP BY 1, w.tenant, 5, w.outcome HAVING sum(w.decisions) <> 0
+		ON CONFLICT (at, seconds, tenant, path, outcome) WHERE folded DO UPDATE SET decisions = c.decisions + excluded.decisions`
+
+// foldCounts folds a day's counts.
+func (s *Store) foldCounts(ctx context.Context, d domain.Day) error {
+	span := domain.CountSpan(d, s.opts.Now())
+	return s.change(ctx, "fold "+countsOf(d), func(b *pgx.Batch) {
+		b.Queue(fold, d.Start(), d.End(), int(span.Seconds()), domain.OtherPaths, domain.MaxCountedPaths)
+	})
+}
+
+// counted sums up a span. A count that is only in part within it is left out, and so is all up to its end: what is
+// there is counted by rows, as is what has no day of its own.
+const counted = `WITH edges AS (
+		SELECT coalesce(max(at + seconds * interval '1 s') FILTER (WHERE at < $1::timestamptz), $1::timestamptz) AS first,
+			coalesce(min(at) FILTER (WHERE at + seconds * interval '1 s' > $2::timestamptz), $2::timestamptz) AS last
+		FROM decision_counts WHERE at < $1::timestamptz AND at > $1::timestamptz - interval '1 day'
+				AND at + seconds * interval '1 s' > $1::timestamptz
+			OR at < $2::timestamptz AND at > $2::timestamptz - interval '1 day' AND at + seconds * interval '1 s' > $2::timestamptz
+	), spans AS (
+		SELECT CASE WHEN first <= last THEN first ELSE $2::timestamptz END AS first, CASE WHEN first <= last THEN last ELSE $2::timestamptz END AS last FROM edges
+	), parts AS (
+		SELECT tenant, path, outcome, decisions AS n FROM decision_counts, edges
+			WHERE at >= first AND at + seconds * interval '1 s' <= last AND at >= $1::timestamptz AND at < $2::timestamptz AND %[1]s
+		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
+			WHERE timestamp >= $1::timestamptz AND timestamp < first AND %[1]s
+		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
+			WHERE timestamp >= last AND timestamp < $2::timestamptz AND %[1]s
+		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions_out_of_window
+			WHERE time >= $1::timestamptz AND time < $2::timestamptz AND %[1]s
+	) SELECT tenant, path, outcome, sum(n)::bigint FROM parts GROUP BY tenant, path, outcome HAVING sum(n) <> 0
+	ORDER BY 4 DESC, tenant, path, outcome`
+
+// CountDecisions counts a span; see ports.DecisionCounts.
+func (s *Store) CountDecisions(
+	ctx context.Context, scope domain.Scope, since, until time.Time,
+) (out domain.Counts, err error) {
+	w := dialect.Where(since, until)
+	w.Fits(domain.DecisionFields, scope.Expr())
+	out.Complete = true
+	err = s.query(ctx, "count decisions", fmt.Sprintf(counted, w.String()), w.Args, func(rows pgx.Rows) (err error) {
+		out.Items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c domain.DecisionCount, err error) {
+			err = row.Scan(&c.Tenant, &c.Path, &c.Outcome, &c.Decisions)
+			out.Complete = out.Complete && c.Path != domain.OtherPaths
+			return c, err
+		})
+		return err
+	})
+	return out, err
+}

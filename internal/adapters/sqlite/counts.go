@@ -1,0 +1,154 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// tally is what a transaction changes of the counts.
+type tally map[tallied]int64
+
+type tallied struct {
+	at                    int64
+	seconds               int
+	tenant, path, outcome string
+}
+
+// add counts n more decisions like this one, which has a day of its own.
+func (t tally) add(d *domain.Decision, now time.Time, n int64) {
+	span := min(domain.CountSpan(domain.DayOf(d.Timestamp), now), time.Hour)
+	t[tallied{
+		d.Timestamp.Truncate(span).UnixMicro(), int(span.Seconds()), d.Tenant, d.Path, string(d.Outcome),
+	}] += n
+}
+
+// write adds a tally to the counts.
+func (t tally) write(tx *sql.Tx) error {
+	if len(t) == 0 {
+		return nil
+	}
+	upsert, err := tx.Prepare(`INSERT INTO decision_counts (at, seconds, folded, tenant, path, outcome, decisions) VALUES (?, ?, 0, ?, ?, ?, ?)
+		ON CONFLICT DO UPDATE SET decisions = decisions + excluded.decisions`)
+	if err != nil {
+		return err
+	}
+	defer upsert.Close()
+	for k, n := range t {
+		if n == 0 {
+			continue
+		}
+		if _, err := upsert.Exec(k.at, k.seconds, k.tenant, k.path, k.outcome, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// foldCounts puts what batches have counted into the counts of a day, and what is counted by less than it should be by
+// now; see PostgreSQL's, which does so in one statement.
+func (s *Store) foldCounts(ctx context.Context, d domain.Day) error {
+	span := domain.CountSpan(d, s.opts.Now())
+	first, last := d.Start().UnixMicro(), d.End().UnixMicro()
+	const of = `at >= ?1 AND at < ?2`
+	steps := []string{
+		`CREATE TEMP TABLE went AS SELECT * FROM decision_counts WHERE ` + of + ` AND (NOT folded OR seconds < ?3)`,
+		`CREATE TEMP TABLE kept AS SELECT DISTINCT tenant, path FROM decision_counts WHERE ` + of + ` AND folded AND path <> ?4`,
+		`INSERT INTO kept SELECT tenant, path FROM (
+			SELECT tenant, path, row_number() OVER (PARTITION BY tenant ORDER BY sum(decisions) DESC, path) AS n FROM went w
+			WHERE path <> ?4 AND NOT EXISTS (SELECT 1 FROM kept k WHERE k.tenant = w.tenant AND k.path = w.path)
+			GROUP BY tenant, path) f WHERE n <= ?5 - (SELECT count(*) FROM kept k WHERE k.tenant = f.tenant)`,
+		`DELETE FROM decision_counts WHERE ` + of + ` AND (NOT folded OR seconds < ?3)`,
+		`INSERT INTO decision_counts (at, seconds, folded, tenant, path, outcome, decisions)
+			SELECT at - (at - ?1) % (?3 * 1000000), ?3, 1, w.tenant, coalesce(k.path, ?4), outcome, sum(decisions)
+			FROM went w LEFT JOIN kept k ON k.tenant = w.tenant AND k.path = w.path
+			WHERE true GROUP BY 1, w.tenant, 5, outcome HAVING sum(decisions) <> 0
+			ON CONFLICT DO UPDATE SET decisions = decisions + excluded.decisions`,
+		`DROP TABLE went`, `DROP TABLE kept`,
+	}
+	err := s.inTx(ctx, func(tx *sql.Tx) error {
+		for _, step := range steps {
+			args := []any{first, last, int(span.Seconds()), domain.OtherPaths, domain.MaxCountedPaths}
+			if _, err := tx.Exec(step, args[:parametersOf(step)]...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return s.checked("fold counts in "+storeFile, err)
+}
+
+// parametersOf is the highest number of a statement's parameters.
+func parametersOf(statement string) int {
+	n := 9
+	for ; n > 0 && !strings.Contains(statement, fmt.Sprintf("?%d", n)); n-- {
+	}
+	return n
+}
+
+// Tend folds counts; see ports.Upkeep. There is one process.
+func (s *Store) Tend(ctx context.Context, _ string) error {
+	all := s.opts.Now().Sub(time.UnixMicro(s.tended.Load())) >= tendAll
+	days, err := s.Days(ctx)
+	if err != nil {
+		return err
+	}
+	since := domain.DayOf(s.opts.Now()) - 1
+	for _, d := range days {
+		if d < since && !all {
+			continue
+		}
+		if err := s.foldCounts(ctx, d); err != nil {
+			return err
+		}
+	}
+	if all {
+		s.tended.Store(s.opts.Now().UnixMicro())
+	}
+	return nil
+}
+
+// tendAll is how often all days are looked at, and not only those that are written to most.
+const tendAll = time.Hour
+
+// CountDecisions counts a span; see ports.DecisionCounts and PostgreSQL's.
+func (s *Store) CountDecisions(
+	ctx context.Context, scope domain.Scope, since, until time.Time,
+) (out domain.Counts, err error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	w := dialect.Where(since.UnixMicro(), until.UnixMicro())
+	w.Fits(domain.DecisionFields, scope.Expr())
+	const counted = `WITH edges AS (
+		SELECT coalesce(max(CASE WHEN at < ?1 THEN at + seconds * 1000000 END), ?1) AS first,
+			coalesce(min(CASE WHEN at + seconds * 1000000 > ?2 THEN at END), ?2) AS last
+		FROM decision_counts WHERE at < ?1 AND at > ?1 - 86400000000 AND at + seconds * 1000000 > ?1
+			OR at < ?2 AND at > ?2 - 86400000000 AND at + seconds * 1000000 > ?2
+	), spans AS (
+		SELECT CASE WHEN first <= last THEN first ELSE ?2 END AS first, CASE WHEN first <= last THEN last ELSE ?2 END AS last FROM edges
+	), parts AS (
+		SELECT tenant, path, outcome, decisions AS n FROM decision_counts, edges
+			WHERE at >= first AND at + seconds * 1000000 <= last AND at >= ?1 AND at < ?2 AND %[1]s
+		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
+			WHERE time >= ?1 AND time < first AND %[1]s
+		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans WHERE time >= last AND time < ?2 AND %[1]s
+		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions_out_of_window WHERE time >= ?1 AND time < ?2 AND %[1]s
+	) SELECT tenant, path, outcome, sum(n) FROM parts GROUP BY tenant, path, outcome HAVING sum(n) <> 0
+	ORDER BY 4 DESC, tenant, path, outcome`
+	out.Complete = true
+	err = s.each(ctx, fmt.Sprintf(counted, w.String()), w.Args, func(rows *sql.Rows) error {
+		var c domain.DecisionCount
+		err := rows.Scan(&c.Tenant, &c.Path, &c.Outcome, &c.Decisions)
+		out.Items = append(out.Items, c)
+		out.Complete = out.Complete && c.Path != domain.OtherPaths
+		return err
+	})
+	if err != nil {
+		return domain.Counts{}, s.slow(err)
+	}
+	return out, nil
+}

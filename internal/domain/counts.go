@@ -1,0 +1,42 @@
+package domain
+
+import "time"
+
+// DecisionCount is how many decisions there are of a tenant, a path and an outcome.
+type DecisionCount struct {
+	Tenant, Path string
+	Outcome      Outcome
+	Decisions    int64
+}
+
+// Counts are those of a span of time.
+type Counts struct {
+	Items []DecisionCount
+	// Complete says that every path is told apart. Where it is false, some stand as OtherPaths.
+	Complete bool
+}
+
+// MaxCountedPaths is how many paths of a tenant are told apart in the counts of a day: clients may make paths up.
+const MaxCountedPaths = 1000
+
+// OtherPaths is the path of those that are not told apart.
+const OtherPaths = "(others)"
+
+// CountMinutesFor is how long decisions are counted by the minute, from the beginning of their day on; afterwards it is by
+// the hour and, after CountHoursFor, by the day.
+const (
+	CountMinutesFor = 2 * 24 * time.Hour
+	CountHoursFor   = 35 * 24 * time.Hour
+)
+
+// CountSpan is by what decisions of a day are counted at a time.
+func CountSpan(d Day, now time.Time) time.Duration {
+	switch age := now.Sub(d.Start()); {
+	case age < CountMinutesFor:
+		return time.Minute
+	case age < CountHoursFor:
+		return time.Hour
+	default:
+		return 24 * time.Hour
+	}
+}
