@@ -252,6 +252,7 @@ func (c *cluster) command(t *testing.T, args ...string) (string, int) {
 func (c *cluster) settle(t *testing.T) outcome {
 	t.Helper()
 	now := outcome{rows: c.rows(t)}
+	c.counted(t)
 	for _, r := range append(c.records(t, "dlq"), c.records(t, "parking.dlq")...) {
 		now.dead = append(now.dead, r.where)
 	}
@@ -267,6 +268,17 @@ func (c *cluster) settle(t *testing.T) outcome {
 	fresh.died, fresh.parked, fresh.attempts = now.died-c.past.died, now.parked-c.past.parked, now.attempts-c.past.attempts
 	c.past = now
 	return fresh
+}
+
+// counted requires that the counts are those of the rows, of every day, tenant, path and outcome.
+func (c *cluster) counted(t *testing.T) {
+	t.Helper()
+	var differ int
+	c.query(t, &differ, `WITH rows AS (SELECT timestamp::date AS day, tenant, coalesce(path, ''), outcome, count(*) FROM decisions GROUP BY 1, 2, 3, 4),
+		counts AS (SELECT at::date, tenant, path, outcome, sum(decisions)::bigint FROM decision_counts GROUP BY 1, 2, 3, 4
+			HAVING sum(decisions) <> 0)
+		SELECT count(*) FROM ((TABLE rows EXCEPT TABLE counts) UNION ALL (TABLE counts EXCEPT TABLE rows)) d`)
+	require.Zero(t, differ, "counts that differ from the rows")
 }
 
 // rows are what the database has, by the bytes of the events.
