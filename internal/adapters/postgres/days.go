@@ -125,6 +125,8 @@ func (s *Store) makeDay(ctx context.Context, conn *pgx.Conn, d domain.Day) error
 	}
 	if !counts {
 		statements = append(statements, partition("decision_counts", countsOf(d), d)...)
+		// It has no key, without which nothing could be changed while all tables are published (logical replication).
+		statements = append(statements, `ALTER TABLE `+countsOf(d)+` REPLICA IDENTITY FULL`)
 	}
 	for _, statement := range statements {
 		if _, err := tx.Exec(ctx, statement); err != nil {

@@ -15,6 +15,12 @@ CREATE TABLE decision_counts (
 CREATE UNIQUE INDEX decision_counts_folded ON decision_counts (at, seconds, tenant, path, outcome) WHERE folded;
 CREATE INDEX decision_counts_fresh ON decision_counts (at) WHERE NOT folded;
 
+-- Logical replication of all tables would keep docket from changing a table that has no key.
+ALTER TABLE decision_counts REPLICA IDENTITY FULL;
+ALTER TABLE log_losses REPLICA IDENTITY FULL;
+ALTER TABLE rejection_acceptances REPLICA IDENTITY FULL;
+ALTER TABLE guard_periods REPLICA IDENTITY FULL;
+
 -- What is there already is counted once.
 -- +goose StatementBegin
 DO $$
@@ -26,6 +32,7 @@ BEGIN
     WHERE i.inhparent = 'decisions'::regclass AND c.relname ~ '^decisions_\d{8}$'
   LOOP
     EXECUTE format('CREATE TABLE %I PARTITION OF decision_counts %s', replace(day.relname, 'decisions_', 'decision_counts_'), day.bound);
+    EXECUTE format('ALTER TABLE %I REPLICA IDENTITY FULL', replace(day.relname, 'decisions_', 'decision_counts_'));
     EXECUTE format('INSERT INTO decision_counts SELECT date_trunc(''hour'', timestamp, ''UTC''), 3600, true, tenant, coalesce(path, ''''),
       outcome, count(*) FROM %s GROUP BY 1, 4, 5, 6', day.oid::regclass);
   END LOOP;
