@@ -14,6 +14,10 @@ import (
 // long as any row, and in every backup, must be nobody's.
 const shared = 20
 
+// mostAskers is how many different principals they have to be of, where there are twice as many: what one who asks often
+// always says of itself is its own.
+const mostAskers = 20
+
 // dictionaryBytes is how much text a dictionary has at most.
 const dictionaryBytes = s2.MaxDictSize
 
@@ -26,6 +30,8 @@ type sample struct {
 // train makes a dictionary of what samples share, nil where that is too little to be one. A dictionary is text that was
 // seen in at least so many samples as one piece: values that are shared each, but not together, do not stand together.
 func train(samples []sample) []byte {
+	samples = slices.Clone(samples)
+	slices.SortStableFunc(samples, func(a, b sample) int { return bytes.Compare(a.principal, b.principal) })
 	pieces := runs(samples)
 	// What saves the most comes first, so that it is there when the room ends; what is part of another is there already.
 	slices.SortFunc(pieces, func(a, b run) int {
@@ -74,6 +80,19 @@ func (r run) worth() int { return r.events * (len(r.text) - 3) }
 // seed is of this process: what is hashed stands in no file.
 var seed = maphash.MakeSeed()
 
+// askers numbers who asks; whoever is not known is somebody else in every event. Samples are in the order of principals.
+func askers(samples []sample) (of []int, needed int) {
+	of = make([]int, len(samples))
+	n := 0
+	for i, s := range samples {
+		if i == 0 || len(s.principal) == 0 || !bytes.Equal(s.principal, samples[i-1].principal) {
+			n++
+		}
+		of[i] = n
+	}
+	return of, min(mostAskers, (n+1)/2)
+}
+
 // runs finds the longest texts of whole tokens that are shared. They are looked for as itemsets are (Agrawal and
 // Srikant, 1994): only where two runs of n tokens that overlap are shared can one of n+1 tokens be.
 func runs(samples []sample) []run {
@@ -92,6 +111,7 @@ func runs(samples []sample) []run {
 			alive[i][k] = len(s.principal) == 0 || !bytes.Contains(text, s.principal)
 		}
 	}
+	asker, needed := askers(samples)
 	for length := 1; ; length++ {
 		seen := map[uint64]count{}
 		each := func(visit func(i, k int, hash uint64)) {
@@ -104,9 +124,15 @@ func runs(samples []sample) []run {
 			}
 		}
 		each(func(i, _ int, hash uint64) {
-			if c := seen[hash]; c.last != i+1 { // an event counts once
-				seen[hash] = count{c.events + 1, i + 1}
+			c := seen[hash]
+			if c.last == i+1 { // an event counts once
+				return
 			}
+			c.events, c.last = c.events+1, i+1
+			if c.asker != asker[i] {
+				c.askers, c.asker = c.askers+1, asker[i]
+			}
+			seen[hash] = c
 		})
 		found := false
 		next := make([][]bool, len(samples))
@@ -114,8 +140,8 @@ func runs(samples []sample) []run {
 			next[i] = make([]bool, len(tokens[i]))
 		}
 		each(func(i, k int, hash uint64) {
-			if n := seen[hash].events; n >= shared {
-				longest[i][k], counts[i][k], next[i][k], found = length, n, true, true
+			if c := seen[hash]; c.events >= shared && c.askers >= needed {
+				longest[i][k], counts[i][k], next[i][k], found = length, c.events, true, true
 			}
 		})
 		if !found {
@@ -131,7 +157,8 @@ func runs(samples []sample) []run {
 	return collect(samples, tokens, longest, counts)
 }
 
-type count struct{ events, last int }
+// count is in how many events, and of how many who ask, a text is; last and asker are those it was in last.
+type count struct{ events, last, askers, asker int }
 
 // collect lists each shared text once, without those that are only the end of another.
 func collect(samples []sample, tokens, longest, counts [][]int) (out []run) {

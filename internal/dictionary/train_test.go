@@ -63,6 +63,16 @@ func TestADictionaryIsNobodys(t *testing.T) {
 		"who asks, however often": {samplesOf(400, func(i int) sample {
 			return sample{fmt.Appendf(nil, dense, "mallory", "d", "c", i), []byte("mallory")}
 		}), "mallory"},
+		"what one says of itself, who asks often": {samplesOf(900, func(i int) sample {
+			user, city := fmt.Sprintf("user-%d", i%50), "Everywhere"
+			if i%50 == 7 { // 18 times
+				user, city = "often", "Atlantis"
+			}
+			if i%20 == 3 { // and 45 times
+				user, city = "often", "Atlantis"
+			}
+			return sample{fmt.Appendf(nil, dense, "u", "d", city, i), []byte(user)}
+		}), "Atlantis"},
 		"what is shared, but not together": {samplesOf(900, func(i int) sample {
 			return sample{fmt.Appendf(nil, dense, "u", fmt.Sprintf("department-%d", i%30), fmt.Sprintf("city-%d", i/30%30), i),
 				nil}

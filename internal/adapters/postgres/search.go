@@ -80,6 +80,11 @@ func (s *Store) page(
 		return domain.Page{}, err
 	}
 	slice := q
+	if q.After != nil { // nothing behind it is newer
+		if end := q.After.Time.Add(time.Microsecond); slice.Until.IsZero() || end.Before(slice.Until) {
+			slice.Until = end
+		}
+	}
 	for span := 24 * time.Hour; ; span *= 2 {
 		slice.Since, slice.Until = sliceOf(q.Filter, slice.Until, span, days)
 		if err := s.readPage(ctx, scope, slice, columns, page, scan, true); err != nil {
