@@ -108,6 +108,25 @@ func TestFiltersThatDoNotFitAreMisconfigured(t *testing.T) {
 	}
 }
 
+// TestTendWaitsForNoVacuum has somebody hold the lock that a vacuum holds: the turn goes on, and leaves the other alone.
+func TestTendWaitsForNoVacuum(t *testing.T) {
+	s := newStore(t, postgres(t).URL(newDatabase(t, postgres(t)), ""), nil)
+	today := domain.DayOf(time.Now())
+	fill(t, s, today, 3000)
+	fill(t, s, today-1, 3000)
+	tx, err := s.write.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `LOCK TABLE `+partitionOf(today-1)+` IN SHARE UPDATE EXCLUSIVE MODE`)
+	require.NoError(t, err)
+	start := time.Now()
+	require.NoError(t, s.Tend(t.Context(), "me"))
+	require.Less(t, time.Since(start), 5*time.Second)
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.Zero(t, unsummarised(t, s, today))
+	require.NoError(t, s.Tend(t.Context(), "me"))
+	require.Zero(t, unsummarised(t, s, today-1), "the next turn does it")
+}
+
 func TestTendSummarisesWhatWasWritten(t *testing.T) {
 	s := newStore(t, postgres(t).URL(newDatabase(t, postgres(t)), ""), nil)
 	today := domain.DayOf(time.Now())
@@ -118,12 +137,19 @@ func TestTendSummarisesWhatWasWritten(t *testing.T) {
 	for _, day := range []domain.Day{today, today - 1, today - 20} {
 		require.Zero(t, unsummarised(t, s, day), day)
 	}
-	// Late rows of an old day wait for the hour; another owner waits for the lease.
+	// Late rows of an old day are noticed; another owner waits for the lease.
 	_, err := s.write.Exec(t.Context(), `INSERT INTO decisions SELECT (jsonb_populate_record(d, jsonb_build_object('decision_id',
 		d.decision_id || '-again'))).* FROM decisions d WHERE timestamp >= $1`, (today - 20).Start())
 	require.NoError(t, err)
 	require.NoError(t, s.Tend(t.Context(), "another"))
-	require.Positive(t, unsummarised(t, s, today))
+	require.Eventually(t, func() bool { // the statistics are a second late
+		require.NoError(t, s.Tend(t.Context(), "me"))
+		written, err := s.insertions(t.Context())
+		require.NoError(t, err)
+		return written[today-20] == 10_000
+	}, 20*time.Second, 50*time.Millisecond)
+	require.NoError(t, s.Tend(t.Context(), "me"))
+	require.Zero(t, unsummarised(t, s, today-20))
 }
 
 // TestPlans says which index a search takes, on a day that is large enough for the planner to think that a scan is as

@@ -89,8 +89,11 @@ type Store struct {
 
 	dictionaries        *sqlstore.Dictionaries
 	dictionariesLearned time.Time // under mu
-	tended              time.Time // when all days were, under mu
-	closed              atomic.Bool
+
+	// What Tend has done, under mu: the insertions of each day that it knows of, and when it looked at all days.
+	tended    map[domain.Day]int64
+	tendedAll time.Time
+	closed    atomic.Bool
 }
 
 // Open makes a Store. It does not wait for the server: Migrate, CheckSchema and Probe do.

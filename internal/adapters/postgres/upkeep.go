@@ -13,8 +13,11 @@ import (
 const (
 	// tendFor is how long a turn may take; what it does not get done is done in the next.
 	tendFor = time.Minute
-	// tendAll is how often all days are looked at, and not only those that are written to most.
+	// tendAll is how often all days are looked at, and not only those that were written to: minutes become hours.
 	tendAll = time.Hour
+	// summariseLockTimeout is below PostgreSQL's deadlock_timeout, after which whoever waits for a lock has an autovacuum
+	// canceled that holds it. A vacuum summarises as well.
+	summariseLockTimeout = 500 * time.Millisecond
 )
 
 // Tend folds counts, and summarises what was written since the last turn for the filters of decisions_bloom: a range
@@ -24,53 +27,80 @@ func (s *Store) Tend(ctx context.Context, owner string) error {
 	if err != nil || !held {
 		return err
 	}
-	s.mu.Lock()
-	all := time.Since(s.tended) >= tendAll
-	s.mu.Unlock()
-	now := s.opts.Now()
-	since := domain.DayOf(now) - 1
-	if all {
-		since = noDay
-	}
 	ctx, cancel := context.WithTimeout(ctx, tendFor)
 	defer cancel()
 	days, err := s.Days(ctx)
 	if err != nil {
 		return err
 	}
+	written, err := s.insertions(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	before, all := s.tended, time.Since(s.tendedAll) >= tendAll
+	s.mu.Unlock()
 	for _, d := range days {
-		if d < since {
+		if n, known := before[d]; known && !all && written[d] == n {
 			continue
 		}
 		if err := s.foldCounts(ctx, d); err != nil {
 			return err
 		}
-		if err := s.summarise(ctx, d); err != nil {
+		done, err := s.summarise(ctx, d)
+		if err != nil {
 			return err
+		}
+		if !done {
+			delete(written, d) // the next turn looks again
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.tended = written
 	if all {
-		s.tended = time.Now()
+		s.tendedAll = time.Now()
 	}
 	return nil
 }
 
-// summarise has the ranges of a day summarised that are not. What was done before an error stays done.
-func (s *Store) summarise(ctx context.Context, d domain.Day) error {
+// insertions is how many rows were ever inserted into each day, by the server's statistics, whoever did it. They are a
+// second late at most.
+func (s *Store) insertions(ctx context.Context) (map[domain.Day]int64, error) {
+	out := map[domain.Day]int64{}
+	err := s.query(ctx, "look at statistics", `SELECT relname::text, n_tup_ins FROM pg_stat_user_tables
+		WHERE relid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'decisions'::regclass)`, nil, func(rows pgx.Rows) error {
+		var name string
+		var n int64
+		_, err := pgx.ForEachRow(rows, []any{&name, &n}, func() error {
+			if d, ours := dayOfPartition(name); ours {
+				out[d] = n
+			}
+			return nil
+		})
+		return err
+	})
+	return out, err
+}
+
+// summarise has the ranges of a day summarised that are not. What was done before an error stays done, and what somebody
+// else's lock keeps from being done waits for the next turn.
+func (s *Store) summarise(ctx context.Context, d domain.Day) (done bool, err error) {
 	conn, err := s.acquire(ctx)
 	if err != nil {
-		return s.settle("summarise", nil, err)
+		return false, s.settle("summarise", nil, err)
 	}
 	defer conn.Release()
-	op := "summarise " + partitionOf(d)
 	var batch pgx.Batch
 	batch.Queue(begin)
 	batch.Queue(fmt.Sprintf(`SELECT set_config('statement_timeout', '%d', true), set_config('lock_timeout', '%d', true)`,
-		tendFor.Milliseconds(), lockTimeout.Milliseconds()))
+		tendFor.Milliseconds(), summariseLockTimeout.Milliseconds()))
 	batch.Queue(`SELECT brin_summarize_new_values(i.indexrelid) FROM pg_inherits h JOIN pg_index i ON i.indexrelid = h.inhrelid
 		WHERE h.inhparent = 'decisions_bloom'::regclass AND i.indrelid = to_regclass($1::text) AND i.indisvalid`, partitionOf(d))
 	batch.Queue("COMMIT")
-	return s.settle(op, conn.Conn(), conn.Conn().SendBatch(ctx, &batch).Close())
+	err = s.settle("summarise "+partitionOf(d), conn.Conn(), conn.Conn().SendBatch(ctx, &batch).Close())
+	if domain.CodeOf(err) == "55P03" {
+		return false, nil
+	}
+	return err == nil, err
 }
