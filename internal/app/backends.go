@@ -173,30 +173,25 @@ func (a *App) openPostgres(ctx context.Context, b *backends) error {
 	}))
 	registerPool(a.reg, s.Pool)
 	b.Decisions, b.Control = s, s
-	prepare := s.CheckSchema
-	if a.role == status.Serve && a.cfg.Migrate {
-		prepare = s.Migrate
-	}
-	a.health.Phase(domain.Say(status.StartingDatabase, nil))
-	try := func(ctx context.Context) error {
+	prepare := func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, startTimeout)
 		defer cancel()
-		return prepare(ctx)
+		return s.CheckSchema(ctx)
 	}
-	failure := try(ctx)
-	if failure != nil && domain.ClassOf(failure) != domain.Unavailable {
-		return failure
+	if a.role == status.Serve && a.cfg.Migrate {
+		prepare = s.Migrate // which may read every day
 	}
-	if failure != nil {
-		a.logger.Warn("the database is away; docket starts without it", "error", failure)
-	}
+	a.health.Phase(domain.Say(status.StartingDatabase, nil))
+	first := make(chan error, 1)
 	a.run("retention", func(ctx context.Context) {
+		failure := prepare(ctx)
+		first <- failure
 		for failure != nil {
 			if sleep(ctx, startRetry) != nil {
 				return
 			}
 			before := failure
-			if failure = try(ctx); failure != nil && domain.ClassOf(failure) != domain.Unavailable &&
+			if failure = prepare(ctx); failure != nil && domain.ClassOf(failure) != domain.Unavailable &&
 				failure.Error() != before.Error() {
 				a.logger.Error("the database is back, but not fit to be used", "error", failure)
 			}
@@ -205,6 +200,21 @@ func (a *App) openPostgres(ctx context.Context, b *backends) error {
 			a.retention(s, nil).Run(ctx)
 		}
 	})
+	enough := time.NewTimer(startTimeout + time.Second)
+	defer enough.Stop()
+	select {
+	case failure := <-first:
+		if failure != nil && domain.ClassOf(failure) != domain.Unavailable {
+			return failure
+		}
+		if failure != nil {
+			a.logger.Warn("the database is away; docket starts without it", "error", failure)
+		}
+	case <-enough.C:
+		a.logger.Warn("the schema of the database is being brought up to date; docket starts meanwhile")
+	case <-ctx.Done():
+		return domain.Errorf(domain.Canceled, "stopped: %w", ctx.Err())
+	}
 	if a.role.Is(status.Saver) {
 		a.run("standby check", func(ctx context.Context) { a.watchStandby(ctx, s) })
 	}

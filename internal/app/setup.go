@@ -243,11 +243,19 @@ func (a *App) consumers(log ports.Log, s *store) {
 // tendEvery is how often a store does what it has to do for itself.
 const tendEvery = time.Minute
 
+// tendPatience is how often in a row it may be the store's being away that keeps it from that.
+const tendPatience = 5
+
 // tend has it do so.
 func (a *App) tend(ctx context.Context, store ports.Upkeep) {
-	for sleep(ctx, tendEvery) == nil {
-		if err := store.Tend(ctx, a.name); err != nil && ctx.Err() == nil && domain.ClassOf(err) != domain.Unavailable {
-			a.logger.Warn("the store's upkeep failed; searches take longer until it is made up for", "error", err)
+	for failed := 0; sleep(ctx, tendEvery) == nil; {
+		err := store.Tend(ctx, a.name)
+		if err == nil {
+			failed = 0
+			continue
+		}
+		if failed++; ctx.Err() == nil && (domain.ClassOf(err) != domain.Unavailable || failed%tendPatience == 0) {
+			a.logger.Warn("the store's upkeep failed; searches take longer until it is made up for", "error", err, "times", failed)
 		}
 	}
 }

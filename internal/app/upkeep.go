@@ -92,9 +92,7 @@ func migratePostgres(ctx context.Context, cfg Config, logger *slog.Logger, w io.
 		return err
 	}
 	defer store.Close()
-	ctx, cancel := context.WithTimeout(ctx, upkeepTimeout)
-	defer cancel()
-	if err := store.Migrate(ctx); err != nil {
+	if err := store.Migrate(ctx); err != nil { // it takes the time that it takes
 		return err
 	}
 	_, err = fmt.Fprintln(w, "PostgreSQL has the schema of this version, and partitions for the next days.")

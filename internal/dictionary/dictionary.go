@@ -92,39 +92,45 @@ func (m *Maker) Look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, tenant := range tenants {
 		current, has := newest[tenant]
 		if has && m.now().Sub(current.MadeAt) < age || m.now().Sub(m.tried[tenant]) < age/24 {
 			continue
 		}
-		samples, err := m.sample(ctx, tenant)
-		if err != nil {
-			return err
-		}
-		if len(samples) < enough {
-			continue // it may have as many soon
-		}
-		m.tried[tenant] = m.now()
-		made, due := m.decide(tenant, samples, current)
-		if !due {
-			continue
-		}
-		if held, err := m.store.TakeLease(ctx, lease, leaseFor); err != nil || !held {
-			return err
-		}
-		added, err := m.store.AddDictionary(ctx, lease, made)
-		if err != nil {
-			return err
-		}
-		if added {
-			m.logger.Info("events are packed with a new dictionary", "tenant", tenant, "bytes", len(made.Bytes), "ratio", made.Ratio)
-		}
+		errs = append(errs, m.make(ctx, lease, tenant, current))
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// make makes a tenant's dictionary, if it is worth it.
+func (m *Maker) make(ctx context.Context, lease domain.Lease, tenant string, current domain.Dictionary) error {
+	samples, err := m.sample(ctx, tenant)
+	if err != nil {
+		return err
+	}
+	if len(samples) < enough {
+		return nil // it may have as many soon
+	}
+	m.tried[tenant] = m.now()
+	made, due := m.decide(ctx, tenant, samples, current)
+	if !due {
+		return ctx.Err()
+	}
+	if held, err := m.store.TakeLease(ctx, lease, leaseFor); err != nil || !held {
+		return err
+	}
+	added, err := m.store.AddDictionary(ctx, lease, made)
+	if added {
+		m.logger.Info("events are packed with a new dictionary", "tenant", tenant, "bytes", len(made.Bytes), "ratio", made.Ratio)
+	}
+	return err
 }
 
 // decide makes a dictionary of samples, and says whether it is worth to be kept.
-func (m *Maker) decide(tenant string, samples []sample, current domain.Dictionary) (made domain.Dictionary, due bool) {
+func (m *Maker) decide(
+	ctx context.Context, tenant string, samples []sample, current domain.Dictionary,
+) (made domain.Dictionary, due bool) {
 	// Every fourth is what it is tried with.
 	var tried, taught []sample
 	for i, s := range samples {
@@ -138,7 +144,7 @@ func (m *Maker) decide(tenant string, samples []sample, current domain.Dictionar
 	if current.Bytes != nil && before < grown*current.Ratio {
 		return made, false
 	}
-	b := train(taught)
+	b := train(ctx, taught)
 	if b == nil {
 		return made, false
 	}
@@ -179,35 +185,54 @@ func (m *Maker) tenants(ctx context.Context) (out []string, err error) {
 	return kept, err
 }
 
+// Long events are left out of samples, and so are those that come once there are so many bytes.
+const (
+	longEvent   = 32 << 10
+	sampleBytes = 24 << 20
+)
+
 func (m *Maker) sample(ctx context.Context, tenant string) (out []sample, err error) {
+	size := 0
 	err = m.visit(ctx, domain.Tenants(tenant), m.store.StoredEvents, sampled, func(d *domain.Decision) {
+		if len(d.Event) > longEvent || size > sampleBytes {
+			return
+		}
+		size += len(d.Event)
 		out = append(out, sample{d.Event, []byte(d.Principal)})
 	})
 	return out, err
 }
 
-// visit looks at so many decisions: some in several places of the last day, and the newest for the rest.
+// key tells decisions apart.
+type key struct {
+	tenant, id string
+	at         int64
+}
+
+// visit looks at so many decisions: some in several places of the last day, and the newest for the rest. What it has seen
+// before counts as well: it reads no more than so many rows twice.
 func (m *Maker) visit(
 	ctx context.Context, scope domain.Scope, read func(context.Context, domain.Scope, domain.Query) (domain.Page, error),
 	want int, visit func(*domain.Decision),
 ) error {
 	now := m.now()
-	seen := map[string]bool{}
-	for k := places - 1; k >= 0 && len(seen) < want; k-- {
+	seen, rows := map[key]bool{}, 0
+	for k := places - 1; k >= 0; k-- {
 		q := domain.Query{Limit: min(page, want/places)}
 		q.Since = now.Add(-span)
 		if k > 0 {
 			q.Until = now.Add(-time.Duration(k) * span / places)
 		}
-		for len(seen) < want {
+		for len(seen) < want && rows < 2*want {
 			found, err := read(ctx, scope, q)
 			if err != nil {
 				return errors.Join(err, ctx.Err())
 			}
+			rows += len(found.Items)
 			for i := range found.Items {
 				d := &found.Items[i]
-				if !seen[d.ID] {
-					seen[d.ID] = true
+				if is := (key{d.Tenant, d.ID, d.Timestamp.UnixMicro()}); !seen[is] {
+					seen[is] = true
 					visit(d)
 				}
 			}

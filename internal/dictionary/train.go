@@ -3,6 +3,7 @@ package dictionary
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"hash/maphash"
 	"slices"
 
@@ -11,15 +12,22 @@ import (
 )
 
 // shared is how many sampled events have to have the same text for it to stand in a dictionary: what is kept for as
-// long as any row, and in every backup, must be nobody's.
-const shared = 20
-
-// mostAskers is how many different principals they have to be of, where there are twice as many: what one who asks often
-// always says of itself is its own.
-const mostAskers = 20
+// long as any row, and in every backup, must be nobody's. They have to be of as many who ask. Where so many are not known,
+// one event of everyTwentieth has to have it.
+const (
+	shared         = 20
+	everyTwentieth = 20
+)
 
 // dictionaryBytes is how much text a dictionary has at most.
 const dictionaryBytes = s2.MaxDictSize
+
+// What training looks at, at most: values and what stands between them, of each event and of all, and those of one run.
+const (
+	maxTokens    = 500
+	maxAllTokens = 500_000
+	maxRun       = 100
+)
 
 // sample is an event, and a text that must not stand in a dictionary however often it comes: who asks.
 type sample struct {
@@ -27,12 +35,13 @@ type sample struct {
 	principal []byte
 }
 
-// train makes a dictionary of what samples share, nil where that is too little to be one. A dictionary is text that was
-// seen in at least so many samples as one piece: values that are shared each, but not together, do not stand together.
-func train(samples []sample) []byte {
+// train makes a dictionary of what samples share, nil where that is too little to be one, or ctx ends. A dictionary is
+// text that was seen in at least so many samples as one piece: values that are shared each, but not together, do not stand
+// together.
+func train(ctx context.Context, samples []sample) []byte {
 	samples = slices.Clone(samples)
 	slices.SortStableFunc(samples, func(a, b sample) int { return bytes.Compare(a.principal, b.principal) })
-	pieces := runs(samples)
+	pieces := runs(ctx, samples)
 	// What saves the most comes first, so that it is there when the room ends; what is part of another is there already.
 	slices.SortFunc(pieces, func(a, b run) int {
 		return cmp.Or(cmp.Compare(b.worth(), a.worth()), bytes.Compare(a.text, b.text))
@@ -77,103 +86,141 @@ type run struct {
 // worth is what a run saves, in bytes of all samples.
 func (r run) worth() int { return r.events * (len(r.text) - 3) }
 
+// askers numbers who asks. Those who are not known may be one. Samples are in the order of principals.
+func askers(samples []sample) (of []int, all int) {
+	of = make([]int, len(samples))
+	for i, s := range samples {
+		if i == 0 || !bytes.Equal(s.principal, samples[i-1].principal) {
+			all++
+		}
+		of[i] = all
+	}
+	return of, all
+}
+
+// enough says whether a text that so many events have is nobody's, of those samples and who asks in them.
+func (c count) enough(samples, askers int) bool {
+	if c.events < shared {
+		return false
+	}
+	return c.askers >= shared || c.events >= samples/everyTwentieth && c.askers >= min(askers, max(2, askers/2))
+}
+
+// tokens are those of a sample: where each ends, and a hash of each.
+type tokens struct {
+	ends   []int
+	hashes []uint64
+	// run is the hash of the run that begins at a token, in the length of this round; alive says that it may be shared.
+	run   []uint64
+	alive []bool
+	// longest is the longest shared run that begins there, in tokens, and events how many have it.
+	longest, events []int
+}
+
 // seed is of this process: what is hashed stands in no file.
 var seed = maphash.MakeSeed()
 
-// askers numbers who asks; whoever is not known is somebody else in every event. Samples are in the order of principals.
-func askers(samples []sample) (of []int, needed int) {
-	of = make([]int, len(samples))
-	n := 0
-	for i, s := range samples {
-		if i == 0 || len(s.principal) == 0 || !bytes.Equal(s.principal, samples[i-1].principal) {
-			n++
-		}
-		of[i] = n
+func tokensOf(s sample) *tokens {
+	ends := split(s.event)
+	n := len(ends)
+	t := &tokens{
+		ends: ends, hashes: make([]uint64, n), run: make([]uint64, n), alive: make([]bool, n), longest: make([]int, n),
+		events: make([]int, n),
 	}
-	return of, min(mostAskers, (n+1)/2)
+	for k := range ends {
+		text := between(s.event, ends, k, 1)
+		t.hashes[k] = maphash.Bytes(seed, text)
+		t.run[k], t.alive[k] = t.hashes[k], !tells(text, s.principal)
+	}
+	return t
+}
+
+// tells reports that a text tells who asks, as it is or behind escapes.
+func tells(text, principal []byte) bool {
+	if len(principal) == 0 {
+		return false
+	}
+	if bytes.Contains(text, principal) {
+		return true
+	}
+	if text[0] != '"' || bytes.IndexByte(text, '\\') < 0 {
+		return false
+	}
+	plain, _ := jsontext.AppendUnquote(nil, text)
+	return bytes.Contains(plain, principal)
 }
 
 // runs finds the longest texts of whole tokens that are shared. They are looked for as itemsets are (Agrawal and
-// Srikant, 1994): only where two runs of n tokens that overlap are shared can one of n+1 tokens be.
-func runs(samples []sample) []run {
-	tokens := make([][]int, len(samples)) // where each token of a sample ends
-	for i, s := range samples {
-		tokens[i] = split(s)
+// Srikant, 1994): only where two runs of n tokens that overlap are shared can one of n+1 tokens be. The hash of a run is
+// made of that of the run without its last token, so that a round costs as much as there are tokens.
+func runs(ctx context.Context, samples []sample) []run {
+	all := make([]*tokens, 0, len(samples))
+	for n, i := 0, 0; i < len(samples) && n < maxAllTokens; i++ {
+		t := tokensOf(samples[i])
+		all = append(all, t)
+		n += len(t.ends)
 	}
-	// alive[i][k] says that the run which begins at token k of sample i is shared, in the length of this round.
-	alive := make([][]bool, len(samples))
-	longest := make([][]int, len(samples)) // in tokens
-	counts := make([][]int, len(samples))  // of the longest
-	for i, s := range samples {
-		alive[i], longest[i], counts[i] = make([]bool, len(tokens[i])), make([]int, len(tokens[i])), make([]int, len(tokens[i]))
-		for k := range tokens[i] {
-			text := between(s.event, tokens[i], k, 1)
-			alive[i][k] = len(s.principal) == 0 || !bytes.Contains(text, s.principal)
-		}
-	}
-	asker, needed := askers(samples)
-	for length := 1; ; length++ {
+	samples = samples[:len(all)]
+	asker, known := askers(samples)
+	for length := 1; length <= maxRun && ctx.Err() == nil; length++ {
 		seen := map[uint64]count{}
-		each := func(visit func(i, k int, hash uint64)) {
-			for i, s := range samples {
-				for k := 0; k+length <= len(tokens[i]); k++ {
-					if alive[i][k] {
-						visit(i, k, maphash.Bytes(seed, between(s.event, tokens[i], k, length)))
-					}
+		for i, t := range all {
+			for k, alive := range t.alive {
+				c := seen[t.run[k]]
+				if !alive || c.last == i+1 { // an event counts once
+					continue
+				}
+				c.events, c.last = c.events+1, i+1
+				if c.asker != asker[i] {
+					c.askers, c.asker = c.askers+1, asker[i]
+				}
+				seen[t.run[k]] = c
+			}
+		}
+		found := false
+		for _, t := range all {
+			for k, alive := range t.alive {
+				if !alive {
+					continue
+				}
+				c := seen[t.run[k]]
+				if t.alive[k] = c.enough(len(samples), known); t.alive[k] {
+					t.longest[k], t.events[k], found = length, c.events, true
+				}
+			}
+			for k := range t.alive { // that of one token more needs both of its halves
+				if t.alive[k] = t.alive[k] && k+length < len(t.ends) && t.alive[k+1]; t.alive[k] {
+					t.run[k] = t.run[k]*prime + t.hashes[k+length]
 				}
 			}
 		}
-		each(func(i, _ int, hash uint64) {
-			c := seen[hash]
-			if c.last == i+1 { // an event counts once
-				return
-			}
-			c.events, c.last = c.events+1, i+1
-			if c.asker != asker[i] {
-				c.askers, c.asker = c.askers+1, asker[i]
-			}
-			seen[hash] = c
-		})
-		found := false
-		next := make([][]bool, len(samples))
-		for i := range next {
-			next[i] = make([]bool, len(tokens[i]))
-		}
-		each(func(i, k int, hash uint64) {
-			if c := seen[hash]; c.events >= shared && c.askers >= needed {
-				longest[i][k], counts[i][k], next[i][k], found = length, c.events, true, true
-			}
-		})
 		if !found {
 			break
 		}
-		for i := range next {
-			for k := range next[i] { // that of one token more needs both of its halves
-				next[i][k] = next[i][k] && k+1 < len(next[i]) && next[i][k+1]
-			}
-		}
-		alive = next
 	}
-	return collect(samples, tokens, longest, counts)
+	return collect(samples, all)
 }
+
+// prime is FNV's of 64 bits.
+const prime = 1099511628211
 
 // count is in how many events, and of how many who ask, a text is; last and asker are those it was in last.
 type count struct{ events, last, askers, asker int }
 
 // collect lists each shared text once, without those that are only the end of another.
-func collect(samples []sample, tokens, longest, counts [][]int) (out []run) {
+func collect(samples []sample, all []*tokens) (out []run) {
 	known := map[string]bool{}
-	for i, s := range samples {
+	for i, t := range all {
 		covered := 0
-		for k, n := range longest[i] {
+		for k, n := range t.longest {
 			if n == 0 || k+n <= covered {
 				continue
 			}
 			covered = k + n
-			text := between(s.event, tokens[i], k, n)
-			if len(text) > 3 && !known[string(text)] {
+			text := between(samples[i].event, t.ends, k, n)
+			if len(text) > 3 && len(text) <= dictionaryBytes && !known[string(text)] {
 				known[string(text)] = true
-				out = append(out, run{bytes.Clone(text), counts[i][k]})
+				out = append(out, run{bytes.Clone(text), t.events[k]})
 			}
 		}
 	}
@@ -190,10 +237,10 @@ func between(event []byte, ends []int, k, n int) []byte {
 }
 
 // split says where the tokens of an event end: the values, and what stands between two values. It stops where the event
-// is no JSON.
-func split(s sample) (ends []int) {
-	d := jsontext.NewDecoder(bytes.NewReader(s.event), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-	for {
+// is no JSON, and at maxTokens.
+func split(event []byte) (ends []int) {
+	d := jsontext.NewDecoder(bytes.NewReader(event), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	for len(ends) < maxTokens {
 		inside, n := d.StackIndex(d.StackDepth())
 		switch kind := d.PeekKind(); {
 		case kind == '{' || kind == '}' || kind == '[' || kind == ']',
@@ -204,8 +251,8 @@ func split(s sample) (ends []int) {
 		default:
 			v, err := d.ReadValue()
 			if err != nil {
-				if len(ends) > 0 && len(s.event) > ends[len(ends)-1] {
-					ends = append(ends, len(s.event))
+				if len(ends) > 0 && len(event) > ends[len(ends)-1] {
+					ends = append(ends, len(event))
 				}
 				return ends
 			}
@@ -213,4 +260,5 @@ func split(s sample) (ends []int) {
 			ends = append(ends, at-len(v), at)
 		}
 	}
+	return ends
 }

@@ -1,6 +1,7 @@
 package dictionary
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -28,7 +29,7 @@ func TestADictionaryHoldsWhatIsShared(t *testing.T) {
 		return sample{fmt.Appendf(nil, dense, user, fmt.Sprintf("department-%d", i%10), fmt.Sprintf("city-%d", i%11), i),
 			[]byte(user)}
 	})
-	b := train(samples)
+	b := train(t.Context(), samples)
 	text := string(b)
 	assert.Contains(t, text, `"region":"eu-central-1"}`)
 	assert.Contains(t, text, `user is not the owner`)
@@ -73,13 +74,23 @@ func TestADictionaryIsNobodys(t *testing.T) {
 			}
 			return sample{fmt.Appendf(nil, dense, "u", "d", city, i), []byte(user)}
 		}), "Atlantis"},
+		"somebody whom the mapping does not know": {samplesOf(900, func(i int) sample {
+			city := fmt.Sprintf("city-%d", i%20)
+			if i%25 == 7 {
+				city = "Atlantis"
+			}
+			return sample{fmt.Appendf(nil, dense, "u", "d", city, i), nil}
+		}), "Atlantis"},
+		"who asks, behind escapes": {samplesOf(400, func(i int) sample {
+			return sample{fmt.Appendf(nil, `{"input":{"user":"R\u0026D <mallory@example.com>"},"n":%d}`, i), []byte("R&D <mallory@example.com>")}
+		}), "mallory"},
 		"what is shared, but not together": {samplesOf(900, func(i int) sample {
 			return sample{fmt.Appendf(nil, dense, "u", fmt.Sprintf("department-%d", i%30), fmt.Sprintf("city-%d", i/30%30), i),
 				nil}
 		}), `"department-3","city":"city-4"`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := train(c.samples)
+			b := train(t.Context(), c.samples)
 			require.NotNil(t, b)
 			assert.NotContains(t, string(b), c.not)
 		})
@@ -92,7 +103,7 @@ func TestATrainerTakesAnything(t *testing.T) {
 		"escapes": `{"\u0000":"\ud800","é":"💥"}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := train(samplesOf(40, func(int) sample { return sample{[]byte(event), nil} }))
+			b := train(t.Context(), samplesOf(40, func(int) sample { return sample{[]byte(event), nil} }))
 			if b != nil {
 				require.NotNil(t, s2.NewDict(b))
 			}
@@ -104,9 +115,23 @@ func FuzzTrain(f *testing.F) {
 	f.Add([]byte(`{"labels":{"app":"shop"},"input":[1,true,null,"x"]}`), "x")
 	f.Add([]byte(`{"a":`), "")
 	f.Fuzz(func(t *testing.T, event []byte, principal string) {
-		b := train(samplesOf(shared, func(int) sample { return sample{event, []byte(principal)} }))
+		b := train(t.Context(), samplesOf(shared, func(int) sample { return sample{event, []byte(principal)} }))
 		if b != nil && s2.NewDict(b) == nil {
 			t.Fatal("no dictionary")
 		}
 	})
+}
+
+// TestTrainingIsBounded has events that share all of their many values, and some that are deep.
+func TestTrainingIsBounded(t *testing.T) {
+	large := `{"a":[` + strings.Repeat(`{"name":"value","other":["x",1,true]},`, 600) + `1]}`
+	deep := strings.Repeat(`{"a":[`, 30) + `1` + strings.Repeat(`]}`, 30)
+	b := train(t.Context(), samplesOf(3000, func(i int) sample {
+		return sample{[]byte([]string{large, deep, large + deep}[i%3]), fmt.Append(nil, i%40)}
+	}))
+	require.NotNil(t, s2.NewDict(b))
+	require.Less(t, len(b), 70_000)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Nil(t, train(ctx, samplesOf(100, func(int) sample { return sample{[]byte(large), nil} })))
 }

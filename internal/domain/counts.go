@@ -1,6 +1,10 @@
 package domain
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
 
 // DecisionCount is how many decisions there are of a tenant, a path and an outcome.
 type DecisionCount struct {
@@ -39,4 +43,39 @@ func CountSpan(d Day, now time.Time) time.Duration {
 	default:
 		return 24 * time.Hour
 	}
+}
+
+// CountsOf makes counts of what a store has summed up. A path whose decisions were counted with the others, and have got
+// another path since, is in their sum with less than nothing.
+func CountsOf(sums []DecisionCount) Counts {
+	out := Counts{Complete: true}
+	less := map[DecisionCount]int64{}
+	for _, c := range sums {
+		if c.Decisions < 0 {
+			less[DecisionCount{Tenant: c.Tenant, Path: OtherPaths, Outcome: c.Outcome}] += c.Decisions
+		}
+	}
+	for _, c := range sums {
+		if c.Decisions < 0 {
+			continue
+		}
+		key := DecisionCount{Tenant: c.Tenant, Path: c.Path, Outcome: c.Outcome}
+		c.Decisions += less[key]
+		delete(less, key)
+		if c.Path == OtherPaths {
+			out.Complete = false
+		}
+		if c.Decisions != 0 {
+			out.Items = append(out.Items, c)
+		}
+	}
+	for c, n := range less { // there is nothing that it could be taken from
+		c.Decisions = n
+		out.Items, out.Complete = append(out.Items, c), false
+	}
+	slices.SortFunc(out.Items, func(a, b DecisionCount) int {
+		return cmp.Or(cmp.Compare(b.Decisions, a.Decisions), cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Path, b.Path),
+			cmp.Compare(a.Outcome, b.Outcome))
+	})
+	return out
 }

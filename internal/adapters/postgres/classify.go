@@ -102,7 +102,7 @@ func outgrown(pg *pgconn.PgError) bool {
 	if pg.Code == "XX000" {
 		return strings.HasPrefix(pg.Message, "the bloom filter is too large")
 	}
-	return pg.Code == "54000" && strings.Contains(pg.Message, "for index") && !strings.Contains(pg.Message, "btree")
+	return pg.Code == "54000" && pg.File == "brin_pageops.c" // messages are translated
 }
 
 // codes are those that differ from their class.

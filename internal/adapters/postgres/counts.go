@@ -26,13 +26,14 @@ func appendCounts(rows string) string {
 		GROUP BY 1, 2, tenant, path, outcome`
 }
 
-// fold puts what was appended into the counts of a day, and what is counted by less than it should be by now. One
-// statement sees one moment: what is appended meanwhile waits for the next turn.
+// fold puts counts together: those of a span that a condition names. One statement sees one moment: what is appended
+// meanwhile waits for the next turn. What was counted by more than $3 seconds stays so.
 //
 // The first paths of a day are told apart, up to MaxCountedPaths of a tenant, those with the most decisions first.
-const fold = `WITH went AS (
-		DELETE FROM decision_counts WHERE at >= $1::timestamptz AND at < $2::timestamptz AND (NOT folded OR seconds < $3::int)
-		RETURNING at, tenant, path, outcome, decisions
+func fold(condition string) string {
+	return `WITH went AS (
+		DELETE FROM decision_counts WHERE at >= $6::timestamptz AND at < $7::timestamptz AND ` + condition + `
+		RETURNING at, greatest(seconds, $3::int) AS seconds, tenant, path, outcome, decisions
 	), known AS (
 		SELECT DISTINCT tenant, path FROM decision_counts
 		WHERE at >= $1::timestamptz AND at < $2::timestamptz AND folded AND path <> $4::text
@@ -45,18 +46,36 @@ const fold = `WITH went AS (
 		UNION ALL SELECT f.tenant, f.path FROM fresh f WHERE n <= $5::int - (SELECT count(*) FROM known k WHERE k.tenant = f.tenant)
 	)
 	INSERT INTO decision_counts AS c (at, seconds, folded, tenant, path, outcome, decisions)
-		SELECT date_bin(make_interval(secs => $3::int), w.at, $1::timestamptz), $3::int, true, w.tenant,
+		SELECT date_bin(make_interval(secs => w.seconds), w.at, $1::timestamptz), w.seconds, true, w.tenant,
 			coalesce(k.path, $4::text), w.outcome, sum(w.decisions)
 		FROM went w LEFT JOIN kept k ON k.tenant = w.tenant AND k.path = w.path
-		GROUP BY 1, w.tenant, 5, w.outcome HAVING sum(w.decisions) <> 0
+		GROUP BY 1, w.seconds, w.tenant, 5, w.outcome HAVING sum(w.decisions) <> 0
 		ON CONFLICT (at, seconds, tenant, path, outcome) WHERE folded DO UPDATE SET decisions = c.decisions + excluded.decisions`
+}
 
-// foldCounts folds a day's counts.
-func (s *Store) foldCounts(ctx context.Context, d domain.Day) error {
+var (
+	foldFresh = fold(`NOT folded`)
+	foldFine  = fold(`folded AND seconds < $3::int`)
+)
+
+// foldCounts folds what was appended to a day's counts. With coarsen it also puts together what is counted by less than
+// it should be by now, an hour's at a time: a day may have millions of them.
+func (s *Store) foldCounts(ctx context.Context, d domain.Day, coarsen bool) error {
 	span := domain.CountSpan(d, s.opts.Now())
-	return s.change(ctx, "fold "+countsOf(d), func(b *pgx.Batch) {
-		b.Queue(fold, d.Start(), d.End(), int(span.Seconds()), domain.OtherPaths, domain.MaxCountedPaths)
-	})
+	step := func(sql string, from, to time.Time) error {
+		return s.change(ctx, "fold "+countsOf(d), func(b *pgx.Batch) {
+			b.Queue(sql, d.Start(), d.End(), int(span.Seconds()), domain.OtherPaths, domain.MaxCountedPaths, from, to)
+		})
+	}
+	if err := step(foldFresh, d.Start(), d.End()); err != nil || !coarsen || span == time.Minute {
+		return err
+	}
+	for from := d.Start(); from.Before(d.End()); from = from.Add(time.Hour) {
+		if err := step(foldFine, from, from.Add(time.Hour)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // counted sums up a span. A count that is only in part within it is left out, and so is all up to its end: what is
@@ -87,14 +106,15 @@ func (s *Store) CountDecisions(
 ) (out domain.Counts, err error) {
 	w := dialect.Where(since, until)
 	w.Fits(domain.DecisionFields, scope.Expr())
-	out.Complete = true
 	err = s.query(ctx, "count decisions", fmt.Sprintf(counted, w.String()), w.Args, func(rows pgx.Rows) (err error) {
 		out.Items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c domain.DecisionCount, err error) {
 			err = row.Scan(&c.Tenant, &c.Path, &c.Outcome, &c.Decisions)
-			out.Complete = out.Complete && c.Path != domain.OtherPaths
 			return c, err
 		})
 		return err
 	})
-	return out, err
+	if err != nil {
+		return domain.Counts{}, err
+	}
+	return domain.CountsOf(out.Items), nil
 }

@@ -49,7 +49,7 @@ func TestCountsWhileTheyAreFolded(t *testing.T) {
 	}
 	others.Go(func() {
 		for n := 0; saving.Err() == nil; n++ {
-			err := s.foldCounts(t.Context(), domain.DayOf(now))
+			err := s.foldCounts(t.Context(), domain.DayOf(now), n%2 == 0)
 			assert.True(t, err == nil || domain.ClassOf(err) == domain.Unavailable, "%v", err)
 			if n%5 == 4 {
 				assert.NoError(t, p.Exec("postgres", `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -74,6 +74,6 @@ func TestCountsWhileTheyAreFolded(t *testing.T) {
 		require.NoError(t, s.read.QueryRow(t.Context(), `SELECT count(*) FROM decisions`).Scan(&rows))
 		require.Equal(t, rows, sum)
 		require.Greater(t, rows, int64(3000))
-		require.NoError(t, s.foldCounts(t.Context(), domain.DayOf(now)))
+		require.NoError(t, s.foldCounts(t.Context(), domain.DayOf(now), true))
 	}
 }

@@ -128,6 +128,10 @@ func (s *Store) makeDay(ctx context.Context, conn *pgx.Conn, d domain.Day) error
 		// It has no key, without which nothing could be changed while all tables are published (logical replication).
 		statements = append(statements, `ALTER TABLE `+countsOf(d)+` REPLICA IDENTITY FULL`)
 	}
+	if attached && !counts { // it has rows already
+		statements = append(statements, `INSERT INTO decision_counts SELECT date_trunc('hour', timestamp, 'UTC'), 3600, true, tenant,
+			coalesce(path, ''), outcome, count(*) FROM `+partitionOf(d)+` GROUP BY 1, 4, 5, 6`)
+	}
 	for _, statement := range statements {
 		if _, err := tx.Exec(ctx, statement); err != nil {
 			return err

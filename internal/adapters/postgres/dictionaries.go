@@ -59,18 +59,21 @@ func (s *Store) learnDictionaries(ctx context.Context) {
 	}
 }
 
-// readDictionaries reads those that are not known.
+// readDictionaries reads those that are not known, from the primary: a standby may not have the newest, and its searches
+// must not keep a batch waiting.
 func (s *Store) readDictionaries(ctx context.Context) error {
 	var found []domain.Dictionary
-	err := s.query(ctx, "read dictionaries", `SELECT sha256, tenant, bytes, ratio, made_at FROM dictionaries
-		WHERE sha256 <> ALL ($1::bytea[]) ORDER BY made_at`, []any{s.dictionaries.Known()}, func(rows pgx.Rows) (err error) {
-		found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (d domain.Dictionary, err error) {
-			var sum []byte
-			err = row.Scan(&sum, &d.Tenant, &d.Bytes, &d.Ratio, &d.MadeAt)
-			copy(d.SHA256[:], sum)
-			return d, err
+	err := s.change(ctx, "read dictionaries", func(b *pgx.Batch) {
+		b.Queue(`SELECT sha256, tenant, bytes, ratio, made_at FROM dictionaries
+			WHERE sha256 <> ALL ($1::bytea[]) ORDER BY made_at`, s.dictionaries.Known()).Query(func(rows pgx.Rows) (err error) {
+			found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (d domain.Dictionary, err error) {
+				var sum []byte
+				err = row.Scan(&sum, &d.Tenant, &d.Bytes, &d.Ratio, &d.MadeAt)
+				copy(d.SHA256[:], sum)
+				return d, err
+			})
+			return err
 		})
-		return err
 	})
 	s.dictionaries.Learn(found)
 	return err

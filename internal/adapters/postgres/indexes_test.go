@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -155,13 +154,29 @@ func TestTendSummarisesWhatWasWritten(t *testing.T) {
 // TestPlans says which index a search takes, on a day that is large enough for the planner to think that a scan is as
 // good.
 func TestPlans(t *testing.T) {
+	for _, analyzed := range []bool{true, false} {
+		t.Run(fmt.Sprintf("with statistics: %t", analyzed), func(t *testing.T) { plans(t, analyzed) })
+	}
+}
+
+func plans(t *testing.T, analyzed bool) {
 	s := newStore(t, postgres(t).URL(newDatabase(t, postgres(t)), ""), nil)
 	today := domain.DayOf(time.Now())
 	fill(t, s, today, 30_000)
 	fill(t, s, today-1, 30_000)
+	if !analyzed {
+		_, err := s.write.Exec(t.Context(), `DELETE FROM pg_statistic WHERE starelid::regclass::text LIKE 'decisions%'`)
+		require.NoError(t, err)
+	}
 	require.NoError(t, s.Tend(t.Context(), "me"))
 	plan := func(where domain.Expr) string {
-		sql, args := pageQuery(domain.Tenants("t"), domain.Query{Filter: domain.Filter{Where: where}}, columns, 51)
+		in := tables
+		if filtered(where) {
+			in = daysIn([]domain.Day{today - 1, today}, (today - 1).Start(), today.End())
+		}
+		sql, args := pageQuery(domain.Tenants("t"), domain.Query{
+			Filter: domain.Filter{Where: where, Since: (today - 1).Start(), Until: today.End()},
+		}, columns, 51, in)
 		tx, err := s.read.Begin(t.Context())
 		require.NoError(t, err)
 		defer func() { _ = tx.Rollback(t.Context()) }()
@@ -194,10 +209,16 @@ func TestPlans(t *testing.T) {
 		require.NotContains(t, got, "Seq Scan on decisions_2")
 	})
 	t.Run("what is denied", func(t *testing.T) {
+		if !analyzed {
+			return // the key does as well
+		}
 		got := plan(equal(domain.FieldOutcome, "denied"))
 		require.Contains(t, got, partitionOf(today)+"_timestamp_idx")
 	})
 	t.Run("what is allowed", func(t *testing.T) {
+		if !analyzed {
+			return
+		}
 		require.Contains(t, plan(equal(domain.FieldOutcome, "allowed")), partitionOf(today)+"_pkey")
 	})
 	for _, e := range []domain.Expr{
@@ -209,42 +230,77 @@ func TestPlans(t *testing.T) {
 	}
 }
 
-// TestSlices has a search for a rare value look at each moment once, the newest first.
+// TestSlices has a search for a rare value look at each moment once, the newest first, and come to an end.
 func TestSlices(t *testing.T) {
 	now := time.Now().UTC()
 	today := domain.DayOf(now)
-	days := []domain.Day{today - 40, today - 20, today - 1, today, today + 1}
+	days := []domain.Day{today - 90, today - 20, today - 1, today, today + 1}
+	never := time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
 	for name, c := range map[string]struct {
-		filter domain.Filter
-		days   []domain.Day
-		most   int
+		since, until time.Time
+		days         []domain.Day
+		most         int
 	}{
-		"no bounds":         {domain.Filter{}, days, 7},
-		"no days":           {domain.Filter{}, nil, 1},
-		"a day":             {domain.Filter{Since: now.Add(-24 * time.Hour), Until: now}, days, 1},
-		"two weeks":         {domain.Filter{Since: now.Add(-14 * 24 * time.Hour)}, days, 5},
-		"before every day":  {domain.Filter{Until: now.Add(-100 * 24 * time.Hour)}, days, 1},
-		"the future":        {domain.Filter{Since: now.Add(time.Hour)}, days, 1},
-		"an empty span":     {domain.Filter{Since: now, Until: now}, days, 1},
-		"an impossible one": {domain.Filter{Since: now, Until: now.Add(-time.Hour)}, days, 1},
+		"no bounds":            {days: days, most: 10},
+		"no days":              {most: 1},
+		"all in the past":      {days: days[:1], most: 5},
+		"an hour":              {since: now.Add(-time.Hour), until: now, days: days, most: 4},
+		"two weeks":            {since: now.Add(-14 * 24 * time.Hour), days: days, most: 8},
+		"before every day":     {until: now.Add(-100 * 24 * time.Hour), days: days, most: 1},
+		"the future":           {since: now.Add(time.Hour), days: days, most: 1},
+		"until the year 9999":  {until: never, days: days, most: 10},
+		"since the year 1":     {since: time.Time{}.Add(time.Hour), until: never, days: days, most: 10},
+		"the year 9999 itself": {since: never.Add(-time.Hour), until: never, days: days, most: 1},
+		"an empty span":        {since: now, until: now, days: days, most: 1},
+		"an impossible one":    {since: now, until: now.Add(-time.Hour), days: days, most: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var parts []domain.Filter
-			until := c.filter.Until
-			for span := 24 * time.Hour; len(parts) <= c.most; span *= 2 {
-				since, end := sliceOf(c.filter, until, span, c.days)
-				parts = append(parts, domain.Filter{Since: since, Until: end})
-				if since.Equal(c.filter.Since) {
+			until := c.until
+			parts := 0
+			for span := firstSlice; ; span = min(sliceGrows*span, lastSlice) {
+				parts++
+				require.LessOrEqual(t, parts, c.most)
+				since := sliceSince(c.since, until, span, c.days, now)
+				if since.Equal(c.since) {
 					break
 				}
+				require.True(t, until.IsZero() || since.Before(until), "it gets on")
 				until = since
 			}
-			require.LessOrEqual(t, len(parts), c.most)
-			require.Equal(t, c.filter.Until, parts[0].Until)
-			require.True(t, slices.ContainsFunc(parts, func(f domain.Filter) bool { return f.Since.Equal(c.filter.Since) }))
-			for i := 1; i < len(parts); i++ {
-				require.Equal(t, parts[i-1].Since, parts[i].Until)
-			}
 		})
+	}
+}
+
+// A search with a cursor or an end that lies ahead of all rows ends, too, and finds each row once.
+func TestSearchesForRareValuesAheadOfTheirTime(t *testing.T) {
+	s := newStore(t, postgres(t).URL(newDatabase(t, postgres(t)), ""), nil)
+	never := time.Date(9999, 12, 31, 23, 0, 0, 0, time.UTC)
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	var rows []domain.Decision
+	for n, at := range []time.Time{never, now.Add(time.Hour), now, now.Add(-24 * time.Hour), now.Add(-50 * 24 * time.Hour), {}} {
+		d := decision(fmt.Sprint("id-", n), now, `{}`)
+		d.Timestamp, d.Principal = at, "alice"
+		if at.IsZero() {
+			d.ReceivedAt = now.Add(-80 * 24 * time.Hour)
+		}
+		rows = append(rows, d)
+	}
+	put(t, s, rows...)
+	for _, until := range []time.Time{{}, never.Add(time.Hour)} {
+		q := domain.Query{Limit: 1, Filter: domain.Filter{
+			Until: until, Where: domain.Expr{Op: domain.OpEqual, Field: domain.FieldPrincipal, Value: "alice"},
+		}}
+		var found []string
+		for range 10 {
+			page, err := s.Search(t.Context(), domain.AllTenants(), q)
+			require.NoError(t, err)
+			for _, d := range page.Items {
+				found = append(found, d.ID)
+			}
+			if q.After = page.Next; q.After == nil {
+				break
+			}
+		}
+		require.Equal(t, []string{"id-0", "id-1", "id-2", "id-3", "id-4", "id-5"}, found)
 	}
 }

@@ -21,14 +21,25 @@ import (
 var columns = `timestamp, TIME AS time, received_at, saved_at, sanitised, unsearchable, sha256, tenant, decision_id,
 	outcome, ` + sqlstore.TextColumns("") + `, bundles::text AS bundles`
 
-// The tables, and what each orders by.
-var tables = []struct{ name, time string }{{"decisions", "timestamp"}, {"decisions_out_of_window", "time"}}
+// table is where rows are, and what they are ordered by.
+type table struct{ name, time string }
+
+var (
+	outOfWindow = table{"decisions_out_of_window", "time"}
+	// tables are both of them.
+	tables = []table{{"decisions", "timestamp"}, outOfWindow}
+)
 
 // bothTables repeats a query for each of the tables and joins the answers.
-func bothTables(query string) string {
+func bothTables(query string) string { return inTables(tables, query) }
+
+func inTables(tables []table, query string) string {
 	parts := make([]string, len(tables))
 	for i, t := range tables {
 		parts[i] = "(" + strings.NewReplacer("TABLE", t.name, "TIME", t.time).Replace(query) + ")"
+	}
+	if len(parts) == 1 {
+		return `SELECT * FROM ` + parts[0] + ` t` // which may have an order of its own
 	}
 	return strings.Join(parts, " UNION ALL ")
 }
@@ -53,10 +64,15 @@ func (s *Store) reading(ctx context.Context, op string, queries func(*pgx.Batch)
 	err = s.inTx(ctx, conn.Conn(), beginReadOnly, queries)
 	err = settleOn(s.read, s.opts.Log, op, conn.Conn(), err)
 	if err != nil && (domain.CodeOf(err) == "57014" || errors.Is(err, context.DeadlineExceeded)) {
-		return domain.Reclass(err, domain.Unavailable,
-			fmt.Sprintf("it took longer than %s: narrow the time with since and until, or name more", s.opts.StatementTimeout))
+		return s.tooSlow(err)
 	}
 	return err
+}
+
+// tooSlow tells a person what to do about a search that took too long.
+func (s *Store) tooSlow(err error) error {
+	return domain.Reclass(err, domain.Unavailable,
+		fmt.Sprintf("it took longer than %s: narrow the time with since and until, or name more", s.opts.StatementTimeout))
 }
 
 // Search returns one page; see ports.DecisionReader.
@@ -64,15 +80,23 @@ func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) 
 	return s.page(ctx, scope, q, columns, scan)
 }
 
-// page reads one page of rows. What few rows have is looked for in slices of time, the newest first and each twice as
-// long as the one before: a value that many rows have fills the page with the first, and no statement takes long.
+// The slices of time in which rare values are looked for: the first is short, each is so many times as long as the one
+// before, and none is longer than the last.
+const (
+	firstSlice = 5 * time.Minute
+	sliceGrows = 4
+	lastSlice  = 64 * 24 * time.Hour
+)
+
+// page reads one page of rows. What few rows have is looked for in slices of time, the newest first: a value that many
+// rows have fills the page with the first ones.
 func (s *Store) page(
 	ctx context.Context, scope domain.Scope, q domain.Query, columns string,
 	scan func(pgx.CollectableRow) (domain.Decision, error),
 ) (domain.Page, error) {
 	page := sqlstore.NewDecisionPage(q.Limit)
 	if !filtered(q.Where) {
-		err := s.readPage(ctx, scope, q, columns, page, scan, false)
+		err := s.readPage(ctx, scope, q, columns, page, scan, tables)
 		return page.Page(), err
 	}
 	days, err := s.Days(ctx)
@@ -85,41 +109,56 @@ func (s *Store) page(
 			slice.Until = end
 		}
 	}
-	for span := 24 * time.Hour; ; span *= 2 {
-		slice.Since, slice.Until = sliceOf(q.Filter, slice.Until, span, days)
-		if err := s.readPage(ctx, scope, slice, columns, page, scan, true); err != nil {
+	began := time.Now()
+	for span := firstSlice; ; span = min(sliceGrows*span, lastSlice) {
+		slice.Since = sliceSince(q.Since, slice.Until, span, days, s.opts.Now())
+		err := s.readPage(ctx, scope, slice, columns, page, scan, daysIn(days, slice.Since, slice.Until))
+		if domain.CodeOf(err) == "42P01" { // a day was dropped meanwhile
+			if days, err = s.Days(ctx); err == nil {
+				err = s.readPage(ctx, scope, slice, columns, page, scan, daysIn(days, slice.Since, slice.Until))
+			}
+		}
+		if err != nil {
 			return domain.Page{}, err
 		}
 		if page.Full() || slice.Since.Equal(q.Since) {
 			return page.Page(), nil
 		}
+		if time.Since(began) > s.opts.StatementTimeout {
+			return domain.Page{}, s.tooSlow(domain.Errorf(domain.Unavailable, "search: there was no time for all of it"))
+		}
 		slice.Until = slice.Since
 	}
 }
 
-// sliceOf is the next slice of a search, which ends where the last one began. Where there is no older day it reaches
-// back as far as the search does: decisions without a day of their own may be older.
-func sliceOf(f domain.Filter, until time.Time, span time.Duration, days []domain.Day) (time.Time, time.Time) {
-	end := until
-	if end.IsZero() {
-		if len(days) == 0 {
-			return f.Since, f.Until
-		}
-		end = days[len(days)-1].End()
-		end = minTime(end, time.Now())
+// sliceSince is where the next slice of a search begins that ends at until; that may be zero, or ahead of all rows. Where
+// there is no older day it reaches back as far as the search does: decisions without a day of their own may be older.
+func sliceSince(since, until time.Time, span time.Duration, days []domain.Day, now time.Time) time.Time {
+	if len(days) == 0 {
+		return since
 	}
-	since := end.Add(-span)
-	if since.Before(f.Since) || len(days) == 0 || since.Before(days[0].Start()) {
-		since = f.Since
+	end := now
+	if last := days[len(days)-1].End(); last.Before(now) {
+		end = last
 	}
-	return since, until
+	if !until.IsZero() && until.Before(end) {
+		end = until
+	}
+	begin := end.Add(-span)
+	if begin.Before(since) || begin.Before(days[0].Start()) {
+		return since
+	}
+	return begin
 }
 
-func minTime(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
+// daysIn are the partitions that a slice is in, with what has no day of its own.
+func daysIn(days []domain.Day, since, until time.Time) (out []table) {
+	for _, d := range days {
+		if (until.IsZero() || d.Start().Before(until)) && d.End().After(since) {
+			out = append(out, table{partitionOf(d), "timestamp"})
+		}
 	}
-	return a
+	return append(out, outOfWindow)
 }
 
 // bloomFields are those that decisions_bloom has filters of.
@@ -129,38 +168,58 @@ var bloomFields = []domain.Field{
 }
 
 // filtered reports that a search wants one value of such a field, or one of a few.
-func filtered(e domain.Expr) bool {
-	return slices.ContainsFunc(e.Conjuncts(), func(c domain.Expr) bool {
-		if c.Op == domain.OpOr && len(c.Args) > 0 {
-			return !slices.ContainsFunc(c.Args, func(a domain.Expr) bool { return !filtered(a) })
+func filtered(e domain.Expr) bool { return len(filterTerms(e)) > 0 }
+
+// filterTerms are the parts of a search that decisions_bloom answers.
+func filterTerms(e domain.Expr) (terms []domain.Expr) {
+	for _, c := range e.Conjuncts() {
+		if isFilter(c) || c.Op == domain.OpOr && len(c.Args) > 0 &&
+			!slices.ContainsFunc(c.Args, func(a domain.Expr) bool { return !isFilter(a) }) {
+			terms = append(terms, c)
 		}
-		return c.Op == domain.OpEqual && slices.Contains(bloomFields, c.Field)
-	})
+	}
+	return terms
 }
 
-// useFilters has the planner take decisions_bloom: it thinks that a scan, or a walk along the key, costs less.
+func isFilter(e domain.Expr) bool {
+	return e.Op == domain.OpEqual && slices.Contains(bloomFields, e.Field)
+}
+
+// useFilters has the planner take decisions_bloom: it thinks that a scan, or a walk along the key, costs less. What is
+// found in milliseconds is not worth other processes.
 const useFilters = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true),
-	set_config('enable_indexonlyscan', 'off', true)`
+	set_config('enable_indexonlyscan', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`
 
 // pageQuery is the statement that reads so many rows of a search.
-func pageQuery(scope domain.Scope, q domain.Query, columns string, rows int) (sql string, args []any) {
+func pageQuery(
+	scope domain.Scope, q domain.Query, columns string, rows int, in []table,
+) (sql string, args []any) {
 	w := dialect.Where()
 	w.Span("TIME", q.Filter)
 	w.Behind("TIME", q.After)
 	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
 	order := ` ORDER BY TIME DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, rows)
-	sql = bothTables(`SELECT `+columns+` FROM TABLE WHERE `+w.String()+order) + strings.ReplaceAll(order, "TIME", "time")
+	from := "TABLE"
+	if terms := filterTerms(q.Where); len(terms) > 0 {
+		// On their own: the planner must not see what else is asked. Of a day without statistics it takes a few rows to be of
+		// that time or tenant, and all of them are read by the key.
+		inner := w.And()
+		inner.Fits(domain.DecisionFields, domain.AllOf(terms...))
+		w.Args = inner.Args
+		from = `(SELECT * FROM TABLE WHERE ` + inner.String() + ` OFFSET 0) t`
+	}
+	sql = inTables(in, `SELECT `+columns+` FROM `+from+` WHERE `+w.String()+order) + strings.ReplaceAll(order, "TIME", "time")
 	return sql, w.Args
 }
 
-// readPage adds the rows of a search to a page.
+// readPage adds the rows of a search in some tables to a page.
 func (s *Store) readPage(
 	ctx context.Context, scope domain.Scope, q domain.Query, columns string, page *sqlstore.DecisionPage,
-	scan func(pgx.CollectableRow) (domain.Decision, error), filtered bool,
+	scan func(pgx.CollectableRow) (domain.Decision, error), in []table,
 ) error {
-	sql, args := pageQuery(scope, q, columns, page.Room())
+	sql, args := pageQuery(scope, q, columns, page.Room(), in)
 	return s.reading(ctx, "search", func(b *pgx.Batch) {
-		if filtered {
+		if filtered(q.Where) {
 			b.Queue(useFilters)
 		}
 		b.Queue(sql, args...).Query(func(rows pgx.Rows) error {

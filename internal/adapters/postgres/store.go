@@ -111,7 +111,7 @@ func Open(opts Options) (*Store, error) {
 			opts.StatementTimeout.Milliseconds(), lock.Milliseconds())
 	}
 	s := &Store{
-		opts: opts, days: map[domain.Day]bool{}, gone: noDay,
+		opts: opts, days: map[domain.Day]bool{}, tended: map[domain.Day]int64{}, gone: noDay,
 		settings: settings(lockTimeout), probing: settings(probeLockTimeout),
 		dictionaries: sqlstore.NewDictionaries(opts.Log),
 	}
@@ -174,7 +174,9 @@ func (s *Store) withDB(ctx context.Context, fn func(*sql.DB, *goose.Provider) er
 	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	db := stdlib.OpenDB(*config)
 	defer func() { err = errors.Join(err, db.Close()) }()
-	if err := db.PingContext(ctx); err != nil {
+	ping, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	if err := db.PingContext(ping); err != nil {
 		return err
 	}
 	p, err := s.migrator(db)
@@ -187,19 +189,31 @@ func (s *Store) withDB(ctx context.Context, fn func(*sql.DB, *goose.Provider) er
 // migrationLock keeps two processes from migrating at once.
 const migrationLock = 0x646f636b6574 // "docket"
 
-// Migrate creates or updates the schema, and makes the partitions of the next days.
+// lookTimeout bounds what asks for the schema's version, and waits for another process that migrates.
+const lookTimeout = 5 * time.Second
+
+// Migrate creates or updates the schema, and makes the partitions of the next days. Looking is bounded; a migration that
+// reads every day takes the time that it takes, unless ctx ends.
 func (s *Store) Migrate(ctx context.Context) error {
 	err := s.withDB(ctx, func(db *sql.DB, p *goose.Provider) error {
-		// In a transaction of its own, because a pooler may hand each of goose's to another connection.
+		look, cancel := context.WithTimeout(ctx, lookTimeout)
+		defer cancel()
+		// In a transaction of its own, because a pooler may hand each of goose's to another connection. It is under ctx: it
+		// ends with that.
 		lock, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 		if err != nil {
 			return err
 		}
 		defer func() { _ = lock.Rollback() }() // it only holds the lock
-		if _, err := lock.ExecContext(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(migrationLock)); err != nil {
-			return err
+		for _, statement := range []string{
+			`SET LOCAL idle_in_transaction_session_timeout = 0`,
+			fmt.Sprintf(`SELECT pg_advisory_xact_lock(%d)`, int64(migrationLock)),
+		} {
+			if _, err := lock.ExecContext(look, statement); err != nil {
+				return err
+			}
 		}
-		current, err := p.GetDBVersion(ctx)
+		current, err := p.GetDBVersion(look)
 		if err != nil {
 			return err
 		}

@@ -2,7 +2,9 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -38,47 +40,70 @@ func (s *Store) Tend(ctx context.Context, owner string) error {
 		return err
 	}
 	s.mu.Lock()
-	before, all := s.tended, time.Since(s.tendedAll) >= tendAll
+	all := time.Since(s.tendedAll) >= tendAll
 	s.mu.Unlock()
-	for _, d := range days {
-		if n, known := before[d]; known && !all && written[d] == n {
+	today := domain.DayOf(s.opts.Now())
+	var errs []error
+	for _, d := range slices.Backward(days) { // searches are about the newest most of all
+		if deadline, _ := ctx.Deadline(); time.Until(deadline) < s.opts.StatementTimeout {
+			errs = append(errs, domain.Errorf(domain.Unavailable, "the upkeep of %s and the days before waits for the next turn", d))
+			break
+		}
+		s.mu.Lock()
+		before, known := s.tended[d]
+		s.mu.Unlock()
+		if n := written[d]; known && before == n && !all && d < today-1 {
 			continue
 		}
-		if err := s.foldCounts(ctx, d); err != nil {
-			return err
-		}
-		done, err := s.summarise(ctx, d)
+		done, err := s.tendDay(ctx, d, all)
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
-		if !done {
-			delete(written, d) // the next turn looks again
+		s.mu.Lock()
+		if delete(s.tended, d); done {
+			s.tended[d] = written[d]
 		}
+		s.mu.Unlock()
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.tended = written
 	if all {
 		s.tendedAll = time.Now()
 	}
 	return nil
 }
 
+// tendDay does one day; done is false where somebody else's lock kept it from being summarised. coarsen says to put
+// minutes together to hours, too.
+func (s *Store) tendDay(ctx context.Context, d domain.Day, coarsen bool) (done bool, err error) {
+	if err := s.foldCounts(ctx, d, coarsen); err != nil {
+		return false, err
+	}
+	return s.summarise(ctx, d)
+}
+
 // insertions is how many rows were ever inserted into each day, by the server's statistics, whoever did it. They are a
 // second late at most.
 func (s *Store) insertions(ctx context.Context) (map[domain.Day]int64, error) {
 	out := map[domain.Day]int64{}
-	err := s.query(ctx, "look at statistics", `SELECT relname::text, n_tup_ins FROM pg_stat_user_tables
-		WHERE relid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'decisions'::regclass)`, nil, func(rows pgx.Rows) error {
-		var name string
-		var n int64
-		_, err := pgx.ForEachRow(rows, []any{&name, &n}, func() error {
-			if d, ours := dayOfPartition(name); ours {
-				out[d] = n
-			}
-			return nil
+	err := s.change(ctx, "look at statistics", func(b *pgx.Batch) { // a standby has statistics of its own
+		b.Queue(`SELECT relname::text, n_tup_ins FROM pg_stat_user_tables
+			WHERE relid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'decisions'::regclass)`,
+		).Query(func(rows pgx.Rows) error {
+			var name string
+			var n int64
+			_, err := pgx.ForEachRow(rows, []any{&name, &n}, func() error {
+				if d, ours := dayOfPartition(name); ours {
+					out[d] = n
+				}
+				return nil
+			})
+			return err
 		})
-		return err
 	})
 	return out, err
 }

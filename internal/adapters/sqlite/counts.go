@@ -3,7 +3,9 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,9 +66,9 @@ func (s *Store) foldCounts(ctx context.Context, d domain.Day) error {
 			GROUP BY tenant, path) f WHERE n <= ?5 - (SELECT count(*) FROM kept k WHERE k.tenant = f.tenant)`,
 		`DELETE FROM decision_counts WHERE ` + of + ` AND (NOT folded OR seconds < ?3)`,
 		`INSERT INTO decision_counts (at, seconds, folded, tenant, path, outcome, decisions)
-			SELECT at - (at - ?1) % (?3 * 1000000), ?3, 1, w.tenant, coalesce(k.path, ?4), outcome, sum(decisions)
+			SELECT at - (at - ?1) % (max(seconds, ?3) * 1000000), max(seconds, ?3), 1, w.tenant, coalesce(k.path, ?4), outcome, sum(decisions)
 			FROM went w LEFT JOIN kept k ON k.tenant = w.tenant AND k.path = w.path
-			WHERE true GROUP BY 1, w.tenant, 5, outcome HAVING sum(decisions) <> 0
+			WHERE true GROUP BY 1, 2, w.tenant, 5, outcome HAVING sum(decisions) <> 0
 			ON CONFLICT DO UPDATE SET decisions = decisions + excluded.decisions`,
 		`DROP TABLE went`, `DROP TABLE kept`,
 	}
@@ -98,13 +100,15 @@ func (s *Store) Tend(ctx context.Context, _ string) error {
 		return err
 	}
 	since := domain.DayOf(s.opts.Now()) - 1
-	for _, d := range days {
+	var errs []error
+	for _, d := range slices.Backward(days) {
 		if d < since && !all {
-			continue
+			break
 		}
-		if err := s.foldCounts(ctx, d); err != nil {
-			return err
-		}
+		errs = append(errs, s.foldCounts(ctx, d))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	if all {
 		s.tended.Store(s.opts.Now().UnixMicro())
@@ -139,16 +143,14 @@ func (s *Store) CountDecisions(
 		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions_out_of_window WHERE time >= ?1 AND time < ?2 AND %[1]s
 	) SELECT tenant, path, outcome, sum(n) FROM parts GROUP BY tenant, path, outcome HAVING sum(n) <> 0
 	ORDER BY 4 DESC, tenant, path, outcome`
-	out.Complete = true
 	err = s.each(ctx, fmt.Sprintf(counted, w.String()), w.Args, func(rows *sql.Rows) error {
 		var c domain.DecisionCount
 		err := rows.Scan(&c.Tenant, &c.Path, &c.Outcome, &c.Decisions)
 		out.Items = append(out.Items, c)
-		out.Complete = out.Complete && c.Path != domain.OtherPaths
 		return err
 	})
 	if err != nil {
 		return domain.Counts{}, s.slow(err)
 	}
-	return out, nil
+	return domain.CountsOf(out.Items), nil
 }

@@ -55,17 +55,25 @@ func (s *Store) DropDay(ctx context.Context, day domain.Day, atMost int) (droppe
 		if err == nil {
 			_, err = tx.Exec(`DELETE FROM decision_counts WHERE at >= ? AND at < ?`, first, first+microsOfDay)
 		}
+		if err == nil { // before the next batch
+			s.gone.Store(max(s.gone.Load(), int64(day+1)))
+		}
 		return err
 	})
 	if err != nil {
 		return false, s.checked("drop a day in "+storeFile, err)
 	}
-	s.gone.Store(max(s.gone.Load(), int64(day+1)))
-	return true, s.deleteSteps(
+	err = s.deleteSteps(
 		ctx, "drop a day in "+storeFile,
 		`DELETE FROM decisions WHERE rowid IN (SELECT rowid FROM decisions WHERE time >= ? AND time < ? LIMIT ?)`, first,
 		first+microsOfDay,
 	)
+	if err != nil {
+		return true, err
+	}
+	// Whoever changed columns of rows that were not deleted yet has counted them.
+	_, err = s.write.ExecContext(ctx, `DELETE FROM decision_counts WHERE at >= ? AND at < ?`, first, first+microsOfDay)
+	return true, s.checked("drop a day in "+storeFile, err)
 }
 
 // RetentionState reads what is in force; see ports.DecisionDays.

@@ -130,7 +130,7 @@ func (p *Packing) Append(dst []byte, tenant string, event []byte) []byte {
 	at := len(dst)
 	dst = append(dst, packedS2, 0, 0, 0, 0)
 	room := s2.MaxEncodedLen(len(event))
-	if room < 0 {
+	if room < 0 || len(event) > maxUnpacked {
 		return append(append(dst[:at], packedPlain, 0, 0, 0, 0), event...)
 	}
 	dst = slices.Grow(dst, room)

@@ -1,5 +1,8 @@
 -- +goose Up
 
+-- It reads every day, and takes the time that it takes.
+SET LOCAL statement_timeout = 0;
+
 -- Which ranges of 32 pages may have a value: 24 ms for one that a day of a million rows has once, where a scan takes
 -- 680, and next to nothing to write. The filters of a range have to fit into one tuple of 8 KB, or inserts fail with
 -- 54000; they are sized for the 400 rows or so that 32 pages hold, and TestFiltersFit holds them to it. docket itself has

@@ -1,5 +1,8 @@
 -- +goose Up
 
+-- It reads every day, and takes the time that it takes.
+SET LOCAL statement_timeout = 0;
+
 -- How many decisions there are, by the minute, hour or day that begins at "at". A batch appends what it has stored, in its
 -- own transaction; what was appended is folded once a minute by one process (Store.Tend). Any sum over rows of both kinds
 -- is exact. A day's go with the day.
