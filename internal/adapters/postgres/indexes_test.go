@@ -230,6 +230,17 @@ func plans(t *testing.T, analyzed bool) {
 	}
 }
 
+// A statement with a scan that was turned off costs so much that it would be compiled for a second.
+func TestSearchesAreNotCompiled(t *testing.T) {
+	s := newStore(t, postgres(t).URL(newDatabase(t, postgres(t)), ""), nil)
+	var jit string
+	require.NoError(t, s.query(t.Context(), "look", `SELECT current_setting('jit')`, nil, func(rows pgx.Rows) error {
+		_, err := pgx.ForEachRow(rows, []any{&jit}, func() error { return nil })
+		return err
+	}))
+	require.Equal(t, "off", jit)
+}
+
 // TestSlices has a search for a rare value look at each moment once, the newest first, and come to an end.
 func TestSlices(t *testing.T) {
 	now := time.Now().UTC()

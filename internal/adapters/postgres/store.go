@@ -104,9 +104,10 @@ func Open(opts Options) (*Store, error) {
 	if opts.StatementTimeout == 0 {
 		opts.StatementTimeout = statementTimeout
 	}
+	// jit: a scan that a search has turned off is said to cost so much that the server compiles its statement for a second.
 	settings := func(lock time.Duration) string {
 		return fmt.Sprintf(`SELECT set_config('statement_timeout', '%d', true), set_config('lock_timeout', '%d', true),
-		set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE
+		set_config('jit', 'off', true), set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE
 		current_setting('synchronous_commit') END, true)`,
 			opts.StatementTimeout.Milliseconds(), lock.Milliseconds())
 	}
