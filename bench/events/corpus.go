@@ -52,13 +52,15 @@ var (
 	places  = []string{"finance", "engineering", "sales", "support", "legal", "marketing", "operations", "research"}
 	agents  = []string{
 		"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0 Safari/537.36",
-		"Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Safari/605.1.15",
+		"Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 " +
+			"Safari/605.1.15",
 		"Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:143.0) Gecko/20100101 Firefox/143.0", "okhttp/5.1.0",
 		"python-requests/2.32.5", "grpc-go/1.75.0", "curl/8.15.0",
 	}
 	reasons = []string{
 		"user is not the owner", "user is not in the group hr", "the token has expired", "the network is not trusted",
-		"a second person has to approve", "the tenant does not match", "the limit of the day is reached", "the role may only read",
+		"a second person has to approve", "the tenant does not match", "the limit of the day is reached",
+		"the role may only read",
 	}
 )
 
@@ -139,7 +141,7 @@ func drawn(upload int64, k int) *draw {
 	return d
 }
 
-// decision is what the corpus says of a decision without its id and time, in the three pieces between which these stand.
+// decision is what the corpus says of a decision without its id and time: the three pieces between which these stand.
 type decision struct{ labels, about, measured []byte }
 
 // read makes the k-th decision of an upload. All decisions of an upload are of one OPA, and an OPA has one application.

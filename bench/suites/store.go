@@ -209,10 +209,11 @@ func bytesOfRows(ctx context.Context, conn *pgx.Conn) (all, indexes float64, err
 
 // rare is a decision whose values no other one has.
 func rare(at time.Time) domain.Record {
-	return domain.Record{Key: "rare", Headers: domain.Headers{Tenant: domain.DefaultTenant, ReceivedAt: at}, Value: fmt.Appendf(
-		nil, `{"decision_id":"rare","batch_decision_id":"rare-batch","labels":{"id":"rare-opa"},"trace_id":"rare-trace",`+
-			`"path":"http/authz/allow","input":{"user":"rare-user","resource":"rare-resource"},"result":{"allow":true},`+
-			`"requested_by":"rare-address","timestamp":%q}`, at.UTC().Format(time.RFC3339Nano))}
+	return domain.Record{Key: "rare", Headers: domain.Headers{Tenant: domain.DefaultTenant, ReceivedAt: at},
+		Value: fmt.Appendf(
+			nil, `{"decision_id":"rare","batch_decision_id":"rare-batch","labels":{"id":"rare-opa"},"trace_id":"rare-trace",`+
+				`"path":"http/authz/allow","input":{"user":"rare-user","resource":"rare-resource"},"result":{"allow":true},`+
+				`"requested_by":"rare-address","timestamp":%q}`, at.UTC().Format(time.RFC3339Nano))}
 }
 
 // findRare measures how long a search takes for a value that one row has, within its day and within 30 days.

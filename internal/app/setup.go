@@ -255,7 +255,9 @@ func (a *App) tend(ctx context.Context, store ports.Upkeep) {
 			continue
 		}
 		if failed++; ctx.Err() == nil && (domain.ClassOf(err) != domain.Unavailable || failed%tendPatience == 0) {
-			a.logger.Warn("the store's upkeep failed; searches take longer until it is made up for", "error", err, "times", failed)
+			a.logger.Warn(
+				"the store's upkeep failed; searches take longer until it is made up for", "error", err, "times", failed,
+			)
 		}
 	}
 }

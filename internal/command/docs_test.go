@@ -50,7 +50,8 @@ var settingGroups = []settingGroup{
 		"kafka-password-file", "database-url",
 	}},
 	{"Tune", "What depends on how much there is. The defaults suit most; docs/production.md says what to watch.", []string{
-		"max-in-flight-bytes", "saver-concurrency", "saver-batch-*", "parking-concurrency", "parking-max-attempts", "store-events", "log-*",
+		"max-in-flight-bytes", "saver-concurrency", "saver-batch-*", "parking-concurrency", "parking-max-attempts",
+		"store-events", "log-*",
 	}},
 	{"Rarely", "What nobody should have to change without a reason to write down. Sizes are numbers of bytes, or such " +
 		"as `8MiB`; durations such as `90s`, `12h` or `7d`.", nil},

@@ -1,6 +1,6 @@
 // Package dictionary makes what the store packs events with: for each tenant that has enough decisions, of values that
-// many of its events share, and again when they pack worse than they did. One process at a time does so. The stores pack
-// and unpack, and keep dictionaries for good.
+// many of its events share, and again when they pack worse than they did. One process at a time does so. The stores
+// pack and unpack, and keep dictionaries for good.
 package dictionary
 
 import (
@@ -122,7 +122,9 @@ func (m *Maker) make(ctx context.Context, lease domain.Lease, tenant string, cur
 	}
 	added, err := m.store.AddDictionary(ctx, lease, made)
 	if added {
-		m.logger.Info("events are packed with a new dictionary", "tenant", tenant, "bytes", len(made.Bytes), "ratio", made.Ratio)
+		m.logger.Info(
+			"events are packed with a new dictionary", "tenant", tenant, "bytes", len(made.Bytes), "ratio", made.Ratio,
+		)
 	}
 	return err
 }
@@ -209,8 +211,8 @@ type key struct {
 	at         int64
 }
 
-// visit looks at so many decisions: some in several places of the last day, and the newest for the rest. What it has seen
-// before counts as well: it reads no more than so many rows twice.
+// visit looks at so many decisions: some in several places of the last day, and the newest for the rest. What it has
+// seen before counts as well: it reads no more than so many rows twice.
 func (m *Maker) visit(
 	ctx context.Context, scope domain.Scope, read func(context.Context, domain.Scope, domain.Query) (domain.Page, error),
 	want int, visit func(*domain.Decision),

@@ -156,7 +156,8 @@ func TestEventsThatShareNothingHaveNoDictionary(t *testing.T) {
 		for n := range 2000 {
 			event := fmt.Appendf(nil, `"%x%x%x"`, r.rng.Uint64(), r.rng.Uint64(), r.rng.Uint64())
 			rows = append(rows, domain.Decision{
-				Tenant: "t", ID: fmt.Sprint(n), Timestamp: time.Now(), ReceivedAt: time.Now(), Event: event, SHA256: sha256.Sum256(event),
+				Tenant: "t", ID: fmt.Sprint(n), Timestamp: time.Now(), ReceivedAt: time.Now(), Event: event,
+				SHA256: sha256.Sum256(event),
 			})
 		}
 		_, err := r.store.SaveBatch(r.Context(), rows)

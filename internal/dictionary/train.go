@@ -12,8 +12,8 @@ import (
 )
 
 // shared is how many sampled events have to have the same text for it to stand in a dictionary: what is kept for as
-// long as any row, and in every backup, must be nobody's. They have to be of as many who ask. Where so many are not known,
-// one event of everyTwentieth has to have it.
+// long as any row, and in every backup, must be nobody's. They have to be of as many who ask. Where so many are not
+// known, half of all events have to have it or, where it is names without a value, one of everyTwentieth.
 const (
 	shared         = 20
 	everyTwentieth = 20
@@ -36,8 +36,8 @@ type sample struct {
 }
 
 // train makes a dictionary of what samples share, nil where that is too little to be one, or ctx ends. A dictionary is
-// text that was seen in at least so many samples as one piece: values that are shared each, but not together, do not stand
-// together.
+// text that was seen in at least so many samples as one piece: values that are shared each, but not together, do not
+// stand together.
 func train(ctx context.Context, samples []sample) []byte {
 	samples = slices.Clone(samples)
 	slices.SortStableFunc(samples, func(a, b sample) int { return bytes.Compare(a.principal, b.principal) })
@@ -87,23 +87,24 @@ type run struct {
 func (r run) worth() int { return r.events * (len(r.text) - 3) }
 
 // askers numbers who asks. Those who are not known may be one. Samples are in the order of principals.
-func askers(samples []sample) (of []int, all int) {
-	of = make([]int, len(samples))
+func askers(samples []sample) []int {
+	of, n := make([]int, len(samples)), 0
 	for i, s := range samples {
 		if i == 0 || !bytes.Equal(s.principal, samples[i-1].principal) {
-			all++
+			n++
 		}
-		of[i] = all
+		of[i] = n
 	}
-	return of, all
+	return of
 }
 
-// enough says whether a text that so many events have is nobody's, of those samples and who asks in them.
-func (c count) enough(samples, askers int) bool {
-	if c.events < shared {
-		return false
+// enough says whether a text that so many of the samples have is nobody's.
+func (c count) enough(samples int, value bool) bool {
+	few := samples / 2
+	if !value {
+		few = samples / everyTwentieth
 	}
-	return c.askers >= shared || c.events >= samples/everyTwentieth && c.askers >= min(askers, max(2, askers/2))
+	return c.events >= shared && (c.askers >= shared || c.events >= few)
 }
 
 // tokens are those of a sample: where each ends, and a hash of each.
@@ -113,6 +114,8 @@ type tokens struct {
 	// run is the hash of the run that begins at a token, in the length of this round; alive says that it may be shared.
 	run   []uint64
 	alive []bool
+	// value says that it has a value, and not only names.
+	value []bool
 	// longest is the longest shared run that begins there, in tokens, and events how many have it.
 	longest, events []int
 }
@@ -124,15 +127,20 @@ func tokensOf(s sample) *tokens {
 	ends := split(s.event)
 	n := len(ends)
 	t := &tokens{
-		ends: ends, hashes: make([]uint64, n), run: make([]uint64, n), alive: make([]bool, n), longest: make([]int, n),
-		events: make([]int, n),
+		ends: ends, hashes: make([]uint64, n), run: make([]uint64, n), alive: make([]bool, n), value: make([]bool, n),
+		longest: make([]int, n), events: make([]int, n),
 	}
 	for k := range ends {
 		text := between(s.event, ends, k, 1)
 		t.hashes[k] = maphash.Bytes(seed, text)
-		t.run[k], t.alive[k] = t.hashes[k], !tells(text, s.principal)
+		t.run[k], t.alive[k], t.value[k] = t.hashes[k], !tells(text, s.principal), isValue(text)
 	}
 	return t
+}
+
+// isValue tells a value from what stands between two. true, false and null are everybody's.
+func isValue(text []byte) bool {
+	return len(text) > 0 && (text[0] == '"' || text[0] == '-' || text[0] >= '0' && text[0] <= '9')
 }
 
 // tells reports that a text tells who asks, as it is or behind escapes.
@@ -143,7 +151,7 @@ func tells(text, principal []byte) bool {
 	if bytes.Contains(text, principal) {
 		return true
 	}
-	if text[0] != '"' || bytes.IndexByte(text, '\\') < 0 {
+	if !isValue(text) || bytes.IndexByte(text, '\\') < 0 {
 		return false
 	}
 	plain, _ := jsontext.AppendUnquote(nil, text)
@@ -151,8 +159,8 @@ func tells(text, principal []byte) bool {
 }
 
 // runs finds the longest texts of whole tokens that are shared. They are looked for as itemsets are (Agrawal and
-// Srikant, 1994): only where two runs of n tokens that overlap are shared can one of n+1 tokens be. The hash of a run is
-// made of that of the run without its last token, so that a round costs as much as there are tokens.
+// Srikant, 1994): only where two runs of n tokens that overlap are shared can one of n+1 tokens be. The hash of a run
+// is made of that of the run without its last token, so that a round costs as much as there are tokens.
 func runs(ctx context.Context, samples []sample) []run {
 	all := make([]*tokens, 0, len(samples))
 	for n, i := 0, 0; i < len(samples) && n < maxAllTokens; i++ {
@@ -161,7 +169,7 @@ func runs(ctx context.Context, samples []sample) []run {
 		n += len(t.ends)
 	}
 	samples = samples[:len(all)]
-	asker, known := askers(samples)
+	asker := askers(samples)
 	for length := 1; length <= maxRun && ctx.Err() == nil; length++ {
 		seen := map[uint64]count{}
 		for i, t := range all {
@@ -178,19 +186,20 @@ func runs(ctx context.Context, samples []sample) []run {
 			}
 		}
 		found := false
-		for _, t := range all {
+		for i, t := range all {
 			for k, alive := range t.alive {
 				if !alive {
 					continue
 				}
 				c := seen[t.run[k]]
-				if t.alive[k] = c.enough(len(samples), known); t.alive[k] {
+				if t.alive[k] = c.enough(len(samples), t.value[k]); t.alive[k] {
 					t.longest[k], t.events[k], found = length, c.events, true
 				}
 			}
 			for k := range t.alive { // that of one token more needs both of its halves
 				if t.alive[k] = t.alive[k] && k+length < len(t.ends) && t.alive[k+1]; t.alive[k] {
 					t.run[k] = t.run[k]*prime + t.hashes[k+length]
+					t.value[k] = t.value[k] || isValue(between(samples[i].event, t.ends, k+length, 1))
 				}
 			}
 		}

@@ -42,6 +42,18 @@ func TestADictionaryHoldsWhatIsShared(t *testing.T) {
 	assert.Less(t, len(d.Encode(nil, event)), len(event)/3)
 }
 
+// Some events that say who asks must not spoil the dictionary of those that do not.
+func TestSomeKnownPrincipalsSpoilNothing(t *testing.T) {
+	b := train(t.Context(), samplesOf(1000, func(i int) sample {
+		if i%15 == 0 {
+			return sample{fmt.Appendf(nil, `{"path":"other","n":%d}`, i), fmt.Append(nil, "user-", i)}
+		}
+		return sample{fmt.Appendf(nil, dense, fmt.Sprint("u", i), "d", "c", i), nil}
+	}))
+	assert.Contains(t, string(b), "eu-central-1")
+	assert.Contains(t, string(b), "user is not the owner")
+}
+
 func TestADictionaryIsNobodys(t *testing.T) {
 	for name, c := range map[string]struct {
 		samples []sample
@@ -84,6 +96,13 @@ func TestADictionaryIsNobodys(t *testing.T) {
 		"who asks, behind escapes": {samplesOf(400, func(i int) sample {
 			return sample{fmt.Appendf(nil, `{"input":{"user":"R\u0026D <mallory@example.com>"},"n":%d}`, i), []byte("R&D <mallory@example.com>")}
 		}), "mallory"},
+		"ten people whom the mapping does not know": {samplesOf(1000, func(i int) sample {
+			return sample{fmt.Appendf(nil, dense, "u", "d", fmt.Sprintf("person-%d@example.com", i%10), i), nil}
+		}), "person-"},
+		"eight people behind three services": {samplesOf(1000, func(i int) sample {
+			return sample{fmt.Appendf(nil, dense, "u", "d", fmt.Sprintf("person-%d@example.com", i%8), i),
+				fmt.Append(nil, "svc-", i%3)}
+		}), "person-"},
 		"what is shared, but not together": {samplesOf(900, func(i int) sample {
 			return sample{fmt.Appendf(nil, dense, "u", fmt.Sprintf("department-%d", i%30), fmt.Sprintf("city-%d", i/30%30), i),
 				nil}

@@ -26,8 +26,8 @@ const MaxCountedPaths = 1000
 // OtherPaths is the path of those that are not told apart.
 const OtherPaths = "(others)"
 
-// CountMinutesFor is how long decisions are counted by the minute, from the beginning of their day on; afterwards it is by
-// the hour and, after CountHoursFor, by the day.
+// CountMinutesFor is how long decisions are counted by the minute, from the beginning of their day on; afterwards it is
+// by the hour and, after CountHoursFor, by the day.
 const (
 	CountMinutesFor = 2 * 24 * time.Hour
 	CountHoursFor   = 35 * 24 * time.Hour
@@ -45,8 +45,8 @@ func CountSpan(d Day, now time.Time) time.Duration {
 	}
 }
 
-// CountsOf makes counts of what a store has summed up. A path whose decisions were counted with the others, and have got
-// another path since, is in their sum with less than nothing.
+// CountsOf makes counts of what a store has summed up. A path whose decisions were counted with the others, and have
+// got another path since, is in their sum with less than nothing.
 func CountsOf(sums []DecisionCount) Counts {
 	out := Counts{Complete: true}
 	less := map[DecisionCount]int64{}

@@ -93,7 +93,7 @@ var DecisionFields = []FieldInfo{
 	{Name: FieldRevision, Kind: Revisions, Column: "bundles", Param: true, Facetable: true},
 	{Name: FieldTraceID, Column: "trace_id", Param: true},
 	{Name: FieldBatchID, Column: "batch_decision_id", Param: true},
-	{Name: FieldRequestedBy, Column: "requested_by"},
+	{Name: FieldRequestedBy, Column: "requested_by", Param: true},
 	{Name: FieldError, Column: "error", Param: true},
 }
 

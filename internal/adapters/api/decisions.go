@@ -44,8 +44,9 @@ func DecisionOf(d domain.Decision) Decision {
 		DecisionID: d.ID, Time: At(d.Time()), Timestamp: At(d.Timestamp), ReceivedAt: At(d.ReceivedAt),
 		SavedAt: At(d.SavedAt), Tenant: d.Tenant, Path: Text(d.Path), Outcome: d.Outcome, Reason: Text(d.Reason),
 		Principal: Text(d.Principal), Action: Text(d.Action), Resource: Text(d.Resource), OPA: Text(d.OPA),
-		App: Text(d.App), Bundles: map[string]Bundle{}, TraceID: Text(d.TraceID), BatchID: Text(d.BatchID), RequestedBy: Text(d.RequestedBy),
-		Error: Text(d.Error),
+		App: Text(d.App), Bundles: map[string]Bundle{}, TraceID: Text(d.TraceID), BatchID: Text(d.BatchID),
+		RequestedBy: Text(d.RequestedBy),
+		Error:       Text(d.Error),
 	}
 	if d.Masked != "" {
 		out.Masked = strings.Split(d.Masked, ", ")

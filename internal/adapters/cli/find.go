@@ -38,8 +38,10 @@ type Find struct {
 	Revision  []string `help:"Revision of any bundle." sep:"none"`
 	TraceID   []string `name:"trace-id" help:"The application's trace." sep:"none"`
 	BatchID   []string `name:"batch-decision-id" help:"What was asked for at once." sep:"none"`
-	Error     []string `help:"Error text; '*' for any error." sep:"none"`
-	Limit     int      `help:"The most decisions to print." default:"100"`
+
+	RequestedBy []string `help:"The address that asked." sep:"none"`
+	Error       []string `help:"Error text; '*' for any error." sep:"none"`
+	Limit       int      `help:"The most decisions to print." default:"100"`
 }
 
 // Run searches and prints, page by page.
@@ -54,7 +56,8 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 	for name, values := range map[string][]string{
 		"outcome": f.Outcome, "path": f.Path, "tenant": f.Tenant, "principal": f.Principal, "action": f.Action,
 		"resource": f.Resource,
-		"opa":      f.OPA, "app": f.App, "revision": f.Revision, "trace_id": f.TraceID, "batch_decision_id": f.BatchID, "error": f.Error,
+		"opa":      f.OPA, "app": f.App, "revision": f.Revision, "trace_id": f.TraceID,
+		"batch_decision_id": f.BatchID, "requested_by": f.RequestedBy, "error": f.Error,
 	} {
 		for _, v := range values {
 			query.Add(name, v)

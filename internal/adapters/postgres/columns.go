@@ -45,7 +45,9 @@ func (s *Store) StoredEvents(ctx context.Context, scope domain.Scope, q domain.Q
 	}
 	for _, i := range waits {
 		if i < len(page.Items) {
-			page.Items[i].Event, _ = s.dictionaries.Unpack(page.Items[i].Event) // nil has another hash
+			event, err := s.dictionaries.Unpack(page.Items[i].Event)
+			s.dictionaries.Missing(err)
+			page.Items[i].Event = event // nil has another hash
 		}
 	}
 	return page, nil
@@ -73,7 +75,8 @@ var recount = `WITH changed AS (
 		SELECT d.timestamp, d.tenant, d.path, d.outcome, u.path AS new_path, u.outcome AS new_outcome
 		FROM decisions d JOIN unnest($2::decision_input[]) u ON d.timestamp = u.timestamp AND d.tenant = u.tenant
 			AND d.decision_id = u.decision_id AND d.sha256 = u.sha256
-		WHERE d.timestamp BETWEEN $3 AND $4 AND (d.path, d.outcome) IS DISTINCT FROM (u.path COLLATE "C", u.outcome COLLATE "C")
+		WHERE d.timestamp BETWEEN $3 AND $4
+			AND (d.path, d.outcome) IS DISTINCT FROM (u.path COLLATE "C", u.outcome COLLATE "C")
 		FOR UPDATE OF d
 	) ` + appendCounts(`(SELECT timestamp, tenant, path, outcome, -1 AS n FROM changed
 		UNION ALL SELECT timestamp, tenant, new_path, new_outcome, 1 FROM changed) b`)

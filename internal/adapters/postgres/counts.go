@@ -22,7 +22,8 @@ func appendCounts(rows string) string {
 	return `INSERT INTO decision_counts (at, seconds, folded, tenant, path, outcome, decisions)
 		SELECT CASE seconds WHEN 60 THEN date_trunc('minute', timestamp, 'UTC') ELSE date_trunc('hour', timestamp, 'UTC') END,
 			seconds, false, tenant, coalesce(path, ''), outcome, sum(n)
-		FROM (SELECT timestamp, tenant, path, outcome, n, ` + fmt.Sprintf(spanOf, "timestamp") + ` AS seconds FROM ` + rows + `) c
+		FROM (SELECT timestamp, tenant, path, outcome, n, ` + fmt.Sprintf(spanOf, "timestamp") + ` AS seconds
+			FROM ` + rows + `) c
 		GROUP BY 1, 2, tenant, path, outcome`
 }
 
@@ -39,18 +40,21 @@ func fold(condition string) string {
 		WHERE at >= $1::timestamptz AND at < $2::timestamptz AND folded AND path <> $4::text
 	), fresh AS (
 		SELECT tenant, path, row_number() OVER (PARTITION BY tenant ORDER BY sum(decisions) DESC, path) AS n
-		FROM went w WHERE path <> $4::text AND NOT EXISTS (SELECT 1 FROM known k WHERE k.tenant = w.tenant AND k.path = w.path)
+		FROM went w WHERE path <> $4::text
+			AND NOT EXISTS (SELECT 1 FROM known k WHERE k.tenant = w.tenant AND k.path = w.path)
 		GROUP BY tenant, path
 	), kept AS (
 		SELECT tenant, path FROM known
-		UNION ALL SELECT f.tenant, f.path FROM fresh f WHERE n <= $5::int - (SELECT count(*) FROM known k WHERE k.tenant = f.tenant)
+		UNION ALL SELECT f.tenant, f.path FROM fresh f
+			WHERE n <= $5::int - (SELECT count(*) FROM known k WHERE k.tenant = f.tenant)
 	)
 	INSERT INTO decision_counts AS c (at, seconds, folded, tenant, path, outcome, decisions)
 		SELECT date_bin(make_interval(secs => w.seconds), w.at, $1::timestamptz), w.seconds, true, w.tenant,
 			coalesce(k.path, $4::text), w.outcome, sum(w.decisions)
 		FROM went w LEFT JOIN kept k ON k.tenant = w.tenant AND k.path = w.path
 		GROUP BY 1, w.seconds, w.tenant, 5, w.outcome HAVING sum(w.decisions) <> 0
-		ON CONFLICT (at, seconds, tenant, path, outcome) WHERE folded DO UPDATE SET decisions = c.decisions + excluded.decisions`
+		ON CONFLICT (at, seconds, tenant, path, outcome) WHERE folded
+			DO UPDATE SET decisions = c.decisions + excluded.decisions`
 }
 
 var (
@@ -85,12 +89,15 @@ const counted = `WITH edges AS (
 			coalesce(min(at) FILTER (WHERE at + seconds * interval '1 s' > $2::timestamptz), $2::timestamptz) AS last
 		FROM decision_counts WHERE at < $1::timestamptz AND at > $1::timestamptz - interval '1 day'
 				AND at + seconds * interval '1 s' > $1::timestamptz
-			OR at < $2::timestamptz AND at > $2::timestamptz - interval '1 day' AND at + seconds * interval '1 s' > $2::timestamptz
+			OR at < $2::timestamptz AND at > $2::timestamptz - interval '1 day'
+				AND at + seconds * interval '1 s' > $2::timestamptz
 	), spans AS (
-		SELECT CASE WHEN first <= last THEN first ELSE $2::timestamptz END AS first, CASE WHEN first <= last THEN last ELSE $2::timestamptz END AS last FROM edges
+		SELECT CASE WHEN first <= last THEN first ELSE $2::timestamptz END AS first,
+			CASE WHEN first <= last THEN last ELSE $2::timestamptz END AS last FROM edges
 	), parts AS (
 		SELECT tenant, path, outcome, decisions AS n FROM decision_counts, edges
-			WHERE at >= first AND at + seconds * interval '1 s' <= last AND at >= $1::timestamptz AND at < $2::timestamptz AND %[1]s
+			WHERE at >= first AND at + seconds * interval '1 s' <= last
+				AND at >= $1::timestamptz AND at < $2::timestamptz AND %[1]s
 		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
 			WHERE timestamp >= $1::timestamptz AND timestamp < first AND %[1]s
 		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans

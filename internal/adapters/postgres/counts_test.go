@@ -13,8 +13,8 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// TestCountsWhileTheyAreFolded has two savers with half of their rows in common, whose servers' processes are killed now
-// and then, while the counts are folded and read.
+// TestCountsWhileTheyAreFolded has two savers with half of their rows in common, whose servers' processes are killed
+// now and then, while the counts are folded and read.
 func TestCountsWhileTheyAreFolded(t *testing.T) {
 	p := postgres(t)
 	database := newDatabase(t, p)

@@ -129,7 +129,8 @@ func (s *Store) makeDay(ctx context.Context, conn *pgx.Conn, d domain.Day) error
 		statements = append(statements, `ALTER TABLE `+countsOf(d)+` REPLICA IDENTITY FULL`)
 	}
 	if attached && !counts { // it has rows already
-		statements = append(statements, `INSERT INTO decision_counts SELECT date_trunc('hour', timestamp, 'UTC'), 3600, true, tenant,
+		statements = append(statements, `INSERT INTO decision_counts
+			SELECT date_trunc('hour', timestamp, 'UTC'), 3600, true, tenant,
 			coalesce(path, ''), outcome, count(*) FROM `+partitionOf(d)+` GROUP BY 1, 4, 5, 6`)
 	}
 	for _, statement := range statements {
@@ -143,7 +144,8 @@ func (s *Store) makeDay(ctx context.Context, conn *pgx.Conn, d domain.Day) error
 // partition is how a day's partition of a table is made.
 func partition(of, name string, d domain.Day) []string {
 	return []string{
-		fmt.Sprintf(`CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION)`,
+		fmt.Sprintf(`CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE
+			INCLUDING COMPRESSION)`,
 			name, of),
 		fmt.Sprintf(`ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM ('%s') TO ('%s')`, of, name,
 			d.Start().Format(time.RFC3339), d.End().Format(time.RFC3339)),

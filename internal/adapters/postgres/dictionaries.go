@@ -16,8 +16,8 @@ import (
 // eventColumns are where a row has its event; see eventOf.
 const eventColumns = `, event::text AS event, packed`
 
-// eventOf is the event of a row, which has it as JSON or packed. A dictionary that is not known may have been made since
-// they were read.
+// eventOf is the event of a row, which has it as JSON or packed. A dictionary that is not known may have been made
+// since they were read.
 func (s *Store) eventOf(ctx context.Context, event, packed []byte) ([]byte, error) {
 	if packed == nil {
 		return event, nil
@@ -28,6 +28,7 @@ func (s *Store) eventOf(ctx context.Context, event, packed []byte) ([]byte, erro
 			return nil, err
 		}
 		event, err = s.dictionaries.Unpack(packed)
+		s.dictionaries.Missing(err)
 	}
 	return event, err
 }
@@ -59,8 +60,8 @@ func (s *Store) learnDictionaries(ctx context.Context) {
 	}
 }
 
-// readDictionaries reads those that are not known, from the primary: a standby may not have the newest, and its searches
-// must not keep a batch waiting.
+// readDictionaries reads those that are not known, from the primary: a standby may not have the newest, and its
+// searches must not keep a batch waiting.
 func (s *Store) readDictionaries(ctx context.Context) error {
 	var found []domain.Dictionary
 	err := s.change(ctx, "read dictionaries", func(b *pgx.Batch) {

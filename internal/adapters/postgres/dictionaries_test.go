@@ -56,8 +56,8 @@ func put(t *testing.T, s *Store, decisions ...domain.Decision) {
 	}
 }
 
-// TestDictionariesOfTwoSavers has each read what the other has packed, with dictionaries that it has not heard of, and a
-// database that was restored beneath both.
+// TestDictionariesOfTwoSavers has each read what the other has packed, with dictionaries that it has not heard of, and
+// a database that was restored beneath both.
 func TestDictionariesOfTwoSavers(t *testing.T) {
 	p := postgres(t)
 	database := newDatabase(t, p)
@@ -129,8 +129,8 @@ func TestEventsSwitchedUnderLoad(t *testing.T) {
 	}
 }
 
-// TestLogicalReplication has a replica of all tables, which needs the dictionaries as well as the rows; docket goes on to
-// change every table meanwhile.
+// TestLogicalReplication has a replica of all tables, which needs the dictionaries as well as the rows; docket goes on
+// to change every table meanwhile.
 func TestLogicalReplication(t *testing.T) {
 	p, err := testserver.StartPostgres("", "fsync=off", "wal_level=logical")
 	testserver.Need(t, err)
@@ -172,7 +172,8 @@ func TestLogicalReplication(t *testing.T) {
 		counts, err := s.CountDecisions(t.Context(), domain.AllTenants(), now.Add(-time.Hour), now.Add(time.Hour))
 		require.NoError(t, err)
 		require.Equal(t, []domain.DecisionCount{
-			{Tenant: "t", Outcome: domain.OutcomeAllowed, Decisions: 50}, {Tenant: "t", Outcome: domain.OutcomeDenied, Decisions: 1},
+			{Tenant: "t", Outcome: domain.OutcomeAllowed, Decisions: 50},
+			{Tenant: "t", Outcome: domain.OutcomeDenied, Decisions: 1},
 		}, counts.Items)
 	}
 }

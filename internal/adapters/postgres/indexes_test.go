@@ -70,7 +70,8 @@ func TestFiltersFit(t *testing.T) {
 	require.Positive(t, unsummarised(t, s, today))
 	for n := range 200 { // into ranges that have a summary
 		d := decision(fmt.Sprintf("more-%d", n), time.Now(), `{}`)
-		d.Principal, d.Resource, d.TraceID, d.RequestedBy = fmt.Sprint(n, "p"), fmt.Sprint(n, "r"), fmt.Sprint(n, "t"), fmt.Sprint(n)
+		d.Principal, d.Resource, d.TraceID, d.RequestedBy =
+			fmt.Sprint(n, "p"), fmt.Sprint(n, "r"), fmt.Sprint(n, "t"), fmt.Sprint(n)
 		statuses, err := s.SaveBatch(t.Context(), []domain.Decision{d})
 		require.NoError(t, err)
 		require.Equal(t, []domain.SaveStatus{domain.Saved}, statuses)
@@ -107,7 +108,8 @@ func TestFiltersThatDoNotFitAreMisconfigured(t *testing.T) {
 	}
 }
 
-// TestTendWaitsForNoVacuum has somebody hold the lock that a vacuum holds: the turn goes on, and leaves the other alone.
+// TestTendWaitsForNoVacuum has somebody hold the lock that a vacuum holds: the turn goes on, and leaves the other
+// alone.
 func TestTendWaitsForNoVacuum(t *testing.T) {
 	s := newStore(t, postgres(t).URL(newDatabase(t, postgres(t)), ""), nil)
 	today := domain.DayOf(time.Now())
@@ -202,7 +204,9 @@ func plans(t *testing.T, analyzed bool) {
 	}
 	t.Run("one of several, of what is denied", func(t *testing.T) {
 		got := plan(domain.AllOf(
-			domain.Expr{Op: domain.OpOr, Args: []domain.Expr{equal(domain.FieldPrincipal, "a"), equal(domain.FieldPrincipal, "b")}},
+			domain.Expr{Op: domain.OpOr, Args: []domain.Expr{
+				equal(domain.FieldPrincipal, "a"), equal(domain.FieldPrincipal, "b"),
+			}},
 			equal(domain.FieldOutcome, "denied"),
 		))
 		require.Contains(t, got, "Bitmap Index Scan")
@@ -288,7 +292,9 @@ func TestSearchesForRareValuesAheadOfTheirTime(t *testing.T) {
 	never := time.Date(9999, 12, 31, 23, 0, 0, 0, time.UTC)
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	var rows []domain.Decision
-	for n, at := range []time.Time{never, now.Add(time.Hour), now, now.Add(-24 * time.Hour), now.Add(-50 * 24 * time.Hour), {}} {
+	for n, at := range []time.Time{
+		never, now.Add(time.Hour), now, now.Add(-24 * time.Hour), now.Add(-50 * 24 * time.Hour), {},
+	} {
 		d := decision(fmt.Sprint("id-", n), now, `{}`)
 		d.Timestamp, d.Principal = at, "alice"
 		if at.IsZero() {

@@ -131,8 +131,9 @@ func (s *Store) page(
 	}
 }
 
-// sliceSince is where the next slice of a search begins that ends at until; that may be zero, or ahead of all rows. Where
-// there is no older day it reaches back as far as the search does: decisions without a day of their own may be older.
+// sliceSince is where the next slice of a search begins that ends at until; that may be zero, or ahead of all rows.
+// Where there is no older day it reaches back as far as the search does: decisions without a day of their own may be
+// older.
 func sliceSince(since, until time.Time, span time.Duration, days []domain.Day, now time.Time) time.Time {
 	if len(days) == 0 {
 		return since
@@ -208,7 +209,8 @@ func pageQuery(
 		w.Args = inner.Args
 		from = `(SELECT * FROM TABLE WHERE ` + inner.String() + ` OFFSET 0) t`
 	}
-	sql = inTables(in, `SELECT `+columns+` FROM `+from+` WHERE `+w.String()+order) + strings.ReplaceAll(order, "TIME", "time")
+	sql = inTables(in, `SELECT `+columns+` FROM `+from+` WHERE `+w.String()+order) +
+		strings.ReplaceAll(order, "TIME", "time")
 	return sql, w.Args
 }
 

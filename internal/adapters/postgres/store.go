@@ -104,10 +104,12 @@ func Open(opts Options) (*Store, error) {
 	if opts.StatementTimeout == 0 {
 		opts.StatementTimeout = statementTimeout
 	}
-	// jit: a scan that a search has turned off is said to cost so much that the server compiles its statement for a second.
+	// jit: a scan that a search has turned off is said to cost so much that the server compiles its statement for a
+	// second.
 	settings := func(lock time.Duration) string {
 		return fmt.Sprintf(`SELECT set_config('statement_timeout', '%d', true), set_config('lock_timeout', '%d', true),
-		set_config('jit', 'off', true), set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE
+		set_config('jit', 'off', true), set_config('synchronous_commit',
+			CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE
 		current_setting('synchronous_commit') END, true)`,
 			opts.StatementTimeout.Milliseconds(), lock.Milliseconds())
 	}
@@ -193,8 +195,8 @@ const migrationLock = 0x646f636b6574 // "docket"
 // lookTimeout bounds what asks for the schema's version, and waits for another process that migrates.
 const lookTimeout = 5 * time.Second
 
-// Migrate creates or updates the schema, and makes the partitions of the next days. Looking is bounded; a migration that
-// reads every day takes the time that it takes, unless ctx ends.
+// Migrate creates or updates the schema, and makes the partitions of the next days. Looking is bounded; a migration
+// that reads every day takes the time that it takes, unless ctx ends.
 func (s *Store) Migrate(ctx context.Context) error {
 	err := s.withDB(ctx, func(db *sql.DB, p *goose.Provider) error {
 		look, cancel := context.WithTimeout(ctx, lookTimeout)

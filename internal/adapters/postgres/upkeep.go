@@ -46,7 +46,8 @@ func (s *Store) Tend(ctx context.Context, owner string) error {
 	var errs []error
 	for _, d := range slices.Backward(days) { // searches are about the newest most of all
 		if deadline, _ := ctx.Deadline(); time.Until(deadline) < s.opts.StatementTimeout {
-			errs = append(errs, domain.Errorf(domain.Unavailable, "the upkeep of %s and the days before waits for the next turn", d))
+			errs = append(errs, domain.Errorf(domain.Unavailable,
+				"the upkeep of %s and the days before waits for the next turn", d))
 			break
 		}
 		s.mu.Lock()
@@ -108,8 +109,8 @@ func (s *Store) insertions(ctx context.Context) (map[domain.Day]int64, error) {
 	return out, err
 }
 
-// summarise has the ranges of a day summarised that are not. What was done before an error stays done, and what somebody
-// else's lock keeps from being done waits for the next turn.
+// summarise has the ranges of a day summarised that are not. What was done before an error stays done, and what
+// somebody else's lock keeps from being done waits for the next turn.
 func (s *Store) summarise(ctx context.Context, d domain.Day) (done bool, err error) {
 	conn, err := s.acquire(ctx)
 	if err != nil {
@@ -120,8 +121,10 @@ func (s *Store) summarise(ctx context.Context, d domain.Day) (done bool, err err
 	batch.Queue(begin)
 	batch.Queue(fmt.Sprintf(`SELECT set_config('statement_timeout', '%d', true), set_config('lock_timeout', '%d', true)`,
 		tendFor.Milliseconds(), summariseLockTimeout.Milliseconds()))
-	batch.Queue(`SELECT brin_summarize_new_values(i.indexrelid) FROM pg_inherits h JOIN pg_index i ON i.indexrelid = h.inhrelid
-		WHERE h.inhparent = 'decisions_bloom'::regclass AND i.indrelid = to_regclass($1::text) AND i.indisvalid`, partitionOf(d))
+	batch.Queue(`SELECT brin_summarize_new_values(i.indexrelid) FROM pg_inherits h
+		JOIN pg_index i ON i.indexrelid = h.inhrelid
+		WHERE h.inhparent = to_regclass('decisions_bloom')
+			AND i.indrelid = to_regclass($1::text) AND i.indisvalid`, partitionOf(d))
 	batch.Queue("COMMIT")
 	err = s.settle("summarise "+partitionOf(d), conn.Conn(), conn.Conn().SendBatch(ctx, &batch).Close())
 	if domain.CodeOf(err) == "55P03" {

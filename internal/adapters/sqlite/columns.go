@@ -74,7 +74,8 @@ func (s *Store) recount(tx *sql.Tx, decisions []domain.Decision) error {
 	counts := tally{}
 	for i := range decisions {
 		before, after := decisions[i], &decisions[i]
-		err := was.QueryRow(after.ID, after.Tenant, micros(after.Timestamp), after.SHA256[:]).Scan(&before.Path, &before.Outcome)
+		err := was.QueryRow(after.ID, after.Tenant, micros(after.Timestamp), after.SHA256[:]).
+			Scan(&before.Path, &before.Outcome)
 		if errors.Is(err, sql.ErrNoRows) {
 			continue
 		}

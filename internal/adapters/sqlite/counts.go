@@ -34,7 +34,8 @@ func (t tally) write(tx *sql.Tx) error {
 	if len(t) == 0 {
 		return nil
 	}
-	upsert, err := tx.Prepare(`INSERT INTO decision_counts (at, seconds, folded, tenant, path, outcome, decisions) VALUES (?, ?, 0, ?, ?, ?, ?)
+	upsert, err := tx.Prepare(`INSERT INTO decision_counts (at, seconds, folded, tenant, path, outcome, decisions)
+		VALUES (?, ?, 0, ?, ?, ?, ?)
 		ON CONFLICT DO UPDATE SET decisions = decisions + excluded.decisions`)
 	if err != nil {
 		return err
@@ -59,14 +60,16 @@ func (s *Store) foldCounts(ctx context.Context, d domain.Day) error {
 	const of = `at >= ?1 AND at < ?2`
 	steps := []string{
 		`CREATE TEMP TABLE went AS SELECT * FROM decision_counts WHERE ` + of + ` AND (NOT folded OR seconds < ?3)`,
-		`CREATE TEMP TABLE kept AS SELECT DISTINCT tenant, path FROM decision_counts WHERE ` + of + ` AND folded AND path <> ?4`,
+		`CREATE TEMP TABLE kept AS SELECT DISTINCT tenant, path
+			FROM decision_counts WHERE ` + of + ` AND folded AND path <> ?4`,
 		`INSERT INTO kept SELECT tenant, path FROM (
 			SELECT tenant, path, row_number() OVER (PARTITION BY tenant ORDER BY sum(decisions) DESC, path) AS n FROM went w
 			WHERE path <> ?4 AND NOT EXISTS (SELECT 1 FROM kept k WHERE k.tenant = w.tenant AND k.path = w.path)
 			GROUP BY tenant, path) f WHERE n <= ?5 - (SELECT count(*) FROM kept k WHERE k.tenant = f.tenant)`,
 		`DELETE FROM decision_counts WHERE ` + of + ` AND (NOT folded OR seconds < ?3)`,
 		`INSERT INTO decision_counts (at, seconds, folded, tenant, path, outcome, decisions)
-			SELECT at - (at - ?1) % (max(seconds, ?3) * 1000000), max(seconds, ?3), 1, w.tenant, coalesce(k.path, ?4), outcome, sum(decisions)
+			SELECT at - (at - ?1) % (max(seconds, ?3) * 1000000), max(seconds, ?3), 1,
+				w.tenant, coalesce(k.path, ?4), outcome, sum(decisions)
 			FROM went w LEFT JOIN kept k ON k.tenant = w.tenant AND k.path = w.path
 			WHERE true GROUP BY 1, 2, w.tenant, 5, outcome HAVING sum(decisions) <> 0
 			ON CONFLICT DO UPDATE SET decisions = decisions + excluded.decisions`,
@@ -133,14 +136,17 @@ func (s *Store) CountDecisions(
 		FROM decision_counts WHERE at < ?1 AND at > ?1 - 86400000000 AND at + seconds * 1000000 > ?1
 			OR at < ?2 AND at > ?2 - 86400000000 AND at + seconds * 1000000 > ?2
 	), spans AS (
-		SELECT CASE WHEN first <= last THEN first ELSE ?2 END AS first, CASE WHEN first <= last THEN last ELSE ?2 END AS last FROM edges
+		SELECT CASE WHEN first <= last THEN first ELSE ?2 END AS first,
+			CASE WHEN first <= last THEN last ELSE ?2 END AS last FROM edges
 	), parts AS (
 		SELECT tenant, path, outcome, decisions AS n FROM decision_counts, edges
 			WHERE at >= first AND at + seconds * 1000000 <= last AND at >= ?1 AND at < ?2 AND %[1]s
 		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
 			WHERE time >= ?1 AND time < first AND %[1]s
-		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans WHERE time >= last AND time < ?2 AND %[1]s
-		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions_out_of_window WHERE time >= ?1 AND time < ?2 AND %[1]s
+		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
+			WHERE time >= last AND time < ?2 AND %[1]s
+		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions_out_of_window
+			WHERE time >= ?1 AND time < ?2 AND %[1]s
 	) SELECT tenant, path, outcome, sum(n) FROM parts GROUP BY tenant, path, outcome HAVING sum(n) <> 0
 	ORDER BY 4 DESC, tenant, path, outcome`
 	err = s.each(ctx, fmt.Sprintf(counted, w.String()), w.Args, func(rows *sql.Rows) error {

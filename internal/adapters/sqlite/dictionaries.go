@@ -15,7 +15,9 @@ func (s *Store) eventOf(packed bool, event []byte) ([]byte, error) {
 	if !packed {
 		return event, nil
 	}
-	return s.dictionaries.Unpack(event)
+	event, err := s.dictionaries.Unpack(event)
+	s.dictionaries.Missing(err)
+	return event, err
 }
 
 // packing begins a batch; nil where events are kept as they are.
@@ -57,7 +59,8 @@ func needDictionaries(tx *sql.Tx, packing *sqlstore.Packing) error {
 	}
 	for _, d := range packing.Used() {
 		var there bool
-		if err := tx.QueryRow(`SELECT EXISTS (SELECT 1 FROM dictionaries WHERE sha256 = ?)`, d.SHA256[:]).Scan(&there); err != nil {
+		row := tx.QueryRow(`SELECT EXISTS (SELECT 1 FROM dictionaries WHERE sha256 = ?)`, d.SHA256[:])
+		if err := row.Scan(&there); err != nil {
 			return fmt.Errorf("look for a dictionary: %w", err)
 		}
 		if !there {
@@ -110,7 +113,8 @@ func (s *Store) TakeLease(ctx context.Context, lease domain.Lease, length time.D
 	now := s.opts.Now()
 	err = s.inTx(ctx, func(tx *sql.Tx) error {
 		res, err := tx.Exec(`INSERT INTO leases AS l (name, owner, until) VALUES (?1, ?2, ?3)
-			ON CONFLICT DO UPDATE SET owner = excluded.owner, until = excluded.until WHERE l.owner = excluded.owner OR l.until < ?4`,
+			ON CONFLICT DO UPDATE SET owner = excluded.owner, until = excluded.until
+				WHERE l.owner = excluded.owner OR l.until < ?4`,
 			lease.Name, lease.Owner, now.Add(length).UnixMicro(), now.UnixMicro())
 		if err != nil {
 			return err

@@ -160,7 +160,8 @@ func (s *Store) Decisions(ctx context.Context, scope domain.Scope, id string) ([
 	row := s.read.QueryRowContext(
 		ctx,
 		`SELECT packed, event FROM decisions WHERE decision_id = ?1 AND tenant = ?2 AND timestamp IS ?3
-		UNION ALL SELECT packed, event FROM decisions_out_of_window WHERE decision_id = ?1 AND tenant = ?2 AND timestamp IS ?3`,
+		UNION ALL SELECT packed, event FROM decisions_out_of_window
+			WHERE decision_id = ?1 AND tenant = ?2 AND timestamp IS ?3`,
 		newest.ID,
 		newest.Tenant,
 		micros(newest.Timestamp),

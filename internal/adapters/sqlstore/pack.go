@@ -39,6 +39,7 @@ type Dictionaries struct {
 	known   map[prefix]*dictionary
 	tenants map[string]*dictionary // the newest
 	damaged map[[sha256.Size]byte]bool
+	missing map[string]bool // what Missing has told
 }
 
 type dictionary struct {
@@ -50,7 +51,7 @@ type dictionary struct {
 func NewDictionaries(log *slog.Logger) *Dictionaries {
 	return &Dictionaries{
 		log: log, known: map[prefix]*dictionary{}, tenants: map[string]*dictionary{},
-		damaged: map[[sha256.Size]byte]bool{},
+		damaged: map[[sha256.Size]byte]bool{}, missing: map[string]bool{},
 	}
 }
 
@@ -160,8 +161,24 @@ func (p *Packing) Used() []domain.Dictionary {
 	return out
 }
 
+// Missing tells an operator, once, of what Unpack has said though everything there was had been read.
+func (d *Dictionaries) Missing(err error) {
+	if !errors.Is(err, ErrUnknownDictionary) {
+		return
+	}
+	d.mu.Lock()
+	said := d.missing[err.Error()]
+	d.missing[err.Error()] = true
+	d.mu.Unlock()
+	if !said {
+		d.log.Error("a dictionary is missing from the store: events that were packed with it cannot be read", "error", err)
+	}
+}
+
 // ErrUnknownDictionary is what Unpack returns where the event's dictionary is not known: it may have been made since.
-var ErrUnknownDictionary = errors.New("its dictionary is not in the table dictionaries, or is damaged: restore that table")
+var ErrUnknownDictionary = errors.New(
+	"its dictionary is not in the table dictionaries, or is damaged: restore that table",
+)
 
 // Unpack returns the event that was packed. Whoever hands the bytes on compares their hash.
 func (d *Dictionaries) Unpack(packed []byte) ([]byte, error) {

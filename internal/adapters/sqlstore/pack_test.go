@@ -92,6 +92,20 @@ func TestADamagedDictionaryIsNotUsed(t *testing.T) {
 	assert.Len(t, d.Known(), 1, "it is not read, and told of, again and again")
 }
 
+func TestAMissingDictionaryIsToldOfOnce(t *testing.T) {
+	d := NewDictionaries(slog.New(slog.DiscardHandler))
+	d.Learn([]domain.Dictionary{dictionaryOf(packable)})
+	packed := d.Begin().Append(nil, "t", []byte(packable))
+	var said strings.Builder
+	other := NewDictionaries(slog.New(slog.NewTextHandler(&said, nil)))
+	for range 3 {
+		_, err := other.Unpack(packed)
+		other.Missing(err)
+	}
+	other.Missing(nil)
+	assert.Equal(t, 1, strings.Count(said.String(), "a dictionary is missing"))
+}
+
 func FuzzUnpack(f *testing.F) {
 	d := NewDictionaries(slog.New(slog.DiscardHandler))
 	d.Learn([]domain.Dictionary{dictionaryOf(packable)})

@@ -89,7 +89,8 @@ func (c *counting) exact(t *testing.T, what string) {
 			[2]time.Time{from.Truncate(time.Hour), from.Truncate(time.Hour).Add(length)})
 	}
 	for i := range 6 { // around the newest rows
-		spans = append(spans, [2]time.Time{c.Now.Add(-time.Duration(i*29) * time.Minute), c.Now.Add(-time.Duration(i*7) * time.Minute)})
+		spans = append(spans, [2]time.Time{c.Now.Add(-time.Duration(i*29) * time.Minute),
+			c.Now.Add(-time.Duration(i*7) * time.Minute)})
 	}
 	for _, s := range spans {
 		for _, scope := range []domain.Scope{domain.AllTenants(), domain.Tenants("acme"), domain.Tenants("nobody")} {
@@ -102,9 +103,9 @@ func (c *counting) exact(t *testing.T, what string) {
 	}
 }
 
-func (c *counting) tend(t *testing.T, owner string) {
+func (c *counting) tend(t *testing.T) {
 	t.Helper()
-	require.NoError(t, c.Decisions.Tend(t.Context(), owner))
+	require.NoError(t, c.Decisions.Tend(t.Context(), "one"))
 }
 
 func storeCounts(t *testing.T, h *StoreHarness) {
@@ -117,9 +118,9 @@ func storeCounts(t *testing.T, h *StoreHarness) {
 	}
 	c.keep(t, outside...)
 	c.exact(t, "as they came")
-	c.tend(t, "one")
+	c.tend(t)
 	c.exact(t, "folded")
-	c.tend(t, "one")
+	c.tend(t)
 	c.exact(t, "folded again")
 
 	h.save(t, domain.Duplicate, c.rows[:300]...)
@@ -154,16 +155,16 @@ func storeCounts(t *testing.T, h *StoreHarness) {
 	require.NoError(t, h.Decisions.SetColumns(t.Context(), append(changed, wrong)))
 	require.NoError(t, h.Decisions.SetColumns(t.Context(), changed))
 	c.exact(t, "changed")
-	c.tend(t, "one")
+	c.tend(t)
 	c.exact(t, "changed and folded")
 
 	// Days go by: minutes become hours, and hours days; rows that are late go into what they have become.
-	for _, days := range []time.Duration{1, 2, 30} {
-		h.Now = h.Now.Add(days * 24 * time.Hour)
+	for _, days := range []int{1, 2, 30} {
+		h.Now = h.Now.AddDate(0, 0, days)
 		c.keep(t, c.some(100, 5, h.Now.Add(-40*24*time.Hour), h.Now)...)
 		c.exact(t, "late")
 		h.Decisions, h.Control = h.Reopen(t)
-		c.tend(t, "one")
+		c.tend(t)
 		c.exact(t, "late and folded")
 	}
 }
@@ -173,14 +174,14 @@ func storeCountsOfDroppedDays(t *testing.T, h *StoreHarness) {
 	c := counts(h)
 	old := domain.DayOf(h.Now) - 5
 	c.keep(t, c.some(100, 5, old.Start(), old.End())...)
-	c.tend(t, "one")
+	c.tend(t)
 	c.rows = nil
 	c.keep(t, c.some(100, 5, old.End(), h.Now)...)
 	dropped, err := h.Decisions.DropDay(t.Context(), old, 0)
 	require.NoError(t, err)
 	require.True(t, dropped)
 	c.exact(t, "dropped")
-	c.tend(t, "one")
+	c.tend(t)
 	c.exact(t, "dropped and folded")
 	days, err := h.Decisions.Days(t.Context())
 	require.NoError(t, err)
@@ -192,7 +193,7 @@ func storeCountsOfMadeUpPaths(t *testing.T, h *StoreHarness) {
 	c := counts(h)
 	day := domain.DayOf(h.Now) - 3
 	c.keep(t, c.some(60, 2, day.Start(), day.End())...)
-	c.tend(t, "one")
+	c.tend(t)
 	for n := range 4 {
 		rows := c.some(2500, 10_000, day.Start(), day.End())
 		for i := range rows {
@@ -200,7 +201,7 @@ func storeCountsOfMadeUpPaths(t *testing.T, h *StoreHarness) {
 		}
 		c.keep(t, rows...)
 		h.Decisions, h.Control = h.Reopen(t) // all days are due again
-		c.tend(t, "one")
+		c.tend(t)
 		got := c.count(t, domain.AllTenants(), day.Start(), day.End())
 		require.False(t, got.Complete)
 		paths, sum, outcomes := map[string]bool{}, int64(0), map[string]int64{}
