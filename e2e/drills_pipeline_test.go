@@ -66,9 +66,13 @@ func TestDrillRestoredStore(t *testing.T) {
 	c.exec(t, `CREATE TABLE backup_of_rows AS SELECT tenant, decision_id FROM decisions`)
 	sleepFor(t, 5*time.Second)
 	d.inject(func() func() {
-		c.exec(t, `BEGIN; DELETE FROM decisions WHERE (tenant, decision_id) NOT IN (SELECT tenant, decision_id FROM backup_of_rows);
+		c.exec(t, `BEGIN; LOCK TABLE decisions, decision_counts IN EXCLUSIVE MODE;
+			DELETE FROM decisions WHERE (tenant, decision_id) NOT IN (SELECT tenant, decision_id FROM backup_of_rows);
 			UPDATE log_marks m SET next_offset = b.next_offset FROM backup_of_marks b WHERE
-			(m.consumer_group, m.topic, m.topic_id, m.partition) = (b.consumer_group, b.topic, b.topic_id, b.partition); COMMIT`)
+			(m.consumer_group, m.topic, m.topic_id, m.partition) = (b.consumer_group, b.topic, b.topic_id, b.partition);
+			DELETE FROM decision_counts; -- they are restored with the rows
+			INSERT INTO decision_counts SELECT date_trunc('minute', timestamp, 'UTC'), 60, false, tenant, coalesce(path, ''),
+				outcome, count(*) FROM decisions GROUP BY 1, 4, 5, 6; COMMIT`)
 		return nothing
 	})
 	d.heal()
