@@ -13,16 +13,14 @@ import (
 // countsOf is the name of the partition of a day's counts.
 func countsOf(d domain.Day) string { return "decision_counts_" + d.Start().Format("20060102") }
 
-// spanOf is by how many seconds a decision is counted at first: by the hour where its day is past the minutes. Its
-// argument names the timestamp; $1 is now.
-const spanOf = `CASE WHEN %[1]s < $1::timestamptz - interval '2 days' THEN 3600 ELSE 60 END`
-
-// appendCounts appends the counts of rows, from a subquery with timestamp, tenant, path, outcome and n.
+// appendCounts appends the counts of rows, from a subquery with timestamp, tenant, path, outcome and n: by the hour
+// where their day is past the minutes. $1 is now.
 func appendCounts(rows string) string {
 	return `INSERT INTO decision_counts (at, seconds, folded, tenant, path, outcome, decisions)
 		SELECT CASE seconds WHEN 60 THEN date_trunc('minute', timestamp, 'UTC') ELSE date_trunc('hour', timestamp, 'UTC') END,
 			seconds, false, tenant, coalesce(path, ''), outcome, sum(n)
-		FROM (SELECT timestamp, tenant, path, outcome, n, ` + fmt.Sprintf(spanOf, "timestamp") + ` AS seconds
+		FROM (SELECT timestamp, tenant, path, outcome, n,
+			CASE WHEN timestamp < $1::timestamptz - interval '2 days' THEN 3600 ELSE 60 END AS seconds
 			FROM ` + rows + `) c
 		GROUP BY 1, 2, tenant, path, outcome`
 }
