@@ -39,7 +39,7 @@ func (c *capture) read(p *plan, event []byte) {
 	clear(c.values)
 	d := decode(event)
 	defer d.release()
-	c.walk(d, p.root)
+	c.members(d, p.root)
 }
 
 // walk reads one value and keeps what the node wants of it; false means that the event is no JSON.

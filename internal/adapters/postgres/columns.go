@@ -112,20 +112,21 @@ func (s *Store) update(ctx context.Context, conn *pgx.Conn, rows []row) error {
 	batch.ExecParams(begin, nil, nil, nil, nil)
 	batch.ExecParams(s.settings, nil, nil, nil, nil)
 	array := encode(element, rows, nil)
+	defer array.giveBack()
 	first, last := span(rows)
 	batch.ExecParams(
-		recount, [][]byte{instantParam(s.opts.Now()), array, instantParam(first), instantParam(last)},
+		recount, [][]byte{instantParam(s.opts.Now()), *array, instantParam(first), instantParam(last)},
 		[]uint32{pgtype.TimestamptzOID, 0, pgtype.TimestamptzOID, pgtype.TimestamptzOID}, binaryFormat, binaryFormat,
 	)
 	batch.ExecParams(
 		strings.ReplaceAll(setColumns, "TABLE", "decisions")+
 			`d.timestamp = u.timestamp AND d.timestamp BETWEEN $2 AND $3`,
-		[][]byte{array, instantParam(first), instantParam(last)},
+		[][]byte{*array, instantParam(first), instantParam(last)},
 		[]uint32{0, pgtype.TimestamptzOID, pgtype.TimestamptzOID}, binaryFormat, binaryFormat,
 	)
 	batch.ExecParams(
 		strings.ReplaceAll(setColumns, "TABLE", "decisions_out_of_window")+`d.timestamp IS NOT DISTINCT FROM u.timestamp`,
-		[][]byte{array}, []uint32{0}, binaryFormat, binaryFormat,
+		[][]byte{*array}, []uint32{0}, binaryFormat, binaryFormat,
 	)
 	batch.ExecParams("COMMIT", nil, nil, nil, nil)
 	_, err = conn.PgConn().ExecBatch(ctx, &batch).ReadAll()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -42,24 +44,38 @@ type wire []byte
 // inputColumns counts the columns of decision_input.
 var inputColumns = uint32(11 + len(domain.TextColumns))
 
+// arrays are the buffers of encode: a batch fills a megabyte, which is dear to clear and to give back each time.
+var arrays = sync.Pool{New: func() any { return new(wire) }}
+
+// largestKept is the longest buffer that is kept for the next batch, in bytes.
+const largestKept = 4 << 20
+
+// giveBack ends the use of what encode returned.
+func (w *wire) giveBack() {
+	if cap(*w) <= largestKept {
+		arrays.Put(w)
+	}
+}
+
 // encode spells rows as an array of decision_input, whose OID is element. Their events are packed; without packing they
-// are JSON.
-func encode(element uint32, rows []row, packing *sqlstore.Packing) []byte {
+// are JSON. Whoever called gives the array back once it is part of a message to the server.
+func encode(element uint32, rows []row, packing *sqlstore.Packing) *wire {
 	size := 0
 	for _, r := range rows {
 		size += len(r.Event) + 700 // what a usual row has beside its event
 	}
-	w := make(wire, 0, size)
+	w := arrays.Get().(*wire)
+	*w = slices.Grow((*w)[:0], size)
 	for _, n := range []uint32{1, 0, element, uint32(len(rows)), 1} {
 		w.number(n)
 	}
 	bundles := domain.BundleEncoder{}
 	for _, r := range rows {
-		start := len(w)
+		start := len(*w)
 		w.number(0) // its length, known below
 		w.number(inputColumns)
 		w.record(r.Decision, packing, bundles)
-		binary.BigEndian.PutUint32(w[start:], uint32(len(w)-start-4))
+		binary.BigEndian.PutUint32((*w)[start:], uint32(len(*w)-start-4))
 	}
 	return w
 }

@@ -206,9 +206,9 @@ func (s *Store) insert(
 	}
 	now := instantParam(s.opts.Now())
 	packing := s.packing()
-	arrays := make([][]byte, len(inserts))
+	encoded := make([]*wire, len(inserts))
 	for n, i := range inserts {
-		arrays[n] = encode(element, i.rows, packing)
+		encoded[n] = encode(element, i.rows, packing)
 	}
 	var batch pgconn.Batch
 	batch.ExecParams(begin, nil, nil, nil, nil)
@@ -219,13 +219,14 @@ func (s *Store) insert(
 		ahead++
 	}
 	for n, i := range inserts {
-		params, types := [][]byte{now, arrays[n]}, []uint32{pgtype.TimestamptzOID, 0}
+		params, types := [][]byte{now, *encoded[n]}, []uint32{pgtype.TimestamptzOID, 0}
 		if !i.timestamps {
 			first, last := span(i.rows)
 			params = append(params, instantParam(first), instantParam(last))
 			types = append(types, pgtype.TimestamptzOID, pgtype.TimestamptzOID)
 		}
-		batch.ExecParams(i.sql, params, types, binaryFormat, binaryFormat)
+		batch.ExecParams(i.sql, params, types, binaryFormat, binaryFormat) // copies the array
+		encoded[n].giveBack()
 	}
 	batch.ExecParams(end, nil, nil, nil, nil)
 	results := conn.PgConn().ExecBatch(ctx, &batch)
