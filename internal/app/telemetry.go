@@ -105,13 +105,10 @@ func (i *instrumented) Publish(ctx context.Context, records []domain.Record) err
 	}
 	for first := 0; first < len(records); { // the records of a topic stand together, and are counted so
 		topic, n := records[first].Topic, 0
-		for _, r := range records[first:] {
-			if r.Topic != topic {
-				break
-			}
+		for at := first; at < len(records) && records[at].Topic == topic; at++ {
 			n++
 			if err == nil && (topic == i.topics.DLQ || topic == i.topics.ParkingDLQ) {
-				i.dead.WithLabelValues(topic, string(r.Headers.ErrorClass)).Inc()
+				i.dead.WithLabelValues(topic, string(records[at].Headers.ErrorClass)).Inc()
 			}
 		}
 		i.records.WithLabelValues(topic, result).Add(float64(n))

@@ -49,8 +49,8 @@ type Caller struct {
 
 // Tenant is the tenant that the caller uploads for: its only one, and DefaultTenant for a caller that has all.
 func (c Caller) Tenant() string {
-	if names := c.Tenants.Names(); len(names) == 1 {
-		return names[0]
+	if name := c.Tenants.names; name != "" && !c.Tenants.all && !strings.Contains(name, "\x00") {
+		return name // it is asked for at every upload
 	}
 	return DefaultTenant
 }

@@ -73,6 +73,9 @@ func Errorf(class Class, format string, args ...any) error {
 // ClassOf returns the class of err: the outermost *Error's, Canceled for context.Canceled, Unavailable for a deadline
 // that passed, and otherwise Unknown.
 func ClassOf(err error) Class {
+	if err == nil {
+		return Unknown
+	}
 	var e *Error
 	switch {
 	case errors.As(err, &e):

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ports"
@@ -91,6 +92,9 @@ func (s *Service) Accept(ctx context.Context, u Upload) (Receipt, error) {
 
 // traceParent spells docket's own span, if one is recorded.
 func traceParent(ctx context.Context) string {
+	if !trace.SpanContextFromContext(ctx).IsValid() {
+		return ""
+	}
 	carrier := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(ctx, carrier)
 	return carrier.Get("traceparent")

@@ -231,7 +231,11 @@ func (i *Inventory) saw(u Upload, a Assembly) {
 	if len(a.Senders) == 0 { // nothing was accepted, but something came
 		a.Senders = []domain.Sender{{}}
 	}
-	seen, unread := make(map[string]bool, 1), 0
+	var seen map[string]bool
+	if len(a.Senders) > 1 { // OPA itself sends its own events only
+		seen = map[string]bool{}
+	}
+	unread := 0
 	for _, from := range a.Senders {
 		l := labels{ID: domain.OtherOPAs}
 		if unread < maxUnread {
@@ -245,8 +249,10 @@ func (i *Inventory) saw(u Upload, a Assembly) {
 			App: domain.Name(l.App), First: u.ReceivedAt, Last: u.ReceivedAt, Events: int64(from.Events),
 		}
 		if !seen[s.OPA] {
-			seen[s.OPA] = true
 			s.Uploads = 1
+		}
+		if seen != nil {
+			seen[s.OPA] = true
 		}
 		i.add(s)
 	}

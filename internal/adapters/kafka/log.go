@@ -254,15 +254,21 @@ func (l *Log) publish(ctx context.Context, records []domain.Record) error {
 	}
 	p := &publication{done: make(chan struct{})}
 	p.left.Store(int64(len(records)))
-	out := make([]kgo.Record, len(records))
+	out, acked, length := make([]kgo.Record, len(records)), p.acked, 0
+	for i := range records {
+		length += len(records[i].Key)
+	}
+	keys := make([]byte, 0, length)
 	var headers []kgo.RecordHeader
 	for i := range records {
 		r := &records[i]
 		if i == 0 || r.Headers != records[i-1].Headers { // the events of an upload share theirs
 			headers = encode(r.Headers)
 		}
-		out[i] = kgo.Record{Topic: r.Topic, Key: []byte(r.Key), Value: r.Value, Headers: headers}
-		l.client.TryProduce(ctx, &out[i], p.acked)
+		at := len(keys)
+		keys = append(keys, r.Key...)
+		out[i] = kgo.Record{Topic: r.Topic, Key: keys[at:], Value: r.Value, Headers: headers}
+		l.client.TryProduce(ctx, &out[i], acked)
 	}
 	select {
 	case <-p.done:
@@ -281,10 +287,15 @@ func (l *Log) publish(ctx context.Context, records []domain.Record) error {
 }
 
 func encode(h domain.Headers) []kgo.RecordHeader {
-	pairs := h.Encode()
-	out := make([]kgo.RecordHeader, len(pairs))
+	pairs, length := h.Encode(), 0
+	for _, p := range pairs {
+		length += len(p.Value)
+	}
+	out, values := make([]kgo.RecordHeader, len(pairs)), make([]byte, 0, length)
 	for i, p := range pairs {
-		out[i] = kgo.RecordHeader{Key: p.Name, Value: []byte(p.Value)}
+		at := len(values)
+		values = append(values, p.Value...)
+		out[i] = kgo.RecordHeader{Key: p.Name, Value: values[at:]}
 	}
 	return out
 }

@@ -72,14 +72,17 @@ func (p *paced) Read(b []byte) (int, error) {
 // done takes the deadline away: the answer may take its time.
 func (p *paced) done() { _ = p.control.SetReadDeadline(time.Time{}) }
 
-// readWire reads a body as it came, at most limit bytes.
-func readWire(w http.ResponseWriter, r *http.Request, limit int64, s *share) ([]byte, error) {
-	tooLarge := web.Problem(http.StatusRequestEntityTooLarge, fmt.Sprintf(
+func tooLarge(limit int64) error {
+	return web.Problem(http.StatusRequestEntityTooLarge, fmt.Sprintf(
 		"the upload is larger than %d bytes on the wire: set decision_logs.reporting.upload_size_limit_bytes to at most that",
 		limit,
 	))
+}
+
+// readWire reads a body as it came, at most limit bytes.
+func readWire(w http.ResponseWriter, r *http.Request, limit int64, s *share) ([]byte, error) {
 	if r.ContentLength > limit {
-		return nil, tooLarge
+		return nil, tooLarge(limit)
 	}
 	const first = 4 << 10 // what is set aside on a client's word alone
 	buf := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), first)+bytes.MinRead))
@@ -93,7 +96,7 @@ func readWire(w http.ResponseWriter, r *http.Request, limit int64, s *share) ([]
 	case err != nil:
 		return nil, errCutOff
 	case int64(buf.Len()) > limit:
-		return nil, tooLarge
+		return nil, tooLarge(limit)
 	}
 	body.done()
 	return buf.Bytes(), nil
