@@ -21,7 +21,7 @@ func main() {
 	soak := flag.Duration("soak", 0, "run only an open loop of this length, and watch memory")
 	only := flag.String("only", "", "run only scenarios whose name contains this")
 	times := flag.Int("times", 1, "how often the roles' scenarios are repeated")
-	rows := flag.Int("rows", 1_000_000, "rows of the store's day, or dead letters")
+	rows := flag.Int("rows", 1_000_000, "rows of the store or of the day that is searched, or dead letters")
 	indexes := flag.Bool("indexes", false, "compare the store's choices of key and index")
 	k6 := flag.String("k6", "e2e/.bin/k6", "the k6 that runs a scenario, which -only names")
 	users := flag.Int("users", 7000, "users of the spike")
@@ -32,7 +32,7 @@ func main() {
 	flag.Usage = func() {
 		fmt.Fprintln(
 			flag.CommandLine.Output(),
-			"docket-bench [flags] embedded|store|roles|dead|slow|baseline|k6|burst|savers",
+			"docket-bench [flags] embedded|store|search|roles|dead|slow|baseline|k6|burst|savers",
 		)
 		flag.PrintDefaults()
 	}
@@ -44,6 +44,8 @@ func main() {
 		err = suites.EmbeddedSuite(*docket, *out, *only, *rate, *seconds, *connections, *soak)
 	case "store":
 		err = suites.StoreSuite(*rows, *only, *indexes, *out)
+	case "search":
+		err = suites.SearchSuite(*rows, *out)
 	case "roles":
 		err = suites.RolesSuite(*docket, *out, *only, *rate, *seconds, *connections, *times, *soak)
 	case "dead":
@@ -63,7 +65,7 @@ func main() {
 	case "baseline-serve":
 		err = stack.ServeBaseline(*listen, *database)
 	default:
-		err = fmt.Errorf("%s is no suite: embedded, store, roles, dead, slow, baseline, k6, burst or savers", suite)
+		err = fmt.Errorf("%s is no suite: embedded, store, search, roles, dead, slow, baseline, k6, burst or savers", suite)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "docket-bench:", err)

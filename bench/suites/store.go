@@ -97,59 +97,88 @@ type storeResult struct {
 // taught is how many rows there are before a dictionary is made.
 const taught = 5000
 
-func storeRun(name string, json bool, ddl []string, rows int) (_ []storeResult, err error) {
-	server, err := testserver.StartPostgres("", stack.PostgresSettings...)
-	if err != nil {
+// benchStore is a store on a server of its own, with what fills it.
+type benchStore struct {
+	*postgres.Store
+	server    *testserver.Postgres
+	corpus    corpus
+	projector *domain.Projector
+}
+
+// newBenchStore starts one, with the schema changed by ddl.
+func newBenchStore(ctx context.Context, json bool, ddl []string) (b *benchStore, err error) {
+	b = &benchStore{corpus: corpus{run: events.NewRun()}}
+	if b.server, err = testserver.StartPostgres("", stack.PostgresSettings...); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, server.Close()) }()
-	ctx := context.Background()
-	store, err := postgres.Open(postgres.Options{
-		URL: server.URL("postgres", ""), Window: domain.Window{Retention: 90 * 24 * time.Hour, Ahead: domain.DefaultAhead},
-		Log: slog.New(slog.DiscardHandler), JSON: json,
+	b.Store, err = postgres.Open(postgres.Options{
+		URL:    b.server.URL("postgres", ""),
+		Window: domain.Window{Retention: 90 * 24 * time.Hour, Ahead: domain.DefaultAhead},
+		Log:    slog.New(slog.DiscardHandler), JSON: json,
 	})
 	if err != nil {
+		return nil, errors.Join(err, b.server.Close())
+	}
+	err = b.Migrate(ctx)
+	if err == nil {
+		err = b.server.Exec("postgres", ddl...)
+	}
+	if err == nil {
+		b.projector, err = domain.NewProjector(nil)
+	}
+	if err != nil {
+		return nil, errors.Join(err, b.close())
+	}
+	return b, nil
+}
+
+func (b *benchStore) close() error {
+	b.Close()
+	return b.server.Close()
+}
+
+// save stores records as the saver does.
+func (b *benchStore) save(ctx context.Context, records []domain.Record) error {
+	batch := make([]domain.Decision, len(records))
+	for i, r := range records {
+		batch[i] = b.projector.Project(r)
+	}
+	statuses, err := b.SaveBatch(ctx, batch)
+	if err == nil && slices.ContainsFunc(statuses, func(s domain.SaveStatus) bool { return s != domain.Saved }) {
+		err = errors.New("a new row was not saved")
+	}
+	return err
+}
+
+// teach makes the dictionary of the first rows.
+func (b *benchStore) teach(ctx context.Context) error {
+	now := time.Now()
+	for range taught / batchRows {
+		if err := b.save(ctx, b.corpus.batch(now.Add(-time.Hour), time.Millisecond)); err != nil {
+			return err
+		}
+	}
+	return dictionary.New(b.Store, "bench", slog.New(slog.DiscardHandler)).Look(ctx)
+}
+
+func storeRun(name string, json bool, ddl []string, rows int) (_ []storeResult, err error) {
+	ctx := context.Background()
+	store, err := newBenchStore(ctx, json, ddl)
+	if err != nil {
 		return nil, err
 	}
-	defer store.Close()
-	if err := store.Migrate(ctx); err != nil {
-		return nil, err
-	}
-	if err := server.Exec("postgres", ddl...); err != nil {
-		return nil, err
-	}
-	conn, err := pgx.Connect(ctx, server.URL("postgres", ""))
+	defer func() { err = errors.Join(err, store.close()) }()
+	conn, err := pgx.Connect(ctx, store.server.URL("postgres", ""))
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
-	p, err := domain.NewProjector(nil)
-	if err != nil {
-		return nil, err
-	}
-	c := &corpus{run: events.NewRun()}
-	save := func(records []domain.Record) error {
-		batch := make([]domain.Decision, len(records))
-		for i, r := range records {
-			batch[i] = p.Project(r)
+	if !json {
+		if err := store.teach(ctx); err != nil {
+			return nil, err
 		}
-		statuses, err := store.SaveBatch(ctx, batch)
-		if err == nil && slices.ContainsFunc(statuses, func(s domain.SaveStatus) bool { return s != domain.Saved }) {
-			err = errors.New("a new row was not saved")
-		}
-		return err
 	}
 	now := time.Now()
-	for range taught / batchRows {
-		if err := save(c.batch(now.Add(-time.Hour), time.Millisecond)); err != nil {
-			return nil, err
-		}
-	}
-	if !json {
-		if err := dictionary.New(store, "bench", slog.New(slog.DiscardHandler)).Look(ctx); err != nil {
-			return nil, err
-		}
-	}
 	const days = 30
 	at, gap := now.Add(-days*24*time.Hour), days*24*time.Hour/time.Duration(rows)
 	var results []storeResult
@@ -157,15 +186,15 @@ func storeRun(name string, json bool, ddl []string, rows int) (_ []storeResult, 
 	for from := 0; from < rows; from += step {
 		var took time.Duration
 		spent := 0.0
-		before, _ := stack.Spent(server.Pid())
+		before, _ := stack.Spent(store.server.Pid())
 		for done := 0; done < step; done += batchRows {
-			records := c.batch(at, gap)
+			records := store.corpus.batch(at, gap)
 			if from+done <= rows/2 && from+done+batchRows > rows/2 {
 				records[7] = rare(at)
 			}
 			at = at.Add(batchRows * gap)
 			start, cpu := time.Now(), ownCPU()
-			if err := save(records); err != nil {
+			if err := store.save(ctx, records); err != nil {
 				return nil, err
 			}
 			took += time.Since(start)
@@ -174,7 +203,7 @@ func storeRun(name string, json bool, ddl []string, rows int) (_ []storeResult, 
 		if err := store.Tend(ctx, "bench"); err != nil {
 			return nil, err
 		}
-		after, _ := stack.Spent(server.Pid())
+		after, _ := stack.Spent(store.server.Pid())
 		per := 100_000 / float64(step)
 		r := storeResult{
 			Schema: name, Rows: fmt.Sprintf("%d to %d", from, from+step), Save: float64(step) / took.Seconds(),
@@ -187,7 +216,7 @@ func storeRun(name string, json bool, ddl []string, rows int) (_ []storeResult, 
 			r.Rows, r.Save, r.Server, r.Saver, r.Bytes, r.Indexes)
 		results = append(results, r)
 	}
-	return results, findRare(ctx, name, store, now, rows)
+	return results, findRare(ctx, name, store.Store, now, rows)
 }
 
 // ownCPU is the time that this process has spent, in seconds.
@@ -216,6 +245,15 @@ func rare(at time.Time) domain.Record {
 				`"requested_by":"rare-address","timestamp":%q}`, at.UTC().Format(time.RFC3339Nano))}
 }
 
+// rareValues are those of rare, by the fields that have filters.
+var rareValues = []struct {
+	field domain.Field
+	value string
+}{
+	{domain.FieldPrincipal, "rare-user"}, {domain.FieldResource, "rare-resource"}, {domain.FieldTraceID, "rare-trace"},
+	{domain.FieldRequestedBy, "rare-address"}, {domain.FieldOPA, "rare-opa"}, {domain.FieldBatchID, "rare-batch"},
+}
+
 // findRare measures how long a search takes for a value that one row has, within its day and within 30 days.
 func findRare(ctx context.Context, name string, store *postgres.Store, now time.Time, rows int) error {
 	found, err := store.Decisions(ctx, domain.AllTenants(), "rare")
@@ -223,13 +261,7 @@ func findRare(ctx context.Context, name string, store *postgres.Store, now time.
 		return errors.Join(err, fmt.Errorf("the rare decision is there %d times", len(found)))
 	}
 	day := domain.DayOf(found[0].Timestamp)
-	for _, f := range []struct {
-		field domain.Field
-		value string
-	}{
-		{domain.FieldPrincipal, "rare-user"}, {domain.FieldResource, "rare-resource"}, {domain.FieldTraceID, "rare-trace"},
-		{domain.FieldRequestedBy, "rare-address"}, {domain.FieldOPA, "rare-opa"}, {domain.FieldBatchID, "rare-batch"},
-	} {
+	for _, f := range rareValues {
 		for _, span := range []struct {
 			name         string
 			since, until time.Time

@@ -177,7 +177,7 @@ func TestDependencies(t *testing.T) {
 	useCases := []string{
 		"internal/ingest", "internal/sink", "internal/saver", "internal/parking", "internal/job", "internal/deadletter",
 		"internal/operate", "internal/trail", "internal/status", "internal/retention", "internal/reproject",
-		"internal/dictionary",
+		"internal/dictionary", "internal/search",
 	}
 	and := func(more []string, base []string) []string { return slices.Concat(base, more) }
 	allowed := map[string][]string{ // docket's own packages that a package may import; every other import is checked below
@@ -185,7 +185,8 @@ func TestDependencies(t *testing.T) {
 		"internal/config":         {},
 		"internal/testserver":     {},
 		"internal/ports":          values,
-		"internal/ports/porttest": overPorts,
+		"internal/search":         values,
+		"internal/ports/porttest": and([]string{"internal/search"}, overPorts),
 
 		"internal/ingest":     and([]string{"internal/config"}, overPorts),
 		"internal/retention":  and([]string{"internal/config"}, overPorts),
@@ -200,9 +201,9 @@ func TestDependencies(t *testing.T) {
 		"internal/reproject":  and([]string{"internal/job"}, overPorts),
 		"internal/deadletter": and([]string{"internal/job", "internal/sink", "internal/ingest"}, overPorts),
 
-		"internal/adapters/sqlstore": values,
-		"internal/adapters/postgres": and([]string{"internal/adapters/sqlstore"}, overPorts),
-		"internal/adapters/sqlite":   and([]string{"internal/adapters/sqlstore"}, overPorts),
+		"internal/adapters/sqlstore": and([]string{"internal/search"}, values),
+		"internal/adapters/postgres": and([]string{"internal/adapters/sqlstore", "internal/search"}, overPorts),
+		"internal/adapters/sqlite":   and([]string{"internal/adapters/sqlstore", "internal/search"}, overPorts),
 		"internal/adapters/kafka":    and([]string{"internal/config"}, overPorts),
 
 		"internal/adapters/auth": values,
@@ -215,7 +216,9 @@ func TestDependencies(t *testing.T) {
 			values,
 		),
 		"internal/adapters/web": and(
-			[]string{"internal/adapters/api", "internal/adapters/auth", "internal/operate", "internal/status"},
+			[]string{
+				"internal/adapters/api", "internal/adapters/auth", "internal/operate", "internal/search", "internal/status",
+			},
 			values,
 		),
 		"internal/adapters/uploadapi": and(
@@ -224,9 +227,9 @@ func TestDependencies(t *testing.T) {
 		),
 		"internal/adapters/queryapi": and([]string{
 			"internal/adapters/api", "internal/adapters/auth", "internal/adapters/web", "internal/ingest", "internal/operate",
-			"internal/status", "internal/trail",
+			"internal/search", "internal/status", "internal/trail",
 		}, overPorts),
-		"internal/adapters/cli": and([]string{"internal/adapters/api", "internal/trail"}, values),
+		"internal/adapters/cli": and([]string{"internal/adapters/api", "internal/search", "internal/trail"}, values),
 
 		"internal/app": and(useCases, and([]string{
 			"internal/config", "internal/adapters/auth", "internal/adapters/kafka", "internal/adapters/postgres",
@@ -243,6 +246,8 @@ func TestDependencies(t *testing.T) {
 		"github.com/klauspost/compress/gzip",
 		"github.com/klauspost/compress/s2",
 		"github.com/go-json-experiment/json/jsontext",
+		"github.com/alecthomas/participle/v2",
+		"github.com/cockroachdb/apd/v3",
 		"github.com/failsafe-go/failsafe-go",
 		"golang.org/x/sync",
 		"golang.org/x/time",

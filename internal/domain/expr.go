@@ -2,6 +2,7 @@ package domain
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -19,6 +20,16 @@ const (
 	OpPrefix Op = "prefix"
 	// OpPresent is that the field has any value.
 	OpPresent Op = "present"
+	// OpGlob compares the whole text with a pattern; see Glob.
+	OpGlob Op = "glob"
+	// OpLess, OpAtMost, OpAtLeast and OpMore compare numbers with numbers, and times (RFC 3339) with times.
+	OpLess    Op = "less"
+	OpAtMost  Op = "at_most"
+	OpAtLeast Op = "at_least"
+	OpMore    Op = "more"
+	// OpText is that the event has a text somewhere: in one string, key or number. Case does not count. Its Value is a
+	// pattern; see Glob.
+	OpText Op = "text"
 )
 
 // Expr is a filter as a tree: and, or and not over comparisons. The zero Expr is everything. Logic is two-valued: a
@@ -30,6 +41,44 @@ type Expr struct {
 	// Field and Value are what a comparison compares.
 	Field Field
 	Value string
+	// Path is where a FieldEvent is in the event, step by step from its root.
+	Path []string
+	// Quoted says of a FieldEvent that only strings are equal to Value. Otherwise a number, true, false or null that is
+	// spelled so is as well.
+	Quoted bool
+}
+
+// Glob spells a pattern of literal texts with any text between them: a "*" stands for that, and a backslash takes the
+// meaning of what follows away.
+func Glob(literals ...string) string {
+	var b strings.Builder
+	for i, text := range literals {
+		if i > 0 {
+			b.WriteByte('*')
+		}
+		b.WriteString(globEscaper.Replace(text))
+	}
+	return b.String()
+}
+
+var globEscaper = strings.NewReplacer("*", `\*`, `\`, `\\`)
+
+// Literals are what Glob made a pattern of.
+func Literals(pattern string) []string {
+	literals, last := []string{}, strings.Builder{}
+	for i := 0; i < len(pattern); i++ {
+		switch ch := pattern[i]; {
+		case ch == '*':
+			literals = append(literals, last.String())
+			last.Reset()
+		case ch == '\\' && i+1 < len(pattern):
+			i++
+			last.WriteByte(pattern[i])
+		default:
+			last.WriteByte(ch)
+		}
+	}
+	return append(literals, last.String())
 }
 
 // Equals is a field with this text.

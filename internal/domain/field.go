@@ -24,6 +24,16 @@ const (
 	FieldError       Field = "error"
 )
 
+// What a search reads in the event itself. No table of fields has them.
+const (
+	// FieldEvent is a value in the event, at Expr.Path.
+	FieldEvent Field = "event"
+	// FieldText is the whole event; see OpText.
+	FieldText Field = "text"
+	// FieldLatency is how long the decision took, in nanoseconds.
+	FieldLatency Field = "latency"
+)
+
 // What dead letters are searched by, besides tenant and path.
 const (
 	FieldID          Field = "id"
@@ -158,6 +168,16 @@ var TextColumns = []TextColumn{
 	{"requested_by", func(d *Decision) *string { return &d.RequestedBy }},
 	{"error", func(d *Decision) *string { return &d.Error }},
 	{"masked", func(d *Decision) *string { return &d.Masked }},
+}
+
+// TextColumnOf finds where a Decision has the text of a column; nil where it has none.
+func TextColumnOf(column string) func(*Decision) *string {
+	for _, c := range TextColumns {
+		if c.Name == column {
+			return c.Of
+		}
+	}
+	return nil
 }
 
 func texts[T ~string](values []T) []string {

@@ -36,6 +36,10 @@ type Page struct {
 	Items []Decision
 	// Next is where the next page begins, or nil at the end.
 	Next *Cursor
+	// LookedAt is how many rows were looked at. Complete is false where there was no time for more of them: Next goes on,
+	// and what lies in front of it was looked at.
+	LookedAt int
+	Complete bool
 }
 
 // Cursor lies between two items: those behind it are older, or of the same time and greater in key.
@@ -44,6 +48,9 @@ type Cursor struct {
 	Tenant string
 	ID     string
 }
+
+// CursorBefore lies behind everything of a time and later.
+func CursorBefore(t time.Time) *Cursor { return &Cursor{Time: t.Add(-time.Microsecond)} }
 
 // CursorOf lies right behind a decision.
 func CursorOf(d *Decision) *Cursor { return &Cursor{Time: d.Time(), Tenant: d.Tenant, ID: d.ID} }
@@ -74,7 +81,7 @@ func ParseCursor(s string) (*Cursor, error) {
 	if err == nil {
 		err = json.Unmarshal(b, &c)
 	}
-	if err != nil || c.ID == "" {
+	if err != nil || c.ID == "" && (c.Tenant != "" || c.Micros == 0) {
 		return nil, fmt.Errorf("cursor %.40q is not one of docket's: pass on next_cursor unchanged", s)
 	}
 	return &Cursor{Time: time.UnixMicro(c.Micros).UTC(), Tenant: c.Tenant, ID: c.ID}, nil
@@ -237,7 +244,7 @@ func (f Filter) Params() (values url.Values, ok bool) {
 			alternatives = c.Args
 		case OpNot:
 			alternatives, not = c.Args, "!"
-		case "", OpAnd, OpEqual, OpPrefix, OpPresent:
+		case "", OpAnd, OpEqual, OpPrefix, OpPresent, OpGlob, OpLess, OpAtMost, OpAtLeast, OpMore, OpText:
 		}
 		if len(alternatives) == 0 || alternatives[0].Field == "" || not == "" && positive[alternatives[0].Field] {
 			return nil, false
@@ -264,14 +271,14 @@ func (e Expr) param() (string, bool) {
 		return text + "*", true
 	case OpPresent:
 		return "*", true
-	case "", OpAnd, OpOr, OpNot:
+	case "", OpAnd, OpOr, OpNot, OpGlob, OpLess, OpAtMost, OpAtLeast, OpMore, OpText:
 	}
 	return "", false
 }
 
 // ParseInstant reads an RFC 3339 time, or a duration back from now such as 15m, 24h or 7d.
 func ParseInstant(s string, now time.Time) (time.Time, error) {
-	if t, err := parseRFC3339(s); err == nil && readableYear(t) {
+	if t, err := ParseRFC3339(s); err == nil && readableYear(t) {
 		return t.UTC(), nil
 	}
 	text, days := s, 1

@@ -328,17 +328,17 @@ func DecodeHeaders(headers []Header) Headers {
 }
 
 func instantOf(s string) time.Time {
-	t, err := parseRFC3339(s)
+	t, err := ParseRFC3339(s)
 	if err != nil || !readableYear(t) {
 		return time.Time{}
 	}
 	return t.UTC()
 }
 
-// parseRFC3339 reads a time as RFC 3339 section 5.6 defines it. Go's own parser knows no leap second and no small "t"
+// ParseRFC3339 reads a time as RFC 3339 section 5.6 defines it. Go's own parser knows no leap second and no small "t"
 // and "z", and takes a comma, an hour of one digit and any offset. A leap second is the first instant of the next
 // minute, as PostgreSQL has it.
-func parseRFC3339(s string) (time.Time, error) {
+func ParseRFC3339(s string) (time.Time, error) {
 	const seconds, behind = len("2006-01-02T15:04:"), len("2006-01-02T15:04:05")
 	if len(s) <= behind || s[behind] == ',' || s[seconds-1] != ':' {
 		return time.Time{}, errNotRFC3339

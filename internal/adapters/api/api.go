@@ -44,10 +44,13 @@ func At(t time.Time) Instant { return Instant{t} }
 
 // Problem is an RFC 9457 problem detail. It fits into the first 1,024 bytes of an answer, which is all that OPA logs.
 type Problem struct {
-	Status int          `json:"status"`
-	Title  string       `json:"title"`
-	Detail string       `json:"detail,omitempty"`
-	Class  domain.Class `json:"class,omitempty"`
+	Status int    `json:"status"`
+	Title  string `json:"title"`
+	Detail string `json:"detail,omitempty"`
+	// Column is where in a query something is wrong, in characters from 1, and Expected what could stand there.
+	Column   int          `json:"column,omitempty"`
+	Expected string       `json:"expected,omitempty"`
+	Class    domain.Class `json:"class,omitempty"`
 }
 
 // Error is the detail, so that a handler can return a Problem.

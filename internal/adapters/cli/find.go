@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -12,9 +13,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/docket-project/docket/internal/adapters/api"
 	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/search"
 )
 
 // why is the reason of a decision, or what stands in for one.
@@ -24,7 +27,9 @@ func why(d api.Decision) string { return cmp.Or(string(d.Error), string(d.Reason
 type Find struct {
 	Console   `embed:""`
 	Form      `embed:""`
-	Since     string   `help:"From when: RFC 3339, or a duration back such as 15m or 7d." default:"24h"`
+	Query     []string `arg:"" optional:"" help:"What to look for, such as: outcome:denied 'path:rbac/*' input.method:DELETE. docs/search.md has all of it. Put -- in front of one that begins with a dash."`
+	Explain   bool     `help:"Print what is looked for, in the query language, and look for nothing."`
+	Since     string   `help:"From when: RFC 3339, or a duration back such as 15m or 7d; 24h unless the query says."`
 	Until     string   `help:"Up to when, not inclusive."`
 	Denied    bool     `help:"Denied decisions only; short for --outcome denied."`
 	Outcome   []string `help:"allowed, denied, undefined, error or unknown. Like every filter: repeat for or, ! in front for not, * behind for a prefix." sep:"none"`
@@ -44,9 +49,15 @@ type Find struct {
 	Limit       int      `help:"The most decisions to print." default:"100"`
 }
 
-// Run searches and prints, page by page.
-func (f *Find) Run(ctx context.Context, out Out) error {
-	query := url.Values{"since": {f.Since}}
+// parameters are the flags and the query as the API takes them.
+func (f *Find) parameters() url.Values {
+	query := url.Values{}
+	if len(f.Query) > 0 {
+		query.Set("q", strings.Join(f.Query, " "))
+	}
+	if f.Since != "" {
+		query.Set("since", f.Since)
+	}
 	if f.Until != "" {
 		query.Set("until", f.Until)
 	}
@@ -63,6 +74,20 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 			query.Add(name, v)
 		}
 	}
+	return query
+}
+
+// Run searches and prints, page by page.
+func (f *Find) Run(ctx context.Context, out Out) error {
+	query := f.parameters()
+	asked, err := search.ParseRequest(query.Encode(), time.Now())
+	switch {
+	case err != nil && (f.Explain || len(f.Query) > 0):
+		return fail(ExitUsage, "%s", pointAt(strings.Join(f.Query, " "), err))
+	case f.Explain:
+		fmt.Fprintln(out.Stdout, printable(search.String(asked.Filter)))
+		return nil
+	}
 	items, more, err := f.pages(ctx, "/api/v1/decisions", query, f.Limit)
 	if err != nil {
 		return err
@@ -71,7 +96,11 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 		return printItems(out.Stdout, items, f.Output)
 	}
 	if len(items) == 0 {
-		fmt.Fprintf(out.Stderr, "No decision matches since %s. `docket status` tells whether anything arrives.\n", f.Since)
+		since := "ever"
+		if !asked.Since.IsZero() {
+			since = cmp.Or(f.Since, asked.Since.Format(time.RFC3339))
+		}
+		fmt.Fprintf(out.Stderr, "No decision matches since %s. `docket status` tells whether anything arrives.\n", since)
 		for _, h := range f.hints() {
 			fmt.Fprintln(out.Stderr, h)
 		}
@@ -84,6 +113,19 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 		fmt.Fprintf(out.Stderr, "There are more decisions: use a narrower search, or a --limit above %d.\n", f.Limit)
 	}
 	return nil
+}
+
+// pointAt shows where in a query something is wrong.
+func pointAt(query string, err error) string {
+	var wrong *search.Error
+	if !errors.As(err, &wrong) || len(query) > 200 {
+		return printable(err.Error())
+	}
+	shown := printable(query)
+	if shown != query { // what is shown has other columns
+		return printable(err.Error())
+	}
+	return fmt.Sprintf("%s\n  %s\n  %s^", printable(err.Error()), query, strings.Repeat(" ", wrong.Column-1))
 }
 
 // hints are what may be wrong with a search that finds nothing.

@@ -2,55 +2,18 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// StoredEvents returns one page of rows with their events; see ports.DecisionColumns. What was packed with a dictionary
-// that is not known is unpacked once the page's connection is given back: it has to be read over another.
+// StoredEvents returns one page of rows with their events; see ports.DecisionColumns.
 func (s *Store) StoredEvents(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
-	var waits []int // rows
-	n := 0
-	page, err := s.page(
-		ctx, scope, q, columns+eventColumns, func(row pgx.CollectableRow) (d domain.Decision, err error) {
-			var event, packed []byte
-			if d, err = scanWith(row, &event, &packed); err != nil {
-				return d, err
-			}
-			if d.Event = event; packed != nil {
-				event, err := s.dictionaries.Unpack(packed)
-				if d.Event = event; errors.Is(err, sqlstore.ErrUnknownDictionary) {
-					d.Event = packed
-					waits = append(waits, n)
-				} else if err != nil {
-					d.Event = nil // which has another hash
-				}
-			}
-			n++
-			return d, nil
-		},
-	)
-	if err != nil || len(waits) == 0 {
-		return page, err
-	}
-	if err := s.readDictionaries(ctx); err != nil {
-		return domain.Page{}, err
-	}
-	for _, i := range waits {
-		if i < len(page.Items) {
-			event, err := s.dictionaries.Unpack(page.Items[i].Event)
-			s.dictionaries.Missing(err)
-			page.Items[i].Event = event // nil has another hash
-		}
-	}
-	return page, nil
+	return s.page(ctx, scope, q, true)
 }
 
 // setColumns updates rows of a table from an array of decision_input. The span that follows lets the planner leave out

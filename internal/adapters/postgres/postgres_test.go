@@ -88,7 +88,9 @@ func storeHarness(p *testserver.Postgres, url func(database string) string) func
 		h := &porttest.StoreHarness{Window: testWindow, Now: time.Now()}
 		var s *Store
 		open := func(t *testing.T) (ports.Decisions, ports.Control) {
-			s = newStore(t, url(database), func(o *Options) { o.Now, o.JSON = func() time.Time { return h.Now }, h.JSON })
+			s = newStore(t, url(database), func(o *Options) {
+				o.Now, o.JSON, o.SearchTime = func() time.Time { return h.Now }, h.JSON, h.SearchTime
+			})
 			return s, s
 		}
 		h.Decisions, h.Control = open(t)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/search"
 )
 
 // columns are those of a decision without its event, in the order of scan. TIME stands for each table's own column.
@@ -63,10 +64,15 @@ func (s *Store) reading(ctx context.Context, op string, queries func(*pgx.Batch)
 	defer conn.Release()
 	err = s.inTx(ctx, conn.Conn(), beginReadOnly, queries)
 	err = settleOn(s.read, s.opts.Log, op, conn.Conn(), err)
-	if err != nil && (domain.CodeOf(err) == "57014" || errors.Is(err, context.DeadlineExceeded)) {
+	if tookTooLong(err) {
 		return s.tooSlow(err)
 	}
 	return err
+}
+
+// tookTooLong reports that a search was ended by a limit of ours.
+func tookTooLong(err error) bool {
+	return domain.CodeOf(err) == "57014" || errors.Is(err, context.DeadlineExceeded)
 }
 
 // tooSlow tells a person what to do about a search that took too long.
@@ -77,7 +83,7 @@ func (s *Store) tooSlow(err error) error {
 
 // Search returns one page; see ports.DecisionReader.
 func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
-	return s.page(ctx, scope, q, columns, scan)
+	return s.page(ctx, scope, q, false)
 }
 
 // The slices of time in which rare values are looked for: the first is short, each is so many times as long as the one
@@ -88,47 +94,107 @@ const (
 	lastSlice  = 64 * 24 * time.Hour
 )
 
-// page reads one page of rows. What few rows have is looked for in slices of time, the newest first: a value that many
-// rows have fills the page with the first ones.
-func (s *Store) page(
-	ctx context.Context, scope domain.Scope, q domain.Query, columns string,
-	scan func(pgx.CollectableRow) (domain.Decision, error),
-) (domain.Page, error) {
-	page := sqlstore.NewDecisionPage(q.Limit)
-	if !filtered(q.Where) {
-		err := s.readPage(ctx, scope, q, columns, page, scan, tables)
-		return page.Page(), err
-	}
-	days, err := s.Days(ctx)
-	if err != nil {
-		return domain.Page{}, err
-	}
-	slice := q
-	if q.After != nil { // nothing behind it is newer
-		if end := q.After.Time.Add(time.Microsecond); slice.Until.IsZero() || end.Before(slice.Until) {
-			slice.Until = end
+// page reads one page of rows, with their events or without. What columns cannot say is judged row by row, so many rows
+// at a time. What few rows have is looked for in slices of time, the newest first: a value that many rows have fills
+// the page with the first ones.
+func (s *Store) page(ctx context.Context, scope domain.Scope, q domain.Query, events bool) (domain.Page, error) {
+	plan := search.NewPlan(q.Where)
+	page := sqlstore.NewDecisionPage(q.Limit, plan, s.opts.SearchTime)
+	read := rowsOf{s, events, false}
+	look := func(ctx context.Context, slice domain.Query, in []table) (bool, error) {
+		if plan.Rest != nil {
+			return s.judgePage(ctx, scope, slice, &read, plan, page, in)
 		}
+		return s.readPage(ctx, scope, slice, read, page, in)
 	}
-	began := time.Now()
-	for span := firstSlice; ; span = min(sliceGrows*span, lastSlice) {
-		slice.Since = sliceSince(q.Since, slice.Until, span, days, s.opts.Now())
-		err := s.readPage(ctx, scope, slice, columns, page, scan, daysIn(days, slice.Since, slice.Until))
-		if domain.CodeOf(err) == "42P01" { // a day was dropped meanwhile
-			if days, err = s.Days(ctx); err == nil {
-				err = s.readPage(ctx, scope, slice, columns, page, scan, daysIn(days, slice.Since, slice.Until))
-			}
-		}
-		if err != nil {
+	slice, in := q, tables
+	slice.Where = plan.Columns
+	sliced := filtered(plan.Columns)
+	var days []domain.Day
+	if sliced {
+		var err error
+		if days, err = s.Days(ctx); err != nil {
 			return domain.Page{}, err
 		}
-		if page.Full() || slice.Since.Equal(q.Since) {
+		if q.After != nil { // nothing behind it is newer
+			if end := q.After.Time.Add(time.Microsecond); slice.Until.IsZero() || end.Before(slice.Until) {
+				slice.Until = end
+			}
+		}
+	}
+	for span := firstSlice; ; span = min(sliceGrows*span, lastSlice) {
+		if sliced {
+			slice.Since = sliceSince(q.Since, slice.Until, span, days, s.opts.Now())
+			in = daysIn(days, slice.Since, slice.Until)
+		}
+		for more := true; more; {
+			var err error
+			more, err = look(ctx, slice, in)
+			switch {
+			case domain.CodeOf(err) == "42P01" && sliced: // a day was dropped meanwhile
+				if days, err = s.Days(ctx); err != nil {
+					return domain.Page{}, err
+				}
+				in, more = daysIn(days, slice.Since, slice.Until), true
+			case errors.Is(err, sqlstore.ErrUnknownDictionary) && !read.anyway:
+				if err := s.readDictionaries(ctx); err != nil {
+					return domain.Page{}, err
+				}
+				read.anyway, more = true, true
+			case err != nil:
+				return domain.Page{}, err
+			case page.Full():
+				return page.Page(), nil
+			case page.Late() && page.Looked() > 0:
+				return page.Stopped(page.Last()), nil
+			}
+			if page.Looked() > 0 {
+				slice.After = page.Last()
+			}
+		}
+		if !sliced || slice.Since.Equal(q.Since) {
 			return page.Page(), nil
 		}
-		if time.Since(began) > s.opts.StatementTimeout {
-			return domain.Page{}, s.tooSlow(domain.Errorf(domain.Unavailable, "search: there was no time for all of it"))
+		if page.Late() {
+			return page.Stopped(domain.CursorBefore(slice.Since)), nil
 		}
 		slice.Until = slice.Since
 	}
+}
+
+// rowsOf reads rows, with their events or without.
+type rowsOf struct {
+	*Store
+	events bool
+	// anyway has events whose dictionary is not known read as if they were damaged: the dictionaries were read again.
+	anyway bool
+}
+
+func (r rowsOf) columns() string {
+	if r.events {
+		return columns + eventColumns
+	}
+	return columns
+}
+
+// scan reads a row. An event that cannot be unpacked is nil, which has another hash.
+func (r rowsOf) scan(row pgx.CollectableRow) (d domain.Decision, err error) {
+	if !r.events {
+		return scan(row)
+	}
+	var event, packed []byte
+	if d, err = scanWith(row, &event, &packed); err != nil {
+		return d, err
+	}
+	if d.Event = event; packed == nil {
+		return d, nil
+	}
+	d.Event, err = r.dictionaries.Unpack(packed)
+	if errors.Is(err, sqlstore.ErrUnknownDictionary) && !r.anyway {
+		return d, err
+	}
+	r.dictionaries.Missing(err)
+	return d, nil
 }
 
 // sliceSince is where the next slice of a search begins that ends at until; that may be zero, or ahead of all rows.
@@ -171,11 +237,12 @@ var bloomFields = []domain.Field{
 // filtered reports that a search wants one value of such a field, or one of a few.
 func filtered(e domain.Expr) bool { return len(filterTerms(e)) > 0 }
 
-// filterTerms are the parts of a search that decisions_bloom answers.
+// filterTerms are the parts of a search that decisions_bloom answers. Beside others it may be the id, which has an
+// index of its own.
 func filterTerms(e domain.Expr) (terms []domain.Expr) {
 	for _, c := range e.Conjuncts() {
-		if isFilter(c) || c.Op == domain.OpOr && len(c.Args) > 0 &&
-			!slices.ContainsFunc(c.Args, func(a domain.Expr) bool { return !isFilter(a) }) {
+		if isFilter(c) || c.Op == domain.OpOr && slices.ContainsFunc(c.Args, isFilter) &&
+			!slices.ContainsFunc(c.Args, func(a domain.Expr) bool { return !isFilter(a) && !isID(a) }) {
 			terms = append(terms, c)
 		}
 	}
@@ -186,10 +253,20 @@ func isFilter(e domain.Expr) bool {
 	return e.Op == domain.OpEqual && slices.Contains(bloomFields, e.Field)
 }
 
+func isID(e domain.Expr) bool { return e.Op == domain.OpEqual && e.Field == domain.FieldDecisionID }
+
 // useFilters has the planner take decisions_bloom: it thinks that a scan, or a walk along the key, costs less. What is
 // found in milliseconds is not worth other processes.
 const useFilters = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true),
 	set_config('enable_indexonlyscan', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`
+
+// planned are the settings of the planner for a search.
+func planned(e domain.Expr) string {
+	if filtered(e) {
+		return useFilters
+	}
+	return ""
+}
 
 // pageQuery is the statement that reads so many rows of a search.
 func pageQuery(
@@ -214,29 +291,39 @@ func pageQuery(
 	return sql, w.Args
 }
 
-// readPage adds the rows of a search in some tables to a page.
+// readPage adds the rows of a search in some tables to a page. more says that there may be more of them.
 func (s *Store) readPage(
-	ctx context.Context, scope domain.Scope, q domain.Query, columns string, page *sqlstore.DecisionPage,
-	scan func(pgx.CollectableRow) (domain.Decision, error), in []table,
+	ctx context.Context, scope domain.Scope, q domain.Query, read rowsOf, page *sqlstore.DecisionPage, in []table,
+) (more bool, err error) {
+	ask, before := page.Ask(), page.Looked()
+	sql, args := pageQuery(scope, q, read.columns(), ask, in)
+	err = s.rows(ctx, planned(q.Where), sql, args, func(row pgx.CollectableRow) (bool, error) {
+		d, err := read.scan(row)
+		return err == nil && page.Judge(&d) && page.Add(d), err
+	})
+	return page.Looked()-before == ask, err
+}
+
+// rows reads rows until visit has had enough, under settings of the planner. What visit fails with is returned as it
+// is.
+func (s *Store) rows(
+	ctx context.Context, settings, sql string, args []any, visit func(pgx.CollectableRow) (more bool, err error),
 ) error {
-	sql, args := pageQuery(scope, q, columns, page.Room(), in)
-	return s.reading(ctx, "search", func(b *pgx.Batch) {
-		if filtered(q.Where) {
-			b.Queue(useFilters)
+	var failed error // which is no failure of the database's
+	err := s.reading(ctx, "search", func(b *pgx.Batch) {
+		if settings != "" {
+			b.Queue(settings)
 		}
 		b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
-			for rows.Next() {
-				d, err := scan(rows)
-				if err != nil {
-					return err
-				}
-				if !page.Add(d) {
+			for more := true; more && rows.Next(); {
+				if more, failed = visit(rows); failed != nil {
 					break
 				}
 			}
 			return rows.Err()
 		})
 	})
+	return cmp.Or(err, failed)
 }
 
 // Decisions returns the rows with this id; see ports.DecisionReader.

@@ -50,6 +50,8 @@ type Options struct {
 	Now func() time.Time
 	// StatementTimeout bounds one statement; 0 is ten seconds.
 	StatementTimeout time.Duration
+	// SearchTime bounds how long a search looks at rows; 0 is sqlstore.SearchTime.
+	SearchTime time.Duration
 	// JSON keeps new events as json text, for people who ask by SQL, instead of packing them. Rows of both kinds are read.
 	JSON bool
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/operate"
 	"github.com/docket-project/docket/internal/ports"
+	"github.com/docket-project/docket/internal/search"
 	"github.com/docket-project/docket/internal/status"
 	"github.com/docket-project/docket/internal/trail"
 )
@@ -122,17 +123,15 @@ func scope(c echo.Context) domain.Scope { return web.Caller(c).Tenants }
 
 // search answers GET /api/v1/decisions.
 func (r *routes) search(c echo.Context) error {
-	q, err := r.query(c, domain.ParseQuery)
+	asked, err := search.ParseRequest(c.Request().URL.RawQuery, r.now())
+	if err != nil {
+		return web.BadRequest(err)
+	}
+	page, err := search.Find(c.Request().Context(), r.Decisions, scope(c), asked)
 	if err != nil {
 		return err
 	}
-	page, err := r.Decisions.Search(c.Request().Context(), scope(c), q)
-	if err != nil {
-		return err
-	}
-	return c.Blob(
-		http.StatusOK, echo.MIMEApplicationJSON, api.SpellPage(page.Items, page.Next, domain.CursorOf, api.DecisionOf),
-	)
+	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, api.SpellDecisions(page))
 }
 
 // query reads the query string.

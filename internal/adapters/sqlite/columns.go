@@ -11,15 +11,18 @@ import (
 
 // StoredEvents returns one page of rows with their events; see ports.DecisionColumns.
 func (s *Store) StoredEvents(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
-	return s.page(ctx, scope, q, columns+`, packed, event`, func(rows *sql.Rows) (domain.Decision, error) {
-		var packed bool
-		var event []byte
-		d, err := scanWith(rows, &packed, &event)
-		if err == nil {
-			d.Event, _ = s.eventOf(packed, event) // nil has another hash
-		}
-		return d, err
-	})
+	return s.page(ctx, scope, q, true)
+}
+
+// scanStored reads a row with its event. One that cannot be unpacked is nil, which has another hash.
+func (s *Store) scanStored(rows *sql.Rows) (domain.Decision, error) {
+	var packed bool
+	var event []byte
+	d, err := scanWith(rows, &packed, &event)
+	if err == nil {
+		d.Event, _ = s.eventOf(packed, event)
+	}
+	return d, err
 }
 
 // setColumns updates a row of a table.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/search"
 )
 
 // queryTimeout ends a search that looks too far: while it reads, the write-ahead file cannot shrink.
@@ -38,17 +39,15 @@ type found struct {
 	rowid int64
 }
 
-// Search returns one page; see ports.DecisionReader. The rows are put in order by their keys alone, and then read one
-// after the other until the page is full: their columns may be a hundred times as large.
+// Search returns one page; see ports.DecisionReader.
 func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
-	return s.page(ctx, scope, q, columns, scanDecision)
+	return s.page(ctx, scope, q, false)
 }
 
-// page reads one page of rows.
-func (s *Store) page(
-	ctx context.Context, scope domain.Scope, q domain.Query, columns string,
-	scan func(*sql.Rows) (domain.Decision, error),
-) (domain.Page, error) {
+// page reads one page of rows, with their events or without. They are put in order by their keys alone, and then read
+// one after the other until the page is full: their columns may be a hundred times as large. What columns cannot say is
+// judged row by row, so many rows at a time.
+func (s *Store) page(ctx context.Context, scope domain.Scope, q domain.Query, events bool) (domain.Page, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true}) // what was found is still there
@@ -56,34 +55,73 @@ func (s *Store) page(
 		return domain.Page{}, s.slow(err)
 	}
 	defer func() { _ = tx.Rollback() }() // it only reads
-	order, err := s.find(ctx, tx, scope, q)
-	if err != nil {
-		return domain.Page{}, s.slow(err)
+	plan := search.NewPlan(q.Where)
+	page := sqlstore.NewDecisionPage(q.Limit, plan, s.opts.SearchTime)
+	read := rowsAt{ctx: ctx, tx: tx, events: events || plan.Event, scan: scanDecision, statements: map[string]*sql.Stmt{}}
+	if read.events {
+		read.scan = s.scanStored
 	}
-	rowOf := `SELECT ` + columns + ` FROM `
-	inside, err := tx.PrepareContext(ctx, rowOf+`decisions WHERE rowid = ?`)
-	if err != nil {
-		return domain.Page{}, s.slow(err)
-	}
-	defer inside.Close()
-	outside, err := tx.PrepareContext(ctx, rowOf+`decisions_out_of_window WHERE rowid = ?`)
-	if err != nil {
-		return domain.Page{}, s.slow(err)
-	}
-	defer outside.Close()
-	page := sqlstore.NewDecisionPage(q.Limit)
-	for more := true; more && len(order) > 0; order = order[1:] {
-		read := inside
-		if order[0].table != "decisions" {
-			read = outside
-		}
-		d, err := rowAt(ctx, read, order[0].rowid, scan)
+	defer read.close()
+	q.Where = plan.Columns
+	for {
+		ask := page.Ask()
+		order, err := s.find(ctx, tx, scope, q, ask)
 		if err != nil {
 			return domain.Page{}, s.slow(err)
 		}
-		more = page.Add(d)
+		for _, f := range order {
+			d, err := read.at(f)
+			if err != nil {
+				return domain.Page{}, s.slow(err)
+			}
+			if page.Judge(&d) {
+				if !events {
+					d.Event = nil
+				}
+				page.Add(d)
+			}
+			if page.Full() {
+				return page.Page(), nil
+			}
+			if page.Late() {
+				return page.Stopped(page.Last()), nil
+			}
+		}
+		if len(order) < ask {
+			return page.Page(), nil
+		}
+		q.After = page.Last()
 	}
-	return page.Page(), nil
+}
+
+// rowsAt reads rows by where they are, with their events or without.
+type rowsAt struct {
+	ctx        context.Context //nolint:containedctx // of one page
+	tx         *sql.Tx
+	events     bool
+	scan       func(*sql.Rows) (domain.Decision, error)
+	statements map[string]*sql.Stmt // by table
+}
+
+func (r rowsAt) at(f found) (d domain.Decision, err error) {
+	read := r.statements[f.table]
+	if read == nil {
+		all := columns
+		if r.events {
+			all += `, packed, event`
+		}
+		if read, err = r.tx.PrepareContext(r.ctx, `SELECT `+all+` FROM `+f.table+` WHERE rowid = ?`); err != nil {
+			return d, err
+		}
+		r.statements[f.table] = read
+	}
+	return rowAt(r.ctx, read, f.rowid, r.scan)
+}
+
+func (r rowsAt) close() {
+	for _, read := range r.statements {
+		_ = read.Close() // they have only read
+	}
 }
 
 // rowAt reads a row by its number.
@@ -101,13 +139,15 @@ func rowAt(
 	return scan(rows)
 }
 
-// find returns where the rows of a page are, in their order.
-func (s *Store) find(ctx context.Context, tx *sql.Tx, scope domain.Scope, q domain.Query) (order []found, err error) {
+// find returns where so many rows of a search are, in their order.
+func (s *Store) find(
+	ctx context.Context, tx *sql.Tx, scope domain.Scope, q domain.Query, most int,
+) (order []found, err error) {
 	w := dialect.Where()
 	w.Span("time", q.Filter)
 	w.Behind("time", q.After)
 	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
-	by := ` ORDER BY time DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, q.Limit+1)
+	by := ` ORDER BY time DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, most)
 	var parts []string
 	for _, t := range []string{"decisions", "decisions_out_of_window"} {
 		parts = append(

@@ -93,7 +93,7 @@ func TestStoreConformance(t *testing.T) {
 			var err error
 			s, err = OpenStore(context.Background(), dir, StoreOptions{
 				Window: h.Window, Log: slog.New(slog.DiscardHandler), Migrate: true, Now: func() time.Time { return h.Now },
-				JSON:  h.JSON,
+				JSON: h.JSON, SearchTime: h.SearchTime,
 				Fatal: func(err error) { t.Errorf("fatal: %v", err) },
 			})
 			require.NoError(t, err)

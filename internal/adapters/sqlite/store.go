@@ -34,6 +34,8 @@ type StoreOptions struct {
 	Migrate bool
 	// Now is the clock, for tests; nil is time.Now.
 	Now func() time.Time
+	// SearchTime bounds how long a search looks at rows; 0 is sqlstore.SearchTime.
+	SearchTime time.Duration
 	// JSON keeps new events as they are, instead of packing them. Rows of both kinds are read.
 	JSON bool
 }

@@ -181,22 +181,27 @@ var ErrUnknownDictionary = errors.New(
 )
 
 // Unpack returns the event that was packed. Whoever hands the bytes on compares their hash.
-func (d *Dictionaries) Unpack(packed []byte) ([]byte, error) {
+func (d *Dictionaries) Unpack(packed []byte) ([]byte, error) { return d.UnpackInto(nil, packed) }
+
+// UnpackInto is Unpack into the room of a buffer, where there is enough of it.
+func (d *Dictionaries) UnpackInto(buffer, packed []byte) ([]byte, error) {
 	if len(packed) < packedHead {
 		return nil, errors.New("its packed form is cut off")
 	}
 	short, block := prefix(packed[1:packedHead]), packed[packedHead:]
 	if packed[0] == packedPlain {
-		return slices.Clone(block), nil
+		return append(buffer[:0:cap(buffer)], block...), nil
 	}
 	if packed[0] != packedS2 {
 		return nil, fmt.Errorf("it is packed by codec %d, which this docket does not know: a newer one does", packed[0])
 	}
-	if n, err := s2.DecodedLen(block); err != nil || n > maxUnpacked {
+	n, err := s2.DecodedLen(block)
+	if err != nil || n > maxUnpacked {
 		return nil, fmt.Errorf("its packed form says that it has %d bytes (%w)", n, errors.Join(err, s2.ErrCorrupt))
 	}
+	buffer = buffer[:cap(buffer)]
 	if short == (prefix{}) {
-		return s2.Decode(nil, block)
+		return s2.Decode(buffer, block)
 	}
 	d.mu.RLock()
 	k := d.known[short]
@@ -204,5 +209,5 @@ func (d *Dictionaries) Unpack(packed []byte) ([]byte, error) {
 	if k == nil {
 		return nil, fmt.Errorf("%w (%x)", ErrUnknownDictionary, short)
 	}
-	return k.s2.Decode(nil, block)
+	return k.s2.Decode(buffer, block)
 }

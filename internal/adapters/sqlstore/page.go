@@ -1,36 +1,100 @@
 package sqlstore
 
-import "github.com/docket-project/docket/internal/domain"
+import (
+	"cmp"
+	"time"
 
-// DecisionPage gathers the rows of a page, of which it takes so many, and no more than domain.MaxPageBytes of them.
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/search"
+)
+
+// SearchTime is how long a search looks at rows before it hands over what it has found so far.
+const SearchTime = 8 * time.Second
+
+// How many rows are looked at by one statement where they have to be judged: few at first, so that a page of what many
+// rows have is there at once, and then more and more.
+const (
+	firstLook = 500
+	lookGrows = 4
+	lastLook  = 20_000
+)
+
+// DecisionPage gathers the rows of a page: those that fit the rest of its plan, of which it takes so many, and no more
+// than domain.MaxPageBytes of them.
 type DecisionPage struct {
 	limit, weight int
+	plan          search.Plan
+	time          time.Duration
 	items         []domain.Decision
+	looked        int
+	last          *domain.Cursor
 	full          bool
+	began         time.Time
+	late          bool
 }
 
-// NewDecisionPage begins a page; the query has to ask for one row more than limit.
-func NewDecisionPage(limit int) *DecisionPage { return &DecisionPage{limit: limit} }
+// NewDecisionPage begins a page, which has so much time; 0 is SearchTime.
+func NewDecisionPage(limit int, plan search.Plan, patience time.Duration) *DecisionPage {
+	return &DecisionPage{limit: limit, plan: plan, time: cmp.Or(patience, SearchTime), began: time.Now()}
+}
 
-// Add takes a row, and says whether there is room for another.
+// Late reports that the search has no more time.
+func (p *DecisionPage) Late() bool { return p.late || time.Since(p.began) > p.time }
+
+// TimeIsUp says so before the time is over.
+func (p *DecisionPage) TimeIsUp() { p.late = true }
+
+// Judge looks at a row, and says whether it belongs on the page. It may have no more than its key and what the plan
+// reads.
+func (p *DecisionPage) Judge(d *domain.Decision) bool {
+	p.looked++
+	p.last = domain.CursorOf(d)
+	return p.plan.Rest == nil || p.plan.Rest.Fits(d)
+}
+
+// Add takes a row that belongs on the page, and says whether there are room and time for another.
 func (p *DecisionPage) Add(d domain.Decision) bool {
 	p.weight += d.Weight() + len(d.Event)
 	p.items = append(p.items, d)
 	p.full = p.weight > domain.MaxPageBytes
-	return !p.full
+	return !p.Full() && !p.Late()
 }
 
-// Room is how many rows more a query has to ask for.
+// Room is how many rows there is room for: one more than the page shows tells that there are more.
 func (p *DecisionPage) Room() int { return p.limit + 1 - len(p.items) }
+
+// Ask is how many rows to ask for.
+func (p *DecisionPage) Ask() int {
+	if p.plan.Rest != nil {
+		return min(max(firstLook, lookGrows*p.looked), lastLook)
+	}
+	return p.Room()
+}
+
+// Looked is how many rows were looked at.
+func (p *DecisionPage) Looked() int { return p.looked }
+
+// Last lies behind the last row that was looked at.
+func (p *DecisionPage) Last() *domain.Cursor { return p.last }
 
 // Full reports that the page has all its rows, and knows whether there are more.
 func (p *DecisionPage) Full() bool { return p.full || p.Room() <= 0 }
 
-// Page is what was gathered.
-func (p *DecisionPage) Page() (page domain.Page) {
+// Page is what was gathered, by a search that has looked at all it had to.
+func (p *DecisionPage) Page() domain.Page {
+	page := domain.Page{LookedAt: p.looked, Complete: true}
 	page.Items, page.Next = Page(p.items, p.limit, domain.CursorOf)
 	if p.full && page.Next == nil {
 		page.Next = domain.CursorOf(&p.items[len(p.items)-1])
+	}
+	return page
+}
+
+// Stopped is what was gathered by a search that had no more time. It has not looked at what lies behind the cursor.
+func (p *DecisionPage) Stopped(at *domain.Cursor) domain.Page {
+	page := p.Page()
+	if page.Next == nil {
+		page.Next, page.Complete = at, false
 	}
 	return page
 }

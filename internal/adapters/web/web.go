@@ -16,6 +16,7 @@ import (
 	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/operate"
+	"github.com/docket-project/docket/internal/search"
 )
 
 const maxDetail = 700
@@ -28,8 +29,16 @@ func Problem(status int, detail string) *api.Problem {
 	return &api.Problem{Status: status, Title: http.StatusText(status), Detail: detail}
 }
 
-// BadRequest is a problem with what the client sent.
-func BadRequest(err error) error { return Problem(http.StatusBadRequest, err.Error()) }
+// BadRequest is a problem with what the client sent. Of a query it says where.
+func BadRequest(err error) error {
+	var query *search.Error
+	if !errors.As(err, &query) {
+		return Problem(http.StatusBadRequest, err.Error())
+	}
+	p := Problem(http.StatusBadRequest, query.Where())
+	p.Column, p.Expected = query.Column, query.Expected
+	return p
+}
 
 // StatusOf is total over the classes. None of them is a 4xx: what a client did wrong is a Problem, or a refusal, from
 // the start.

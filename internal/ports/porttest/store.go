@@ -24,6 +24,8 @@ type StoreHarness struct {
 	Now    time.Time
 	// JSON is how the store keeps events once it is reopened.
 	JSON bool
+	// SearchTime is how long a search may look at rows once the store is reopened; 0 is as long as ever.
+	SearchTime time.Duration
 	// Reopen closes the store and opens it again.
 	Reopen func(t *testing.T) (ports.Decisions, ports.Control)
 	// Poison makes the store refuse rows with this decision id: for ever when the class is Invalid, and for reasons
@@ -61,6 +63,8 @@ func Decisions(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"search filters", storeFilters},
 		{"search pages without gaps or repeats", storePages},
 		{"heavy pages end early", storeHeavyPages},
+		{"searches find what fits", storeSearches},
+		{"a search without time goes on where it ended", storeSearchesInSteps},
 		{"a canceled context stores nothing", storeCanceled},
 		{"an id that is not there is no error", storeAbsent},
 		{"a scope hides other tenants' decisions", scopeDecisions},

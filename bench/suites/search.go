@@ -1,0 +1,144 @@
+package suites
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/docket-project/docket/bench/stack"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/search"
+)
+
+// questions are what SearchSuite asks of a day, besides rareValues: most of them look at every row, because none fits.
+var questions = []string{
+	"outcome:denied", "id:rare", "path:*no-such-path*", "input.no_such_key:x", `input.method:"NOSUCH"`, "input.source.port:99999",
+	"input.source.port>99999", "-input.user:*", "latency>1h", `"no such text"`, "outcome:denied input.source.port:99999",
+}
+
+// searchResult is how long a question takes, in milliseconds.
+type searchResult struct {
+	Query    string  `json:"query"`
+	Writing  bool    `json:"while_rows_are_saved"`
+	Found    int     `json:"found"`
+	LookedAt int     `json:"looked_at"`
+	Median   float64 `json:"median_ms"`
+	P95      float64 `json:"p95_ms"`
+	Max      float64 `json:"max_ms"`
+}
+
+// What SearchSuite saves beside its questions: so many rows at once, and how often.
+const (
+	writtenRows  = 1000
+	writtenEvery = 400 * time.Millisecond
+)
+
+// SearchSuite asks questions of a day of rows, quiet and while more rows are saved.
+func SearchSuite(rows int, out string) (err error) {
+	ctx := context.Background()
+	store, err := newBenchStore(ctx, false, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.close()) }()
+	if err := store.teach(ctx); err != nil {
+		return err
+	}
+	const span = 23 * time.Hour
+	at, gap := time.Now().Add(-span), span/time.Duration(rows)
+	for done := 0; done < rows; done += batchRows {
+		records := store.corpus.batch(at, gap)
+		if done <= rows/3 && done+batchRows > rows/3 {
+			records[7] = rare(at)
+		}
+		at = at.Add(batchRows * gap)
+		if err := store.save(ctx, records); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(store.Tend(ctx, "bench"), store.server.Exec("postgres", "ANALYZE decisions")); err != nil {
+		return err
+	}
+	asked := slices.Clone(questions)
+	for _, r := range rareValues {
+		asked = append(asked, string(r.field)+":"+r.value)
+	}
+	quiet, err := askAll(ctx, store, asked, false)
+	if err != nil {
+		return err
+	}
+	writing, stop := context.WithCancel(ctx)
+	var writer sync.WaitGroup
+	var failed error
+	writer.Go(func() { failed = keepSaving(writing, store) })
+	busy, err := askAll(ctx, store, asked, true)
+	stop()
+	writer.Wait()
+	if err := errors.Join(err, failed); err != nil {
+		return err
+	}
+	results := slices.Concat(quiet, busy)
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "QUERY\tWHILE SAVING\tFOUND\tLOOKED AT\tMEDIAN ms\tP95 ms\tMAX ms")
+	for _, r := range results {
+		fmt.Fprintf(
+			w, "%s\t%t\t%d\t%d\t%.1f\t%.1f\t%.1f\n", r.Query, r.Writing, r.Found, r.LookedAt, r.Median, r.P95, r.Max,
+		)
+	}
+	_ = w.Flush()
+	return writeJSON(out, "search.json", results)
+}
+
+// keepSaving saves rows until ctx is done, with the upkeep of a store.
+func keepSaving(ctx context.Context, store *benchStore) error {
+	tick := time.NewTicker(writtenEvery)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		err := store.save(context.WithoutCancel(ctx), store.corpus.batch(time.Now(), writtenEvery/writtenRows))
+		if err == nil && n%100 == 0 {
+			err = store.Tend(context.WithoutCancel(ctx), "bench")
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// askAll asks every question some times, a little apart.
+func askAll(ctx context.Context, store *benchStore, asked []string, writing bool) (out []searchResult, err error) {
+	const times = 21
+	for _, query := range asked {
+		r := searchResult{Query: query, Writing: writing}
+		var took []float64
+		for range times {
+			q, err := search.Parse("since:24h "+query, time.Now())
+			if err != nil {
+				return nil, err
+			}
+			start := time.Now()
+			page, err := store.Search(
+				ctx, domain.Tenants(domain.DefaultTenant), domain.Query{Filter: q.Filter, Limit: domain.DefaultPage},
+			)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", query, err)
+			}
+			took = append(took, stack.Millis(time.Since(start)))
+			r.Found, r.LookedAt = len(page.Items), page.LookedAt
+			time.Sleep(50 * time.Millisecond)
+		}
+		slices.Sort(took)
+		r.Median, r.P95, r.Max = took[times/2], took[times*95/100], took[times-1]
+		out = append(out, r)
+	}
+	return out, nil
+}

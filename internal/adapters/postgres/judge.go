@@ -1,0 +1,165 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/search"
+)
+
+// judgePage adds the rows of a search to a page of which columns say only a part: it looks at as little of each as
+// tells whether it fits, and reads those that do. more says that there may be more of them.
+func (s *Store) judgePage(
+	ctx context.Context, scope domain.Scope, q domain.Query, read *rowsOf, plan search.Plan, page *sqlstore.DecisionPage,
+	in []table,
+) (more bool, err error) {
+	ask, before := page.Ask(), page.Looked()
+	sql, args := pageQuery(scope, q, judged(plan), ask, in)
+	var fit []domain.Cursor
+	row := newJudgedRow(plan)
+	err = s.rows(ctx, planned(q.Where), sql, args, func(from pgx.CollectableRow) (bool, error) {
+		d, err := row.read(from)
+		if err == nil {
+			err = s.unpackJudged(row, d)
+		}
+		if errors.Is(err, sqlstore.ErrUnknownDictionary) && read.anyway {
+			s.dictionaries.Missing(err)
+			err = nil
+		}
+		if err == nil && page.Judge(d) {
+			fit = append(fit, *domain.CursorOf(d))
+		}
+		return len(fit) < page.Room() && !page.Late(), err
+	})
+	if tookTooLong(err) && page.Looked() > 0 {
+		page.TimeIsUp()
+		err = nil
+	}
+	more = page.Looked()-before == ask || len(fit) == page.Room()
+	return more, errors.Join(s.readFitting(ctx, fit, *read, page), err)
+}
+
+// judged are the columns that a plan reads.
+func judged(plan search.Plan) string {
+	columns := `TIME AS time, tenant, decision_id, unsearchable`
+	if plan.Event {
+		columns += eventColumns
+	}
+	for _, f := range plan.Fields {
+		if f.Kind == domain.Revisions {
+			columns += `, bundles::text AS bundles`
+		} else if f.Column != "tenant" && f.Column != "decision_id" {
+			columns += `, ` + f.Column
+		}
+	}
+	return columns
+}
+
+// judgedRow is one row of judged at a time. What it has of the row before is written over.
+type judgedRow struct {
+	d             domain.Decision
+	event, packed pgtype.DriverBytes // the connection's own bytes
+	unpacked      []byte
+	bundles       pgtype.Text
+	texts         []pgtype.Text
+	of            []*string
+	into          []any
+}
+
+func newJudgedRow(plan search.Plan) *judgedRow {
+	r := &judgedRow{texts: make([]pgtype.Text, 0, len(plan.Fields))}
+	r.into = []any{&r.d.Timestamp, &r.d.Tenant, &r.d.ID, &r.d.Unsearchable}
+	if plan.Event {
+		r.into = append(r.into, &r.event, &r.packed)
+	}
+	for _, f := range plan.Fields {
+		switch {
+		case f.Kind == domain.Revisions:
+			r.into = append(r.into, &r.bundles)
+		case f.Name == domain.FieldOutcome:
+			r.into = append(r.into, &r.d.Outcome)
+		case f.Column != "tenant" && f.Column != "decision_id":
+			r.texts = append(r.texts, pgtype.Text{})
+			r.of = append(r.of, domain.TextColumnOf(f.Column)(&r.d))
+			r.into = append(r.into, &r.texts[len(r.texts)-1])
+		}
+	}
+	return r
+}
+
+// read reads the next row, but for its event.
+func (r *judgedRow) read(row pgx.CollectableRow) (*domain.Decision, error) {
+	if err := row.Scan(r.into...); err != nil {
+		return nil, err
+	}
+	for i, of := range r.of {
+		*of = r.texts[i].String
+	}
+	var err error
+	r.d.Bundles, err = domain.DecodeBundles(r.bundles.String)
+	r.d.Timestamp = r.d.Timestamp.UTC()
+	return &r.d, err
+}
+
+// unpackJudged gives a row that is judged its event. One that cannot be unpacked is as if it were absent.
+func (s *Store) unpackJudged(r *judgedRow, d *domain.Decision) error {
+	d.Event = r.event
+	if r.packed == nil {
+		return nil
+	}
+	unpacked, err := s.dictionaries.UnpackInto(r.unpacked, r.packed)
+	d.Event = unpacked
+	if err == nil {
+		r.unpacked = unpacked
+	}
+	if errors.Is(err, sqlstore.ErrUnknownDictionary) {
+		return err
+	}
+	return nil
+}
+
+// useKeys has the planner look rows up by their keys, of whatever table it has no statistics of.
+const useKeys = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+	set_config('enable_mergejoin', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`
+
+// readFitting adds the rows with these keys to a page, in this order. One that is gone is left out.
+func (s *Store) readFitting(ctx context.Context, fit []domain.Cursor, read rowsOf, page *sqlstore.DecisionPage) error {
+	if len(fit) == 0 {
+		return nil
+	}
+	times, tenants, ids := make([]time.Time, len(fit)), make([]string, len(fit)), make([]string, len(fit))
+	for i, c := range fit {
+		times[i], tenants[i], ids[i] = c.Time, c.Tenant, c.ID
+	}
+	found := make(map[domain.Cursor]domain.Decision, len(fit))
+	sql := bothTables(`SELECT ` + read.columns() + ` FROM TABLE WHERE TIME BETWEEN $4::timestamptz AND $5::timestamptz
+		AND (TIME, tenant, decision_id) IN (SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[]))`)
+	visit := func(row pgx.CollectableRow) (bool, error) {
+		d, err := read.scan(row)
+		found[*domain.CursorOf(&d)] = d
+		return true, err
+	}
+	args := []any{times, tenants, ids, times[len(times)-1], times[0]}
+	err := s.rows(ctx, useKeys, sql, args, visit)
+	if errors.Is(err, sqlstore.ErrUnknownDictionary) && !read.anyway {
+		read.anyway = true
+		if err = s.readDictionaries(ctx); err == nil {
+			err = s.rows(ctx, useKeys, sql, args, visit)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	for _, c := range fit {
+		if d, there := found[c]; there && !page.Add(d) {
+			break
+		}
+	}
+	return nil
+}

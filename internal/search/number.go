@@ -1,0 +1,33 @@
+package search
+
+import (
+	"regexp"
+
+	"github.com/cockroachdb/apd/v3"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// jsonNumber is how JSON spells a number (RFC 8259 section 6).
+var jsonNumber = regexp.MustCompile(`^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$`)
+
+// longestNumber bounds the digits that are compared as a number. Reading more of them takes a time that grows with
+// their square.
+const longestNumber = 4096
+
+// number reads a text that may be a number as JSON spells it, without rounding. What is longer than longestNumber, or
+// has an exponent beyond 100,000, is none.
+func number(text string) (*apd.Decimal, bool) {
+	if !jsonNumber.MatchString(text) {
+		return nil, false
+	}
+	return numberOf(jsontext.Value(text))
+}
+
+// numberOf is number of a JSON value.
+func numberOf(v jsontext.Value) (*apd.Decimal, bool) {
+	if len(v) > longestNumber || v.Kind() != '0' {
+		return nil, false
+	}
+	d, _, err := apd.NewFromString(string(v))
+	return d, err == nil
+}

@@ -1,0 +1,137 @@
+package search
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// String is the canonical form of a filter: Parse reads the same filter from it, if the filter has no zero Since.
+func String(f domain.Filter) string {
+	var parts []string
+	if !f.Since.IsZero() {
+		parts = append(parts, "since:"+f.Since.Format(time.RFC3339Nano))
+	}
+	if !f.Until.IsZero() {
+		parts = append(parts, "until:"+f.Until.Format(time.RFC3339Nano))
+	}
+	for _, c := range f.Where.Conjuncts() {
+		text := spell(c)
+		if c.Op == domain.OpOr && len(parts)+len(f.Where.Conjuncts()) > 1 {
+			text = "(" + text + ")"
+		}
+		parts = append(parts, text)
+	}
+	return strings.Join(parts, " ")
+}
+
+// spell is an expression without parentheses around it.
+func spell(e domain.Expr) string {
+	switch e.Op {
+	case domain.OpAnd:
+		return joined(e.Args, " ")
+	case domain.OpOr:
+		return joined(e.Args, " OR ")
+	case domain.OpNot:
+		if a := e.Args[0]; a.Op != domain.OpAnd && a.Op != domain.OpOr {
+			return "-" + spell(a)
+		}
+		return "NOT (" + spell(e.Args[0]) + ")"
+	case domain.OpText:
+		return pattern(e.Value, true)
+	case domain.OpEqual, domain.OpPrefix, domain.OpPresent, domain.OpGlob,
+		domain.OpLess, domain.OpAtMost, domain.OpAtLeast, domain.OpMore, "":
+	}
+	return fieldName(e) + spellValue(e)
+}
+
+func joined(args []domain.Expr, operator string) string {
+	parts := make([]string, len(args))
+	for i, a := range args {
+		if parts[i] = spell(a); a.Op == domain.OpAnd || a.Op == domain.OpOr {
+			parts[i] = "(" + parts[i] + ")"
+		}
+	}
+	return strings.Join(parts, operator)
+}
+
+// fieldName spells the field of a comparison.
+func fieldName(e domain.Expr) string {
+	if e.Field == domain.FieldDecisionID {
+		return idName
+	}
+	if e.Field != domain.FieldEvent {
+		return string(e.Field)
+	}
+	steps := e.Path
+	switch {
+	case len(steps) > 1 && (steps[0] == "input" || steps[0] == "result"):
+	case len(steps) == 2 && steps[0] == "labels":
+		steps = []string{"label", steps[1]}
+	case len(steps) == 3 && steps[0] == "bundles" && steps[2] == "revision":
+		steps = []string{"bundle", steps[1]}
+	default:
+		steps = append([]string{"event"}, steps...)
+	}
+	spelled := make([]string, len(steps))
+	for i, step := range steps {
+		if spelled[i] = step; !plainStep.MatchString(step) {
+			spelled[i] = quote(step)
+		}
+	}
+	return strings.Join(spelled, ".")
+}
+
+var operators = map[domain.Op]string{
+	domain.OpLess: "<", domain.OpAtMost: "<=", domain.OpAtLeast: ">=", domain.OpMore: ">",
+}
+
+// spellValue spells an operator with its value.
+func spellValue(e domain.Expr) string {
+	switch e.Op {
+	case domain.OpPresent:
+		return ":*"
+	case domain.OpPrefix:
+		return ":" + pattern(domain.Glob(e.Value, ""), false)
+	case domain.OpGlob:
+		return ":" + pattern(e.Value, false)
+	case domain.OpEqual:
+		if e.Quoted || !plainValue.MatchString(e.Value) {
+			return ":" + quote(e.Value)
+		}
+		return ":" + e.Value
+	default:
+		return operators[e.Op] + e.Value
+	}
+}
+
+// pattern spells literals with stars between them.
+func pattern(glob string, text bool) string {
+	literals := domain.Literals(glob)
+	for i, literal := range literals {
+		if literal != "" && (text || !plainValue.MatchString(literal)) {
+			literals[i] = quote(literal)
+		}
+	}
+	if text && slices.Equal(literals, []string{""}) {
+		return quote("")
+	}
+	return strings.Join(literals, "*")
+}
+
+// What needs no quotes.
+var (
+	plainStep  = regexp.MustCompile(`^[\pL\pN_/@$-]+$`)
+	plainValue = regexp.MustCompile(`^[\pL\pN_./:@$+=~#%&?!,;|<>^-]+$`)
+)
+
+// quote puts a text in quotes. Only quotes and backslashes need a backslash there; all others get theirs, so that a
+// reader does not wonder.
+func quote(text string) string {
+	return `"` + quoter.Replace(text) + `"`
+}
+
+var quoter = strings.NewReplacer(`"`, `\"`, `\`, `\\`)
