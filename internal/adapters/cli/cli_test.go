@@ -107,6 +107,49 @@ func TestFindScreens(t *testing.T) {
 	golden(t, "find-nothing", got)
 }
 
+// TestFindByQuery has a query that is refused before it is sent, one that is only explained, and one that docket does
+// not get through at once.
+func TestFindByQuery(t *testing.T) {
+	asked := 0
+	cursor := domain.Cursor{Time: time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC), Tenant: "acme", ID: "d-9"}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked++; asked == 1 {
+			_, _ = io.WriteString(w, `{"items":[],"next_cursor":"`+cursor.String()+`","looked_at":2000000,"complete":false}`)
+			return
+		}
+		_, _ = io.WriteString(w, `{"items":[`+denied+`],"next_cursor":null,"looked_at":7,"complete":true}`)
+	}))
+	t.Cleanup(s.Close)
+	for _, c := range []struct {
+		name  string
+		query []string
+		asked int
+		edit  func(*Find)
+		code  int
+	}{
+		{"refused", []string{"outcome:denied", "usr:bob"}, 0, func(*Find) {}, ExitUsage},
+		{"refused-ends", []string{"(input.n:1"}, 0, func(*Find) {}, ExitUsage},
+		{"refused-hostile", []string{"\x1b[31m", "(a"}, 0, func(*Find) {}, ExitUsage},
+		{"explained", []string{"-principal:bob", `"a b"`}, 0, func(f *Find) {
+			f.Explain, f.Denied, f.Since, f.Path = true, true, "2026-11-20T00:00:00Z", []string{"a/*"}
+		}, 0},
+		{"goes-on", []string{"input.n:1"}, 2, func(*Find) {}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			asked = 0
+			f := Find{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Query: c.query, Limit: 100}
+			c.edit(&f)
+			got, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
+			require.Equal(t, c.code, ExitCode(err))
+			if err != nil {
+				got += err.Error() + "\n"
+			}
+			require.Equal(t, c.asked, asked)
+			golden(t, "find-query-"+c.name, got)
+		})
+	}
+}
+
 func TestShowScreens(t *testing.T) {
 	event := `{"decision_id":"d-1", "input":{"user":"bob\u0007"},"bell":"` + "\u202e" + `"}`
 	s := serve(t, map[string]string{

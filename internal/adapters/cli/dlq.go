@@ -86,7 +86,7 @@ func (l *DLQList) Run(ctx context.Context, out Out) error {
 	query := l.values()
 	set(query, "decision_id", l.DecisionID)
 	set(query, "replay", l.Replay)
-	items, more, err := l.pages(ctx, "/api/v1/dead-letters", query, l.Limit)
+	items, more, err := l.pages(ctx, "/api/v1/dead-letters", query, l.Limit, nil)
 	if err != nil {
 		return err
 	}

@@ -88,7 +88,7 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 		fmt.Fprintln(out.Stdout, printable(search.String(asked.Filter)))
 		return nil
 	}
-	items, more, err := f.pages(ctx, "/api/v1/decisions", query, f.Limit)
+	items, more, err := f.pages(ctx, "/api/v1/decisions", query, f.Limit, out.goesOn)
 	if err != nil {
 		return err
 	}
@@ -144,25 +144,47 @@ func (f *Find) hints() (out []string) {
 	return out
 }
 
-// pages reads until limit items or the end.
+// goesOn tells a person what a search has looked at so far, and up to when.
+func (o Out) goesOn(looked int, cursor string) {
+	upTo := ""
+	if c, err := domain.ParseCursor(cursor); err == nil {
+		upTo = " back to " + c.Time.UTC().Format(time.RFC3339)
+	}
+	fmt.Fprintf(
+		o.Stderr, "Looked at %d decisions%s, and going on. Name a time, an outcome, a path or a principal to have fewer "+
+			"looked at, or press Ctrl-C.\n", looked, upTo,
+	)
+}
+
+// pages reads until limit items or the end. It tells late, which may be nil, of every page that ended because docket
+// had looked at rows for long enough: how many there were so far, and where the next page begins.
 func (s Console) pages(
-	ctx context.Context, path string, query url.Values, limit int,
+	ctx context.Context, path string, query url.Values, limit int, late func(looked int, cursor string),
 ) (items []json.RawMessage, more bool, err error) {
 	if limit < 1 {
 		return nil, false, fail(ExitUsage, "--limit %d: at least 1", limit)
 	}
 	const page = 1000
+	looked := 0
 	for {
 		query.Set("limit", strconv.Itoa(min(page, limit-len(items))))
 		body, err := s.get(ctx, path, query)
 		if err != nil {
 			return nil, false, err
 		}
-		answer, err := read[api.Page[json.RawMessage]](body)
+		answer, err := read[struct {
+			api.Page[json.RawMessage]
+			api.Found
+		}](body)
 		if err != nil {
 			return nil, false, err
 		}
 		items = append(items, answer.Items...)
+		looked += answer.LookedAt
+		goesOn := answer.NextCursor != "" && len(items) < limit
+		if late != nil && goesOn && answer.LookedAt > 0 && !answer.Complete {
+			late(looked, string(answer.NextCursor))
+		}
 		if answer.NextCursor == "" || len(items) >= limit {
 			return items, answer.NextCursor != "", nil
 		}
@@ -239,7 +261,7 @@ func (s *Show) one(ctx context.Context, out Out, id string) error {
 func (s *Show) begins(ctx context.Context, prefix string, notFound error) (id string, err error) {
 	const most = 10
 	query := url.Values{"since": {s.Since}, "decision_id": {prefix + "*"}}
-	items, more, err := s.pages(ctx, "/api/v1/decisions", query, most)
+	items, more, err := s.pages(ctx, "/api/v1/decisions", query, most, nil)
 	if code := ExitCode(err); code == ExitNotFound || code == ExitUsage { // it cannot be asked so
 		return "", notFound
 	}
