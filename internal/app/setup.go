@@ -240,11 +240,12 @@ func (a *App) consumers(log ports.Log, s *store) {
 	}
 }
 
-// tendEvery is how often a store does what it has to do for itself.
-const tendEvery = time.Minute
+// tendEvery is how often a store does what it has to do for itself. What was written since is read by every search for
+// a rare value: at 2,500 rows a second a minute of it took 130 ms.
+const tendEvery = 15 * time.Second
 
 // tendPatience is how often in a row it may be the store's being away that keeps it from that.
-const tendPatience = 5
+const tendPatience = 20
 
 // tend has it do so.
 func (a *App) tend(ctx context.Context, store ports.Upkeep) {

@@ -47,7 +47,22 @@ type Cursor struct {
 	Time   time.Time
 	Tenant string
 	ID     string
+	// Reading is which of two readings of a query the cursor goes on with; stores do not look at it.
+	Reading Reading
 }
+
+// Reading is one of the readings of a query that has two: a word that looks like an id is one first, and then a text.
+type Reading string
+
+// The readings.
+const (
+	// FirstReading has found something.
+	FirstReading Reading = ""
+	// FirstReadingSoFar has found nothing yet.
+	FirstReadingSoFar Reading = "so far"
+	// OtherReading is the second one.
+	OtherReading Reading = "other"
+)
 
 // CursorBefore lies behind everything of a time and later.
 func CursorBefore(t time.Time) *Cursor { return &Cursor{Time: t.Add(-time.Microsecond)} }
@@ -63,11 +78,13 @@ type cursorJSON struct {
 	Micros int64  `json:"t"`
 	Tenant string `json:"n"`
 	ID     string `json:"i"`
+	// Reading is left out where it is the first.
+	Reading Reading `json:"r,omitempty"`
 }
 
 // String spells the cursor; clients pass it back unread.
 func (c *Cursor) String() string {
-	b, err := json.Marshal(cursorJSON{c.Time.UnixMicro(), c.Tenant, c.ID})
+	b, err := json.Marshal(cursorJSON{c.Time.UnixMicro(), c.Tenant, c.ID, c.Reading})
 	if err != nil {
 		panic(err) // two strings and a number
 	}
@@ -84,7 +101,7 @@ func ParseCursor(s string) (*Cursor, error) {
 	if err != nil || c.ID == "" && (c.Tenant != "" || c.Micros == 0) {
 		return nil, fmt.Errorf("cursor %.40q is not one of docket's: pass on next_cursor unchanged", s)
 	}
-	return &Cursor{Time: time.UnixMicro(c.Micros).UTC(), Tenant: c.Tenant, ID: c.ID}, nil
+	return &Cursor{Time: time.UnixMicro(c.Micros).UTC(), Tenant: c.Tenant, ID: c.ID, Reading: c.Reading}, nil
 }
 
 // ParseQuery reads parameters that choose decisions. now is where durations back are counted from. The error names the

@@ -83,7 +83,7 @@ type Leases interface {
 
 // Upkeep is what a store has to do for itself now and then.
 type Upkeep interface {
-	// Tend does it, once a minute or so, for one owner at a time: for any other it does nothing. What it does not get
+	// Tend does it, every 15 seconds or so, for one owner at a time: for any other it does nothing. What it does not get
 	// done in a minute is done in the next turn.
 	Tend(ctx context.Context, owner string) error
 }

@@ -94,5 +94,11 @@ type negatedValue struct {
 	Pos   lexer.Position
 	Not   []string   `parser:"@'NOT'*"`
 	Group *anyValues `parser:"(  ValuesOpen @@ ValuesClose"`
-	Text  string     `parser:"|  (?! 'OR' | 'AND' | 'NOT') @Item )"`
+	Item  *item      `parser:"|  @@ )"`
+}
+
+// item is one of several values.
+type item struct {
+	Pos  lexer.Position
+	Text string `parser:"(?! 'OR' | 'AND' | 'NOT') @Item"`
 }

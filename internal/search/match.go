@@ -162,7 +162,7 @@ func required(e domain.Expr) (texts [][]byte) {
 	}
 	switch e.Op {
 	case domain.OpEqual:
-		if _, isNumber := number(e.Value); e.Quoted || !isNumber && !slices.Contains(words, e.Value) {
+		if e.Quoted || !jsonNumber.MatchString(e.Value) && !slices.Contains(words, e.Value) {
 			texts = append(texts, []byte(`"`+e.Value+`"`))
 		}
 	case domain.OpGlob:
@@ -200,7 +200,7 @@ func scalar(e domain.Expr) func(jsontext.Value) bool {
 			if text, ok := domain.TextOf(v); ok {
 				return text == e.Value
 			}
-			if e.Quoted {
+			if kind := v.Kind(); e.Quoted || kind == '{' || kind == '[' || kind == '"' {
 				return false
 			}
 			if n, ok := numberOf(v); ok && isNumber {

@@ -106,6 +106,25 @@ func TestFits(t *testing.T) {
 	}
 }
 
+// TestPlainEvents have no backslash, so that their bytes are looked into first.
+func TestPlainEvents(t *testing.T) {
+	digits := strings.Repeat("7", 5000)
+	d := decisionOf(t, `{"decision_id":"d-1","input":{"huge":1e999999999,"long":`+digits+`,"o":{},"a":[[]],"n":1000,`+
+		`"list":["x","Yé"],"t":true,"é":"ü"},"text":"Some Words"}`)
+	for query, want := range map[string]bool{
+		"input.huge:1e999999999": true, "input.huge:1e999999998": false, "input.n:1e3": true, "input.n:1e4": false,
+		"input.o:{}": false, "input.a:[]": false, "input.o:*": true, "input.t:true": true, "input.t:false": false,
+		"input.list:x": true, "input.list:z": false, "input.list.1:Y*": true, "input.é:ü": true, "input.é:u": false,
+		"WORDS": true, "nowhere": false, "some*words": true, `"1000"`: true, "input.nothing:*": false, "-input.nothing:x": true,
+	} {
+		q, err := Parse(query, now)
+		require.NoError(t, err)
+		require.Equal(t, want, NewMatcher(q.Where).Fits(d), query)
+	}
+	e := domain.Expr{Op: domain.OpEqual, Field: domain.FieldEvent, Path: []string{"input", "long"}, Value: digits}
+	require.True(t, NewMatcher(e).Fits(d), "spelled the same")
+}
+
 func TestUnsearchableEventsAreSkipped(t *testing.T) {
 	d := decisionOf(t, `{"decision_id":"d-1","path":"p","input":{"a":"\u0000","n":1}}`)
 	require.True(t, d.Unsearchable)

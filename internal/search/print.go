@@ -1,6 +1,7 @@
 package search
 
 import (
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,7 +21,7 @@ func String(f domain.Filter) string {
 	}
 	for _, c := range f.Where.Conjuncts() {
 		text := spell(c)
-		if c.Op == domain.OpOr && len(parts)+len(f.Where.Conjuncts()) > 1 {
+		if _, is := idWord(c); !is && c.Op == domain.OpOr && len(parts)+len(f.Where.Conjuncts()) > 1 {
 			text = "(" + text + ")"
 		}
 		parts = append(parts, text)
@@ -32,11 +33,15 @@ func String(f domain.Filter) string {
 func spell(e domain.Expr) string {
 	switch e.Op {
 	case domain.OpAnd:
-		return joined(e.Args, " ")
+		return joined(e.Args, " ", domain.OpOr)
 	case domain.OpOr:
-		return joined(e.Args, " OR ")
+		if word, is := idWord(e); is {
+			return word
+		}
+		return joined(e.Args, " OR ", "")
 	case domain.OpNot:
-		if a := e.Args[0]; a.Op != domain.OpAnd && a.Op != domain.OpOr {
+		a := e.Args[0]
+		if _, is := idWord(a); is || a.Op != domain.OpAnd && a.Op != domain.OpOr {
 			return "-" + spell(a)
 		}
 		return "NOT (" + spell(e.Args[0]) + ")"
@@ -48,14 +53,26 @@ func spell(e domain.Expr) string {
 	return fieldName(e) + spellValue(e)
 }
 
-func joined(args []domain.Expr, operator string) string {
+// joined puts those of an operator that binds looser into parentheses.
+func joined(args []domain.Expr, operator string, looser domain.Op) string {
 	parts := make([]string, len(args))
 	for i, a := range args {
-		if parts[i] = spell(a); a.Op == domain.OpAnd || a.Op == domain.OpOr {
+		parts[i] = spell(a)
+		if _, is := idWord(a); !is && a.Op == looser {
 			parts[i] = "(" + parts[i] + ")"
 		}
 	}
 	return strings.Join(parts, operator)
+}
+
+// idWord is the word that was read as ids.
+func idWord(e domain.Expr) (string, bool) {
+	if e.Op != domain.OpOr || len(e.Args) < 3 || !id.MatchString(e.Args[0].Value) {
+		return "", false
+	}
+	word := e.Args[0].Value
+	r := reader{}
+	return word, reflect.DeepEqual(e, r.freeText(word, len(e.Args) == 3))
 }
 
 // fieldName spells the field of a comparison.
@@ -68,7 +85,7 @@ func fieldName(e domain.Expr) string {
 	}
 	steps := e.Path
 	switch {
-	case len(steps) > 1 && (steps[0] == "input" || steps[0] == "result"):
+	case steps[0] == "input" || steps[0] == "result":
 	case len(steps) == 2 && steps[0] == "labels":
 		steps = []string{"label", steps[1]}
 	case len(steps) == 3 && steps[0] == "bundles" && steps[2] == "revision":

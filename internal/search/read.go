@@ -15,7 +15,7 @@ func (r *reader) query(q *query) (out Query, err error) {
 	if out.Filter, err = r.filter(q); err != nil {
 		return Query{}, err
 	}
-	out.Dated = !r.since.IsZero() || !r.until.IsZero()
+	out.Dated = r.hasSince || r.hasUntil
 	if r.ids {
 		again := reader{text: r.text, now: r.now, asText: true}
 		otherwise, err := again.filter(q)
@@ -35,14 +35,22 @@ func (r *reader) filter(q *query) (domain.Filter, error) {
 			return domain.Filter{}, err
 		}
 	}
-	if !r.until.IsZero() && r.until.Before(r.since) {
-		return domain.Filter{}, r.errorAt(r.untilAt, "a later time", "until lies before since")
-	}
 	f := domain.Filter{Since: r.since, Until: r.until, Where: where}
-	if f.Since.IsZero() && !asksForIDs(where) {
+	if !r.hasSince && !asksForIDs(where) {
 		f.Since = r.now.Add(-domain.DefaultSpan).UTC()
 	}
-	return f, nil
+	switch {
+	case !r.hasUntil || !f.Until.Before(f.Since) && !f.Until.IsZero():
+		return f, nil
+	case !r.hasSince:
+		return f, r.errorAt(
+			r.untilAt,
+			"a since as well, such as since:30d",
+			"until lies before since, which is 24 hours ago where the query does not say",
+		)
+	default:
+		return f, r.errorAt(r.untilAt, "a later time", "until lies before since")
+	}
 }
 
 // asksForIDs reports that only decisions of certain ids can fit.
@@ -68,11 +76,12 @@ func (r *reader) any(a *anyOf, top bool, depth int) (domain.Expr, error) {
 	return anyOfThese(args), nil
 }
 
-// anyOfThese is domain.AnyOf without an OR right within an OR.
+// anyOfThese is domain.AnyOf without an OR right within an OR, but for that of a word that looks like an id, which is
+// spelled as the word.
 func anyOfThese(args []domain.Expr) domain.Expr {
 	var flat []domain.Expr
 	for _, e := range args {
-		if e.Op == domain.OpOr {
+		if _, is := idWord(e); e.Op == domain.OpOr && !is {
 			flat = append(flat, e.Args...)
 		} else {
 			flat = append(flat, e)
@@ -124,7 +133,7 @@ func (r *reader) term(t *term, top bool, depth int) (domain.Expr, error) {
 		if err := r.count(t.Pos.Offset); err != nil {
 			return domain.Expr{}, err
 		}
-		return r.freeText(t.Text), nil
+		return r.freeText(t.Text, top), nil
 	}
 }
 
@@ -159,7 +168,7 @@ func (r *reader) negatedValue(t *term, n *negatedValue) (domain.Expr, error) {
 	if n.Group != nil {
 		return r.anyValues(t, n.Group)
 	}
-	return r.comparison(t, false, n.Pos.Offset+len(strings.Join(n.Not, " ")), n.Text)
+	return r.comparison(t, false, n.Item.Pos.Offset, n.Item.Text)
 }
 
 // id is what decisions and traces are named by: a UUID, 32 hexadecimal digits, or a hash that docket made.
@@ -167,16 +176,23 @@ var id = regexp.MustCompile(
 	`^(?i:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32}|sha256:[0-9a-f]{64})$`,
 )
 
-func (r *reader) freeText(word string) domain.Expr {
+// freeText makes the tree of a word. One that looks like an id is looked for as one first, where all of the query has
+// to hold, and as both elsewhere.
+func (r *reader) freeText(word string, top bool) domain.Expr {
 	v := readValue(word)
-	if !r.asText && id.MatchString(word) {
-		r.ids = true
-		return domain.AnyOf(
-			domain.Equals(domain.FieldDecisionID, word), domain.Equals(domain.FieldTraceID, word),
-			domain.Equals(domain.FieldBatchID, word),
-		)
+	text := domain.Expr{Op: domain.OpText, Field: domain.FieldText, Value: domain.Glob(v.literals...)}
+	if !id.MatchString(word) || top && r.asText {
+		return text
 	}
-	return domain.Expr{Op: domain.OpText, Field: domain.FieldText, Value: domain.Glob(v.literals...)}
+	ids := []domain.Expr{
+		domain.Equals(domain.FieldDecisionID, word), domain.Equals(domain.FieldTraceID, word),
+		domain.Equals(domain.FieldBatchID, word),
+	}
+	if top {
+		r.ids = true
+		return domain.AnyOf(ids...)
+	}
+	return domain.AnyOf(append(ids, text)...)
 }
 
 // written is a value as it was written.
@@ -225,30 +241,38 @@ var ops = map[string]domain.Op{
 	"<": domain.OpLess, "<=": domain.OpAtMost, ">=": domain.OpAtLeast, ">": domain.OpMore,
 }
 
-// splitField takes the operator off a field, and quotes off its steps.
-func splitField(token string) (steps []string, op string) {
+// splitField takes the operator off a field, and quotes off its steps. whole is false where a step is missing: an empty
+// key stands in quotes.
+func splitField(token string) (steps []string, op string, whole bool) {
 	end := len(token) - 1
 	if strings.HasSuffix(token, "=") {
 		end--
 	}
 	name, op := token[:end], token[end:]
 	var b strings.Builder
-	inside := false
+	inside, quotes := false, false
+	whole = true
+	step := func() {
+		whole = whole && (b.Len() > 0 || quotes)
+		steps = append(steps, b.String())
+		b.Reset()
+		quotes = false
+	}
 	for i := 0; i < len(name); i++ {
 		switch ch := name[i]; {
 		case ch == '"':
-			inside = !inside
+			inside, quotes = !inside, true
 		case inside && ch == '\\' && (name[i+1] == '"' || name[i+1] == '\\'):
 			i++
 			b.WriteByte(name[i])
 		case ch == '.' && !inside:
-			steps = append(steps, b.String())
-			b.Reset()
+			step()
 		default:
 			b.WriteByte(ch)
 		}
 	}
-	return append(steps, b.String()), op
+	step()
+	return steps, op, whole
 }
 
 // comparison makes the tree of a field and a value.
@@ -256,16 +280,16 @@ func (r *reader) comparison(t *term, top bool, at int, word string) (domain.Expr
 	if err := r.count(at); err != nil {
 		return domain.Expr{}, err
 	}
-	steps, op := splitField(t.Field)
+	steps, op, whole := splitField(t.Field)
 	v := readValue(word)
 	name := strings.Join(steps, ".")
 	if text, plain := v.text(); name == "sha256" && op == ":" && plain && id.MatchString(t.Field+text) {
-		return r.freeText(t.Field + text), nil // the colon is its own
+		return r.freeText(t.Field+text, top), nil // the colon is its own
 	}
 	if known := strings.ToLower(name); known == "since" || known == "until" {
 		return domain.Expr{}, r.time(t, known, op, v, top, at)
 	}
-	f, err := r.field(t, steps)
+	f, err := r.field(t, steps, whole)
 	if err != nil {
 		return domain.Expr{}, err
 	}
@@ -277,24 +301,26 @@ func (r *reader) comparison(t *term, top bool, at int, word string) (domain.Expr
 
 // time reads since and until.
 func (r *reader) time(t *term, name, op string, v written, top bool, at int) error {
-	into := &r.since
+	into, has := &r.since, &r.hasSince
 	if name == "until" {
-		into, r.untilAt = &r.until, at
+		into, has, r.untilAt = &r.until, &r.hasUntil, at
 	}
 	switch {
 	case op != ":":
 		return r.errorAt(t.Pos.Offset, name+": with a colon", "%s is the time of the search", name)
 	case !top:
 		return r.errorAt(
-			t.Pos.Offset, name+" beside all other terms, joined by AND", "%s stands under OR or NOT, or among values", name,
+			t.Pos.Offset, name+" beside all other terms: put these into parentheses, such as (a OR b) "+name+":2h",
+			"%s stands under OR or NOT, or among values", name,
 		)
-	case !into.IsZero():
+	case *has:
 		return r.errorAt(t.Pos.Offset, "one of them", "%s stands twice", name)
 	}
 	text, plain := v.text()
 	if plain {
 		var err error
 		if *into, err = instant(text, r.now); err == nil {
+			*has = true
 			return nil
 		}
 	}
@@ -325,7 +351,12 @@ func instant(text string, now time.Time) (time.Time, error) {
 const idName = "id"
 
 // field finds the field of a comparison.
-func (r *reader) field(t *term, steps []string) (domain.Expr, error) {
+func (r *reader) field(t *term, steps []string, whole bool) (domain.Expr, error) {
+	if !whole {
+		return domain.Expr{}, r.errorAt(
+			t.Pos.Offset, `a key on both sides of each dot, or "" for an empty one`, "%.60q has a step without a key", t.Field,
+		)
+	}
 	if len(steps) == 1 {
 		name := domain.Field(strings.ToLower(steps[0]))
 		if name == idName {
@@ -335,7 +366,7 @@ func (r *reader) field(t *term, steps []string) (domain.Expr, error) {
 			return domain.Expr{Field: name}, nil
 		}
 	}
-	if path := eventPath(steps); path != nil && !slices.Contains(path, "") {
+	if path := eventPath(steps); path != nil {
 		return domain.Expr{Field: domain.FieldEvent, Path: path}, nil
 	}
 	return domain.Expr{}, r.errorAt(t.Pos.Offset, knownFields, "there is no field %.60q", strings.Join(steps, "."))
@@ -343,13 +374,14 @@ func (r *reader) field(t *term, steps []string) (domain.Expr, error) {
 
 // eventPath is where steps lead to in an event, or nil.
 func eventPath(steps []string) []string {
-	rest := steps[1:]
+	first, rest := strings.ToLower(steps[0]), steps[1:]
+	if first == "input" || first == "result" {
+		return append([]string{first}, rest...)
+	}
 	if len(rest) == 0 {
 		return nil
 	}
-	switch strings.ToLower(steps[0]) {
-	case "input", "result":
-		return append([]string{strings.ToLower(steps[0])}, rest...)
+	switch first {
 	case "event":
 		return rest
 	case "label", "labels":
@@ -379,7 +411,7 @@ func (r *reader) equal(f domain.Expr, v written, at int) (domain.Expr, error) {
 	text, plain := v.text()
 	info, column := domain.FieldOf(domain.DecisionFields, f.Field)
 	switch {
-	case v.any() && !v.quoted:
+	case v.any():
 		f.Op = domain.OpPresent
 		return f, nil
 	case f.Field == domain.FieldLatency:

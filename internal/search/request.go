@@ -27,8 +27,14 @@ func ParseRequest(raw string, now time.Time) (Request, error) {
 	texts := params["q"]
 	params.Del("q")
 	asked, err := domain.ParseQuery(params, now)
-	if err != nil || len(texts) == 0 {
-		return Request{Query: asked}, err
+	if err != nil {
+		return Request{}, err
+	}
+	if !params.Has("since") && asksForIDs(asked.Where) {
+		asked.Since = time.Time{}
+	}
+	if len(texts) == 0 {
+		return Request{Query: asked}, nil
 	}
 	if len(texts) > 1 {
 		return Request{}, errors.New("q: there is more than one query; join them by AND")
@@ -44,8 +50,11 @@ func ParseRequest(raw string, now time.Time) (Request, error) {
 	out := Request{Query: asked}
 	both := func(f domain.Filter) domain.Filter {
 		merged := domain.Filter{Since: f.Since, Until: f.Until, Where: domain.AllOf(f.Where, asked.Where)}
-		if dated {
-			merged.Since, merged.Until = asked.Since, asked.Until
+		if params.Has("since") || !q.Dated && asked.Since.IsZero() {
+			merged.Since = asked.Since
+		}
+		if params.Has("until") {
+			merged.Until = asked.Until
 		}
 		return merged
 	}
@@ -62,15 +71,29 @@ type Reader interface {
 	Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error)
 }
 
-// Find returns a page of a search; see ports.DecisionReader.
+// Find returns a page of a search; see ports.DecisionReader. Where a query has two readings, the second is looked for
+// once the first has come to its end without finding anything, on whatever page.
 func Find(ctx context.Context, in Reader, scope domain.Scope, asked Request) (domain.Page, error) {
-	page, err := in.Search(ctx, scope, asked.Query)
-	if err != nil || asked.Otherwise == nil || len(page.Items) > 0 || !page.Complete {
-		return page, err
+	if asked.Otherwise == nil {
+		return in.Search(ctx, scope, asked.Query)
 	}
-	looked := page.LookedAt
+	looked, found := 0, asked.After != nil && asked.After.Reading == domain.FirstReading
+	if asked.After == nil || asked.After.Reading != domain.OtherReading {
+		page, err := in.Search(ctx, scope, asked.Query)
+		if err != nil || found || len(page.Items) > 0 {
+			return page, err
+		}
+		if page.Next != nil {
+			page.Next.Reading = domain.FirstReadingSoFar
+			return page, nil
+		}
+		looked, asked.After = page.LookedAt, nil
+	}
 	asked.Filter = *asked.Otherwise
-	page, err = in.Search(ctx, scope, asked.Query)
+	page, err := in.Search(ctx, scope, asked.Query)
 	page.LookedAt += looked
+	if page.Next != nil {
+		page.Next.Reading = domain.OtherReading
+	}
 	return page, err
 }

@@ -69,6 +69,8 @@ type reader struct {
 	since       time.Time
 	until       time.Time
 	untilAt     int
+	hasSince    bool
+	hasUntil    bool
 }
 
 // errorAt is an error at a place of the text, in bytes from 0.
@@ -100,13 +102,13 @@ func (r *reader) check() error {
 	}
 	l, err := language.LexString("", r.text)
 	if err != nil {
-		return r.syntax(err)
+		return r.unread(err)
 	}
 	depth := 0
 	for {
 		t, err := l.Next()
 		if err != nil {
-			return r.syntax(err)
+			return r.unread(err)
 		}
 		r.tokens = append(r.tokens, t)
 		switch {
@@ -123,12 +125,28 @@ func (r *reader) check() error {
 	}
 }
 
+// offsetOf is where the library found something wrong.
+func (r *reader) offsetOf(err error) int {
+	if p, ok := err.(participle.Error); ok { //nolint:errorlint // the library returns it as it is
+		return min(p.Position().Offset, len(r.text))
+	}
+	return len(r.text)
+}
+
+// unread tells what could not be cut up into words: a quote is all that there is to it.
+func (r *reader) unread(err error) error {
+	at := r.offsetOf(err)
+	if quote := strings.IndexByte(r.text[at:], '"'); quote >= 0 {
+		at += quote
+	}
+	return r.errorAt(
+		at, `a " that ends it; inside, \" is a quote and \\ a backslash`, "a quote begins here and does not end",
+	)
+}
+
 // syntax tells what the grammar did not understand.
 func (r *reader) syntax(err error) error {
-	at := len(r.text)
-	if p, ok := err.(participle.Error); ok { //nolint:errorlint // the library returns it as it is
-		at = p.Position().Offset
-	}
+	at := r.offsetOf(err)
 	open, before := 0, lexer.Token{}
 	for _, t := range r.tokens {
 		if t.Pos.Offset >= at {
@@ -149,12 +167,6 @@ func (r *reader) syntax(err error) error {
 		found = fmt.Sprintf("%.40q stands here", r.text[at:])
 	}
 	switch {
-	case strings.HasPrefix(r.text[min(at, len(r.text)):], `"`):
-		return r.errorAt(
-			at,
-			`a " that ends it; inside, \" is a quote and \\ a backslash`,
-			"a quote begins here and does not end",
-		)
 	case before.Type == language.Symbols()["Field"]:
 		return r.errorAt(at, aValue, "%s, and %s has no value", found, before.Value)
 	case open > 0:

@@ -27,7 +27,7 @@ func why(d api.Decision) string { return cmp.Or(string(d.Error), string(d.Reason
 type Find struct {
 	Console   `embed:""`
 	Form      `embed:""`
-	Query     []string `arg:"" optional:"" help:"What to look for, such as: outcome:denied 'path:rbac/*' input.method:DELETE. docs/search.md has all of it. Put -- in front of one that begins with a dash."`
+	Query     []string `arg:"" optional:"" help:"What to look for, such as: outcome:denied 'path:rbac/*' input.method:DELETE. docs/search.md has all of it. Put -- in front of a query with a dash in front of a term."`
 	Explain   bool     `help:"Print what is looked for, in the query language, and look for nothing."`
 	Since     string   `help:"From when: RFC 3339, or a duration back such as 15m or 7d; 24h unless the query says."`
 	Until     string   `help:"Up to when, not inclusive."`
@@ -96,11 +96,11 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 		return printItems(out.Stdout, items, f.Output)
 	}
 	if len(items) == 0 {
-		since := "ever"
+		since := ""
 		if !asked.Since.IsZero() {
-			since = cmp.Or(f.Since, asked.Since.Format(time.RFC3339))
+			since = " since " + cmp.Or(f.Since, asked.Since.Format(time.RFC3339))
 		}
-		fmt.Fprintf(out.Stderr, "No decision matches since %s. `docket status` tells whether anything arrives.\n", since)
+		fmt.Fprintf(out.Stderr, "No decision matches%s. `docket status` tells whether anything arrives.\n", since)
 		for _, h := range f.hints() {
 			fmt.Fprintln(out.Stderr, h)
 		}

@@ -182,16 +182,14 @@ func (t *table) natural(i int) int {
 // line prints one line, with its verdict in its colour.
 func (t *table) line(cells []string, visible, widths []int, head bool) error {
 	var b strings.Builder
+	visible = slices.DeleteFunc(slices.Clone(visible), func(i int) bool { return i >= len(cells) })
 	for n, i := range visible {
-		if i >= len(cells) {
-			continue
-		}
 		text := cells[i]
 		if t.headed {
 			text = runewidth.Truncate(text, widths[i], "…")
 		}
 		pad := widths[i] - runewidth.StringWidth(text) + gap
-		if n == len(visible)-1 || i == len(cells)-1 {
+		if n == len(visible)-1 {
 			pad = 0
 		}
 		if t.headed && !head && t.look.colour {

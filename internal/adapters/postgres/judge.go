@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -42,7 +43,10 @@ func (s *Store) judgePage(
 		err = nil
 	}
 	more = page.Looked()-before == ask || len(fit) == page.Room()
-	return more, errors.Join(s.readFitting(ctx, fit, *read, page), err)
+	if failed := s.readFitting(ctx, fit, *read, page); failed != nil {
+		return false, failed // whatever else there was: nothing may go on behind rows that are not on the page
+	}
+	return more, err
 }
 
 // judged are the columns that a plan reads.
@@ -128,7 +132,8 @@ func (s *Store) unpackJudged(r *judgedRow, d *domain.Decision) error {
 const useKeys = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
 	set_config('enable_mergejoin', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`
 
-// readFitting adds the rows with these keys to a page, in this order. One that is gone is left out.
+// readFitting adds the rows with these keys to a page, in this order, however late it is: what lies behind them was
+// looked at. One that is gone is left out.
 func (s *Store) readFitting(ctx context.Context, fit []domain.Cursor, read rowsOf, page *sqlstore.DecisionPage) error {
 	if len(fit) == 0 {
 		return nil
@@ -137,29 +142,25 @@ func (s *Store) readFitting(ctx context.Context, fit []domain.Cursor, read rowsO
 	for i, c := range fit {
 		times[i], tenants[i], ids[i] = c.Time, c.Tenant, c.ID
 	}
-	found := make(map[domain.Cursor]domain.Decision, len(fit))
-	sql := bothTables(`SELECT ` + read.columns() + ` FROM TABLE WHERE TIME BETWEEN $4::timestamptz AND $5::timestamptz
-		AND (TIME, tenant, decision_id) IN (SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[]))`)
-	visit := func(row pgx.CollectableRow) (bool, error) {
-		d, err := read.scan(row)
-		found[*domain.CursorOf(&d)] = d
-		return true, err
-	}
+	sql := bothTables(`SELECT `+read.columns()+` FROM TABLE WHERE TIME BETWEEN $4::timestamptz AND $5::timestamptz
+		AND (TIME, tenant, decision_id) IN (SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[]))`) +
+		` ORDER BY time DESC, tenant, decision_id`
 	args := []any{times, tenants, ids, times[len(times)-1], times[0]}
-	err := s.rows(ctx, useKeys, sql, args, visit)
+	added := 0 // of fit, with those in between that are gone
+	err := s.rows(ctx, useKeys, sql, args, func(row pgx.CollectableRow) (bool, error) {
+		d, err := read.scan(row)
+		if err != nil {
+			return false, err
+		}
+		page.Add(d)
+		added = slices.Index(fit, *domain.CursorOf(&d)) + 1
+		return !page.Full(), nil
+	})
 	if errors.Is(err, sqlstore.ErrUnknownDictionary) && !read.anyway {
 		read.anyway = true
 		if err = s.readDictionaries(ctx); err == nil {
-			err = s.rows(ctx, useKeys, sql, args, visit)
+			return s.readFitting(ctx, fit[added:], read, page)
 		}
 	}
-	if err != nil {
-		return err
-	}
-	for _, c := range fit {
-		if d, there := found[c]; there && !page.Add(d) {
-			break
-		}
-	}
-	return nil
+	return err
 }

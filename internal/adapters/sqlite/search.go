@@ -63,16 +63,23 @@ func (s *Store) page(ctx context.Context, scope domain.Scope, q domain.Query, ev
 	}
 	defer read.close()
 	q.Where = plan.Columns
+	late := func(err error) (domain.Page, error) {
+		// A statement whose context has ended may say that it is closed.
+		if err = cmp.Or(ctx.Err(), err); errors.Is(err, context.DeadlineExceeded) && page.Looked() > 0 {
+			return page.Stopped(page.Last()), nil
+		}
+		return domain.Page{}, s.slow(err)
+	}
 	for {
 		ask := page.Ask()
 		order, err := s.find(ctx, tx, scope, q, ask)
 		if err != nil {
-			return domain.Page{}, s.slow(err)
+			return late(err)
 		}
 		for _, f := range order {
 			d, err := read.at(f)
 			if err != nil {
-				return domain.Page{}, s.slow(err)
+				return late(err)
 			}
 			if page.Judge(&d) {
 				if !events {

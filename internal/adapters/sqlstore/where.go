@@ -156,6 +156,9 @@ func (w *Where) comparison(table []domain.FieldInfo, e domain.Expr) string {
 		condition = fmt.Sprintf(w.dialect.StartsWith, column, w.Param(Text, e.Value))
 	default:
 		condition = column + " IS NOT NULL"
+		if f.Kind == domain.Revisions { // a bundle without one is there as well
+			condition = column + " <> ''"
+		}
 	}
 	if f.Kind == domain.Revisions {
 		condition = fmt.Sprintf(w.dialect.AnyRevision, condition)

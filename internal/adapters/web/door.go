@@ -159,6 +159,9 @@ func WellFormed(next echo.HandlerFunc) echo.HandlerFunc {
 		u := c.Request().URL
 		texts := []string{u.Path}
 		for name, values := range u.Query() {
+			if name == "q" { // of a query it is told where
+				continue
+			}
 			texts = append(append(texts, name), values...)
 		}
 		for _, text := range texts {

@@ -75,7 +75,10 @@ func (h *StoreHarness) searchedEvents(t *testing.T, r *rand.Rand) (out []domain.
 		members = append(members, `"input":{`+strings.Join(input, ",")+`}`,
 			fmt.Sprintf(`"result":{"allow":%t,"why":{"deep":[%s]}}`, r.IntN(2) == 0, value()),
 			fmt.Sprintf(`"labels":{"id":"opa-%d","zone":%s}`, r.IntN(3), value()),
-			fmt.Sprintf(`"bundles":{"authz":{"revision":"r%d"}}`, r.IntN(3)),
+			[]string{
+				`"bundles":{"authz":{"revision":"r1"}}`, `"bundles":{"authz":{"revision":"r2"}}`, `"bundles":{"authz":{}}`,
+				`"bundles":{}`,
+			}[r.IntN(4)],
 			fmt.Sprintf(`"metrics":{"timer_server_handler_ns":%d}`, r.IntN(4)*1_000_000))
 		tenant := "acme"
 		if r.IntN(3) == 0 {
@@ -120,7 +123,7 @@ func randomQuery(r *rand.Rand, depth int) string {
 	terms := []string{
 		"outcome:denied",
 		"outcome:(allowed OR undefined)",
-		"revision:r1",
+		"revision:r1", "revision:*", "-revision:*",
 		"bundle.authz:r*",
 		"opa:opa-2",
 		"tenant:other",
@@ -216,9 +219,21 @@ func storeSearchesInSteps(t *testing.T, h *StoreHarness) {
 	const seed = 8
 	rows := h.searchedEvents(t, rand.New(rand.NewPCG(seed, seed)))
 	h.save(t, domain.Saved, rows...)
-	h.SearchTime = time.Nanosecond
-	h.Decisions, h.Control = h.Reopen(t)
-	for _, query := range []string{"input.x:*", "-input.x:*", "principal:alice -label.zone:*", "trace_id:alice OR alice", "opa:opa-1"} {
+	for _, h.SearchTime = range []time.Duration{
+		time.Nanosecond, 100 * time.Microsecond, time.Millisecond, 3 * time.Millisecond,
+	} {
+		h.Decisions, h.Control = h.Reopen(t)
+		t.Run(h.SearchTime.String(), func(t *testing.T) { h.searchInSteps(t, rows, h.SearchTime == time.Nanosecond) })
+	}
+}
+
+// searchInSteps finds all of these rows that fit some queries, however many steps that takes: several, where some is
+// true.
+func (h *StoreHarness) searchInSteps(t *testing.T, rows []domain.Decision, some bool) {
+	t.Helper()
+	for _, query := range []string{
+		"input.x:*", "-input.x:*", "principal:alice -label.zone:*", "trace_id:alice OR alice", "opa:opa-1",
+	} {
 		t.Run(query, func(t *testing.T) {
 			asked, err := search.Parse(query, h.Now)
 			require.NoError(t, err)
@@ -229,7 +244,7 @@ func storeSearchesInSteps(t *testing.T, h *StoreHarness) {
 					want[rows[i].ID] = true
 				}
 			}
-			q := domain.Query{Filter: asked.Filter, Limit: 10}
+			q := domain.Query{Filter: asked.Filter, Limit: domain.MaxPage}
 			steps, stopped := 0, false
 			for ; ; steps++ {
 				page, err := h.Decisions.Search(t.Context(), domain.AllTenants(), q)
@@ -248,7 +263,7 @@ func storeSearchesInSteps(t *testing.T, h *StoreHarness) {
 				require.Less(t, steps, 2*len(rows))
 			}
 			require.Empty(t, want)
-			require.True(t, stopped)
+			require.True(t, stopped || !some)
 		})
 	}
 }
