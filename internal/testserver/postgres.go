@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // postgresAccount runs PostgreSQL and PgBouncer where we are root, which both refuse to be.
@@ -176,6 +177,10 @@ func (p *Postgres) Pid() int { return int(p.pid.Load()) }
 // Addr is where it listens.
 func (p *Postgres) Addr() string { return fmt.Sprintf("127.0.0.1:%d", p.port) }
 
+// victimised is how often a statement is run again that PostgreSQL ended to resolve a deadlock: docket works on its
+// tables meanwhile, and either may be chosen.
+const victimised = 5
+
 // Exec runs statements as the superuser, each in a transaction of its own.
 func (p *Postgres) Exec(database string, statements ...string) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -186,7 +191,15 @@ func (p *Postgres) Exec(database string, statements ...string) (err error) {
 	}
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
 	for _, s := range statements {
-		if _, err := conn.Exec(ctx, s); err != nil {
+		_, err := conn.Exec(ctx, s)
+		var pg *pgconn.PgError
+		for try := 0; try < victimised && errors.As(err, &pg) && pg.Code == "40P01"; try++ {
+			_, err = conn.Exec(ctx, s)
+		}
+		if err != nil && pg != nil {
+			err = fmt.Errorf("%w: %s", err, pg.Detail) // who waits for whom
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", s, err)
 		}
 	}
