@@ -255,10 +255,7 @@ func inOrder(op domain.Op, order int) bool {
 // an SDK's decision, and of the query alone, in nanoseconds
 // (https://www.openpolicyagent.org/docs/monitoring#performance-metrics).
 var latencies = [][]string{
-	{
-		"metrics",
-		"timer_server_handler_ns",
-	},
+	{"metrics", "timer_server_handler_ns"},
 	{"metrics", "timer_sdk_decision_eval_ns"},
 	{"metrics", "timer_rego_query_eval_ns"},
 }

@@ -202,26 +202,45 @@ type written struct {
 	quoted   bool // some of it is in quotes
 }
 
-// readValue reads a word: quotes take the meaning of stars away, and inside them a backslash that of quotes and of
-// itself.
-func readValue(word string) (v written) {
+// piece is a part of a word, without the quotes that some of it may have stood in.
+type piece struct {
+	text   string
+	quoted bool
+}
+
+// pieces cuts a word where a sign stands outside of quotes; they take its meaning away, and inside them a backslash
+// that of quotes and of itself.
+func pieces(word string, sign byte) (out []piece) {
 	var b strings.Builder
-	inside := false
+	inside, quoted := false, false
+	end := func() {
+		out = append(out, piece{b.String(), quoted})
+		b.Reset()
+		quoted = false
+	}
 	for i := 0; i < len(word); i++ {
 		switch ch := word[i]; {
 		case ch == '"':
-			inside, v.quoted = !inside, true
+			inside, quoted = !inside, true
 		case inside && ch == '\\' && (word[i+1] == '"' || word[i+1] == '\\'): // the lexer has seen what ends it
 			i++
 			b.WriteByte(word[i])
-		case ch == '*' && !inside:
-			v.literals = append(v.literals, b.String())
-			b.Reset()
+		case ch == sign && !inside:
+			end()
 		default:
 			b.WriteByte(ch)
 		}
 	}
-	v.literals = append(v.literals, b.String())
+	end()
+	return out
+}
+
+// readValue reads a value.
+func readValue(word string) (v written) {
+	for _, p := range pieces(word, '*') {
+		v.literals = append(v.literals, p.text)
+		v.quoted = v.quoted || p.quoted
+	}
 	if last := len(v.literals) - 1; last > 1 { // stars side by side are one
 		between := slices.DeleteFunc(v.literals[1:last:last], func(text string) bool { return text == "" })
 		v.literals = slices.Concat(v.literals[:1], between, v.literals[last:])
@@ -248,31 +267,12 @@ func splitField(token string) (steps []string, op string, whole bool) {
 	if strings.HasSuffix(token, "=") {
 		end--
 	}
-	name, op := token[:end], token[end:]
-	var b strings.Builder
-	inside, quotes := false, false
 	whole = true
-	step := func() {
-		whole = whole && (b.Len() > 0 || quotes)
-		steps = append(steps, b.String())
-		b.Reset()
-		quotes = false
+	for _, p := range pieces(token[:end], '.') {
+		steps = append(steps, p.text)
+		whole = whole && (p.text != "" || p.quoted)
 	}
-	for i := 0; i < len(name); i++ {
-		switch ch := name[i]; {
-		case ch == '"':
-			inside, quotes = !inside, true
-		case inside && ch == '\\' && (name[i+1] == '"' || name[i+1] == '\\'):
-			i++
-			b.WriteByte(name[i])
-		case ch == '.' && !inside:
-			step()
-		default:
-			b.WriteByte(ch)
-		}
-	}
-	step()
-	return steps, op, whole
+	return steps, token[end:], whole
 }
 
 // comparison makes the tree of a field and a value.

@@ -27,11 +27,10 @@ func (s *Store) judgePage(
 	err = s.rows(ctx, planned(q.Where), sql, args, func(from pgx.CollectableRow) (bool, error) {
 		d, err := row.read(from)
 		if err == nil {
-			err = s.unpackJudged(row, d)
+			d.Event, err = read.unpack(row.event, row.packed, row.unpacked)
 		}
-		if errors.Is(err, sqlstore.ErrUnknownDictionary) && read.anyway {
-			s.dictionaries.Missing(err)
-			err = nil
+		if row.packed != nil {
+			row.unpacked = row.d.Event
 		}
 		if err == nil && page.Judge(d) {
 			fit = append(fit, *domain.CursorOf(d))
@@ -69,7 +68,7 @@ func judged(plan search.Plan) string {
 type judgedRow struct {
 	d             domain.Decision
 	event, packed pgtype.DriverBytes // the connection's own bytes
-	unpacked      []byte
+	unpacked      []byte             // room for the next event
 	bundles       pgtype.Text
 	texts         []pgtype.Text
 	of            []*string
@@ -109,23 +108,6 @@ func (r *judgedRow) read(row pgx.CollectableRow) (*domain.Decision, error) {
 	r.d.Bundles, err = domain.DecodeBundles(r.bundles.String)
 	r.d.Timestamp = r.d.Timestamp.UTC()
 	return &r.d, err
-}
-
-// unpackJudged gives a row that is judged its event. One that cannot be unpacked is as if it were absent.
-func (s *Store) unpackJudged(r *judgedRow, d *domain.Decision) error {
-	d.Event = r.event
-	if r.packed == nil {
-		return nil
-	}
-	unpacked, err := s.dictionaries.UnpackInto(r.unpacked, r.packed)
-	d.Event = unpacked
-	if err == nil {
-		r.unpacked = unpacked
-	}
-	if errors.Is(err, sqlstore.ErrUnknownDictionary) {
-		return err
-	}
-	return nil
 }
 
 // useKeys has the planner look rows up by their keys, of whatever table it has no statistics of.

@@ -186,15 +186,22 @@ func (r rowsOf) scan(row pgx.CollectableRow) (d domain.Decision, err error) {
 	if d, err = scanWith(row, &event, &packed); err != nil {
 		return d, err
 	}
-	if d.Event = event; packed == nil {
-		return d, nil
+	d.Event, err = r.unpack(event, packed, nil)
+	return d, err
+}
+
+// unpack returns the event of a row, which has it as JSON or packed, in the room of a buffer where there is enough of
+// it.
+func (r rowsOf) unpack(event, packed, buffer []byte) ([]byte, error) {
+	if packed == nil {
+		return event, nil
 	}
-	d.Event, err = r.dictionaries.Unpack(packed)
+	unpacked, err := r.dictionaries.UnpackInto(buffer, packed)
 	if errors.Is(err, sqlstore.ErrUnknownDictionary) && !r.anyway {
-		return d, err
+		return nil, err
 	}
 	r.dictionaries.Missing(err)
-	return d, nil
+	return unpacked, nil
 }
 
 // sliceSince is where the next slice of a search begins that ends at until; that may be zero, or ahead of all rows.

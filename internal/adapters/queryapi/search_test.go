@@ -60,6 +60,8 @@ func TestQueriesAreRefused(t *testing.T) {
 		column int
 	}{
 		"unbalanced":           {"q=" + url.QueryEscape("é (a"), 5},
+		"a NUL":                {"q=a%00", 2},
+		"no UTF-8":             {"q=a%ff", 2},
 		"unknown field":        {"q=" + url.QueryEscape("outcome:denied usr:x"), 16},
 		"number":               {"q=" + url.QueryEscape("input.n>x"), 9},
 		"a million bytes":      {"q=" + strings.Repeat("a", 1<<20), 8193},

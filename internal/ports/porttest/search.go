@@ -1,6 +1,7 @@
 package porttest
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -266,4 +267,25 @@ func (h *StoreHarness) searchInSteps(t *testing.T, rows []domain.Decision, some 
 			require.True(t, stopped || !some)
 		})
 	}
+}
+
+// storeSearchesGivenUp has callers who go away at any moment of a search: that is their doing, and no failure.
+func storeSearchesGivenUp(t *testing.T, h *StoreHarness) {
+	const seed = 5
+	h.save(t, domain.Saved, h.searchedEvents(t, rand.New(rand.NewPCG(seed, seed)))...)
+	asked, err := search.Parse("input.x:* nothing-of-the-kind", h.Now)
+	require.NoError(t, err)
+	given := 0
+	for after := time.Duration(0); after < 5*time.Millisecond; after += 50 * time.Microsecond {
+		ctx, cancel := context.WithCancel(t.Context())
+		leaves := time.AfterFunc(after, cancel)
+		_, err := h.Decisions.Search(ctx, domain.AllTenants(), domain.Query{Filter: asked.Filter, Limit: 10})
+		leaves.Stop()
+		cancel()
+		if err != nil {
+			given++
+			require.Equal(t, domain.Canceled, domain.ClassOf(err), "after %s: %v", after, err)
+		}
+	}
+	require.Positive(t, given)
 }

@@ -65,6 +65,7 @@ func Decisions(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"heavy pages end early", storeHeavyPages},
 		{"searches find what fits", storeSearches},
 		{"a search without time goes on where it ended", storeSearchesInSteps},
+		{"a search that is given up is canceled", storeSearchesGivenUp},
 		{"a canceled context stores nothing", storeCanceled},
 		{"an id that is not there is no error", storeAbsent},
 		{"a scope hides other tenants' decisions", scopeDecisions},
