@@ -73,6 +73,10 @@ func SearchSuite(rows int, out string) (err error) {
 	if err != nil {
 		return err
 	}
+	exports, err := exportAll(ctx, store)
+	if err != nil {
+		return err
+	}
 	writing, stop := context.WithCancel(ctx)
 	var writer sync.WaitGroup
 	var failed error
@@ -91,8 +95,12 @@ func SearchSuite(rows int, out string) (err error) {
 			w, "%s\t%t\t%d\t%d\t%.1f\t%.1f\t%.1f\n", r.Query, r.Writing, r.Found, r.LookedAt, r.Median, r.Least, r.Most,
 		)
 	}
+	fmt.Fprintln(w, "\nEXPORT\tROWS\tMiB\tROWS/S\tHEAP MiB")
+	for _, r := range exports {
+		fmt.Fprintf(w, "%s\t%d\t%.0f\t%.0f\t%.0f\n", r.Query, r.Rows, r.Bytes/(1<<20), r.PerSecond, r.Heap/(1<<20))
+	}
 	_ = w.Flush()
-	return writeJSON(out, "search.json", results)
+	return errors.Join(writeJSON(out, "search.json", results), writeJSON(out, "export.json", exports))
 }
 
 // keepSaving saves rows until ctx is done, with the upkeep of a store.

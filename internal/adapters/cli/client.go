@@ -133,12 +133,43 @@ func (s Console) get(ctx context.Context, path string, query url.Values) ([]byte
 
 // do makes one request and turns every failure into one message with an exit code.
 func do(caller context.Context, method, u, tokenFile string, body []byte, encoding string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(caller, requestTimeout)
+	defer cancel()
+	resp, err := answerTo(ctx, caller, method, u, tokenFile, body, encoding)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	answer, err := wholeOf(resp)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusAccepted {
+		return answer, nil
+	}
+	return nil, refusal(resp, answer)
+}
+
+// wholeOf reads the body of an answer.
+func wholeOf(resp *http.Response) ([]byte, error) {
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if len(answer) > maxAnswer {
+		return nil, fail(ExitFailed, "%s sends more than docket ever does: is this its address?", resp.Request.URL.Host)
+	}
+	if err != nil {
+		return nil, fail(ExitUnavailable, "the answer broke off: %v", err)
+	}
+	return answer, nil
+}
+
+// answerTo makes a request within ctx, for a caller who may interrupt it, and returns the answer, whatever its status.
+func answerTo(
+	ctx, caller context.Context, method, u, tokenFile string, body []byte, encoding string,
+) (*http.Response, error) {
 	if parsed, err := url.Parse(u); err != nil || parsed.Host == "" ||
 		(parsed.Scheme != "http" && parsed.Scheme != "https") {
 		return nil, fail(ExitUsage, "%q is not the URL of a docket, such as http://127.0.0.1:8081", u)
 	}
-	ctx, cancel := context.WithTimeout(caller, requestTimeout)
-	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(body))
 	if err != nil {
 		return nil, fail(ExitUsage, "%q is not the URL of a docket: %v", u, err)
@@ -167,18 +198,7 @@ func do(caller context.Context, method, u, tokenFile string, body []byte, encodi
 			err,
 		)
 	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if len(answer) > maxAnswer {
-		return nil, fail(ExitFailed, "%s sends more than docket ever does: is this its address?", req.URL.Host)
-	}
-	if err != nil {
-		return nil, fail(ExitUnavailable, "the answer broke off: %v", err)
-	}
-	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusAccepted {
-		return answer, nil
-	}
-	return nil, refusal(resp, answer)
+	return resp, nil
 }
 
 func exitOfStatus(status int) int {

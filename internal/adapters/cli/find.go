@@ -26,7 +26,7 @@ func why(d api.Decision) string { return cmp.Or(string(d.Error), string(d.Reason
 // Find is `docket find`.
 type Find struct {
 	Console   `embed:""`
-	Form      `embed:""`
+	Form      `embed:"" set:"forms=table,json,ndjson,csv"`
 	Query     []string `arg:"" optional:"" help:"What to look for, such as: outcome:denied 'path:rbac/*' input.method:DELETE. docs/search.md has all of it. Put -- in front of a query with a dash in front of a term."`
 	Explain   bool     `help:"Print what is looked for, in the query language, and look for nothing."`
 	Since     string   `help:"From when: RFC 3339, or a duration back such as 15m or 7d; 24h unless the query says."`
@@ -46,7 +46,8 @@ type Find struct {
 
 	RequestedBy []string `help:"The address that asked." sep:"none"`
 	Error       []string `help:"Error text; '*' for any error." sep:"none"`
-	Limit       int      `help:"The most decisions to print." default:"100"`
+	Limit       int      `help:"The most decisions to print; 0 for all of them, as ndjson or csv." default:"100"`
+	WithEvent   bool     `help:"Print the events as well, each as OPA sent it, as json, ndjson or csv."`
 }
 
 // parameters are the flags and the query as the API takes them.
@@ -87,6 +88,14 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 	case f.Explain:
 		fmt.Fprintln(out.Stdout, printable(search.String(asked.Filter)))
 		return nil
+	}
+	switch streamed := f.Output == "ndjson" || f.Output == "csv"; {
+	case f.Limit < 0, f.Limit == 0 && !streamed:
+		return fail(ExitUsage, "--limit %d: at least 1, or 0 for everything, as ndjson or csv", f.Limit)
+	case f.WithEvent && f.Output == "table":
+		return fail(ExitUsage, "--with-event: a table has no room for events; print json, ndjson or csv (-o)")
+	case f.Output == "csv", f.Limit == 0, f.WithEvent:
+		return f.export(ctx, out, query)
 	}
 	items, more, err := f.pages(ctx, "/api/v1/decisions", query, f.Limit, out.goesOn)
 	if err != nil {

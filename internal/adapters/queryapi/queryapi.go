@@ -75,6 +75,8 @@ func Mount(e *echo.Echo, p Parts) {
 	r := &routes{Parts: p, now: time.Now}
 	g := e.Group("/api/v1", web.Authenticated(p.Who))
 	g.GET("/decisions", r.search)
+	// Routes match the path as it is escaped: a decision whose id is one of these words is asked for as %65xport.
+	g.GET("/decisions/export", r.export)
 	g.GET("/decisions/*", r.decision)
 	g.POST("/decisions/reprojections", r.createJob(domain.Reproject), web.Operators)
 	g.GET("/opas", r.opas, noParameters)

@@ -1,0 +1,159 @@
+package queryapi
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/docket-project/docket/internal/adapters/api"
+	"github.com/docket-project/docket/internal/adapters/web"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/search"
+)
+
+// exportPatience is how long a client may take for one page of an export.
+const exportPatience = time.Minute
+
+// exportTrailer tells a client behind the body whether it has everything.
+const exportTrailer = "Docket-Complete"
+
+// exported is what is asked of an export.
+type exported struct {
+	search.Request
+	form        api.ExportForm
+	kind, named string // its media type, and how its file is called
+	events      bool
+}
+
+// parseExport reads the query string of an export: that of a search, without a limit, and how it is spelled.
+func parseExport(raw string, now time.Time) (out exported, err error) {
+	params, err := url.ParseQuery(raw)
+	if err != nil {
+		return out, fmt.Errorf("the query string: %w", err)
+	}
+	if params.Has("limit") {
+		return out, errors.New("limit: an export has none, it is everything that fits; name more to have less")
+	}
+	form, with := params.Get("format"), params.Get("with_event")
+	params.Del("format")
+	params.Del("with_event")
+	switch form {
+	case "", "ndjson":
+		out.events = with != "false"
+		out.form, out.kind, out.named = api.NDJSON{}, "application/x-ndjson", "decisions.ndjson"
+	case "csv":
+		out.events = with == "true"
+		out.form, out.kind, out.named = api.CSV{Events: out.events}, "text/csv; charset=utf-8", "decisions.csv"
+	default:
+		return out, fmt.Errorf("format: %q is neither ndjson nor csv", form)
+	}
+	if with != "" && with != "true" && with != "false" {
+		return out, fmt.Errorf("with_event: %q is neither true nor false", with)
+	}
+	out.Request, err = search.ParseRequest(params.Encode(), now)
+	out.Limit = domain.MaxPage
+	return out, err
+}
+
+// events has Find read rows with their events.
+type events struct{ Decisions }
+
+func (e events) Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
+	return e.StoredEvents(ctx, scope, q)
+}
+
+// page reads the next page of an export.
+func (r *routes) exportPage(ctx context.Context, scope domain.Scope, asked exported) (domain.Page, error) {
+	if asked.events {
+		return search.Find(ctx, events{r.Decisions}, scope, asked.Request)
+	}
+	return search.Find(ctx, r.Decisions, scope, asked.Request)
+}
+
+// export answers GET /api/v1/decisions/export: everything that fits, page by page, each in a transaction of its own.
+// What goes wrong behind the first page is told in the last line and in a trailer: the status is sent by then.
+func (r *routes) export(c echo.Context) error {
+	asked, err := parseExport(c.Request().URL.RawQuery, r.now())
+	if err != nil {
+		return web.BadRequest(err)
+	}
+	ctx, within := c.Request().Context(), scope(c)
+	page, err := r.exportPage(ctx, within, asked)
+	if err != nil {
+		return err
+	}
+	answer := c.Response()
+	answer.Header().Set(echo.HeaderContentType, asked.kind)
+	answer.Header().Set(echo.HeaderContentDisposition, `attachment; filename="`+asked.named+`"`)
+	answer.Header().Set("Trailer", exportTrailer)
+	answer.WriteHeader(http.StatusOK)
+
+	var end api.ExportEnd
+	var b bytes.Buffer
+	asked.form.Begin(&b)
+	for {
+		for i := range page.Items {
+			d := &page.Items[i]
+			damaged := asked.events && sha256.Sum256(d.Event) != d.SHA256
+			if damaged {
+				end.Damaged++
+			}
+			api.ExportOf(asked.form, &b, *d, damaged)
+		}
+		end.Decisions += len(page.Items)
+		if page.Next == nil {
+			break
+		}
+		if send(answer, &b) != nil {
+			return nil // nobody listens any more
+		}
+		asked.After = page.Next
+		if page, err = r.exportPage(ctx, within, asked); err != nil {
+			end.NextCursor = api.Text(asked.After.String())
+			break
+		}
+	}
+	switch {
+	case err != nil:
+		end.Why = api.Text("docket could not read on: " + err.Error())
+	case end.Damaged > 0:
+		end.Why = api.Text(fmt.Sprintf(
+			"%d events are damaged in the store, and were left out; docket verify names them", end.Damaged,
+		))
+	default:
+		end.Complete = true
+	}
+	asked.form.End(&b, end)
+	answer.Header().Set(exportTrailer, trailer(end))
+	_ = send(answer, &b)
+	return nil
+}
+
+// trailer says how an export ended in the characters that a header may have.
+func trailer(end api.ExportEnd) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, fmt.Sprintf("%t; %s", end.Complete, end))
+}
+
+// send writes what was gathered, and gives the client time for it: an export may take longer than any other answer.
+func send(to *echo.Response, b *bytes.Buffer) error {
+	_ = http.NewResponseController(to).SetWriteDeadline(time.Now().Add(exportPatience)) // not every writer has one
+	_, err := to.Write(b.Bytes())
+	b.Reset()
+	if err == nil {
+		to.Flush()
+	}
+	return err
+}
