@@ -2,6 +2,7 @@ package queryapi
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -70,12 +71,37 @@ func (e events) Search(ctx context.Context, scope domain.Scope, q domain.Query) 
 	return e.StoredEvents(ctx, scope, q)
 }
 
-// page reads the next page of an export.
-func (r *routes) exportPage(ctx context.Context, scope domain.Scope, asked exported) (domain.Page, error) {
+// exportPage is a page of an export, or why there is none. at is where it begins.
+type exportPage struct {
+	domain.Page
+	at  *domain.Cursor
+	err error
+}
+
+// exportPages reads pages ahead: the next one while the one before is spelled and sent. It ends behind the last page, an
+// error, or the end of ctx.
+func (r *routes) exportPages(ctx context.Context, scope domain.Scope, asked exported) <-chan exportPage {
+	pages := make(chan exportPage)
+	in := search.Reader(r.Decisions)
 	if asked.events {
-		return search.Find(ctx, events{r.Decisions}, scope, asked.Request)
+		in = events{r.Decisions}
 	}
-	return search.Find(ctx, r.Decisions, scope, asked.Request)
+	go func() {
+		defer close(pages)
+		for {
+			page, err := search.Find(ctx, in, scope, asked.Request)
+			select {
+			case pages <- exportPage{page, asked.After, err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil || page.Next == nil {
+				return
+			}
+			asked.After = page.Next
+		}
+	}()
+	return pages
 }
 
 // export answers GET /api/v1/decisions/export: everything that fits, page by page, each in a transaction of its own.
@@ -85,9 +111,15 @@ func (r *routes) export(c echo.Context) error {
 	if err != nil {
 		return web.BadRequest(err)
 	}
-	ctx, within := c.Request().Context(), scope(c)
-	page, err := r.exportPage(ctx, within, asked)
-	if err != nil {
+	ctx, cancel := context.WithCancel(c.Request().Context())
+	pages := r.exportPages(ctx, scope(c), asked)
+	defer func() {
+		cancel()
+		for range pages { // until nobody reads the store any more
+		}
+	}()
+	page, reading := <-pages
+	if err := cmp.Or(page.err, ctx.Err()); err != nil || !reading {
 		return err
 	}
 	answer := c.Response()
@@ -99,7 +131,7 @@ func (r *routes) export(c echo.Context) error {
 	var end api.ExportEnd
 	var b bytes.Buffer
 	asked.form.Begin(&b)
-	for {
+	for page.err == nil {
 		for i := range page.Items {
 			d := &page.Items[i]
 			damaged := asked.events && sha256.Sum256(d.Event) != d.SHA256
@@ -115,15 +147,14 @@ func (r *routes) export(c echo.Context) error {
 		if send(answer, &b) != nil {
 			return nil // nobody listens any more
 		}
-		asked.After = page.Next
-		if page, err = r.exportPage(ctx, within, asked); err != nil {
-			end.NextCursor = api.Text(asked.After.String())
-			break
+		if page, reading = <-pages; !reading {
+			return nil // nor here: an end would say that this is everything
 		}
 	}
 	switch {
-	case err != nil:
-		end.Why = api.Text("docket could not read on: " + err.Error())
+	case page.err != nil:
+		end.NextCursor = api.Text(page.at.String())
+		end.Why = api.Text("docket could not read on: " + page.err.Error())
 	case end.Damaged > 0:
 		end.Why = api.Text(fmt.Sprintf(
 			"%d events are damaged in the store, and were left out; docket verify names them", end.Damaged,

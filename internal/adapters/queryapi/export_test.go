@@ -31,12 +31,17 @@ type stored = ports.Decisions
 type faulty struct {
 	stored
 	page, fails, damaged int
+	// leaves is called by the second page, if there is one.
+	leaves func()
 }
 
 func (f *faulty) StoredEvents(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
 	f.page++
 	if f.page == f.fails {
 		return domain.Page{}, domain.Errorf(domain.Unavailable, "the database\nis away")
+	}
+	if f.page == 2 && f.leaves != nil {
+		f.leaves()
 	}
 	page, err := f.stored.StoredEvents(ctx, scope, q)
 	if f.page == f.damaged {
@@ -188,6 +193,15 @@ func TestExportTellsWhatIsMissing(t *testing.T) {
 		require.True(t, rows[1003].Damaged)
 		require.Nil(t, rows[1003].Event)
 		require.NotContains(t, body, "somebody else")
+	})
+	t.Run("the client goes away", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		f := &faulty{leaves: cancel}
+		w := httptest.NewRecorder()
+		handler(f).ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/api/v1/decisions/export", http.NoBody))
+		require.Contains(t, w.Body.String(), "acme-00999")
+		require.NotContains(t, w.Body.String(), `"complete":true`, "it may say that it is not, or nothing")
+		require.NotContains(t, w.Header().Get("Docket-Complete"), "true")
 	})
 	t.Run("as CSV", func(t *testing.T) {
 		_, body := get(t, handler(&faulty{fails: 2}), "/api/v1/decisions/export?format=csv&with_event=true")
