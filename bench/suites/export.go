@@ -34,7 +34,9 @@ func exportAll(ctx context.Context, store *benchStore) (out []exportResult, err 
 		Who: auth.Anonymous{Caller: domain.Caller{Tenants: domain.AllTenants(), Role: domain.Viewer}},
 	}, web.Door{Metrics: web.NewMetrics(nil), Logger: slog.New(slog.DiscardHandler)}))
 	defer s.Close()
-	for _, query := range []string{"format=ndjson", "format=csv", "format=ndjson&with_event=false", "q=-input.user:nobody"} {
+	for _, query := range []string{
+		"format=ndjson", "format=csv", "format=ndjson&with_event=false", "q=-input.user:nobody",
+	} {
 		r, err := exportOne(ctx, s.URL+"/api/v1/decisions/export?since=24h&"+query)
 		if err != nil {
 			return nil, err

@@ -78,8 +78,8 @@ type exportPage struct {
 	err error
 }
 
-// exportPages reads pages ahead: the next one while the one before is spelled and sent. It ends behind the last page, an
-// error, or the end of ctx.
+// exportPages reads pages ahead: the next one while the one before is spelled and sent. It ends behind the last page,
+// an error, or the end of ctx.
 func (r *routes) exportPages(ctx context.Context, scope domain.Scope, asked exported) <-chan exportPage {
 	pages := make(chan exportPage)
 	in := search.Reader(r.Decisions)
