@@ -41,6 +41,7 @@ type commandLine struct {
 	Send      cli.Send        `cmd:"" help:"Send decisions from files, as an OPA would."`
 	Find      cli.Find        `cmd:"" help:"Search decisions."`
 	Show      cli.Show        `cmd:"" help:"Show one decision: what was decided, and why; -o raw prints its exact bytes."`
+	Diff      cli.Diff        `cmd:"" help:"Tell in what two decisions differ, or one and the last like it that was allowed."`
 	Trail     cli.Trail       `cmd:"" help:"Tell where a decision is: stored, waiting, dead, or never received."`
 	DLQ       cli.DLQ         `cmd:"" name:"dlq" help:"Inspect dead letters, and replay or discard them."`
 	Jobs      cli.Jobs        `cmd:"" help:"Look at jobs, and pause, resume or cancel them."`

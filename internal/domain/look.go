@@ -44,6 +44,21 @@ func Elements(v jsontext.Value, visit func(jsontext.Value) bool) {
 	each(v, func(_, element jsontext.Value) bool { return visit(element) })
 }
 
+// Members visits the members of an object, in order and with keys that repeat, until visit returns false; none of
+// anything else.
+func Members(v jsontext.Value, visit func(key string, value jsontext.Value) bool) {
+	if v.Kind() != '{' {
+		return
+	}
+	each(v, func(name, value jsontext.Value) bool {
+		key, ok := TextOf(name)
+		if !ok {
+			key = string(name) // it has no text, and is still another one than others
+		}
+		return visit(key, value)
+	})
+}
+
 // Texts visits every string and key of an event without its escapes, and every number as it is spelled, until visit
 // returns false. What it hands over is valid until visit returns.
 func Texts(event []byte, visit func(text []byte) bool) {

@@ -31,3 +31,13 @@ func numberOf(v jsontext.Value) (*apd.Decimal, bool) {
 	d, _, err := apd.NewFromString(string(v))
 	return d, err == nil
 }
+
+// EqualNumbers reports that two JSON values are the same number, however each is spelled.
+func EqualNumbers(a, b jsontext.Value) bool {
+	x, ok := numberOf(a)
+	if !ok {
+		return false
+	}
+	y, ok := numberOf(b)
+	return ok && x.Cmp(y) == 0
+}

@@ -75,6 +75,11 @@ func idWord(e domain.Expr) (string, bool) {
 	return word, reflect.DeepEqual(e, r.freeText(word, len(e.Args) == 3))
 }
 
+// FieldAt is how a query asks for the value at a path of an event, such as input.user.
+func FieldAt(path []string) string {
+	return fieldName(domain.Expr{Field: domain.FieldEvent, Path: path})
+}
+
 // fieldName spells the field of a comparison.
 func fieldName(e domain.Expr) string {
 	if e.Field == domain.FieldDecisionID {

@@ -201,17 +201,26 @@ func (s Console) pages(
 	}
 }
 
+// decisionColumns are what a line shows of a decision.
+var decisionColumns = []string{
+	"OUTCOME", "REASON", "TIME", "PATH", "PRINCIPAL", "ACTION", "RESOURCE", "DECISION ID",
+}
+
+func decisionCells(t *table, d api.Decision) []string {
+	return []string{
+		string(d.Outcome), cut(t, why(d), 60), decidedAt(t, d.Time), string(d.Path), string(d.Principal), string(d.Action),
+		cut(t, string(d.Resource), 40), d.DecisionID,
+	}
+}
+
 func printDecisions(w io.Writer, items []json.RawMessage) error {
-	t := newTable(w, "OUTCOME", "REASON", "TIME", "PATH", "PRINCIPAL", "ACTION", "RESOURCE", "DECISION ID")
+	t := newTable(w, decisionColumns...)
 	for _, i := range items {
 		d, err := read[api.Decision](i)
 		if err != nil {
 			return err
 		}
-		t.row(
-			string(d.Outcome), cut(t, why(d), 60), decidedAt(t, d.Time), string(d.Path), string(d.Principal), string(d.Action),
-			cut(t, string(d.Resource), 40), d.DecisionID,
-		)
+		t.row(decisionCells(t, d)...)
 	}
 	return t.flush()
 }

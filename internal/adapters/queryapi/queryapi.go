@@ -77,6 +77,7 @@ func Mount(e *echo.Echo, p Parts) {
 	g.GET("/decisions", r.search)
 	// Routes match the path as it is escaped: a decision whose id is one of these words is asked for as %65xport.
 	g.GET("/decisions/export", r.export)
+	g.GET("/decisions/compare", r.compare)
 	g.GET("/decisions/*", r.decision)
 	g.POST("/decisions/reprojections", r.createJob(domain.Reproject), web.Operators)
 	g.GET("/opas", r.opas, noParameters)
@@ -151,40 +152,52 @@ func (r *routes) query(c echo.Context, parse func(url.Values, time.Time) (domain
 
 const decisionPrefix = "/api/v1/decisions/"
 
-// decision answers GET /api/v1/decisions/{decision_id}, …/raw and …/trail. An id may be anything, a percent-encoded
-// slash included, so it is taken from the path as it was sent.
+// decision answers GET /api/v1/decisions/{decision_id}, …/raw, …/trail and …/last-allowed. An id may be anything, a
+// percent-encoded slash included, so it is taken from the path as it was sent.
 func (r *routes) decision(c echo.Context) error {
 	escaped := strings.TrimPrefix(c.Request().URL.EscapedPath(), decisionPrefix)
-	escaped, raw := strings.CutSuffix(escaped, "/raw")
-	escaped, trail := strings.CutSuffix(escaped, "/trail")
+	var about string
+	for _, suffix := range []string{"/raw", "/trail", "/last-allowed"} {
+		if id, ok := strings.CutSuffix(escaped, suffix); ok {
+			escaped, about = id, suffix
+			break
+		}
+	}
 	id, err := url.PathUnescape(escaped)
 	if err != nil {
 		return web.Problem(http.StatusBadRequest, "the decision id in the path is not percent-encoded: "+err.Error())
 	}
-	if trail && !raw {
+	if about == "/trail" {
 		return r.trail(c, id)
 	}
-	rows, err := r.rows(c, id)
+	rows, err := r.rows(c, id, c.QueryParams())
 	if err != nil {
 		return err
 	}
 	if len(rows) == 0 {
-		return web.Problem(
-			http.StatusNotFound,
-			"no decision "+id+" is stored: it may still be on its way, have been quarantined as a dead "+
-				"letter, or never have come. Its trail tells: docket trail, or /api/v1/decisions/{decision_id}/trail",
-		)
+		return noDecision(id)
 	}
-	if raw {
+	switch about {
+	case "/last-allowed":
+		return r.lastAllowed(c, &rows[0])
+	case "/raw":
 		return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, rows[0].Event)
 	}
 	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, api.SpellDecision(rows[0], rows[1:]))
 }
 
+func noDecision(id string) error {
+	return web.Problem(
+		http.StatusNotFound,
+		"no decision "+id+" is stored: it may still be on its way, have been quarantined as a dead "+
+			"letter, or never have come. Its trail tells: docket trail, or /api/v1/decisions/{decision_id}/trail",
+	)
+}
+
 // rows are those with an id; with tenant, timestamp or both, which address one of several, that one. The first has its
 // event.
-func (r *routes) rows(c echo.Context, id string) ([]domain.Decision, error) {
-	params, within := c.QueryParams(), scope(c)
+func (r *routes) rows(c echo.Context, id string, params url.Values) ([]domain.Decision, error) {
+	within := scope(c)
 	for name := range params {
 		if name != "tenant" && name != "timestamp" {
 			return nil, web.Problem(

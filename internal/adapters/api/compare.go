@@ -1,0 +1,83 @@
+package api
+
+import (
+	"encoding/json"
+
+	"github.com/docket-project/docket/internal/compare"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/search"
+)
+
+// Comparison is in what two decisions differ.
+type Comparison struct {
+	A           Decision     `json:"a"`
+	B           Decision     `json:"b"`
+	Differences []Difference `json:"differences"`
+	// Complete is false where there are more differences than compare.MaxDifferences.
+	Complete bool `json:"complete"`
+}
+
+// Difference is one value that differs. Field is how a query asks for it.
+type Difference struct {
+	Field  string          `json:"field"`
+	Change string          `json:"change"`
+	A      json.RawMessage `json:"a,omitempty"`
+	B      json.RawMessage `json:"b,omitempty"`
+}
+
+// What became of a value from a to b.
+const (
+	Changed = "changed"
+	Added   = "added"
+	Removed = "removed"
+)
+
+// SpellComparison makes the JSON of a Comparison, the values with every byte as sent.
+func SpellComparison(a, b domain.Decision) []byte {
+	differences, complete := compare.Events(a.Event, b.Event)
+	spelled := With(Marshal(struct {
+		Complete bool `json:"complete"`
+	}{complete}), "a", Marshal(DecisionOf(a)))
+	spelled = With(spelled, "b", Marshal(DecisionOf(b)))
+	list := []byte{'['}
+	for i, d := range differences {
+		line := Difference{Field: search.FieldAt(d.Path), Change: Changed}
+		switch {
+		case d.A == nil:
+			line.Change = Added
+		case d.B == nil:
+			line.Change = Removed
+		}
+		object := Marshal(line)
+		if d.A != nil {
+			object = With(object, "a", d.A)
+		}
+		if d.B != nil {
+			object = With(object, "b", d.B)
+		}
+		if i > 0 {
+			list = append(list, ',')
+		}
+		list = append(list, object...)
+	}
+	return With(spelled, "differences", append(list, ']'))
+}
+
+// LastAllowed is the last allowed decision like another one.
+type LastAllowed struct {
+	Decision *Decision `json:"decision"`
+	// Relaxed are the fields that it may not have in common with the other one.
+	Relaxed []domain.Field `json:"relaxed"`
+	// Complete is false where there was no time to look for a closer one, or a newer.
+	Complete bool `json:"complete"`
+}
+
+// LastAllowedOf is what was found.
+func LastAllowedOf(a compare.Allowed) LastAllowed {
+	out := LastAllowed{Relaxed: append([]domain.Field{}, a.Relaxed...), Complete: a.Complete}
+	if a.Decision != nil {
+		d := DecisionOf(*a.Decision)
+		out.Decision = &d
+	}
+	return out
+}

@@ -1,0 +1,59 @@
+package queryapi
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/docket-project/docket/internal/adapters/api"
+	"github.com/docket-project/docket/internal/adapters/web"
+	"github.com/docket-project/docket/internal/compare"
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// compare answers GET /api/v1/decisions/compare: in what the decisions a and b differ.
+func (r *routes) compare(c echo.Context) error {
+	params := c.QueryParams()
+	for name := range params {
+		switch name {
+		case "a", "b", "a_tenant", "b_tenant", "a_timestamp", "b_timestamp":
+		default:
+			return web.Problem(http.StatusBadRequest, fmt.Sprintf(
+				"unknown parameter %q: known are a and b, with a_tenant, a_timestamp, b_tenant, b_timestamp", name,
+			))
+		}
+	}
+	var both [2]domain.Decision
+	for i, side := range []string{"a", "b"} {
+		id := params.Get(side)
+		if id == "" {
+			return web.Problem(http.StatusBadRequest, side+" is missing: it is the id of a decision")
+		}
+		address := url.Values{}
+		for _, name := range []string{"tenant", "timestamp"} {
+			if params.Has(side + "_" + name) {
+				address.Set(name, params.Get(side+"_"+name))
+			}
+		}
+		rows, err := r.rows(c, id, address)
+		if err != nil {
+			return err
+		}
+		if len(rows) == 0 {
+			return noDecision(id)
+		}
+		both[i] = rows[0]
+	}
+	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, api.SpellComparison(both[0], both[1]))
+}
+
+// lastAllowed answers GET /api/v1/decisions/{decision_id}/last-allowed.
+func (r *routes) lastAllowed(c echo.Context, d *domain.Decision) error {
+	found, err := compare.LastAllowed(c.Request().Context(), r.Decisions, scope(c), d)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, api.LastAllowedOf(found))
+}
