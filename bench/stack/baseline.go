@@ -166,3 +166,11 @@ func waitListening(addr string) error {
 	}
 	return errors.New("nobody listens at " + addr)
 }
+
+// IngestCPU is that of the process that takes uploads, in seconds.
+func (s *service) IngestCPU() float64 {
+	if s.Docket {
+		return s.Roles["ingest"].CPU()
+	}
+	return s.Roles[Synchronous].CPU()
+}
