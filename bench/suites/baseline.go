@@ -57,7 +57,9 @@ func BaselineSuite(docket, out string, rate, seconds int) error {
 		}
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "DATABASE\tSERVICE\tEVENTS SENT\tUPLOADS/S\tDROPPED\tREFUSED\tP95 ms\tSTORED\tCPU µs/decision\tINGEST'S")
+	fmt.Fprintln(
+		w, "DATABASE\tSERVICE\tEVENTS SENT\tUPLOADS/S\tDROPPED\tREFUSED\tP95 ms\tSTORED\tCPU µs/decision\tINGEST'S",
+	)
 	for _, r := range results {
 		fmt.Fprintf(
 			w, "%s\t%s\t%d\t%.0f\t%d\t%d\t%.2f\t%d\t%.0f\t%.0f\n", r.Condition, r.Service, r.Sent, r.PerSecond, r.Dropped,
@@ -107,7 +109,7 @@ func compare(docket, name string, under condition, rate, seconds int) (r baselin
 	}
 	var l *load.Load
 	if under.closed > 0 {
-		used := 0
+		var used int
 		l, used, err = load.Closed(s.Upload, requests, under.closed, time.Duration(seconds)*time.Second)
 		requests = requests[:used]
 	} else {
