@@ -2,13 +2,12 @@ package api
 
 import (
 	"bytes"
-	"encoding/csv"
 	"encoding/json"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -28,6 +27,9 @@ type ExportEnd struct {
 	// Decisions is how many lines stand in front of it, and Damaged how many of them have no event because of damage.
 	Decisions int `json:"decisions"`
 	Damaged   int `json:"damaged,omitempty"`
+	// Since and Until are the times that were looked for; null is no bound.
+	Since Instant `json:"since"`
+	Until Instant `json:"until"`
 	// Why tells a person what is missing, and NextCursor goes on behind the last line.
 	Why        Text `json:"why"`
 	NextCursor Text `json:"next_cursor"`
@@ -76,16 +78,12 @@ func oneLine(spelled []byte) []byte {
 	if !bytes.ContainsAny(spelled, "\n\r") {
 		return spelled
 	}
-	return bytes.Map(func(r rune) rune {
-		if r == '\n' || r == '\r' {
-			return ' '
-		}
-		return r
-	}, spelled)
+	return bytes.ReplaceAll(bytes.ReplaceAll(spelled, []byte("\n"), []byte(" ")), []byte("\r"), []byte(" "))
 }
 
-// CSV is RFC 4180 with a heading. A cell that a spreadsheet would compute has an apostrophe in front. The last row says
-// in its first cell what became of the export, behind a "#".
+// CSV is RFC 4180 with a heading. A cell that a spreadsheet would compute has an apostrophe in front, as has one that
+// begins with an apostrophe, so that no two texts become one. The last row says in its first cell what became of the
+// export, behind a "#".
 type CSV struct {
 	// Events adds a column with the event.
 	Events bool
@@ -159,19 +157,38 @@ func (c CSV) End(b *bytes.Buffer, e ExportEnd) {
 	writeRow(b, cells)
 }
 
-func writeRow(w io.Writer, cells []string) {
-	rows := csv.NewWriter(w)
-	_ = rows.Write(cells) // to a buffer, with a comma
-	rows.Flush()
+// writeRow quotes what encoding/csv does, and what has a semicolon or a tab: where these separate cells, a spreadsheet
+// would find a formula behind one.
+func writeRow(b *bytes.Buffer, cells []string) {
+	for i, cell := range cells {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		if strings.ContainsAny(cell, ",;\"\r\n\t") || strings.HasPrefix(cell, " ") {
+			cell = `"` + strings.ReplaceAll(cell, `"`, `""`) + `"`
+		}
+		b.WriteString(cell)
+	}
+	b.WriteByte('\n')
 }
 
-// inert keeps a spreadsheet from computing a cell: what begins with one of these is a formula, for some of them behind
-// white space, and full-width signs as well (OWASP, CSV Injection). "#" tells the last row.
+// formula is what a spreadsheet may compute a cell for that begins with it, full-width and small signs as well (OWASP,
+// CSV Injection); "#" tells the last row.
+const formula = "=+-@|%#＝＋－＠﹦﹢﹣﹫−"
+
+// inert keeps a spreadsheet from computing a cell. What does not show in front of a sign does not count.
 func inert(cell string) string {
-	first := strings.TrimLeftFunc(cell, unicode.IsSpace)
-	if strings.HasPrefix(cell, "\t") || strings.HasPrefix(cell, "\r") || strings.HasPrefix(cell, "\n") ||
-		first != "" && strings.ContainsRune("=+-@|%#＝＋－＠", []rune(first)[0]) {
+	if strings.HasPrefix(cell, "'") || cell != "" && strings.ContainsRune("\t\r\n", rune(cell[0])) {
 		return "'" + cell
+	}
+	for _, first := range cell {
+		if unicode.IsSpace(first) || unicode.In(first, unicode.Cc, unicode.Cf) || first == utf8.RuneError {
+			continue
+		}
+		if strings.ContainsRune(formula, first) {
+			return "'" + cell
+		}
+		break
 	}
 	return cell
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -41,6 +40,7 @@ func (s Console) lines(
 	}
 	in := bufio.NewScanner(resp.Body)
 	in.Buffer(make([]byte, 0, 64<<10), maxLine)
+	in.Split(wholeLines)
 	for in.Scan() {
 		if more, err := visit(in.Bytes()); err != nil || !more {
 			return err
@@ -57,15 +57,23 @@ func (s Console) lines(
 	return nil
 }
 
+// wholeLines splits at new lines, and leaves out what stands behind the last one: it was cut.
+func wholeLines(data []byte, atEOF bool) (advance int, line []byte, err error) {
+	if i := bytes.IndexByte(data, '\n'); i >= 0 {
+		return i + 1, data[:i], nil
+	}
+	if atEOF {
+		return len(data), nil, nil
+	}
+	return 0, nil, nil
+}
+
 // export prints what an export sends, up to the limit, in the order in which it comes. What is missing it tells at the
 // end, and by its exit code.
 func (f *Find) export(ctx context.Context, out Out, query url.Values) error {
 	query.Set("format", "ndjson")
 	query.Set("with_event", strconv.FormatBool(f.WithEvent))
-	form := &exportPrinter{w: bufio.NewWriterSize(out.Stdout, 64<<10), form: f.Output, csv: api.CSV{Events: f.WithEvent}}
-	if err := form.begin(); err != nil {
-		return err
-	}
+	form := newExportPrinter(out, f.Output, f.WithEvent)
 	var end *api.ExportEnd
 	more := false
 	err := f.lines(ctx, "/api/v1/decisions/export", query, func(line []byte) (bool, error) {
@@ -75,82 +83,116 @@ func (f *Find) export(ctx context.Context, out Out, query url.Values) error {
 			return false, err
 		case last != nil:
 			end = last
-			return false, nil
+			return false, form.begin()
 		case f.Limit > 0 && form.printed == f.Limit:
 			more = true
 			return false, nil
 		}
-		return true, form.decision(d)
+		return true, form.decision(line, d)
 	})
-	if ended := form.end(); err == nil {
+	complete := err == nil && (more || end != nil && end.Complete)
+	if ended := form.end(complete); err == nil {
 		err = ended
 	}
 	switch {
 	case err != nil:
 		return err
-	case more:
-		fmt.Fprintf(out.Stderr, "There are more decisions: --limit 0 prints all of them, as ndjson or csv.\n")
-		return nil
-	case end == nil:
+	case end == nil && !more:
 		return fail(ExitUnavailable, "the export broke off behind %d decisions: what is printed is not everything",
 			form.printed)
-	case !end.Complete:
+	case end != nil && !end.Complete:
 		return fail(ExitUnavailable, "what is printed is not everything: %s", printable(end.String()))
+	case form.damaged > 0:
+		return fail(
+			ExitUnavailable, "%d of these events are damaged in the store, and were left out; docket verify names them",
+			form.damaged,
+		)
+	case more:
+		fmt.Fprintln(
+			out.Stderr, "There are more decisions: use a higher --limit, or --limit 0 with -o ndjson or -o csv for all.",
+		)
 	}
 	return nil
 }
 
 // exportLine reads a line of an export: a decision, or its end.
 func exportLine(line []byte) (d api.Exported, end *api.ExportEnd, err error) {
-	var both struct {
-		api.Exported
+	var which struct {
 		Complete *bool `json:"complete"`
 	}
-	if err := json.Unmarshal(line, &both); err != nil {
+	err = json.Unmarshal(line, &which)
+	switch {
+	case err != nil:
+	case which.Complete != nil:
+		end = new(api.ExportEnd)
+		err = json.Unmarshal(line, end)
+	default:
+		err = json.Unmarshal(line, &d)
+	}
+	if err != nil {
 		return d, nil, fail(ExitFailed, "the answer is not docket's: %w", err)
 	}
-	if both.Complete == nil {
-		return both.Exported, nil, nil
-	}
-	end = new(api.ExportEnd)
-	return d, end, json.Unmarshal(line, end)
+	return d, end, nil
 }
 
-// exportPrinter prints decisions one by one.
+// exportPrinter prints decisions one by one, from the first line that docket sends on.
 type exportPrinter struct {
 	w       *bufio.Writer
 	form    string
 	csv     api.CSV
+	begun   bool
 	printed int
+	damaged int
 	row     bytes.Buffer
 }
 
+// newExportPrinter prints lines and rows as they are where no terminal is behind them.
+func newExportPrinter(out Out, form string, events bool) *exportPrinter {
+	w := out.Raw
+	if form == "json" {
+		w = out.Stdout
+	}
+	return &exportPrinter{w: bufio.NewWriterSize(w, 64<<10), form: form, csv: api.CSV{Events: events}}
+}
+
+// begin prints what stands in front of the first decision, once.
 func (p *exportPrinter) begin() error {
+	if p.begun {
+		return nil
+	}
+	p.begun = true
 	switch p.form {
 	case "csv":
 		p.csv.Begin(&p.row)
-		return p.flushRow()
 	case "json":
-		_, err := io.WriteString(p.w, "[")
-		return err
+		p.row.WriteByte('[')
 	}
-	return nil
+	return p.flushRow()
 }
 
-func (p *exportPrinter) decision(d api.Exported) error {
+func (p *exportPrinter) decision(line []byte, d api.Exported) error {
+	if err := p.begin(); err != nil {
+		return err
+	}
 	p.printed++
+	if d.Damaged {
+		p.damaged++
+	}
 	switch p.form {
 	case "csv":
 		p.csv.Decision(&p.row, d.Decision, d.Event, d.Damaged)
-		return p.flushRow()
 	case "json":
 		if p.printed > 1 {
-			if err := p.w.WriteByte(','); err != nil {
-				return err
-			}
+			p.row.WriteByte(',')
 		}
+		if err := printJSON(&p.row, d, p.form); err != nil {
+			return err
+		}
+	default:
+		p.row.Write(line)
+		p.row.WriteByte('\n')
 	}
-	return printJSON(p.w, d, p.form)
+	return p.flushRow()
 }
 
 func (p *exportPrinter) flushRow() error {
@@ -158,12 +200,14 @@ func (p *exportPrinter) flushRow() error {
 	return err
 }
 
-// end completes the form. What became of the export is not a part of it: it is told beside it.
-func (p *exportPrinter) end() error {
-	if p.form == "json" {
-		if _, err := io.WriteString(p.w, "]\n"); err != nil {
-			return err
-		}
+// end completes the form, unless something is missing: an array that is closed looks like all there is. What became of
+// the export is not a part of it: it is told beside it.
+func (p *exportPrinter) end(complete bool) error {
+	if p.form == "json" && p.begun && complete {
+		p.row.WriteString("]\n")
+	}
+	if err := p.flushRow(); err != nil {
+		return err
 	}
 	return p.w.Flush()
 }

@@ -46,8 +46,8 @@ type Find struct {
 
 	RequestedBy []string `help:"The address that asked." sep:"none"`
 	Error       []string `help:"Error text; '*' for any error." sep:"none"`
-	Limit       int      `help:"The most decisions to print; 0 for all of them, as ndjson or csv." default:"100"`
-	WithEvent   bool     `help:"Print the events as well, each as OPA sent it, as json, ndjson or csv."`
+	Limit       int      `help:"The most decisions to print; 0 for all that fit, as ndjson or csv." default:"100"`
+	WithEvent   bool     `help:"Print the events as well, as json, ndjson or csv; ndjson has each as OPA sent it, on one line."`
 }
 
 // parameters are the flags and the query as the API takes them.
@@ -91,7 +91,9 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 	}
 	switch streamed := f.Output == "ndjson" || f.Output == "csv"; {
 	case f.Limit < 0, f.Limit == 0 && !streamed:
-		return fail(ExitUsage, "--limit %d: at least 1, or 0 for everything, as ndjson or csv", f.Limit)
+		return fail(
+			ExitUsage, "--limit %d: at least 1; 0 prints everything, which needs -o ndjson or -o csv", f.Limit,
+		)
 	case f.WithEvent && f.Output == "table":
 		return fail(ExitUsage, "--with-event: a table has no room for events; print json, ndjson or csv (-o)")
 	case f.Output == "csv", f.Limit == 0, f.WithEvent:

@@ -2,7 +2,6 @@ package queryapi
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -20,8 +19,12 @@ import (
 	"github.com/docket-project/docket/internal/search"
 )
 
-// exportPatience is how long a client may take for one page of an export.
-const exportPatience = time.Minute
+// exportPatience is how long a client may take for a piece of an export, of so many bytes. Nothing is held in the store
+// meanwhile.
+const (
+	exportPatience = 5 * time.Minute
+	exportPiece    = 64 << 10
+)
 
 // exportTrailer tells a client behind the body whether it has everything.
 const exportTrailer = "Docket-Complete"
@@ -41,7 +44,12 @@ func parseExport(raw string, now time.Time) (out exported, err error) {
 		return out, fmt.Errorf("the query string: %w", err)
 	}
 	if params.Has("limit") {
-		return out, errors.New("limit: an export has none, it is everything that fits; name more to have less")
+		return out, errors.New("limit: an export has none; leave it out, and narrow the search by since, until or q")
+	}
+	for _, name := range []string{"format", "with_event"} {
+		if len(params[name]) > 1 {
+			return out, fmt.Errorf("%s is there %d times: name it once", name, len(params[name]))
+		}
 	}
 	form, with := params.Get("format"), params.Get("with_event")
 	params.Del("format")
@@ -119,8 +127,11 @@ func (r *routes) export(c echo.Context) error {
 		}
 	}()
 	page, reading := <-pages
-	if err := cmp.Or(page.err, ctx.Err()); err != nil || !reading {
-		return err
+	if !reading {
+		return ctx.Err()
+	}
+	if page.err != nil {
+		return page.err
 	}
 	answer := c.Response()
 	answer.Header().Set(echo.HeaderContentType, asked.kind)
@@ -128,7 +139,7 @@ func (r *routes) export(c echo.Context) error {
 	answer.Header().Set("Trailer", exportTrailer)
 	answer.WriteHeader(http.StatusOK)
 
-	var end api.ExportEnd
+	end := api.ExportEnd{Since: api.At(asked.Since), Until: api.At(asked.Until)}
 	var b bytes.Buffer
 	asked.form.Begin(&b)
 	for page.err == nil {
@@ -154,7 +165,10 @@ func (r *routes) export(c echo.Context) error {
 	switch {
 	case page.err != nil:
 		end.NextCursor = api.Text(page.at.String())
-		end.Why = api.Text("docket could not read on: " + page.err.Error())
+		end.Why = api.Text("docket could not read on: " + page.err.Error() + "; go on with next_cursor, and the same since")
+		if class := domain.ClassOf(page.err); class != domain.Canceled { // which is the client's doing
+			r.Logger.Error("an export broke off", "decisions", end.Decisions, "class", class, "error", page.err)
+		}
 	case end.Damaged > 0:
 		end.Why = api.Text(fmt.Sprintf(
 			"%d events are damaged in the store, and were left out; docket verify names them", end.Damaged,
@@ -178,13 +192,16 @@ func trailer(end api.ExportEnd) string {
 	}, fmt.Sprintf("%t; %s", end.Complete, end))
 }
 
-// send writes what was gathered, and gives the client time for it: an export may take longer than any other answer.
+// send writes what was gathered, and gives the client time for each piece of it: an export may take longer than any
+// other answer.
 func send(to *echo.Response, b *bytes.Buffer) error {
-	_ = http.NewResponseController(to).SetWriteDeadline(time.Now().Add(exportPatience)) // not every writer has one
-	_, err := to.Write(b.Bytes())
-	b.Reset()
-	if err == nil {
-		to.Flush()
+	defer b.Reset()
+	for b.Len() > 0 {
+		_ = http.NewResponseController(to).SetWriteDeadline(time.Now().Add(exportPatience)) // not every writer has one
+		if _, err := to.Write(b.Next(exportPiece)); err != nil {
+			return err
+		}
 	}
-	return err
+	to.Flush()
+	return nil
 }

@@ -158,12 +158,13 @@ func TestExport(t *testing.T) {
 func TestExportTellsWhatIsMissing(t *testing.T) {
 	b := newBench(t)
 	b.save(t, "acme", 2500, func(int, *domain.Decision) {})
+	var logged bytes.Buffer
 	handler := func(f *faulty) http.Handler {
 		f.stored = b.store
 		return New(Parts{
 			Decisions: f, Control: b.store, Log: b.log,
 			Who: auth.Anonymous{Caller: domain.Caller{Tenants: domain.AllTenants(), Role: domain.Viewer}},
-		}, web.Door{Metrics: web.NewMetrics(nil), Logger: slog.New(slog.DiscardHandler)})
+		}, web.Door{Metrics: web.NewMetrics(nil), Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 	}
 	t.Run("nothing was sent", func(t *testing.T) {
 		resp, body := get(t, handler(&faulty{fails: 1}), "/api/v1/decisions/export")
@@ -177,6 +178,9 @@ func TestExportTellsWhatIsMissing(t *testing.T) {
 		first, end := readExport(t, body)
 		require.False(t, end.Complete)
 		require.Contains(t, end.Why, "the database\nis away")
+		require.WithinDuration(t, time.Now().Add(-24*time.Hour), end.Since.Time, time.Minute)
+		require.True(t, end.Until.IsZero())
+		require.Contains(t, logged.String(), "an export broke off")
 		require.True(t, strings.HasPrefix(resp.Trailer.Get("Docket-Complete"), "false; incomplete, 2000 decisions: "))
 		_, body = get(t, h, "/api/v1/decisions/export?cursor="+string(end.NextCursor))
 		rest, end := readExport(t, body)
@@ -217,7 +221,7 @@ func TestExportIsNoFormula(t *testing.T) {
 	b := newBench(t)
 	texts := []string{
 		"=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\u00a0=1", "＝1+1", "＋1", "－1", "＠x", "|calc", "%x",
-		"# complete: 1 decisions", "=cmd|' /C calc'!A0", `","=1`, "\"=1", "plain", "a=b", "emoji 😀", "\u202eevil",
+		"# complete: 1 decisions", "=cmd|' /C calc'!A0", `","=1`, "\"=1", "'=1", "a;=1+1", "\ufeff=1", "\u200b=1", "\u202e=1", "\x01=1", "﹦1", "−1", "plain", "a=b", "emoji 😀", "\u202eevil",
 	}
 	b.save(t, "acme", len(texts), func(i int, d *domain.Decision) {
 		d.Principal, d.Path, d.Reason, d.ID = texts[i], texts[i], texts[i], texts[i]
@@ -231,11 +235,12 @@ func TestExportIsNoFormula(t *testing.T) {
 	require.Len(t, rows, len(texts)+2)
 	require.Equal(t, "decision_id", rows[0][0])
 	require.Equal(t, fmt.Sprintf("# complete: %d decisions", len(texts)), rows[len(rows)-1][0])
+	require.Contains(t, body, `"a;=1+1"`, "where semicolons separate cells it is still one")
 	seen := 0
 	for _, row := range rows[1 : len(rows)-1] {
 		for _, cell := range row {
 			first := []rune(strings.TrimLeft(cell, " \t\r\n\u00a0") + "x")[0]
-			require.False(t, strings.ContainsRune("=+-@|%#＝＋－＠", first), cell)
+			require.False(t, strings.ContainsRune("=+-@|%#＝＋－＠﹦−\ufeff\u200b\x01", first), cell)
 		}
 		for _, text := range texts {
 			// encoding/csv reads a carriage return and a line feed as a line feed, and leaves either alone.
@@ -250,13 +255,14 @@ func TestExportIsNoFormula(t *testing.T) {
 func TestExportsAreRefused(t *testing.T) {
 	h := newBench(t).handler(domain.Caller{Tenants: domain.AllTenants(), Role: domain.Viewer})
 	for params, want := range map[string]string{
-		"format=xml":          "neither ndjson nor csv",
-		"limit=5":             "limit",
-		"with_event=yes":      "with_event",
-		"q=%28a":              "column",
-		"colour=red":          "unknown parameter",
-		"cursor=x":            "cursor",
-		"since=1h&q=since:2h": "since",
+		"format=xml":               "neither ndjson nor csv",
+		"format=csv&format=ndjson": "name it once",
+		"limit=5":                  "limit",
+		"with_event=yes":           "with_event",
+		"q=%28a":                   "column",
+		"colour=red":               "unknown parameter",
+		"cursor=x":                 "cursor",
+		"since=1h&q=since:2h":      "since",
 	} {
 		code, answer := ask(h, http.MethodGet, "/api/v1/decisions/export?"+params, "")
 		require.Equal(t, http.StatusBadRequest, code, "%s: %s", params, answer)

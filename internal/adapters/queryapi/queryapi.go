@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"mime"
 	"net/http"
 	"net/url"
@@ -54,6 +55,8 @@ type Parts struct {
 	// Disk is the part of the data directory's file system that is free; nil where nothing is kept there.
 	Disk func() *float64
 	Who  auth.Authenticator
+	// Logger is told what a client cannot be told by a status. Without one, the door's is.
+	Logger *slog.Logger
 }
 
 // routes serve people and programs.
@@ -64,6 +67,9 @@ type routes struct {
 
 // New makes the handler of the console listener, with the API on it.
 func New(p Parts, d web.Door) http.Handler {
+	if p.Logger == nil {
+		p.Logger = d.Logger
+	}
 	e := web.New(d)
 	e.Pre(web.SameOrigin, web.WellFormed)
 	Mount(e, p)
