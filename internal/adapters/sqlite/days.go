@@ -19,7 +19,7 @@ func (s *Store) Days(ctx context.Context) (days []domain.Day, err error) {
 	for next := int64(-1 << 62); ; {
 		var at *int64
 		if err := s.read.QueryRowContext(ctx, `SELECT min(time) FROM decisions WHERE time >= ?`, next).Scan(&at); err != nil {
-			return nil, s.checked("list days in "+storeFile, err)
+			return nil, s.checked("list days in "+storeFile, ended(ctx, err))
 		}
 		if at == nil {
 			return days, nil

@@ -91,7 +91,7 @@ func ownJob(ctx context.Context, db querier, scope domain.Scope, id string) ([]d
 func (s *Store) Job(ctx context.Context, scope domain.Scope, id string) (domain.Job, bool, error) {
 	found, err := ownJob(ctx, s.read, scope, id)
 	if err != nil || len(found) == 0 {
-		return domain.Job{}, false, s.checked("look for a job in "+storeFile, err)
+		return domain.Job{}, false, s.checked("look for a job in "+storeFile, ended(ctx, err))
 	}
 	return found[0], true, nil
 }
@@ -101,7 +101,7 @@ func (s *Store) Jobs(ctx context.Context, scope domain.Scope) ([]domain.Job, err
 	w := dialect.Where()
 	w.Owned(scope)
 	found, err := jobs(ctx, s.read, "WHERE "+w.String()+" ORDER BY created_at DESC, id LIMIT 100", w.Args...)
-	return found, s.checked("look for jobs in "+storeFile, err)
+	return found, s.checked("look for jobs in "+storeFile, ended(ctx, err))
 }
 
 // MoveJob changes a job's state; see ports.JobControl.

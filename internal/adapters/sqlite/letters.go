@@ -56,7 +56,7 @@ func (s *Store) CountLettersOfJob(ctx context.Context, j domain.Job) (n int64, e
 		return 0, err
 	}
 	err = s.read.QueryRowContext(ctx, `SELECT count(*) FROM dead_letters WHERE `+w.String(), w.Args...).Scan(&n)
-	return n, s.slow(err)
+	return n, s.slow(ended(ctx, err))
 }
 
 // MoveLetters writes down what a job has done with dead letters; see ports.JobLetters.

@@ -73,6 +73,7 @@ func (s *Store) RejectionReport(
 	}
 	if err == nil {
 		err = s.read.QueryRowContext(ctx, `SELECT count(*) > 0 FROM guard_periods WHERE ended_at IS NULL`).Scan(&report.On)
+		err = ended(ctx, err)
 	}
 	return report, s.checked("read the rejection stats in "+storeFile, err)
 }
@@ -107,7 +108,7 @@ func (s *Store) addRejections(ctx context.Context, at time.Time, rejections []do
 func (s *Store) each(ctx context.Context, query string, args []any, scan func(*sql.Rows) error) error {
 	rows, err := s.read.QueryContext(ctx, query, args...)
 	if err != nil {
-		return err
+		return ended(ctx, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
@@ -115,7 +116,7 @@ func (s *Store) each(ctx context.Context, query string, args []any, scan func(*s
 			return err
 		}
 	}
-	return rows.Err()
+	return ended(ctx, rows.Err())
 }
 
 // SetGuard writes down when the guard goes on and off; see ports.RejectionStats.

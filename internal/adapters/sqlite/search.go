@@ -33,6 +33,15 @@ func (s *Store) slow(err error) error {
 	return s.checked("search", err)
 }
 
+// ended is the end of ctx, if a statement failed after it: SQLite says of it only that it was interrupted, or that the
+// statement is closed.
+func ended(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	return cmp.Or(ctx.Err(), err)
+}
+
 // found is where a row of a page is.
 type found struct {
 	table string
@@ -52,7 +61,7 @@ func (s *Store) page(ctx context.Context, scope domain.Scope, q domain.Query, ev
 	defer cancel()
 	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true}) // what was found is still there
 	if err != nil {
-		return domain.Page{}, s.slow(err)
+		return domain.Page{}, s.slow(ended(ctx, err))
 	}
 	defer func() { _ = tx.Rollback() }() // it only reads
 	plan := search.NewPlan(q.Where)
@@ -64,8 +73,7 @@ func (s *Store) page(ctx context.Context, scope domain.Scope, q domain.Query, ev
 	defer read.close()
 	q.Where = plan.Columns
 	late := func(err error) (domain.Page, error) {
-		// A statement whose context has ended may say that it is closed.
-		if err = cmp.Or(ctx.Err(), err); errors.Is(err, context.DeadlineExceeded) && page.Looked() > 0 {
+		if err = ended(ctx, err); errors.Is(err, context.DeadlineExceeded) && page.Looked() > 0 {
 			return page.Stopped(page.Last()), nil
 		}
 		return domain.Page{}, s.slow(err)
@@ -189,19 +197,19 @@ func (s *Store) Decisions(ctx context.Context, scope domain.Scope, id string) ([
 		UNION ALL SELECT `+columns+` FROM decisions_out_of_window WHERE `+w.String()+`
 		ORDER BY time DESC, tenant LIMIT 100`, w.Args...)
 	if err != nil {
-		return nil, s.checked("find a decision", err)
+		return nil, s.checked("find a decision", ended(ctx, err))
 	}
 	defer rows.Close()
 	var out []domain.Decision
 	for rows.Next() {
 		d, err := scanDecision(rows)
 		if err != nil {
-			return nil, s.checked("find a decision", err)
+			return nil, s.checked("find a decision", ended(ctx, err))
 		}
 		out = append(out, d)
 	}
 	if err := rows.Err(); err != nil || len(out) == 0 {
-		return nil, s.checked("find a decision", err)
+		return nil, s.checked("find a decision", ended(ctx, err))
 	}
 	newest := &out[0]
 	row := s.read.QueryRowContext(
@@ -216,7 +224,7 @@ func (s *Store) Decisions(ctx context.Context, scope domain.Scope, id string) ([
 	var packed bool
 	var event []byte
 	if err := row.Scan(&packed, &event); err != nil {
-		return nil, s.checked("read a decision's event", err)
+		return nil, s.checked("read a decision's event", ended(ctx, err))
 	}
 	if newest.Event, err = s.eventOf(packed, event); err != nil {
 		return nil, domain.Errorf(domain.Misconfigured, "decision %s is damaged in %s: %w", id, storeFile, err)
@@ -268,7 +276,7 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 		status FROM opas WHERE `+w.String()+` ORDER BY uploads > 1 DESC, last_upload DESC, opa LIMIT 1000`,
 		w.Args...)
 	if err != nil {
-		return nil, s.checked("list OPAs", err)
+		return nil, s.checked("list OPAs", ended(ctx, err))
 	}
 	defer rows.Close()
 	var out []domain.OPA
@@ -280,7 +288,7 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 		if err := rows.Scan(
 			&o.Tenant, &o.OPA, &o.Version, &first, &last, &interval, &o.Uploads, &o.Events, &statusAt, &o.App, &o.Status,
 		); err != nil {
-			return nil, s.checked("list OPAs", err)
+			return nil, s.checked("list OPAs", ended(ctx, err))
 		}
 		o.First, o.Last, o.StatusAt = instant(first), instant(last), instant(statusAt)
 		o.Interval = time.Duration(interval) * time.Microsecond
@@ -289,7 +297,7 @@ func (s *Store) OPAs(ctx context.Context, scope domain.Scope) ([]domain.OPA, err
 		}
 		out = append(out, o)
 	}
-	return out, s.checked("list OPAs", rows.Err())
+	return out, s.checked("list OPAs", ended(ctx, rows.Err()))
 }
 
 // OPAGroups counts OPAs; see ports.OPAReader.

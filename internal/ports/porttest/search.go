@@ -275,17 +275,43 @@ func storeSearchesGivenUp(t *testing.T, h *StoreHarness) {
 	h.save(t, domain.Saved, h.searchedEvents(t, rand.New(rand.NewPCG(seed, seed)))...)
 	asked, err := search.Parse("input.x:* nothing-of-the-kind", h.Now)
 	require.NoError(t, err)
-	given := 0
-	for after := time.Duration(0); after < 5*time.Millisecond; after += 50 * time.Microsecond {
-		ctx, cancel := context.WithCancel(t.Context())
-		leaves := time.AfterFunc(after, cancel)
-		_, err := h.Decisions.Search(ctx, domain.AllTenants(), domain.Query{Filter: asked.Filter, Limit: 10})
-		leaves.Stop()
-		cancel()
-		if err != nil {
-			given++
-			require.Equal(t, domain.Canceled, domain.ClassOf(err), "after %s: %v", after, err)
-		}
+	now := h.Now
+	for name, ask := range map[string]func(context.Context) error{
+		"a page": func(ctx context.Context) error {
+			_, err := h.Decisions.Search(ctx, domain.AllTenants(), domain.Query{Filter: asked.Filter, Limit: 10})
+			return err
+		},
+		"one decision": func(ctx context.Context) error {
+			_, err := h.Decisions.Decisions(ctx, domain.AllTenants(), "s-1")
+			return err
+		},
+		"counts": func(ctx context.Context) error {
+			_, err := h.Decisions.CountDecisions(ctx, domain.AllTenants(), now.Add(-time.Hour), now)
+			return err
+		},
+		"OPAs": func(ctx context.Context) error {
+			_, err := h.Control.OPAs(ctx, domain.AllTenants())
+			return err
+		},
+		"dead letters": func(ctx context.Context) error {
+			_, err := h.Control.DeadLetters(ctx, domain.AllTenants(), domain.Query{Limit: 10})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			given := 0
+			for after := time.Duration(0); after < 5*time.Millisecond; after += 50 * time.Microsecond {
+				ctx, cancel := context.WithCancel(t.Context())
+				leaves := time.AfterFunc(after, cancel)
+				err := ask(ctx)
+				leaves.Stop()
+				cancel()
+				if err != nil {
+					given++
+					require.Equal(t, domain.Canceled, domain.ClassOf(err), "after %s: %v", after, err)
+				}
+			}
+			require.Positive(t, given)
+		})
 	}
-	require.Positive(t, given)
 }
