@@ -303,6 +303,9 @@ func storeSearchesGivenUp(t *testing.T, h *StoreHarness) {
 			for after := time.Duration(0); after < 5*time.Millisecond; after += 50 * time.Microsecond {
 				ctx, cancel := context.WithCancel(t.Context())
 				leaves := time.AfterFunc(after, cancel)
+				if after == 0 { // most are answered before the first timer
+					cancel()
+				}
 				err := ask(ctx)
 				leaves.Stop()
 				cancel()
