@@ -262,6 +262,18 @@ func read[T any](body []byte) (v T, err error) {
 	return v, nil
 }
 
+// printAnswer prints what docket has answered: as a table, which only print can make, or as JSON.
+func printAnswer[T any](out Out, body []byte, output string, print func(io.Writer, T) error) error {
+	if output != "table" {
+		return printJSON(out.Stdout, json.RawMessage(body), output)
+	}
+	v, err := read[T](body)
+	if err != nil {
+		return err
+	}
+	return print(out.Stdout, v)
+}
+
 // show asks for one thing and prints it: as a table, which only print can make, as JSON, or raw, which are the exact
 // bytes, so that their hash can be compared.
 func show[T any](
@@ -274,19 +286,11 @@ func show[T any](
 	if err != nil {
 		return err
 	}
-	switch output {
-	case "raw":
+	if output == "raw" {
 		_, err = out.Raw.Write(body)
 		return err
-	case "table":
-		v, err := read[T](body)
-		if err != nil {
-			return err
-		}
-		return print(out.Stdout, v)
-	default:
-		return printJSON(out.Stdout, json.RawMessage(body), output)
 	}
+	return printAnswer(out, body, output, print)
 }
 
 // post asks the console listener to do something.

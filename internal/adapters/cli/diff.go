@@ -39,14 +39,7 @@ func (d *Diff) Run(ctx context.Context, out Out) error {
 	if err != nil {
 		return err
 	}
-	if d.Output != "table" {
-		return printJSON(out.Stdout, json.RawMessage(body), d.Output)
-	}
-	answer, err := read[api.Comparison](body)
-	if err != nil {
-		return err
-	}
-	return printDiff(out.Stdout, answer)
+	return printAnswer(out, body, d.Output, printDiff)
 }
 
 // lastAllowed finds what to compare with, and tells how like it is.

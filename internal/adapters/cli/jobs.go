@@ -100,14 +100,7 @@ func (m *jobMove) move(ctx context.Context, out Out, move domain.JobMove) error 
 	if err != nil {
 		return err
 	}
-	if m.Output != "table" {
-		return printJSON(out.Stdout, json.RawMessage(answer), m.Output)
-	}
-	j, err := read[api.Job](answer)
-	if err != nil {
-		return err
-	}
-	return printJob(out.Stdout, j)
+	return printAnswer(out, answer, m.Output, printJob)
 }
 
 type (
