@@ -38,6 +38,7 @@ func TestOpenAPI(t *testing.T) {
 	a.drained(t)
 	ids := strings.NewReplacer(
 		"{decision_id}", "one", "{dead_letter_id}", a.indexed(t, 1, "")[0].ID, "{job_id}", a.job(t, "reindexes", "{}").ID,
+		"{field}", "principal",
 	)
 	for path, methods := range doc.Paths {
 		if methods["get"] == nil {

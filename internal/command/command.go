@@ -42,6 +42,7 @@ type commandLine struct {
 	Find      cli.Find        `cmd:"" help:"Search decisions."`
 	Show      cli.Show        `cmd:"" help:"Show one decision: what was decided, and why; -o raw prints its exact bytes."`
 	Diff      cli.Diff        `cmd:"" help:"Tell in what two decisions differ, or one and the last like it that was allowed."`
+	Stats     cli.Stats       `cmd:"" help:"Count decisions: by outcome, by any field, and by time."`
 	Trail     cli.Trail       `cmd:"" help:"Tell where a decision is: stored, waiting, dead, or never received."`
 	DLQ       cli.DLQ         `cmd:"" name:"dlq" help:"Inspect dead letters, and replay or discard them."`
 	Jobs      cli.Jobs        `cmd:"" help:"Look at jobs, and pause, resume or cancel them."`

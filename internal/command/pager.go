@@ -100,7 +100,7 @@ func (nopCloser) Close() error { return nil }
 
 // paged are the commands whose output people read.
 var paged = []string{
-	"find", "show", "trail", "audit", "opas", "help", "mapping test", "dlq list", "dlq groups", "dlq show",
+	"find", "show", "stats", "trail", "audit", "opas", "help", "mapping test", "dlq list", "dlq groups", "dlq show",
 	"dlq guard show", "jobs list",
 }
 

@@ -6,8 +6,24 @@ import (
 	"time"
 )
 
-// DecisionCount is how many decisions there are of a tenant, a path and an outcome.
+// CountQuery asks how many decisions there are in a span of time.
+type CountQuery struct {
+	// Where is about FieldTenant and FieldOutcome only.
+	Filter
+	// By are fields to tell apart: FieldTenant and FieldOutcome, or these and FieldPath.
+	By []Field
+	// Every is the length of the spans of time to tell apart, in whole seconds; 0 is none. They begin as time.Truncate has
+	// it.
+	Every time.Duration
+}
+
+// Tells reports that a field is to be told apart.
+func (q CountQuery) Tells(f Field) bool { return slices.Contains(q.By, f) }
+
+// DecisionCount is how many decisions there are of a tenant, a path and an outcome in the span that begins at a time.
+// What is not told apart is zero.
 type DecisionCount struct {
+	Time         time.Time
 	Tenant, Path string
 	Outcome      Outcome
 	Decisions    int64
@@ -18,6 +34,8 @@ type Counts struct {
 	Items []DecisionCount
 	// Complete says that every path is told apart. Where it is false, some stand as OtherPaths.
 	Complete bool
+	// Uncounted are the days of which nothing is in Items: they are counted by longer spans than were asked for.
+	Uncounted []Day
 }
 
 // MaxCountedPaths is how many paths of a tenant are told apart in the counts of a day: clients may make paths up.
@@ -45,21 +63,22 @@ func CountSpan(d Day, now time.Time) time.Duration {
 	}
 }
 
-// CountsOf makes counts of what a store has summed up. A path whose decisions were counted with the others, and have
-// got another path since, is in their sum with less than nothing.
-func CountsOf(sums []DecisionCount) Counts {
-	out := Counts{Complete: true}
+// With has counts of what a store has summed up. A path whose decisions were counted with the others, and have got
+// another path since, is in their sum with less than nothing.
+func (out Counts) With(sums []DecisionCount) Counts {
+	out.Complete = true
 	less := map[DecisionCount]int64{}
 	for _, c := range sums {
 		if c.Decisions < 0 {
-			less[DecisionCount{Tenant: c.Tenant, Path: OtherPaths, Outcome: c.Outcome}] += c.Decisions
+			less[DecisionCount{Time: c.Time, Tenant: c.Tenant, Path: OtherPaths, Outcome: c.Outcome}] += c.Decisions
 		}
 	}
 	for _, c := range sums {
 		if c.Decisions < 0 {
 			continue
 		}
-		key := DecisionCount{Tenant: c.Tenant, Path: c.Path, Outcome: c.Outcome}
+		key := c
+		key.Decisions = 0
 		c.Decisions += less[key]
 		delete(less, key)
 		if c.Path == OtherPaths {
@@ -74,8 +93,8 @@ func CountsOf(sums []DecisionCount) Counts {
 		out.Items, out.Complete = append(out.Items, c), false
 	}
 	slices.SortFunc(out.Items, func(a, b DecisionCount) int {
-		return cmp.Or(cmp.Compare(b.Decisions, a.Decisions), cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Path, b.Path),
-			cmp.Compare(a.Outcome, b.Outcome))
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(b.Decisions, a.Decisions), cmp.Compare(a.Tenant, b.Tenant),
+			cmp.Compare(a.Path, b.Path), cmp.Compare(a.Outcome, b.Outcome))
 	})
 	return out
 }

@@ -43,6 +43,12 @@ type DecisionReader interface {
 	// Decisions returns the rows with this id, the newest first, at most 1,000; only the first has its Event. None is no
 	// error.
 	Decisions(ctx context.Context, scope domain.Scope, id string) ([]domain.Decision, error)
+	// Scan visits what fits a filter, in no order, until visit wants no more. A decision has its key, and of its columns
+	// and its event what the filter and terms about these fields look at. It is the store's own: it is valid until visit
+	// returns.
+	Scan(
+		ctx context.Context, scope domain.Scope, f domain.Filter, about []domain.Expr, visit func(*domain.Decision) bool,
+	) error
 }
 
 // DecisionColumns are the columns of stored decisions, as what projects them anew sees them.
@@ -58,9 +64,9 @@ type DecisionColumns interface {
 
 // DecisionCounts are decisions counted as they are stored.
 type DecisionCounts interface {
-	// CountDecisions counts the decisions of a span by Decision.Time, the most first. until is exclusive. It is exact at
-	// any moment: what was stored by a batch is counted, all of it or nothing.
-	CountDecisions(ctx context.Context, scope domain.Scope, since, until time.Time) (domain.Counts, error)
+	// CountDecisions counts the decisions of a span by Decision.Time, by time and the most first. It is exact at any
+	// moment: what was stored by a batch is counted, all of it or nothing.
+	CountDecisions(ctx context.Context, scope domain.Scope, q domain.CountQuery) (domain.Counts, error)
 }
 
 // Dictionaries are what the store packs events with.

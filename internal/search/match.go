@@ -91,21 +91,11 @@ func column(e domain.Expr) judge {
 			return slices.ContainsFunc(d.Bundles, func(b domain.Bundle) bool { return b.Revision != "" && fits(b.Revision) })
 		}
 	}
-	always := map[domain.Field]func(*domain.Decision) string{
-		domain.FieldTenant:     func(d *domain.Decision) string { return d.Tenant },
-		domain.FieldDecisionID: func(d *domain.Decision) string { return d.ID },
-		domain.FieldOutcome:    func(d *domain.Decision) string { return string(d.Outcome) },
+	of := columnOf(e.Field)
+	return func(d *domain.Decision) bool {
+		text := of(d)
+		return text != "" && fits(text)
 	}
-	if of := always[e.Field]; of != nil {
-		return func(d *domain.Decision) bool { return fits(of(d)) }
-	}
-	if of := domain.TextColumnOf(string(e.Field)); of != nil {
-		return func(d *domain.Decision) bool {
-			text := *of(d)
-			return text != "" && fits(text)
-		}
-	}
-	return func(*domain.Decision) bool { return false }
 }
 
 // matches reports that a text has literals in this order, the first at its beginning and the last at its end.

@@ -20,9 +20,19 @@ func NewPlan(e domain.Expr) Plan {
 	if b.exact {
 		return p
 	}
-	p.Rest, p.Event = NewMatcher(e), readsEvent(e)
+	p.Rest = NewMatcher(e)
+	return p.Reading(e.Conjuncts())
+}
+
+// Reading is the plan that also reads what terms about these fields look at.
+func (p Plan) Reading(terms []domain.Expr) Plan {
+	all := domain.AllOf(terms...)
+	for _, f := range p.Fields {
+		all = domain.AllOf(all, domain.Present(f.Name))
+	}
+	p.Event, p.Fields = p.Event || readsEvent(all), nil
 	for _, f := range domain.DecisionFields {
-		if e.Mentions(f.Name) {
+		if all.Mentions(f.Name) {
 			p.Fields = append(p.Fields, f)
 		}
 	}

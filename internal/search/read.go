@@ -1,7 +1,6 @@
 package search
 
 import (
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -396,15 +395,17 @@ func eventPath(steps []string) []string {
 	return nil
 }
 
-// knownFields lists them for people.
-var knownFields = func() string {
-	var names []string
+// fieldList lists them for people, but for the time.
+var fieldList = func() string {
+	names := []string{idName}
 	for _, f := range domain.DecisionFields {
 		names = append(names, string(f.Name))
 	}
-	return fmt.Sprintf("one of id, %s, latency, since, until, label.NAME, bundle.NAME, input.…, result.…, event.…; "+
-		`a text with a colon in it stands in quotes`, strings.Join(names, ", "))
+	return strings.Join(names, ", ") + ", latency, label.NAME, bundle.NAME, input.…, result.…, event.…"
 }()
+
+// knownFields is what may stand in front of a colon.
+var knownFields = "one of " + fieldList + ", since, until; a text with a colon in it stands in quotes"
 
 // equal makes the tree of field:value.
 func (r *reader) equal(f domain.Expr, v written, at int) (domain.Expr, error) {

@@ -157,6 +157,15 @@ func (c CSV) End(b *bytes.Buffer, e ExportEnd) {
 	writeRow(b, cells)
 }
 
+// CSVRow writes a row of a CSV, whose cells no spreadsheet computes.
+func CSVRow(b *bytes.Buffer, cells []string) {
+	safe := make([]string, len(cells))
+	for i, cell := range cells {
+		safe[i] = inert(cell)
+	}
+	writeRow(b, safe)
+}
+
 // writeRow quotes what encoding/csv does, and what has a semicolon or a tab: where these separate cells, a spreadsheet
 // would find a formula behind one.
 func writeRow(b *bytes.Buffer, cells []string) {

@@ -92,8 +92,8 @@ func TestFindScreens(t *testing.T) {
 		"next_cursor":"more"}`})
 	for _, output := range []string{"table", "json", "ndjson"} {
 		f := Find{
-			Console: Console{Server: s.URL + "/"}, Form: Form{Output: output}, Since: "1h", Denied: true,
-			Path: []string{"a*", "!b"}, Limit: 2,
+			Console: Console{Server: s.URL + "/"}, Form: Form{Output: output}, Limit: 2,
+			Wanted: Wanted{Since: "1h", Denied: true, Path: []string{"a*", "!b"}},
 		}
 		got, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
 		require.NoError(t, err)
@@ -101,7 +101,7 @@ func TestFindScreens(t *testing.T) {
 	}
 	require.Equal(t, "limit=2&outcome=denied&path=a%2A&path=%21b&since=1h", s.query)
 	nothing := serve(t, map[string]string{"/api/v1/decisions": `{"items":[],"next_cursor":null}`})
-	f := Find{Console: Console{Server: nothing.URL}, Form: Form{Output: "table"}, Since: "24h", Limit: 100}
+	f := Find{Console: Console{Server: nothing.URL}, Form: Form{Output: "table"}, Wanted: Wanted{Since: "24h"}, Limit: 100}
 	got, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
 	require.NoError(t, err)
 	golden(t, "find-nothing", got)
@@ -137,7 +137,7 @@ func TestFindByQuery(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			asked = 0
-			f := Find{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Query: c.query, Limit: 100}
+			f := Find{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Wanted: Wanted{Query: c.query}, Limit: 100}
 			c.edit(&f)
 			got, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
 			require.Equal(t, c.code, ExitCode(err))
@@ -369,7 +369,9 @@ func TestToken(t *testing.T) {
 	s := serve(t, map[string]string{"/api/v1/decisions": `{"items":[]}`})
 	file := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(file, []byte("s3cret\n"), 0o600))
-	f := Find{Console: Console{Server: s.URL, TokenFile: file}, Form: Form{Output: "json"}, Since: "1h", Limit: 1}
+	f := Find{
+		Console: Console{Server: s.URL, TokenFile: file}, Form: Form{Output: "json"}, Wanted: Wanted{Since: "1h"}, Limit: 1,
+	}
 	_, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
 	require.NoError(t, err)
 	require.Equal(t, "Bearer s3cret", s.token)
@@ -418,7 +420,7 @@ func TestHostileTexts(t *testing.T) {
 		"/api/v1/decisions": `{"items":[` + decision + `],"next_cursor":null}`, "/api/v1/decisions/x": decision,
 	})
 	for _, output := range []string{"table", "json", "ndjson"} {
-		f := Find{Console: Console{Server: s.URL}, Form: Form{Output: output}, Since: "1h", Limit: 2}
+		f := Find{Console: Console{Server: s.URL}, Form: Form{Output: output}, Wanted: Wanted{Since: "1h"}, Limit: 2}
 		got, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
 		require.NoError(t, err)
 		harmless(got)

@@ -57,7 +57,8 @@ func TestFindExports(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := serve(t, map[string]string{"/api/v1/decisions/export": c.answer})
 			f := Find{
-				Console: Console{Server: s.URL}, Form: Form{Output: c.form}, Query: []string{"outcome:denied"}, Limit: c.limit,
+				Console: Console{Server: s.URL}, Form: Form{Output: c.form}, Limit: c.limit,
+				Wanted:    Wanted{Query: []string{"outcome:denied"}},
 				WithEvent: c.events,
 			}
 			got, err := screen(func(o Out) error { return f.Run(t.Context(), o) })

@@ -23,12 +23,9 @@ import (
 // why is the reason of a decision, or what stands in for one.
 func why(d api.Decision) string { return cmp.Or(string(d.Error), string(d.Reason)) }
 
-// Find is `docket find`.
-type Find struct {
-	Console   `embed:""`
-	Form      `embed:"" set:"forms=table,json,ndjson,csv"`
+// Wanted are the query and the flags that choose decisions.
+type Wanted struct {
 	Query     []string `arg:"" optional:"" help:"What to look for, such as: outcome:denied 'path:rbac/*' input.method:DELETE. docs/search.md has all of it. Put -- in front of a query with a dash in front of a term."`
-	Explain   bool     `help:"Print what is looked for, in the query language, and look for nothing."`
 	Since     string   `help:"From when: RFC 3339, or a duration back such as 15m or 7d; 24h unless the query says."`
 	Until     string   `help:"Up to when, not inclusive."`
 	Denied    bool     `help:"Denied decisions only; short for --outcome denied."`
@@ -46,12 +43,20 @@ type Find struct {
 
 	RequestedBy []string `help:"The address that asked." sep:"none"`
 	Error       []string `help:"Error text; '*' for any error." sep:"none"`
-	Limit       int      `help:"The most decisions to print; 0 for all that fit, as ndjson or csv." default:"100"`
-	WithEvent   bool     `help:"Print the events as well, as json, ndjson or csv; ndjson has each as OPA sent it, on one line."`
+}
+
+// Find is `docket find`.
+type Find struct {
+	Console   `embed:""`
+	Form      `embed:"" set:"forms=table,json,ndjson,csv"`
+	Wanted    `embed:""`
+	Explain   bool `help:"Print what is looked for, in the query language, and look for nothing."`
+	Limit     int  `help:"The most decisions to print; 0 for all that fit, as ndjson or csv." default:"100"`
+	WithEvent bool `help:"Print the events as well, as json, ndjson or csv; ndjson has each as OPA sent it, on one line."`
 }
 
 // parameters are the flags and the query as the API takes them.
-func (f *Find) parameters() url.Values {
+func (f *Wanted) parameters() url.Values {
 	query := url.Values{}
 	if len(f.Query) > 0 {
 		query.Set("q", strings.Join(f.Query, " "))

@@ -90,7 +90,7 @@ func TestTerminal(t *testing.T) {
 		for name, command := range map[string]interface {
 			Run(ctx context.Context, out Out) error
 		}{
-			"find":       &Find{Console: c, Form: Form{Output: "table"}, Since: "24h", Limit: 10},
+			"find":       &Find{Console: c, Form: Form{Output: "table"}, Wanted: Wanted{Since: "24h"}, Limit: 10},
 			"dlq-list":   &DLQList{Console: c, Form: Form{Output: "table"}, Limit: 10},
 			"dlq-groups": &DLQGroups{Console: c, Form: Form{Output: "table"}},
 			"jobs":       &JobsList{Console: c, Form: Form{Output: "table"}},
@@ -118,7 +118,7 @@ func TestTerminal(t *testing.T) {
 			}
 		}
 	}
-	find := &Find{Console: c, Form: Form{Output: "table"}, Since: "24h", Limit: 10}
+	find := &Find{Console: c, Form: Form{Output: "table"}, Wanted: Wanted{Since: "24h"}, Limit: 10}
 	require.Contains(t, onTerminal(t, Form{Wide: true}, 80, find), "3f2a9c1e-7d44-4c0f-9a41-5b8a2f6e0c11")
 	require.Contains(t, onTerminal(t, Form{UTC: true}, 200, find), "2026-11-20T11:59:40.000Z")
 	chosen := onTerminal(t, Form{Columns: []string{"decision_id", "OUTCOME"}}, 80, find)
@@ -181,8 +181,9 @@ func TestShowBeginnings(t *testing.T) {
 func TestHints(t *testing.T) {
 	s := serve(t, map[string]string{"/api/v1/decisions": `{"items":[],"next_cursor":null}`})
 	got, err := screen(func(o Out) error {
-		return (&Find{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Since: "24h", Limit: 1,
-			Path: []string{"data.http.authz.allow"}, App: []string{"a"}, TraceID: []string{"t"}}).Run(t.Context(), o)
+		return (&Find{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Limit: 1, Wanted: Wanted{
+			Since: "24h", Path: []string{"data.http.authz.allow"}, App: []string{"a"}, TraceID: []string{"t"},
+		}}).Run(t.Context(), o)
 	})
 	require.NoError(t, err)
 	for _, says := range []string{"--path http/authz/allow", "labels.app", "distributed_tracing"} {
@@ -191,7 +192,7 @@ func TestHints(t *testing.T) {
 	s = serve(t, map[string]string{"/api/v1/decisions": `{"status":503,"title":"T","detail":"d","class":"unavailable"}`})
 	s.status = http.StatusServiceUnavailable
 	_, err = screen(func(o Out) error {
-		find := &Find{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Since: "24h", Limit: 1}
+		find := &Find{Console: Console{Server: s.URL}, Form: Form{Output: "table"}, Wanted: Wanted{Since: "24h"}, Limit: 1}
 		return find.Run(t.Context(), o)
 	})
 	require.Equal(t, ExitUnavailable, ExitCode(err))

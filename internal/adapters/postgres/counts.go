@@ -2,11 +2,13 @@ package postgres
 
 import (
 	"context"
-	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
 )
 
@@ -80,8 +82,9 @@ func (s *Store) foldCounts(ctx context.Context, d domain.Day, coarsen bool) erro
 	return nil
 }
 
-// counted sums up a span. A count that is only in part within it is left out, and so is all up to its end: what is
-// there is counted by rows, as is what has no day of its own.
+// counted sums up a span by time and what is told apart. A count that is only in part within it is left out, and so is
+// all up to its end: what is there is counted by rows, as is what has no day of its own. Days that are counted by
+// longer spans than are asked for are named instead, with a tenant that is null.
 const counted = `WITH edges AS (
 		SELECT coalesce(max(at + seconds * interval '1 s') FILTER (WHERE at < $1::timestamptz), $1::timestamptz) AS first,
 			coalesce(min(at) FILTER (WHERE at + seconds * interval '1 s' > $2::timestamptz), $2::timestamptz) AS last
@@ -92,34 +95,56 @@ const counted = `WITH edges AS (
 	), spans AS (
 		SELECT CASE WHEN first <= last THEN first ELSE $2::timestamptz END AS first,
 			CASE WHEN first <= last THEN last ELSE $2::timestamptz END AS last FROM edges
+	), coarse AS (
+		SELECT DISTINCT date_trunc('day', at, 'UTC') AS day FROM decision_counts
+			WHERE at >= $1::timestamptz AND at < $2::timestamptz AND $3::int % seconds <> 0 AND SCOPE
 	), parts AS (
-		SELECT tenant, path, outcome, decisions AS n FROM decision_counts, edges
+		SELECT at AS time, tenant, path, outcome, decisions AS n FROM decision_counts, edges
 			WHERE at >= first AND at + seconds * interval '1 s' <= last
-				AND at >= $1::timestamptz AND at < $2::timestamptz AND %[1]s
-		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
-			WHERE timestamp >= $1::timestamptz AND timestamp < first AND %[1]s
-		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
-			WHERE timestamp >= last AND timestamp < $2::timestamptz AND %[1]s
-		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions_out_of_window
-			WHERE time >= $1::timestamptz AND time < $2::timestamptz AND %[1]s
-	) SELECT tenant, path, outcome, sum(n)::bigint FROM parts GROUP BY tenant, path, outcome HAVING sum(n) <> 0
-	ORDER BY 4 DESC, tenant, path, outcome`
+				AND at >= $1::timestamptz AND at < $2::timestamptz AND SCOPE
+		UNION ALL SELECT timestamp, tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
+			WHERE timestamp >= $1::timestamptz AND timestamp < first AND SCOPE
+		UNION ALL SELECT timestamp, tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
+			WHERE timestamp >= last AND timestamp < $2::timestamptz AND SCOPE
+		UNION ALL SELECT time, tenant, coalesce(path, ''), outcome, 1 FROM decisions_out_of_window
+			WHERE time >= $1::timestamptz AND time < $2::timestamptz AND SCOPE
+	)
+	SELECT BUCKET, TOLD, sum(n)::bigint FROM parts
+		WHERE NOT EXISTS (SELECT FROM coarse WHERE day = date_trunc('day', time, 'UTC'))
+		GROUP BY 1, 2, 3, 4 HAVING sum(n) <> 0
+	UNION ALL SELECT day, NULL, '', '', 0 FROM coarse`
+
+// bucket is where time.Truncate has the span of time begin that a row is in.
+const bucket = `date_bin($3::int * interval '1 s', time, '0001-01-01 00:00:00+00')`
 
 // CountDecisions counts a span; see ports.DecisionCounts.
 func (s *Store) CountDecisions(
-	ctx context.Context, scope domain.Scope, since, until time.Time,
+	ctx context.Context, scope domain.Scope, q domain.CountQuery,
 ) (out domain.Counts, err error) {
-	w := dialect.Where(since, until)
-	w.Fits(domain.DecisionFields, scope.Expr())
-	err = s.query(ctx, "count decisions", fmt.Sprintf(counted, w.String()), w.Args, func(rows pgx.Rows) (err error) {
-		out.Items, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c domain.DecisionCount, err error) {
-			err = row.Scan(&c.Tenant, &c.Path, &c.Outcome, &c.Decisions)
-			return c, err
+	w := dialect.Where(q.Since, sqlstore.EndOf(q.Filter), int(q.Every.Seconds()))
+	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
+	by := bucket
+	if q.Every == 0 {
+		by = `'0001-01-01 00:00:00+00'::timestamptz`
+	}
+	sql := strings.NewReplacer("SCOPE", w.String(), "BUCKET", by, "TOLD", sqlstore.Told(q)).Replace(counted)
+	var sums []domain.DecisionCount
+	err = s.query(ctx, "count decisions", sql, w.Args, func(rows pgx.Rows) error {
+		var c domain.DecisionCount
+		var tenant pgtype.Text
+		_, err := pgx.ForEachRow(rows, []any{&c.Time, &tenant, &c.Path, &c.Outcome, &c.Decisions}, func() error {
+			c.Time = c.Time.UTC()
+			if c.Tenant = tenant.String; tenant.Valid {
+				sums = append(sums, c)
+			} else {
+				out.Uncounted = append(out.Uncounted, domain.DayOf(c.Time))
+			}
+			return nil
 		})
 		return err
 	})
 	if err != nil {
 		return domain.Counts{}, err
 	}
-	return domain.CountsOf(out.Items), nil
+	return out.With(sums), nil
 }

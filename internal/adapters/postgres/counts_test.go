@@ -80,7 +80,10 @@ func TestCountsWhileTheyAreFolded(t *testing.T) {
 	for range 2 { // as it is, and folded
 		var got domain.Counts
 		again(func() (err error) {
-			got, err = s.CountDecisions(t.Context(), domain.AllTenants(), now.Add(-24*time.Hour), now.Add(time.Hour))
+			got, err = s.CountDecisions(t.Context(), domain.AllTenants(), domain.CountQuery{
+				Filter: domain.Filter{Since: now.Add(-24 * time.Hour), Until: now.Add(time.Hour)},
+				By:     []domain.Field{domain.FieldTenant, domain.FieldPath, domain.FieldOutcome},
+			})
 			return err
 		})
 		sum := int64(0)

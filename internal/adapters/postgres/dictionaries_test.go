@@ -169,7 +169,9 @@ func TestLogicalReplication(t *testing.T) {
 	}, 30*time.Second, 50*time.Millisecond)
 	same(t, b, append(rows, phrased(99, now))...)
 	for _, s := range []*Store{a, b} {
-		counts, err := s.CountDecisions(t.Context(), domain.AllTenants(), now.Add(-time.Hour), now.Add(time.Hour))
+		counts, err := s.CountDecisions(t.Context(), domain.AllTenants(), domain.CountQuery{
+			Filter: domain.Filter{Since: now.Add(-time.Hour), Until: now.Add(time.Hour)},
+		})
 		require.NoError(t, err)
 		require.Equal(t, []domain.DecisionCount{
 			{Tenant: "t", Outcome: domain.OutcomeAllowed, Decisions: 50},

@@ -25,13 +25,7 @@ func (s *Store) judgePage(
 	var fit []domain.Cursor
 	row := newJudgedRow(plan)
 	err = s.rows(ctx, planned(q.Where), sql, args, func(from pgx.CollectableRow) (bool, error) {
-		d, err := row.read(from)
-		if err == nil {
-			d.Event, err = read.unpack(row.event, row.packed, row.unpacked)
-		}
-		if row.packed != nil {
-			row.unpacked = row.d.Event
-		}
+		d, err := row.next(from, *read)
 		if err == nil && page.Judge(d) {
 			fit = append(fit, *domain.CursorOf(d))
 		}
@@ -46,6 +40,28 @@ func (s *Store) judgePage(
 		return false, failed // whatever else there was: nothing may go on behind rows that are not on the page
 	}
 	return more, err
+}
+
+// Scan visits what fits a filter; see ports.DecisionReader.
+func (s *Store) Scan(
+	ctx context.Context, scope domain.Scope, f domain.Filter, about []domain.Expr, visit func(*domain.Decision) bool,
+) error {
+	plan := search.NewPlan(f.Where).Reading(about)
+	f.Where = plan.Columns
+	w := dialect.Where()
+	sql := inTables(tables, rowsQuery(w, scope, domain.Query{Filter: f}, judged(plan)))
+	row := newJudgedRow(plan)
+	read := rowsOf{s, true, false}
+	return s.rows(ctx, planned(f.Where), sql, w.Args, func(from pgx.CollectableRow) (bool, error) {
+		d, err := row.next(from, read)
+		if errors.Is(err, sqlstore.ErrUnknownDictionary) {
+			if err = s.readDictionaries(ctx); err == nil { // on another connection
+				read.anyway = true
+				d, err = row.next(from, read)
+			}
+		}
+		return err == nil && (plan.Rest != nil && !plan.Rest.Fits(d) || visit(d)), err
+	})
 }
 
 // judged are the columns that a plan reads.
@@ -94,6 +110,19 @@ func newJudgedRow(plan search.Plan) *judgedRow {
 		}
 	}
 	return r
+}
+
+// next reads the next row, with its event where the plan reads that.
+func (r *judgedRow) next(row pgx.CollectableRow, read rowsOf) (*domain.Decision, error) {
+	d, err := r.read(row)
+	if err != nil {
+		return nil, err
+	}
+	d.Event, err = read.unpack(r.event, r.packed, r.unpacked)
+	if r.packed != nil {
+		r.unpacked = d.Event
+	}
+	return d, err
 }
 
 // read reads the next row, but for its event.

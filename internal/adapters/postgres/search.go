@@ -275,15 +275,11 @@ func planned(e domain.Expr) string {
 	return ""
 }
 
-// pageQuery is the statement that reads so many rows of a search.
-func pageQuery(
-	scope domain.Scope, q domain.Query, columns string, rows int, in []table,
-) (sql string, args []any) {
-	w := dialect.Where()
+// rowsQuery selects the rows of a search from TABLE.
+func rowsQuery(w *sqlstore.Where, scope domain.Scope, q domain.Query, columns string) string {
 	w.Span("TIME", q.Filter)
 	w.Behind("TIME", q.After)
 	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
-	order := ` ORDER BY TIME DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, rows)
 	from := "TABLE"
 	if terms := filterTerms(q.Where); len(terms) > 0 {
 		// On their own: the planner must not see what else is asked. Of a day without statistics it takes a few rows to be of
@@ -293,9 +289,17 @@ func pageQuery(
 		w.Args = inner.Args
 		from = `(SELECT * FROM TABLE WHERE ` + inner.String() + ` OFFSET 0) t`
 	}
-	sql = inTables(in, `SELECT `+columns+` FROM `+from+` WHERE `+w.String()+order) +
-		strings.ReplaceAll(order, "TIME", "time")
-	return sql, w.Args
+	return `SELECT ` + columns + ` FROM ` + from + ` WHERE ` + w.String()
+}
+
+// pageQuery is the statement that reads so many rows of a search.
+func pageQuery(
+	scope domain.Scope, q domain.Query, columns string, rows int, in []table,
+) (sql string, args []any) {
+	w := dialect.Where()
+	query := rowsQuery(w, scope, q, columns)
+	order := ` ORDER BY TIME DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, rows)
+	return inTables(in, query+order) + strings.ReplaceAll(order, "TIME", "time"), w.Args
 }
 
 // readPage adds the rows of a search in some tables to a page. more says that there may be more of them.

@@ -40,6 +40,7 @@ type Control interface {
 // Decisions is what the API reads of decisions.
 type Decisions interface {
 	ports.DecisionReader
+	ports.DecisionCounts
 	StoredEvents(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error)
 }
 
@@ -83,6 +84,8 @@ func Mount(e *echo.Echo, p Parts) {
 	g.GET("/decisions", r.search)
 	// Routes match the path as it is escaped: a decision whose id is one of these words is asked for as %65xport.
 	g.GET("/decisions/export", r.export)
+	g.GET("/decisions/stats", r.stats)
+	g.GET("/decisions/fields/*", r.facet)
 	g.GET("/decisions/compare", r.compare)
 	g.GET("/decisions/*", r.decision)
 	g.POST("/decisions/reprojections", r.createJob(domain.Reproject), web.Operators)

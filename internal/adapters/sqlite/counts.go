@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
 )
 
@@ -122,15 +123,8 @@ func (s *Store) Tend(ctx context.Context, _ string) error {
 // tendAll is how often all days are looked at, and not only those that are written to most.
 const tendAll = time.Hour
 
-// CountDecisions counts a span; see ports.DecisionCounts and PostgreSQL's.
-func (s *Store) CountDecisions(
-	ctx context.Context, scope domain.Scope, since, until time.Time,
-) (out domain.Counts, err error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	w := dialect.Where(since.UnixMicro(), until.UnixMicro())
-	w.Fits(domain.DecisionFields, scope.Expr())
-	const counted = `WITH edges AS (
+// counted is PostgreSQL's statement of this name.
+const counted = `WITH edges AS (
 		SELECT coalesce(max(CASE WHEN at < ?1 THEN at + seconds * 1000000 END), ?1) AS first,
 			coalesce(min(CASE WHEN at + seconds * 1000000 > ?2 THEN at END), ?2) AS last
 		FROM decision_counts WHERE at < ?1 AND at > ?1 - 86400000000 AND at + seconds * 1000000 > ?1
@@ -138,25 +132,56 @@ func (s *Store) CountDecisions(
 	), spans AS (
 		SELECT CASE WHEN first <= last THEN first ELSE ?2 END AS first,
 			CASE WHEN first <= last THEN last ELSE ?2 END AS last FROM edges
+	), coarse AS (
+		SELECT DISTINCT at - at % 86400000000 AS day FROM decision_counts
+			WHERE at >= ?1 AND at < ?2 AND ?3 % seconds <> 0 AND SCOPE
 	), parts AS (
-		SELECT tenant, path, outcome, decisions AS n FROM decision_counts, edges
-			WHERE at >= first AND at + seconds * 1000000 <= last AND at >= ?1 AND at < ?2 AND %[1]s
-		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
-			WHERE time >= ?1 AND time < first AND %[1]s
-		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
-			WHERE time >= last AND time < ?2 AND %[1]s
-		UNION ALL SELECT tenant, coalesce(path, ''), outcome, 1 FROM decisions_out_of_window
-			WHERE time >= ?1 AND time < ?2 AND %[1]s
-	) SELECT tenant, path, outcome, sum(n) FROM parts GROUP BY tenant, path, outcome HAVING sum(n) <> 0
-	ORDER BY 4 DESC, tenant, path, outcome`
-	err = s.each(ctx, fmt.Sprintf(counted, w.String()), w.Args, func(rows *sql.Rows) error {
+		SELECT at AS time, tenant, path, outcome, decisions AS n FROM decision_counts, edges
+			WHERE at >= first AND at + seconds * 1000000 <= last AND at >= ?1 AND at < ?2 AND SCOPE
+		UNION ALL SELECT time, tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
+			WHERE time >= ?1 AND time < first AND SCOPE
+		UNION ALL SELECT time, tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
+			WHERE time >= last AND time < ?2 AND SCOPE
+		UNION ALL SELECT time, tenant, coalesce(path, ''), outcome, 1 FROM decisions_out_of_window
+			WHERE time >= ?1 AND time < ?2 AND SCOPE
+	)
+	SELECT BUCKET, TOLD, sum(n) FROM parts
+		WHERE NOT EXISTS (SELECT 1 FROM coarse WHERE time >= day AND time < day + 86400000000)
+		GROUP BY 1, 2, 3, 4 HAVING sum(n) <> 0
+	UNION ALL SELECT day, NULL, '', '', 0 FROM coarse`
+
+// bucket is where time.Truncate has the span of time begin that a row is in: it counts from the year 1.
+const bucket = `time - (time + 62135596800000000) % (?3 * 1000000)`
+
+// CountDecisions counts a span; see ports.DecisionCounts.
+func (s *Store) CountDecisions(
+	ctx context.Context, scope domain.Scope, q domain.CountQuery,
+) (out domain.Counts, err error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	w := dialect.Where(q.Since.UnixMicro(), sqlstore.EndOf(q.Filter).UnixMicro(), int(q.Every.Seconds()))
+	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
+	by := bucket
+	if q.Every == 0 {
+		by = `NULL`
+	}
+	query := strings.NewReplacer("SCOPE", w.String(), "BUCKET", by, "TOLD", sqlstore.Told(q)).Replace(counted)
+	var sums []domain.DecisionCount
+	err = s.each(ctx, query, w.Args, func(rows *sql.Rows) error {
 		var c domain.DecisionCount
-		err := rows.Scan(&c.Tenant, &c.Path, &c.Outcome, &c.Decisions)
-		out.Items = append(out.Items, c)
+		var at sql.NullInt64
+		var tenant sql.NullString
+		err := rows.Scan(&at, &tenant, &c.Path, &c.Outcome, &c.Decisions)
+		c.Time, c.Tenant = instant(at), tenant.String
+		if tenant.Valid {
+			sums = append(sums, c)
+		} else {
+			out.Uncounted = append(out.Uncounted, domain.DayOf(c.Time))
+		}
 		return err
 	})
 	if err != nil {
 		return domain.Counts{}, s.slow(err)
 	}
-	return domain.CountsOf(out.Items), nil
+	return out.With(sums), nil
 }

@@ -72,7 +72,10 @@ func (c *counting) naive(scope domain.Scope, since, until time.Time) (out []doma
 
 func (c *counting) count(t *testing.T, scope domain.Scope, since, until time.Time) domain.Counts {
 	t.Helper()
-	got, err := c.Decisions.CountDecisions(t.Context(), scope, since, until)
+	got, err := c.Decisions.CountDecisions(t.Context(), scope, domain.CountQuery{
+		Filter: domain.Filter{Since: since, Until: until},
+		By:     []domain.Field{domain.FieldTenant, domain.FieldPath, domain.FieldOutcome},
+	})
 	require.NoError(t, err)
 	return got
 }

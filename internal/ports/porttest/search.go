@@ -286,8 +286,13 @@ func storeSearchesGivenUp(t *testing.T, h *StoreHarness) {
 			return err
 		},
 		"counts": func(ctx context.Context) error {
-			_, err := h.Decisions.CountDecisions(ctx, domain.AllTenants(), now.Add(-time.Hour), now)
+			_, err := h.Decisions.CountDecisions(ctx, domain.AllTenants(), domain.CountQuery{
+				Filter: domain.Filter{Since: now.Add(-time.Hour), Until: now},
+			})
 			return err
+		},
+		"a scan": func(ctx context.Context) error {
+			return h.Decisions.Scan(ctx, domain.AllTenants(), asked.Filter, nil, func(*domain.Decision) bool { return true })
 		},
 		"OPAs": func(ctx context.Context) error {
 			_, err := h.Control.OPAs(ctx, domain.AllTenants())

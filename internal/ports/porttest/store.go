@@ -76,6 +76,7 @@ func Decisions(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"a dictionary that is lost or wrong is damage", storeMissesDictionary},
 		{"a lease has one owner", storeLeases},
 		{"counts are exact", storeCounts},
+		{"statistics are those of the rows", storeStats},
 		{"counts go with their day", storeCountsOfDroppedDays},
 		{"counts of paths that were made up are bounded", storeCountsOfMadeUpPaths},
 		{"days are listed and dropped", storeDays},
