@@ -21,7 +21,8 @@ func main() {
 	soak := flag.Duration("soak", 0, "run only an open loop of this length, and watch memory")
 	only := flag.String("only", "", "run only scenarios whose name contains this")
 	times := flag.Int("times", 1, "how often the roles' scenarios are repeated")
-	rows := flag.Int("rows", 1_000_000, "rows of the store or of the day that is searched, or dead letters")
+	rows := flag.Int("rows", 1_000_000, "rows of the store or of the days that are searched, or dead letters")
+	days := flag.Int("days", 1, "days that are searched")
 	indexes := flag.Bool("indexes", false, "compare the store's choices of key and index")
 	k6 := flag.String("k6", "e2e/.bin/k6", "the k6 that runs a scenario, which -only names")
 	users := flag.Int("users", 7000, "users of the spike")
@@ -45,7 +46,7 @@ func main() {
 	case "store":
 		err = suites.StoreSuite(*rows, *only, *indexes, *out)
 	case "search":
-		err = suites.SearchSuite(*rows, *out)
+		err = suites.SearchSuite(*rows, *days, *out)
 	case "roles":
 		err = suites.RolesSuite(*docket, *out, *only, *rate, *seconds, *connections, *times, *soak)
 	case "dead":

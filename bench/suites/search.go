@@ -39,8 +39,8 @@ const (
 	upkeepAfter  = 37 // of these, as often as a saver does it: every 15 s
 )
 
-// SearchSuite asks questions of a day of rows, quiet and while more rows are saved.
-func SearchSuite(rows int, out string) (err error) {
+// SearchSuite asks questions of rows of some days, quiet and while more rows are saved.
+func SearchSuite(rows, days int, out string) (err error) {
 	ctx := context.Background()
 	store, err := newBenchStore(ctx, false, nil)
 	if err != nil {
@@ -50,11 +50,11 @@ func SearchSuite(rows int, out string) (err error) {
 	if err := store.teach(ctx); err != nil {
 		return err
 	}
-	const span = 23 * time.Hour
+	span := time.Duration(days)*24*time.Hour - time.Hour
 	at, gap := time.Now().Add(-span), span/time.Duration(rows)
 	for done := 0; done < rows; done += batchRows {
 		records := store.corpus.batch(at, gap)
-		if done <= rows/3 && done+batchRows > rows/3 {
+		if rareAt := rows - rows/days*2/3; done <= rareAt && done+batchRows > rareAt { // within the last day
 			records[7] = rare(at)
 		}
 		at = at.Add(batchRows * gap)
@@ -65,11 +65,21 @@ func SearchSuite(rows int, out string) (err error) {
 	if err := errors.Join(store.Tend(ctx, "bench"), store.server.Exec("postgres", "ANALYZE decisions")); err != nil {
 		return err
 	}
-	asked := slices.Clone(questions)
+	var asked []string
+	for _, q := range questions {
+		asked = append(asked, "since:24h "+q)
+	}
 	for _, r := range rareValues {
-		asked = append(asked, string(r.field)+":"+r.value)
+		asked = append(asked, "since:24h "+string(r.field)+":"+r.value)
+		if days > 1 {
+			asked = append(asked, fmt.Sprintf("since:%dd %s:%s", days, r.field, r.value+"-of-nobody"))
+		}
 	}
 	quiet, err := askAll(ctx, store, asked, false)
+	if err != nil {
+		return err
+	}
+	counted, err := countAll(ctx, store, days)
 	if err != nil {
 		return err
 	}
@@ -95,12 +105,20 @@ func SearchSuite(rows int, out string) (err error) {
 			w, "%s\t%t\t%d\t%d\t%.1f\t%.1f\t%.1f\n", r.Query, r.Writing, r.Found, r.LookedAt, r.Median, r.Least, r.Most,
 		)
 	}
+	fmt.Fprintln(w, "\nSTATISTICS\tITEMS\tDECISIONS\tCOMPLETE\tMEDIAN ms\tLEAST ms\tMOST ms")
+	for _, r := range counted {
+		fmt.Fprintf(
+			w, "%s\t%d\t%d\t%t\t%.1f\t%.1f\t%.1f\n", r.Query, r.Items, r.Decisions, r.Complete, r.Median, r.Least, r.Most,
+		)
+	}
 	fmt.Fprintln(w, "\nEXPORT\tROWS\tMiB\tROWS/S\tHEAP MiB")
 	for _, r := range exports {
 		fmt.Fprintf(w, "%s\t%d\t%.0f\t%.0f\t%.0f\n", r.Query, r.Rows, r.Bytes/(1<<20), r.PerSecond, r.Heap/(1<<20))
 	}
 	_ = w.Flush()
-	return errors.Join(writeJSON(out, "search.json", results), writeJSON(out, "export.json", exports))
+	return errors.Join(
+		writeJSON(out, "search.json", results), writeJSON(out, "stats.json", counted), writeJSON(out, "export.json", exports),
+	)
 }
 
 // keepSaving saves rows until ctx is done, with the upkeep of a store.
@@ -130,7 +148,7 @@ func askAll(ctx context.Context, store *benchStore, asked []string, writing bool
 		r := searchResult{Query: query, Writing: writing}
 		var took []float64
 		for range times {
-			q, err := search.Parse("since:24h "+query, time.Now())
+			q, err := search.Parse(query, time.Now())
 			if err != nil {
 				return nil, err
 			}

@@ -124,29 +124,30 @@ func (s *Store) Tend(ctx context.Context, _ string) error {
 const tendAll = time.Hour
 
 // counted is PostgreSQL's statement of this name.
-const counted = `WITH edges AS (
-		SELECT coalesce(max(CASE WHEN at < ?1 THEN at + seconds * 1000000 END), ?1) AS first,
-			coalesce(min(CASE WHEN at + seconds * 1000000 > ?2 THEN at END), ?2) AS last
-		FROM decision_counts WHERE at < ?1 AND at > ?1 - 86400000000 AND at + seconds * 1000000 > ?1
-			OR at < ?2 AND at > ?2 - 86400000000 AND at + seconds * 1000000 > ?2
+const counted = `WITH over AS (
+		SELECT e.at AS e, c.at, c.at + c.seconds * 1000000 AS until
+		FROM (SELECT ?1 AS at UNION ALL SELECT ?2) e JOIN decision_counts c
+			ON c.at IN (e.at - e.at % 60000000, e.at - e.at % 3600000000, e.at - e.at % 86400000000)
+		WHERE c.at < e.at AND c.at + c.seconds * 1000000 > e.at
 	), spans AS (
 		SELECT CASE WHEN first <= last THEN first ELSE ?2 END AS first,
-			CASE WHEN first <= last THEN last ELSE ?2 END AS last FROM edges
+			CASE WHEN first <= last THEN last ELSE ?2 END AS last, first AS from_first, last AS to_last
+		FROM (SELECT coalesce(max(CASE WHEN e = ?1 THEN until END), ?1) AS first,
+			coalesce(min(CASE WHEN e = ?2 THEN at END), ?2) AS last FROM over)
+	), sums AS MATERIALIZED (
+		SELECT at AS time, seconds, TOLD, sum(decisions) AS n FROM decision_counts
+			WHERE at >= ?1 AND at < ?2 AND SCOPE GROUP BY 1, 2, 3, 4, 5
 	), coarse AS (
-		SELECT DISTINCT at - at % 86400000000 AS day FROM decision_counts
-			WHERE at >= ?1 AND at < ?2 AND ?3 % seconds <> 0 AND SCOPE
+		SELECT DISTINCT time - time % 86400000000 AS day FROM sums WHERE ?3 % seconds <> 0
 	), parts AS (
-		SELECT at AS time, tenant, path, outcome, decisions AS n FROM decision_counts, edges
-			WHERE at >= first AND at + seconds * 1000000 <= last AND at >= ?1 AND at < ?2 AND SCOPE
-		UNION ALL SELECT time, tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
-			WHERE time >= ?1 AND time < first AND SCOPE
-		UNION ALL SELECT time, tenant, coalesce(path, ''), outcome, 1 FROM decisions, spans
-			WHERE time >= last AND time < ?2 AND SCOPE
-		UNION ALL SELECT time, tenant, coalesce(path, ''), outcome, 1 FROM decisions_out_of_window
-			WHERE time >= ?1 AND time < ?2 AND SCOPE
+		SELECT time, tenant, path, outcome, n FROM sums, spans
+			WHERE time >= from_first AND time + seconds * 1000000 <= to_last
+		UNION ALL SELECT time, ROWTOLD, 1 FROM decisions, spans WHERE time >= ?1 AND time < first AND SCOPE
+		UNION ALL SELECT time, ROWTOLD, 1 FROM decisions, spans WHERE time >= last AND time < ?2 AND SCOPE
+		UNION ALL SELECT time, ROWTOLD, 1 FROM decisions_out_of_window WHERE time >= ?1 AND time < ?2 AND SCOPE
 	)
-	SELECT BUCKET, TOLD, sum(n) FROM parts
-		WHERE NOT EXISTS (SELECT 1 FROM coarse WHERE time >= day AND time < day + 86400000000)
+	SELECT BUCKET, tenant, path, outcome, sum(n) FROM parts
+		WHERE NOT EXISTS (SELECT 1 FROM coarse WHERE day = time - time % 86400000000)
 		GROUP BY 1, 2, 3, 4 HAVING sum(n) <> 0
 	UNION ALL SELECT day, NULL, '', '', 0 FROM coarse`
 
@@ -165,7 +166,9 @@ func (s *Store) CountDecisions(
 	if q.Every == 0 {
 		by = `NULL`
 	}
-	query := strings.NewReplacer("SCOPE", w.String(), "BUCKET", by, "TOLD", sqlstore.Told(q)).Replace(counted)
+	query := strings.NewReplacer(
+		"SCOPE", w.String(), "BUCKET", by, "ROWTOLD", sqlstore.Told(q, "coalesce(path, '')"), "TOLD", sqlstore.Told(q, "path"),
+	).Replace(counted)
 	var sums []domain.DecisionCount
 	err = s.each(ctx, query, w.Args, func(rows *sql.Rows) error {
 		var c domain.DecisionCount

@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"strings"
 	"time"
 
 	"github.com/docket-project/docket/internal/domain"
@@ -14,15 +15,17 @@ func EndOf(f domain.Filter) time.Time {
 	return f.Until
 }
 
-// Told are the columns tenant, path and outcome, but for those that are not told apart.
-func Told(q domain.CountQuery) string {
-	names := ""
-	for _, f := range []domain.Field{domain.FieldTenant, domain.FieldPath, domain.FieldOutcome} {
-		name := "''"
-		if q.Tells(f) {
-			name = string(f)
+// Told are the columns tenant, path and outcome, but for those that are not told apart, by these names.
+func Told(q domain.CountQuery, path string) string {
+	var columns []string
+	for _, c := range []struct {
+		field  domain.Field
+		column string
+	}{{domain.FieldTenant, "tenant"}, {domain.FieldPath, path}, {domain.FieldOutcome, "outcome"}} {
+		if !q.Tells(c.field) {
+			c.column = "''"
 		}
-		names += ", " + name
+		columns = append(columns, c.column+" AS "+string(c.field))
 	}
-	return names[2:]
+	return strings.Join(columns, ", ")
 }
