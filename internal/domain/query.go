@@ -3,6 +3,7 @@ package domain
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/url"
@@ -27,17 +28,18 @@ type Query struct {
 	Filter
 	// Limit is the most items of a page, 1 to MaxPage.
 	Limit int
-	// After is the last item of the page before, or nil.
+	// After is where the page begins, or nil. One that goes Back is where the page ends.
 	After *Cursor
 }
 
 // Page is one page of a search.
 type Page struct {
 	Items []Decision
-	// Next is where the next page begins, or nil at the end.
-	Next *Cursor
-	// LookedAt is how many rows were looked at. Complete is false where there was no time for more of them: Next goes on,
-	// and what lies in front of it was looked at.
+	// Next is where the next page begins, or nil at the end. Prev goes back to the page before, and is nil where that is
+	// not known to have anything.
+	Next, Prev *Cursor
+	// LookedAt is how many rows were looked at. Complete is false where there was no time for more of them: Next goes on
+	// (Prev, on the way back), and what lies in between was looked at.
 	LookedAt int
 	Complete bool
 }
@@ -47,6 +49,8 @@ type Cursor struct {
 	Time   time.Time
 	Tenant string
 	ID     string
+	// Back says that what is wanted lies in front of it.
+	Back bool
 	// Reading is which of two readings of a query the cursor goes on with; stores do not look at it.
 	Reading Reading
 }
@@ -67,8 +71,14 @@ const (
 // CursorBefore lies behind everything of a time and later.
 func CursorBefore(t time.Time) *Cursor { return &Cursor{Time: t.Add(-time.Microsecond)} }
 
-// CursorOf lies right behind a decision.
+// CursorOf lies right behind a decision or, on the way back, right in front of it.
 func CursorOf(d *Decision) *Cursor { return &Cursor{Time: d.Time(), Tenant: d.Tenant, ID: d.ID} }
+
+// Backward is the cursor on the way back.
+func (c *Cursor) Backward(back bool) *Cursor {
+	c.Back = back
+	return c
+}
 
 // DeadCursorOf lies right behind a dead letter.
 func DeadCursorOf(l *DeadLetter) *Cursor { return &Cursor{Time: l.DiedAt, ID: l.ID} }
@@ -78,13 +88,14 @@ type cursorJSON struct {
 	Micros int64  `json:"t"`
 	Tenant string `json:"n"`
 	ID     string `json:"i"`
+	Back   bool   `json:"b,omitempty"`
 	// Reading is left out where it is the first.
 	Reading Reading `json:"r,omitempty"`
 }
 
 // String spells the cursor; clients pass it back unread.
 func (c *Cursor) String() string {
-	b, err := json.Marshal(cursorJSON{c.Time.UnixMicro(), c.Tenant, c.ID, c.Reading})
+	b, err := json.Marshal(cursorJSON{c.Time.UnixMicro(), c.Tenant, c.ID, c.Back, c.Reading})
 	if err != nil {
 		panic(err) // two strings and a number
 	}
@@ -99,9 +110,11 @@ func ParseCursor(s string) (*Cursor, error) {
 		err = json.Unmarshal(b, &c)
 	}
 	if err != nil || c.ID == "" && (c.Tenant != "" || c.Micros == 0) {
-		return nil, fmt.Errorf("cursor %.40q is not one of docket's: pass on next_cursor unchanged", s)
+		return nil, fmt.Errorf("cursor %.40q is not one of docket's: pass on next_cursor or prev_cursor unchanged", s)
 	}
-	return &Cursor{Time: time.UnixMicro(c.Micros).UTC(), Tenant: c.Tenant, ID: c.ID, Reading: c.Reading}, nil
+	return &Cursor{
+		Time: time.UnixMicro(c.Micros).UTC(), Tenant: c.Tenant, ID: c.ID, Back: c.Back, Reading: c.Reading,
+	}, nil
 }
 
 // ParseQuery reads parameters that choose decisions. now is where durations back are counted from. The error names the
@@ -114,7 +127,11 @@ func ParseQuery(values url.Values, now time.Time) (Query, error) {
 
 // ParseDeadQuery is ParseQuery over dead letters; without since it looks at all of them.
 func ParseDeadQuery(values url.Values, now time.Time) (Query, error) {
-	return parseQuery(Query{Limit: DefaultPage}, values, now, DeadLetterFields)
+	q, err := parseQuery(Query{Limit: DefaultPage}, values, now, DeadLetterFields)
+	if err == nil && q.After != nil && q.After.Back {
+		err = errors.New("cursor: it is one of decisions, which have pages in both directions")
+	}
+	return q, err
 }
 
 // ParseJobFilter reads parameters that choose what a job of a kind deals with. Without since that is everything, which

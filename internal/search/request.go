@@ -72,28 +72,44 @@ type Reader interface {
 }
 
 // Find returns a page of a search; see ports.DecisionReader. Where a query has two readings, the second is looked for
-// once the first has come to its end without finding anything, on whatever page.
+// once the first has come to its end without finding anything, on whatever page. On the way back a page is of the
+// reading that the page behind it is of.
 func Find(ctx context.Context, in Reader, scope domain.Scope, asked Request) (domain.Page, error) {
 	if asked.Otherwise == nil {
 		return in.Search(ctx, scope, asked.Query)
 	}
-	looked, found := 0, asked.After != nil && asked.After.Reading == domain.FirstReading
-	if asked.After == nil || asked.After.Reading != domain.OtherReading {
+	at := domain.Cursor{Reading: domain.FirstReadingSoFar}
+	if asked.After != nil {
+		at = *asked.After
+	}
+	looked := 0
+	if at.Reading != domain.OtherReading {
 		page, err := in.Search(ctx, scope, asked.Query)
-		if err != nil || found || len(page.Items) > 0 {
+		switch {
+		case err != nil:
 			return page, err
-		}
-		if page.Next != nil {
-			page.Next.Reading = domain.FirstReadingSoFar
-			return page, nil
+		case at.Back, at.Reading == domain.FirstReading, len(page.Items) > 0:
+			return readAs(page, at.Reading, len(page.Items) > 0), nil
+		case page.Next != nil:
+			return readAs(page, domain.FirstReadingSoFar, false), nil
 		}
 		looked, asked.After = page.LookedAt, nil
 	}
 	asked.Filter = *asked.Otherwise
 	page, err := in.Search(ctx, scope, asked.Query)
 	page.LookedAt += looked
-	if page.Next != nil {
-		page.Next.Reading = domain.OtherReading
+	return readAs(page, domain.OtherReading, false), err
+}
+
+// readAs has the ways on and back of a page be of a reading, which is the first one where that has found something.
+func readAs(page domain.Page, reading domain.Reading, found bool) domain.Page {
+	if found {
+		reading = domain.FirstReading
 	}
-	return page, err
+	for _, c := range []*domain.Cursor{page.Next, page.Prev} {
+		if c != nil {
+			c.Reading = reading
+		}
+	}
+	return page
 }

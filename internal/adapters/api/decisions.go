@@ -9,17 +9,23 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// Found is what a page of decisions says of the search: how many it has looked at, and whether there was time for all
-// that it had to look at up to the end of the page. Where there was not, NextCursor goes on.
+// Found is what a page of decisions says of the search: where the page in front of it is, how many it has looked at,
+// and whether there was time for all that it had to look at up to the end of the page. Where there was not, NextCursor
+// goes on (PrevCursor, on the way back).
 type Found struct {
-	LookedAt int  `json:"looked_at"`
-	Complete bool `json:"complete"`
+	PrevCursor Text `json:"prev_cursor"`
+	LookedAt   int  `json:"looked_at"`
+	Complete   bool `json:"complete"`
 }
 
 // SpellDecisions makes the JSON of a page of decisions, which is a Page and a Found.
 func SpellDecisions(page domain.Page) []byte {
 	spelled := SpellPage(page.Items, page.Next, domain.CursorOf, DecisionOf)
-	found := Marshal(Found{page.LookedAt, page.Complete})
+	out := Found{LookedAt: page.LookedAt, Complete: page.Complete}
+	if page.Prev != nil {
+		out.PrevCursor = Text(page.Prev.String())
+	}
+	found := Marshal(out)
 	return slices.Concat(spelled[:len(spelled)-1], []byte(","), found[1:])
 }
 

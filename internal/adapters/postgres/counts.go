@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -136,9 +135,7 @@ func (s *Store) CountDecisions(
 	if q.Every == 0 {
 		by = `'0001-01-01 00:00:00+00'::timestamptz`
 	}
-	sql := strings.NewReplacer(
-		"SCOPE", w.String(), "BUCKET", by, "ROWTOLD", sqlstore.Told(q, "coalesce(path, '')"), "TOLD", sqlstore.Told(q, "path"),
-	).Replace(counted)
+	sql := sqlstore.CountStatement(counted, q, w.String(), by)
 	var sums []domain.DecisionCount
 	err = s.query(ctx, "count decisions", sql, w.Args, func(rows pgx.Rows) error {
 		var c domain.DecisionCount

@@ -36,7 +36,7 @@ func (s *Store) judgePage(
 		err = nil
 	}
 	more = page.Looked()-before == ask || len(fit) == page.Room()
-	if failed := s.readFitting(ctx, fit, *read, page); failed != nil {
+	if failed := s.readFitting(ctx, fit, q.After, *read, page); failed != nil {
 		return false, failed // whatever else there was: nothing may go on behind rows that are not on the page
 	}
 	return more, err
@@ -143,9 +143,11 @@ func (r *judgedRow) read(row pgx.CollectableRow) (*domain.Decision, error) {
 const useKeys = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
 	set_config('enable_mergejoin', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`
 
-// readFitting adds the rows with these keys to a page, in this order, however late it is: what lies behind them was
-// looked at. One that is gone is left out.
-func (s *Store) readFitting(ctx context.Context, fit []domain.Cursor, read rowsOf, page *sqlstore.DecisionPage) error {
+// readFitting adds the rows with these keys to a page, in this order, which is the one behind after, however late it
+// is: what lies behind them was looked at. One that is gone is left out.
+func (s *Store) readFitting(
+	ctx context.Context, fit []domain.Cursor, after *domain.Cursor, read rowsOf, page *sqlstore.DecisionPage,
+) error {
 	if len(fit) == 0 {
 		return nil
 	}
@@ -155,8 +157,8 @@ func (s *Store) readFitting(ctx context.Context, fit []domain.Cursor, read rowsO
 	}
 	sql := bothTables(`SELECT `+read.columns()+` FROM TABLE WHERE TIME BETWEEN $4::timestamptz AND $5::timestamptz
 		AND (TIME, tenant, decision_id) IN (SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[]))`) +
-		` ORDER BY time DESC, tenant, decision_id`
-	args := []any{times, tenants, ids, times[len(times)-1], times[0]}
+		sqlstore.Order("time", after)
+	args := []any{times, tenants, ids, slices.MinFunc(times, time.Time.Compare), slices.MaxFunc(times, time.Time.Compare)}
 	added := 0 // of fit, with those in between that are gone
 	err := s.rows(ctx, useKeys, sql, args, func(row pgx.CollectableRow) (bool, error) {
 		d, err := read.scan(row)
@@ -170,7 +172,7 @@ func (s *Store) readFitting(ctx context.Context, fit []domain.Cursor, read rowsO
 	if errors.Is(err, sqlstore.ErrUnknownDictionary) && !read.anyway {
 		read.anyway = true
 		if err = s.readDictionaries(ctx); err == nil {
-			return s.readFitting(ctx, fit[added:], read, page)
+			return s.readFitting(ctx, fit[added:], after, read, page)
 		}
 	}
 	return err

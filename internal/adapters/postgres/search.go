@@ -86,20 +86,12 @@ func (s *Store) Search(ctx context.Context, scope domain.Scope, q domain.Query) 
 	return s.page(ctx, scope, q, false)
 }
 
-// The slices of time in which rare values are looked for: the first is short, each is so many times as long as the one
-// before, and none is longer than the last.
-const (
-	firstSlice = 5 * time.Minute
-	sliceGrows = 4
-	lastSlice  = 64 * 24 * time.Hour
-)
-
 // page reads one page of rows, with their events or without. What columns cannot say is judged row by row, so many rows
 // at a time. What few rows have is looked for in slices of time, the newest first: a value that many rows have fills
 // the page with the first ones.
 func (s *Store) page(ctx context.Context, scope domain.Scope, q domain.Query, events bool) (domain.Page, error) {
 	plan := search.NewPlan(q.Where)
-	page := sqlstore.NewDecisionPage(q.Limit, plan, s.opts.SearchTime)
+	page := sqlstore.NewDecisionPage(q, plan, s.opts.SearchTime)
 	read := rowsOf{s, events, false}
 	look := func(ctx context.Context, slice domain.Query, in []table) (bool, error) {
 		if plan.Rest != nil {
@@ -107,8 +99,7 @@ func (s *Store) page(ctx context.Context, scope domain.Scope, q domain.Query, ev
 		}
 		return s.readPage(ctx, scope, slice, read, page, in)
 	}
-	slice, in := q, tables
-	slice.Where = plan.Columns
+	w, in := newWalk(q, plan.Columns), tables
 	sliced := filtered(plan.Columns)
 	var days []domain.Day
 	if sliced {
@@ -116,26 +107,21 @@ func (s *Store) page(ctx context.Context, scope domain.Scope, q domain.Query, ev
 		if days, err = s.Days(ctx); err != nil {
 			return domain.Page{}, err
 		}
-		if q.After != nil { // nothing behind it is newer
-			if end := q.After.Time.Add(time.Microsecond); slice.Until.IsZero() || end.Before(slice.Until) {
-				slice.Until = end
-			}
-		}
 	}
-	for span := firstSlice; ; span = min(sliceGrows*span, lastSlice) {
+	for {
 		if sliced {
-			slice.Since = sliceSince(q.Since, slice.Until, span, days, s.opts.Now())
-			in = daysIn(days, slice.Since, slice.Until)
+			w.cut(days, s.opts.Now())
+			in = daysIn(days, w.slice.Since, w.slice.Until)
 		}
 		for more := true; more; {
 			var err error
-			more, err = look(ctx, slice, in)
+			more, err = look(ctx, w.slice, in)
 			switch {
 			case domain.CodeOf(err) == "42P01" && sliced: // a day was dropped meanwhile
 				if days, err = s.Days(ctx); err != nil {
 					return domain.Page{}, err
 				}
-				in, more = daysIn(days, slice.Since, slice.Until), true
+				in, more = daysIn(days, w.slice.Since, w.slice.Until), true
 			case errors.Is(err, sqlstore.ErrUnknownDictionary) && !read.anyway:
 				if err := s.readDictionaries(ctx); err != nil {
 					return domain.Page{}, err
@@ -149,16 +135,16 @@ func (s *Store) page(ctx context.Context, scope domain.Scope, q domain.Query, ev
 				return page.Stopped(page.Last()), nil
 			}
 			if page.Looked() > 0 {
-				slice.After = page.Last()
+				w.slice.After = page.Last()
 			}
 		}
-		if !sliced || slice.Since.Equal(q.Since) {
+		if !sliced || w.ended() {
 			return page.Page(), nil
 		}
 		if page.Late() {
-			return page.Stopped(domain.CursorBefore(slice.Since)), nil
+			return page.Stopped(w.rest()), nil
 		}
-		slice.Until = slice.Since
+		w.on()
 	}
 }
 
@@ -202,27 +188,6 @@ func (r rowsOf) unpack(event, packed, buffer []byte) ([]byte, error) {
 	}
 	r.dictionaries.Missing(err)
 	return unpacked, nil
-}
-
-// sliceSince is where the next slice of a search begins that ends at until; that may be zero, or ahead of all rows.
-// Where there is no older day it reaches back as far as the search does: decisions without a day of their own may be
-// older.
-func sliceSince(since, until time.Time, span time.Duration, days []domain.Day, now time.Time) time.Time {
-	if len(days) == 0 {
-		return since
-	}
-	end := now
-	if last := days[len(days)-1].End(); last.Before(now) {
-		end = last
-	}
-	if !until.IsZero() && until.Before(end) {
-		end = until
-	}
-	begin := end.Add(-span)
-	if begin.Before(since) || begin.Before(days[0].Start()) {
-		return since
-	}
-	return begin
 }
 
 // daysIn are the partitions that a slice is in, with what has no day of its own.
@@ -298,7 +263,7 @@ func pageQuery(
 ) (sql string, args []any) {
 	w := dialect.Where()
 	query := rowsQuery(w, scope, q, columns)
-	order := ` ORDER BY TIME DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, rows)
+	order := sqlstore.Order("TIME", q.After) + ` LIMIT ` + w.Param(sqlstore.Int, rows)
 	return inTables(in, query+order) + strings.ReplaceAll(order, "TIME", "time"), w.Args
 }
 

@@ -68,6 +68,9 @@ func parseExport(raw string, now time.Time) (out exported, err error) {
 		return out, fmt.Errorf("with_event: %q is neither true nor false", with)
 	}
 	out.Request, err = search.ParseRequest(params.Encode(), now)
+	if err == nil && out.After != nil && out.After.Back {
+		err = errors.New("cursor: an export does not go back; give it a next_cursor")
+	}
 	out.Limit = domain.MaxPage
 	return out, err
 }

@@ -90,3 +90,43 @@ func TestQueriesAreRefused(t *testing.T) {
 		})
 	}
 }
+
+// TestPagesGoBothWays goes to the end of a search and back. The word looks like an id, and is one for nothing, so that
+// it is looked for as a text.
+func TestPagesGoBothWays(t *testing.T) {
+	b := newBench(t)
+	const word = "3f2a9c1e-7d44-4c0f-9a41-5b8a2f6e0c11"
+	b.save(t, "acme", 25, func(_ int, d *domain.Decision) { d.Event = []byte(`{"ticket":"` + word + `"}`) })
+	h := b.handler(domain.Caller{Name: "ann", Tenants: domain.AllTenants(), Role: domain.Viewer})
+	type page struct {
+		Items []struct {
+			ID string `json:"decision_id"`
+		}
+		Next *string `json:"next_cursor"`
+		Prev *string `json:"prev_cursor"`
+	}
+	at := func(cursor *string) (p page) {
+		path := "/api/v1/decisions?limit=10&q=" + word
+		if cursor != nil {
+			path += "&cursor=" + *cursor
+		}
+		code, answer := ask(h, http.MethodGet, path, "")
+		require.Equal(t, http.StatusOK, code, answer)
+		require.NoError(t, json.Unmarshal([]byte(answer), &p))
+		return p
+	}
+	first := at(nil)
+	second := at(first.Next)
+	third := at(second.Next)
+	require.Len(t, third.Items, 5)
+	require.Nil(t, third.Next)
+	require.Nil(t, first.Prev)
+	require.Equal(t, second.Items, at(third.Prev).Items)
+	require.Equal(t, first.Items, at(at(third.Prev).Prev).Items)
+	require.Equal(t, third.Items, at(at(third.Prev).Next).Items)
+	require.Nil(t, at(second.Prev).Prev, "there is nothing in front of the first page")
+	for _, path := range []string{"dead-letters?cursor=", "decisions/export?q=" + word + "&cursor="} {
+		code, answer := ask(h, http.MethodGet, "/api/v1/"+path+*second.Prev, "")
+		require.Equal(t, http.StatusBadRequest, code, answer)
+	}
+}

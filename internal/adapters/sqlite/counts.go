@@ -166,9 +166,7 @@ func (s *Store) CountDecisions(
 	if q.Every == 0 {
 		by = `NULL`
 	}
-	query := strings.NewReplacer(
-		"SCOPE", w.String(), "BUCKET", by, "ROWTOLD", sqlstore.Told(q, "coalesce(path, '')"), "TOLD", sqlstore.Told(q, "path"),
-	).Replace(counted)
+	query := sqlstore.CountStatement(counted, q, w.String(), by)
 	var sums []domain.DecisionCount
 	err = s.each(ctx, query, w.Args, func(rows *sql.Rows) error {
 		var c domain.DecisionCount

@@ -65,7 +65,7 @@ func (s *Store) page(ctx context.Context, scope domain.Scope, q domain.Query, ev
 	}
 	defer func() { _ = tx.Rollback() }() // it only reads
 	plan := search.NewPlan(q.Where)
-	page := sqlstore.NewDecisionPage(q.Limit, plan, s.opts.SearchTime)
+	page := sqlstore.NewDecisionPage(q, plan, s.opts.SearchTime)
 	read := rowsAt{ctx: ctx, tx: tx, events: events || plan.Event, scan: scanDecision, statements: map[string]*sql.Stmt{}}
 	if read.events {
 		read.scan = s.scanStored
@@ -162,7 +162,7 @@ func (s *Store) find(
 	w.Span("time", q.Filter)
 	w.Behind("time", q.After)
 	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
-	by := ` ORDER BY time DESC, tenant, decision_id LIMIT ` + w.Param(sqlstore.Int, most)
+	by := sqlstore.Order("time", q.After) + ` LIMIT ` + w.Param(sqlstore.Int, most)
 	var parts []string
 	for _, t := range []string{"decisions", "decisions_out_of_window"} {
 		parts = append(

@@ -15,8 +15,16 @@ func EndOf(f domain.Filter) time.Time {
 	return f.Until
 }
 
-// Told are the columns tenant, path and outcome, but for those that are not told apart, by these names.
-func Told(q domain.CountQuery, path string) string {
+// CountStatement completes a statement that counts: SCOPE is what has to hold, BUCKET where the span of time begins that
+// a row is in, and TOLD and ROWTOLD are the columns tenant, path and outcome of counts and of rows, those that are not
+// told apart left empty.
+func CountStatement(statement string, q domain.CountQuery, scope, bucket string) string {
+	return strings.NewReplacer(
+		"SCOPE", scope, "BUCKET", bucket, "ROWTOLD", told(q, "coalesce(path, '')"), "TOLD", told(q, "path"),
+	).Replace(statement)
+}
+
+func told(q domain.CountQuery, path string) string {
 	var columns []string
 	for _, c := range []struct {
 		field  domain.Field

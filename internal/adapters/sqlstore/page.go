@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"cmp"
+	"slices"
 	"time"
 
 	"github.com/docket-project/docket/internal/domain"
@@ -19,10 +20,12 @@ const (
 	lastLook  = 20_000
 )
 
-// DecisionPage gathers the rows of a page: those that fit the rest of its plan, of which it takes so many, and no more
-// than domain.MaxPageBytes of them.
+// DecisionPage gathers the rows of a page, in the order of Order: those that fit the rest of its plan, of which it
+// takes so many, and no more than domain.MaxPageBytes of them.
 type DecisionPage struct {
 	limit, weight int
+	after         *domain.Cursor
+	back          bool
 	plan          search.Plan
 	time          time.Duration
 	items         []domain.Decision
@@ -33,9 +36,12 @@ type DecisionPage struct {
 	late          bool
 }
 
-// NewDecisionPage begins a page, which has so much time; 0 is SearchTime.
-func NewDecisionPage(limit int, plan search.Plan, patience time.Duration) *DecisionPage {
-	return &DecisionPage{limit: limit, plan: plan, time: cmp.Or(patience, SearchTime), began: time.Now()}
+// NewDecisionPage begins the page of a query, which has so much time; 0 is SearchTime.
+func NewDecisionPage(q domain.Query, plan search.Plan, patience time.Duration) *DecisionPage {
+	return &DecisionPage{
+		limit: q.Limit, after: q.After, back: q.After != nil && q.After.Back, plan: plan,
+		time: cmp.Or(patience, SearchTime), began: time.Now(),
+	}
 }
 
 // Late reports that the search has no more time.
@@ -48,7 +54,7 @@ func (p *DecisionPage) TimeIsUp() { p.late = true }
 // reads.
 func (p *DecisionPage) Judge(d *domain.Decision) bool {
 	p.looked++
-	p.last = domain.CursorOf(d)
+	p.last = domain.CursorOf(d).Backward(p.back)
 	return p.plan.Rest == nil || p.plan.Rest.Fits(d)
 }
 
@@ -82,19 +88,45 @@ func (p *DecisionPage) Full() bool { return p.full || p.Room() <= 0 }
 
 // Page is what was gathered, by a search that has looked at all it had to.
 func (p *DecisionPage) Page() domain.Page {
-	page := domain.Page{LookedAt: p.looked, Complete: true}
-	page.Items, page.Next = Page(p.items, p.limit, domain.CursorOf)
-	if p.full && page.Next == nil {
-		page.Next = domain.CursorOf(&p.items[len(p.items)-1])
+	items, more := p.items, p.full
+	if len(items) > p.limit {
+		items, more = items[:p.limit], true
+	}
+	if p.back {
+		slices.Reverse(items)
+	}
+	page := domain.Page{Items: items, LookedAt: p.looked, Complete: true}
+	// Where nothing was found, the ways on and back lead to all that has the time of the cursor.
+	switch {
+	case len(items) > 0:
+		page.Prev, page.Next = domain.CursorOf(&items[0]).Backward(true), domain.CursorOf(&items[len(items)-1])
+	case p.back:
+		page.Next = domain.CursorBefore(p.after.Time.Add(time.Microsecond))
+	case p.after != nil:
+		page.Prev = domain.CursorBefore(p.after.Time).Backward(true)
+	}
+	switch {
+	case p.back && !more:
+		page.Prev = nil
+	case !p.back && !more:
+		page.Next = nil
+	}
+	if p.after == nil {
+		page.Prev = nil
 	}
 	return page
 }
 
-// Stopped is what was gathered by a search that had no more time. It has not looked at what lies behind the cursor.
+// Stopped is what was gathered by a search that had no more time. It has not looked at what lies behind the cursor or,
+// on the way back, in front of it.
 func (p *DecisionPage) Stopped(at *domain.Cursor) domain.Page {
 	page := p.Page()
-	if page.Next == nil {
-		page.Next, page.Complete = at, false
+	on := &page.Next
+	if at.Back = p.back; p.back {
+		on = &page.Prev
+	}
+	if *on == nil {
+		*on, page.Complete = at, false
 	}
 	return page
 }

@@ -75,15 +75,27 @@ func (w *Where) Span(column string, f domain.Filter) {
 	}
 }
 
-// Behind adds that a decision lies behind a cursor, if there is one: the newest come first, and those of one time by
-// tenant and id.
+// Behind adds that a decision lies behind a cursor, if there is one, or in front of it where it goes back: the newest
+// come first, and those of one time by tenant and id.
 func (w *Where) Behind(column string, c *domain.Cursor) {
 	if c == nil {
 		return
 	}
+	older, greater := "<", ">"
+	if c.Back {
+		older, greater = ">", "<"
+	}
 	at := w.At(c.Time)
-	w.Add(column + " <= " + at + " AND (" + column + " < " + at + " OR (tenant, decision_id) > (" +
-		w.Param(Text, c.Tenant) + ", " + w.Param(Text, c.ID) + "))")
+	w.Add(column + " " + older + "= " + at + " AND (" + column + " " + older + " " + at + " OR (tenant, decision_id) " +
+		greater + " (" + w.Param(Text, c.Tenant) + ", " + w.Param(Text, c.ID) + "))")
+}
+
+// Order is the order of decisions, from a cursor on: the newest first and, on the way back, the other way round.
+func Order(column string, c *domain.Cursor) string {
+	if c != nil && c.Back {
+		return " ORDER BY " + column + ", tenant DESC, decision_id DESC"
+	}
+	return " ORDER BY " + column + " DESC, tenant, decision_id"
 }
 
 // Fits adds what a filter wants of the fields in a table.

@@ -174,10 +174,14 @@ func storeSearches(t *testing.T, h *StoreHarness) {
 		q := domain.Query{Filter: asked.Filter, Limit: 7}
 		var last *domain.Decision
 		found := 0
+		var pages [][]string
+		var page domain.Page
 		for {
-			page, err := h.Decisions.Search(t.Context(), scope, q)
+			page, err = h.Decisions.Search(t.Context(), scope, q)
 			require.NoError(t, err, query)
 			require.True(t, page.Complete)
+			require.Equal(t, q.After == nil, page.Prev == nil)
+			pages = append(pages, idsOf(page))
 			require.GreaterOrEqual(t, page.LookedAt, len(page.Items))
 			for i := range page.Items {
 				d := &page.Items[i]
@@ -195,6 +199,19 @@ func storeSearches(t *testing.T, h *StoreHarness) {
 			q.After = page.Next
 		}
 		require.Empty(t, want, "%s: these fit and were not found, of %d", query, found+len(want))
+		for n := len(pages) - 2; n >= 0; n-- { // and back, page by page
+			q.After, err = domain.ParseCursor(page.Prev.String())
+			require.NoError(t, err)
+			page, err = h.Decisions.Search(t.Context(), scope, q)
+			require.NoError(t, err, query)
+			require.True(t, page.Complete)
+			require.Equal(t, pages[n], idsOf(page), "%s: page %d of %d on the way back", query, n+1, len(pages))
+			require.Equal(t, n == 0, page.Prev == nil)
+			q.After = page.Next
+			on, err := h.Decisions.Search(t.Context(), scope, q)
+			require.NoError(t, err, query)
+			require.Equal(t, pages[n+1], idsOf(on), "%s: and on again behind page %d", query, n+1)
+		}
 	}
 	for _, query := range []string{
 		"", "outcome:denied", "path:*", "input.x:alice", "-input.x:alice", "alice OR bob", `result.why.deep:"100%_\\"`,
@@ -212,6 +229,15 @@ func storeSearches(t *testing.T, h *StoreHarness) {
 			ask(t, scope, randomQuery(r, n%4))
 		}
 	})
+}
+
+// idsOf are the ids of a page, with their tenants: several share an id.
+func idsOf(page domain.Page) []string {
+	out := []string{}
+	for _, d := range page.Items {
+		out = append(out, d.Tenant+" "+d.ID)
+	}
+	return out
 }
 
 // storeSearchesInSteps has no time for more than a look: what was found so far is handed over with a cursor, and behind
@@ -265,8 +291,33 @@ func (h *StoreHarness) searchInSteps(t *testing.T, rows []domain.Decision, some 
 			}
 			require.Empty(t, want)
 			require.True(t, stopped || !some)
+			h.searchBack(t, asked.Filter, rows, fits)
 		})
 	}
+}
+
+// searchBack finds all of these rows that fit from behind the last one on, however many steps that takes.
+func (h *StoreHarness) searchBack(t *testing.T, f domain.Filter, rows []domain.Decision, fits *search.Matcher) {
+	t.Helper()
+	want := map[string]bool{}
+	for i := range rows {
+		if fits.Fits(&rows[i]) && !rows[i].Time().Before(f.Since) {
+			want[rows[i].ID] = true
+		}
+	}
+	q := domain.Query{Filter: f, Limit: 7, After: domain.CursorBefore(h.Now.Add(-2 * time.Hour)).Backward(true)}
+	for steps := 0; q.After != nil; steps++ {
+		page, err := h.Decisions.Search(t.Context(), domain.AllTenants(), q)
+		require.NoError(t, err)
+		for i := range page.Items {
+			require.True(t, want[page.Items[i].ID], page.Items[i].ID)
+			delete(want, page.Items[i].ID)
+		}
+		require.True(t, page.Complete || page.Prev != nil)
+		q.After = page.Prev
+		require.Less(t, steps, 2*len(rows))
+	}
+	require.Empty(t, want, "on the way back")
 }
 
 // storeSearchesGivenUp has callers who go away at any moment of a search: that is their doing, and no failure.
