@@ -25,6 +25,7 @@ import (
 	"github.com/docket-project/docket/internal/saver"
 	"github.com/docket-project/docket/internal/sink"
 	"github.com/docket-project/docket/internal/status"
+	"github.com/docket-project/docket/internal/tail"
 	"github.com/docket-project/docket/internal/trail"
 )
 
@@ -119,10 +120,13 @@ func (a *App) setup(ctx context.Context) error {
 			ports.LossReader
 			ports.OPAReader
 		}{back.Decisions, back.Control, back.Control, back.Control}
+		stopping := make(chan struct{})
+		a.console.server.RegisterOnShutdown(func() { close(stopping) })
 		a.console.server.Handler = queryapi.New(queryapi.Parts{
 			Decisions: back.Decisions, Control: back.Control, Log: back.Log, Operate: operate.New(back.Control),
 			Trail: trail.New(look, back.Log, a.stages()), Pipeline: sampler.Pipeline, Who: users,
-			Overview: watch.Look, Disk: back.free,
+			Overview: watch.Look, Disk: back.free, Stopping: stopping,
+			Tail: tail.New(back.Log, a.topics.Decisions, projector.Project, a.logger),
 		}, a.console.door)
 	}
 	return nil

@@ -37,7 +37,9 @@ type HeldParts struct {
 	Save func(context.Context, []domain.Record) []sink.Verdict
 	Log  interface {
 		ports.Publisher
-		ports.LogReader
+		Read(
+			ctx context.Context, topic string, partition int32, from int64, visit func(domain.Record) bool,
+		) (next int64, err error)
 	}
 	Router *sink.Router
 	Logger *slog.Logger

@@ -82,8 +82,6 @@ func (b *heldBench) holdMany(key string, n int) {
 	}
 }
 
-func (b *heldBench) PartitionOf(context.Context, string, string) (int32, error) { return 0, nil }
-
 func (b *heldBench) Read(
 	_ context.Context, _ string, _ int32, from int64, visit func(domain.Record) bool,
 ) (int64, error) {

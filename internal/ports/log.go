@@ -108,4 +108,8 @@ type LogReader interface {
 	Read(
 		ctx context.Context, topic string, partition int32, from int64, visit func(domain.Record) bool,
 	) (next int64, err error)
+	// Follow visits what is written to a topic from now on, as soon as it is durable and in order within each partition,
+	// until ctx is done, and then returns nil. begun is called once it is certain where that is: what is acknowledged
+	// afterwards is visited. It ends with an error where it cannot go on, or is so slow that records would be left out.
+	Follow(ctx context.Context, topic string, begun func(), visit func([]domain.Record)) error
 }

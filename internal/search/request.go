@@ -13,6 +13,8 @@ import (
 // Request is a search for a page.
 type Request struct {
 	domain.Query
+	// Dated says that a time was named.
+	Dated bool
 	// Otherwise is what to look for where nothing fits; see Query.Otherwise.
 	Otherwise *domain.Filter
 }
@@ -33,8 +35,9 @@ func ParseRequest(raw string, now time.Time) (Request, error) {
 	if !params.Has("since") && asksForIDs(asked.Where) {
 		asked.Since = time.Time{}
 	}
+	dated := params.Has("since") || params.Has("until")
 	if len(texts) == 0 {
-		return Request{Query: asked}, nil
+		return Request{Query: asked, Dated: dated}, nil
 	}
 	if len(texts) > 1 {
 		return Request{}, errors.New("q: there is more than one query; join them by AND")
@@ -43,11 +46,10 @@ func ParseRequest(raw string, now time.Time) (Request, error) {
 	if err != nil {
 		return Request{}, err
 	}
-	dated := params.Has("since") || params.Has("until")
 	if dated && q.Dated {
 		return Request{}, errors.New("q names a time, and so does since or until beside it: name it once")
 	}
-	out := Request{Query: asked}
+	out := Request{Query: asked, Dated: dated || q.Dated}
 	both := func(f domain.Filter) domain.Filter {
 		merged := domain.Filter{Since: f.Since, Until: f.Until, Where: domain.AllOf(f.Where, asked.Where)}
 		if params.Has("since") || !q.Dated && asked.Since.IsZero() {

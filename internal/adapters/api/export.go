@@ -210,3 +210,16 @@ func ExportOf(form ExportForm, b *bytes.Buffer, d domain.Decision, damaged bool)
 	}
 	form.Decision(b, DecisionOf(d), event, damaged)
 }
+
+// Lagged tells who looks at a tail that decisions were left out: Missed, or null where nobody knows how many.
+type Lagged struct {
+	Missed *int `json:"missed"`
+}
+
+// LaggedOf is that of so many; 0 is nobody knows how many.
+func LaggedOf(missed int) Lagged {
+	if missed == 0 {
+		return Lagged{}
+	}
+	return Lagged{&missed}
+}

@@ -76,37 +76,13 @@ func (l *Log) read(
 	if next >= end.Offset {
 		return end.Offset, nil
 	}
-	life, abort := context.WithCancel(context.Background())
-	mine := l.reads.join("")
-	defer l.reads.leave(mine)
-	client, err := kgo.NewClient(append(
-		l.base(),
-		kgo.WithContext(life),
-		kgo.WithDecompressor(mine),
-		kgo.WithHooks(mine),
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().At(next)}}),
-		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
-		kgo.FetchMaxBytes(readBytes),
-		kgo.FetchMaxPartitionBytes(readPartitionBytes),
-		kgo.FetchMinBytes(1),
-		kgo.MaxConcurrentFetches(1),
-		kgo.KeepControlRecords(),
-	)...)
+	in, err := l.newReader(topic, map[int32]kgo.Offset{partition: kgo.NewOffset().At(next)})
 	if err != nil {
-		abort()
-		return next, &domain.Error{Class: domain.Misconfigured, Op: "set up the Kafka client", Text: err.Error(), Err: err}
+		return next, err
 	}
-	mine.client.Store(client)
-	defer func() {
-		abort()
-		client.Close()
-	}()
+	defer in.close()
 	for next < end.Offset {
-		poll, cancel := context.WithTimeout(ctx, gapWait)
-		client.UpdateFetchMaxBytes(mine.ratio.fetch(readBytes), mine.ratio.fetch(readPartitionBytes))
-		fetches := client.PollRecords(poll, readRecords)
-		idle := poll.Err() != nil && fetches.NumRecords() == 0
-		cancel()
+		fetches, idle := in.poll(ctx, gapWait)
 		if err := ctx.Err(); err != nil {
 			return next, classify(op, err)
 		}
@@ -116,13 +92,8 @@ func (l *Log) read(
 			}
 			continue
 		}
-		for _, e := range fetches.Errors() {
-			if errors.Is(e.Err, context.DeadlineExceeded) || errors.Is(e.Err, errNoRoom) {
-				continue // the next fetch has the room of what was visited by then
-			}
-			if errors.Is(e.Err, kerr.OffsetOutOfRange) || domain.ClassOf(classify("", e.Err)) != domain.Unavailable {
-				return next, classify(op, e.Err) // otherwise the client goes on trying, until ctx ends
-			}
+		if err := fatal(fetches); err != nil {
+			return next, classify(op, err)
 		}
 		for it := fetches.RecordIter(); !it.Done(); {
 			r := it.Next()
@@ -137,9 +108,71 @@ func (l *Log) read(
 				return next, nil
 			}
 		}
-		mine.polled.Store(0)
+		in.mine.polled.Store(0)
 	}
 	return next, nil
+}
+
+// reader is a client that reads partitions of a topic outside of any group.
+type reader struct {
+	log    *Log
+	client *kgo.Client
+	mine   *holding
+	abort  context.CancelFunc
+}
+
+func (l *Log) newReader(topic string, from map[int32]kgo.Offset) (*reader, error) {
+	life, abort := context.WithCancel(context.Background())
+	r := &reader{log: l, mine: l.reads.join(""), abort: abort}
+	client, err := kgo.NewClient(append(
+		l.base(),
+		kgo.WithContext(life),
+		kgo.WithDecompressor(r.mine),
+		kgo.WithHooks(r.mine),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: from}),
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.FetchMaxBytes(readBytes),
+		kgo.FetchMaxPartitionBytes(readPartitionBytes),
+		kgo.FetchMinBytes(1),
+		kgo.MaxConcurrentFetches(1),
+		kgo.KeepControlRecords(),
+	)...)
+	if err != nil {
+		abort()
+		l.reads.leave(r.mine)
+		return nil, &domain.Error{Class: domain.Misconfigured, Op: "set up the Kafka client", Text: err.Error(), Err: err}
+	}
+	r.client = client
+	r.mine.client.Store(client)
+	return r, nil
+}
+
+func (r *reader) close() {
+	r.abort()
+	r.client.Close()
+	r.log.reads.leave(r.mine)
+}
+
+// poll waits for records, for so long. idle says that there were none.
+func (r *reader) poll(ctx context.Context, wait time.Duration) (fetches kgo.Fetches, idle bool) {
+	poll, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	r.client.UpdateFetchMaxBytes(r.mine.ratio.fetch(readBytes), r.mine.ratio.fetch(readPartitionBytes))
+	fetches = r.client.PollRecords(poll, readRecords)
+	return fetches, poll.Err() != nil && fetches.NumRecords() == 0
+}
+
+// fatal is an error of a fetch after which a reader does not go on; after any other the client goes on trying.
+func fatal(fetches kgo.Fetches) error {
+	for _, e := range fetches.Errors() {
+		if errors.Is(e.Err, context.DeadlineExceeded) || errors.Is(e.Err, errNoRoom) {
+			continue // the next fetch has the room of what was visited by then
+		}
+		if errors.Is(e.Err, kerr.OffsetOutOfRange) || domain.ClassOf(classify("", e.Err)) != domain.Unavailable {
+			return e.Err
+		}
+	}
+	return nil
 }
 
 // isGap reports that a partition has no record from an offset on, although its end is further: mirroring and compaction

@@ -46,26 +46,20 @@ func parseExport(raw string, now time.Time) (out exported, err error) {
 	if params.Has("limit") {
 		return out, errors.New("limit: an export has none; leave it out, and narrow the search by since, until or q")
 	}
-	for _, name := range []string{"format", "with_event"} {
-		if len(params[name]) > 1 {
-			return out, fmt.Errorf("%s is there %d times: name it once", name, len(params[name]))
-		}
+	form, err := take(params, "format")
+	if err != nil {
+		return out, err
 	}
-	form, with := params.Get("format"), params.Get("with_event")
-	params.Del("format")
-	params.Del("with_event")
+	if out.events, err = takeBool(params, "with_event", form != "csv"); err != nil {
+		return out, err
+	}
 	switch form {
 	case "", "ndjson":
-		out.events = with != "false"
 		out.form, out.kind, out.named = api.NDJSON{}, "application/x-ndjson", "decisions.ndjson"
 	case "csv":
-		out.events = with == "true"
 		out.form, out.kind, out.named = api.CSV{Events: out.events}, "text/csv; charset=utf-8", "decisions.csv"
 	default:
 		return out, fmt.Errorf("format: %q is neither ndjson nor csv", form)
-	}
-	if with != "" && with != "true" && with != "false" {
-		return out, fmt.Errorf("with_event: %q is neither true nor false", with)
 	}
 	out.Request, err = search.ParseRequest(params.Encode(), now)
 	if err == nil && out.After != nil && out.After.Back {
@@ -75,12 +69,37 @@ func parseExport(raw string, now time.Time) (out exported, err error) {
 	return out, err
 }
 
+// take takes a parameter that stands at most once out of the others.
+func take(params url.Values, name string) (string, error) {
+	values := params[name]
+	params.Del(name)
+	if len(values) > 1 {
+		return "", fmt.Errorf("%s is there %d times: name it once", name, len(values))
+	}
+	return strings.Join(values, ""), nil
+}
+
+// takeBool takes one that is true or false.
+func takeBool(params url.Values, name string, otherwise bool) (bool, error) {
+	text, err := take(params, name)
+	switch {
+	case err != nil || text == "":
+		return otherwise, err
+	case text != "true" && text != "false":
+		return false, fmt.Errorf("%s: %q is neither true nor false", name, text)
+	}
+	return text == "true", nil
+}
+
 // events has Find read rows with their events.
 type events struct{ Decisions }
 
 func (e events) Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
 	return e.StoredEvents(ctx, scope, q)
 }
+
+// errStopping ends an export with the process.
+var errStopping = errors.New("docket stops")
 
 // exportPage is a page of an export, or why there is none. at is where it begins.
 type exportPage struct {
@@ -140,7 +159,10 @@ func (r *routes) export(c echo.Context) error {
 	answer.Header().Set(echo.HeaderContentType, asked.kind)
 	answer.Header().Set(echo.HeaderContentDisposition, `attachment; filename="`+asked.named+`"`)
 	answer.Header().Set("Trailer", exportTrailer)
-	answer.WriteHeader(http.StatusOK)
+	stream(answer)
+	if web.IsHead(c.Request()) {
+		return nil
+	}
 
 	end := api.ExportEnd{Since: api.At(asked.Since), Until: api.At(asked.Until)}
 	var b bytes.Buffer
@@ -158,18 +180,24 @@ func (r *routes) export(c echo.Context) error {
 		if page.Next == nil {
 			break
 		}
-		if send(answer, &b) != nil {
+		if send(answer, &b, exportPatience) != nil {
 			return nil // nobody listens any more
 		}
-		if page, reading = <-pages; !reading {
-			return nil // nor here: an end would say that this is everything
+		at := page.Next
+		select {
+		case page, reading = <-pages:
+			if !reading {
+				return nil // nor here: an end would say that this is everything
+			}
+		case <-r.Stopping:
+			page = exportPage{at: at, err: errStopping}
 		}
 	}
 	switch {
 	case page.err != nil:
 		end.NextCursor = api.Text(page.at.String())
 		end.Why = api.Text("docket could not read on: " + page.err.Error() + "; go on with next_cursor, and the same since")
-		if class := domain.ClassOf(page.err); class != domain.Canceled { // which is the client's doing
+		if class := domain.ClassOf(page.err); class != domain.Canceled && !errors.Is(page.err, errStopping) {
 			r.Logger.Error("an export broke off", "decisions", end.Decisions, "class", class, "error", page.err)
 		}
 	case end.Damaged > 0:
@@ -181,7 +209,7 @@ func (r *routes) export(c echo.Context) error {
 	}
 	asked.form.End(&b, end)
 	answer.Header().Set(exportTrailer, trailer(end))
-	_ = send(answer, &b)
+	_ = send(answer, &b, exportPatience)
 	return nil
 }
 
@@ -195,12 +223,18 @@ func trailer(end api.ExportEnd) string {
 	}, fmt.Sprintf("%t; %s", end.Complete, end))
 }
 
-// send writes what was gathered, and gives the client time for each piece of it: an export may take longer than any
-// other answer.
-func send(to *echo.Response, b *bytes.Buffer) error {
+// stream begins an answer that may take longer than any other. The server's own limit would end it: it is there for
+// requests that do not come to their end.
+func stream(answer *echo.Response) {
+	_ = http.NewResponseController(answer).SetReadDeadline(time.Time{}) // not every writer has one
+	answer.WriteHeader(http.StatusOK)
+}
+
+// send writes what was gathered, and gives the client so much time for each piece of it.
+func send(to *echo.Response, b *bytes.Buffer, patience time.Duration) error {
 	defer b.Reset()
 	for b.Len() > 0 {
-		_ = http.NewResponseController(to).SetWriteDeadline(time.Now().Add(exportPatience)) // not every writer has one
+		_ = http.NewResponseController(to).SetWriteDeadline(time.Now().Add(patience)) // not every writer has one
 		if _, err := to.Write(b.Next(exportPiece)); err != nil {
 			return err
 		}

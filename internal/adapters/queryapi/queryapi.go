@@ -27,6 +27,7 @@ import (
 	"github.com/docket-project/docket/internal/ports"
 	"github.com/docket-project/docket/internal/search"
 	"github.com/docket-project/docket/internal/status"
+	"github.com/docket-project/docket/internal/tail"
 	"github.com/docket-project/docket/internal/trail"
 )
 
@@ -53,6 +54,10 @@ type Parts struct {
 	Operate   *operate.Service
 	Pipeline  func(context.Context) status.Pipeline
 	Overview  func(context.Context, domain.Scope) status.Overview
+	// Tail is what is shown as it is acknowledged.
+	Tail *tail.Tail
+	// Stopping is closed when the process stops: streams end then.
+	Stopping <-chan struct{}
 	// Disk is the part of the data directory's file system that is free; nil where nothing is kept there.
 	Disk func() *float64
 	Who  auth.Authenticator
@@ -84,6 +89,7 @@ func Mount(e *echo.Echo, p Parts) {
 	g.GET("/decisions", r.search)
 	// Routes match the path as it is escaped: a decision whose id is one of these words is asked for as %65xport.
 	g.GET("/decisions/export", r.export)
+	g.GET("/decisions/tail", r.tail)
 	g.GET("/decisions/stats", r.stats)
 	g.GET("/decisions/fields/*", r.facet)
 	g.GET("/decisions/compare", r.compare)

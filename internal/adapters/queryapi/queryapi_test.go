@@ -23,6 +23,7 @@ import (
 	"github.com/docket-project/docket/internal/operate"
 	"github.com/docket-project/docket/internal/ports"
 	"github.com/docket-project/docket/internal/status"
+	"github.com/docket-project/docket/internal/tail"
 	"github.com/docket-project/docket/internal/trail"
 )
 
@@ -34,6 +35,7 @@ var topics = domain.TopicsWithPrefix("docket.")
 type bench struct {
 	store *sqlite.Store
 	log   *sqlite.Log
+	stops chan struct{}
 }
 
 func newBench(t *testing.T) *bench {
@@ -57,7 +59,7 @@ func newBench(t *testing.T) *bench {
 		require.NoError(t, store.Close())
 		require.NoError(t, dir.Close())
 	})
-	return &bench{store, log}
+	return &bench{store, log, make(chan struct{})}
 }
 
 // handler is the API for one caller.
@@ -68,10 +70,16 @@ func (b *bench) handler(caller domain.Caller) http.Handler {
 		ports.LossReader
 		ports.OPAReader
 	}{b.store, b.store, b.store, b.store}
+	projector, err := domain.NewProjector(nil)
+	if err != nil {
+		panic(err) // by no mappings
+	}
 	stages := []trail.Stage{{Name: "saver", Topic: topics.Decisions, Group: "docket-saver"}}
 	return New(Parts{
 		Decisions: b.store, Control: b.store, Log: b.log, Operate: operate.New(b.store),
 		Trail: trail.New(look, b.log, stages), Who: auth.Anonymous{Caller: caller},
+		Tail:     tail.New(b.log, topics.Decisions, projector.Project, slog.New(slog.DiscardHandler)),
+		Stopping: b.stops,
 		Pipeline: func(context.Context) status.Pipeline { return status.Pipeline{Breaker: "closed"} },
 	}, web.Door{Metrics: web.NewMetrics(nil), Logger: slog.New(slog.DiscardHandler)})
 }

@@ -81,7 +81,9 @@ type Log struct {
 	changed chan struct{} // closed and replaced after every commit
 	broken  error         // set for good after an fsync failed
 	newest  time.Time     // when the newest record was written, as far as there is one
-	trimmed map[string]time.Time
+	// followers are told of records by the writer.
+	followers []*follower
+	trimmed   map[string]time.Time
 	// beyond are groups whose commits in the file are beyond the end of the topic; in memory they end there.
 	beyond []groupTopic
 	// identity tells this log from others. stored is what the store was known to have when a group committed last, and

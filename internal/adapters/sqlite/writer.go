@@ -93,6 +93,7 @@ func (l *Log) commit(s statements, group []*call) error {
 		return nil
 	}
 	next, first, commits := l.snapshot()
+	before := maps.Clone(next)
 	tx, err := l.write.Begin()
 	if err != nil {
 		return l.checked("begin", err)
@@ -114,6 +115,7 @@ func (l *Log) commit(s statements, group []*call) error {
 	l.commits = commits
 	if slices.ContainsFunc(group, func(c *call) bool { return len(c.records) > 0 }) {
 		l.newest = l.opts.Now()
+		l.tell(group, before)
 	}
 	close(l.changed)
 	l.changed = make(chan struct{})

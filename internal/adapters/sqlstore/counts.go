@@ -15,8 +15,8 @@ func EndOf(f domain.Filter) time.Time {
 	return f.Until
 }
 
-// CountStatement completes a statement that counts: SCOPE is what has to hold, BUCKET where the span of time begins that
-// a row is in, and TOLD and ROWTOLD are the columns tenant, path and outcome of counts and of rows, those that are not
+// CountStatement completes a statement that counts: SCOPE is what has to hold, BUCKET where the span of time begins
+// that a row is in, and TOLD and ROWTOLD are the columns tenant, path and outcome of counts and of rows, those that are not
 // told apart left empty.
 func CountStatement(statement string, q domain.CountQuery, scope, bucket string) string {
 	return strings.NewReplacer(

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"net/http"
@@ -173,13 +174,18 @@ func WellFormed(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
+// head marks a request that was HEAD.
+type head struct{}
+
+// IsHead reports that nobody reads the body of an answer: a stream has none then.
+func IsHead(r *http.Request) bool { return r.Context().Value(head{}) != nil }
+
 // HeadAsGet answers HEAD wherever GET is answered (RFC 9110 section 9.3.2); the server leaves the body out.
 func HeadAsGet(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodHead {
-			asked := *r
-			asked.Method = http.MethodGet
-			r = &asked
+			r = r.WithContext(context.WithValue(r.Context(), head{}, true))
+			r.Method = http.MethodGet
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -1,0 +1,79 @@
+package kafka
+
+import (
+	"context"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// newPartitions is how often a follower looks whether its topic has got more partitions.
+const newPartitions = 30 * time.Second
+
+// Follow consumes a topic outside of any group, from its end on; see ports.LogReader. A partition that comes into being
+// meanwhile is read from its beginning.
+func (l *Log) Follow(ctx context.Context, topic string, begun func(), visit func([]domain.Record)) error {
+	op := "follow " + topic
+	ends, err := l.admin.ListEndOffsets(ctx, topic)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		return classify(op, err)
+	}
+	from := map[int32]kgo.Offset{}
+	ends.Each(func(o kadm.ListedOffset) { from[o.Partition] = kgo.NewOffset().At(o.Offset) })
+	if len(from) == 0 {
+		return domain.Errorf(domain.Misconfigured, "%s: there is no such topic", op)
+	}
+	in, err := l.newReader(topic, from)
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	begun()
+	for looked := time.Now(); ; {
+		fetches, _ := in.poll(ctx, newPartitions)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err := fatal(fetches); err != nil {
+			return classify(op, err)
+		}
+		var batch []domain.Record
+		fetches.EachRecord(func(r *kgo.Record) {
+			if !r.Attrs.IsControl() {
+				batch = append(batch, decode(r))
+			}
+		})
+		if len(batch) > 0 {
+			visit(batch)
+		}
+		in.mine.polled.Store(0)
+		if time.Since(looked) >= newPartitions {
+			looked = time.Now()
+			l.addPartitions(ctx, in, topic, from)
+		}
+	}
+}
+
+// addPartitions has a reader read those that it does not know. Where Kafka cannot be asked, the next turn does it.
+func (l *Log) addPartitions(ctx context.Context, in *reader, topic string, known map[int32]kgo.Offset) {
+	meta, err := l.admin.Metadata(ctx, topic)
+	if err != nil {
+		return
+	}
+	fresh := map[int32]kgo.Offset{}
+	for p := range meta.Topics[topic].Partitions {
+		if _, is := known[p]; !is {
+			fresh[p] = kgo.NewOffset().AtStart()
+			known[p] = fresh[p]
+		}
+	}
+	if len(fresh) > 0 {
+		in.client.AddConsumePartitions(map[string]map[int32]kgo.Offset{topic: fresh})
+	}
+}
