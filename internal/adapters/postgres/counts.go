@@ -85,9 +85,9 @@ func (s *Store) foldCounts(ctx context.Context, d domain.Day, coarsen bool) erro
 // all up to its end: what is there is counted by rows, as is what has no day of its own. Days that are counted by
 // longer spans than are asked for are named instead, with a tenant that is null.
 //
-// Counts begin at whole minutes, hours and days, so that those that reach over an end of the span are found by an
-// index. What is not told apart is put together first: there are forty times as many counts as their minutes, and
-// everything behind costs more for each.
+// Counts begin at whole minutes, hours and days: two of them are apart, or one within the other. So those that reach
+// over an end of the span are found by an index, and no other has a part in it only. What is not told apart is put
+// together first: there are forty times as many counts as their minutes, and everything behind costs more for each.
 const counted = `WITH over AS (
 		SELECT e.at AS e, c.at, c.at + c.seconds * interval '1 s' AS until
 		FROM (VALUES ($1::timestamptz), ($2::timestamptz)) e (at), LATERAL (
@@ -100,13 +100,13 @@ const counted = `WITH over AS (
 		FROM (SELECT coalesce(max(until) FILTER (WHERE e = $1::timestamptz), $1::timestamptz) AS first,
 			coalesce(min(at) FILTER (WHERE e = $2::timestamptz), $2::timestamptz) AS last FROM over) o
 	), sums AS MATERIALIZED (
-		SELECT at AS time, seconds, TOLD, sum(decisions) AS n FROM decision_counts
-			WHERE at >= $1::timestamptz AND at < $2::timestamptz AND SCOPE GROUP BY 1, 2, 3, 4, 5
+		SELECT BEGINS AS time, $3::int % seconds <> 0 AS longer, TOLD, sum(decisions) AS n FROM decision_counts, spans
+			WHERE at >= $1::timestamptz AND at < $2::timestamptz AND at >= from_first AND at < to_last AND SCOPE
+			GROUP BY 1, 2, 3, 4, 5
 	), coarse AS (
-		SELECT DISTINCT date_trunc('day', time, 'UTC') AS day FROM sums WHERE $3::int % seconds <> 0
+		SELECT DISTINCT date_trunc('day', time, 'UTC') AS day FROM sums WHERE longer
 	), parts AS (
-		SELECT time, tenant, path, outcome, n FROM sums, spans
-			WHERE time >= from_first AND time + seconds * interval '1 s' <= to_last
+		SELECT time, tenant, path, outcome, n FROM sums
 		UNION ALL SELECT timestamp, ROWTOLD, 1 FROM decisions, spans
 			WHERE timestamp >= $1::timestamptz AND timestamp < first AND SCOPE
 		UNION ALL SELECT timestamp, ROWTOLD, 1 FROM decisions, spans
@@ -131,11 +131,7 @@ func (s *Store) CountDecisions(
 ) (out domain.Counts, err error) {
 	w := dialect.Where(q.Since, sqlstore.EndOf(q.Filter), int(q.Every.Seconds()))
 	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
-	by := bucket
-	if q.Every == 0 {
-		by = `'0001-01-01 00:00:00+00'::timestamptz`
-	}
-	sql := sqlstore.CountStatement(counted, q, w.String(), by)
+	sql := sqlstore.CountStatement(counted, q, w.String(), bucket, `'0001-01-01 00:00:00+00'::timestamptz`)
 	var sums []domain.DecisionCount
 	err = s.query(ctx, "count decisions", sql, w.Args, func(rows pgx.Rows) error {
 		var c domain.DecisionCount

@@ -135,13 +135,12 @@ const counted = `WITH over AS (
 		FROM (SELECT coalesce(max(CASE WHEN e = ?1 THEN until END), ?1) AS first,
 			coalesce(min(CASE WHEN e = ?2 THEN at END), ?2) AS last FROM over)
 	), sums AS MATERIALIZED (
-		SELECT at AS time, seconds, TOLD, sum(decisions) AS n FROM decision_counts
-			WHERE at >= ?1 AND at < ?2 AND SCOPE GROUP BY 1, 2, 3, 4, 5
+		SELECT BEGINS AS time, ?3 % seconds <> 0 AS longer, TOLD, sum(decisions) AS n FROM decision_counts, spans
+			WHERE at >= ?1 AND at < ?2 AND at >= from_first AND at < to_last AND SCOPE GROUP BY 1, 2, 3, 4, 5
 	), coarse AS (
-		SELECT DISTINCT time - time % 86400000000 AS day FROM sums WHERE ?3 % seconds <> 0
+		SELECT DISTINCT time - time % 86400000000 AS day FROM sums WHERE longer
 	), parts AS (
-		SELECT time, tenant, path, outcome, n FROM sums, spans
-			WHERE time >= from_first AND time + seconds * 1000000 <= to_last
+		SELECT time, tenant, path, outcome, n FROM sums
 		UNION ALL SELECT time, ROWTOLD, 1 FROM decisions, spans WHERE time >= ?1 AND time < first AND SCOPE
 		UNION ALL SELECT time, ROWTOLD, 1 FROM decisions, spans WHERE time >= last AND time < ?2 AND SCOPE
 		UNION ALL SELECT time, ROWTOLD, 1 FROM decisions_out_of_window WHERE time >= ?1 AND time < ?2 AND SCOPE
@@ -162,11 +161,7 @@ func (s *Store) CountDecisions(
 	defer cancel()
 	w := dialect.Where(q.Since.UnixMicro(), sqlstore.EndOf(q.Filter).UnixMicro(), int(q.Every.Seconds()))
 	w.Fits(domain.DecisionFields, domain.AllOf(q.Where, scope.Expr()))
-	by := bucket
-	if q.Every == 0 {
-		by = `NULL`
-	}
-	query := sqlstore.CountStatement(counted, q, w.String(), by)
+	query := sqlstore.CountStatement(counted, q, w.String(), bucket, `NULL`)
 	var sums []domain.DecisionCount
 	err = s.each(ctx, query, w.Args, func(rows *sql.Rows) error {
 		var c domain.DecisionCount
