@@ -137,7 +137,7 @@ func outputs(kctx *kong.Context, stdout, stderr io.Writer) (out cli.Out, done fu
 			terminal.Width = width
 		}
 		terminal.Colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
-		if isPaged(kctx.Command()) {
+		if f, _ := find[cli.Find](kctx); isPaged(kctx.Command()) && !f.Follow {
 			if p := pagerOf(stdout, height); p != nil {
 				behind, done = p, func() { _ = p.Close() } // the person has left
 			}

@@ -150,7 +150,8 @@ func TestSlowLook(t *testing.T) {
 			require.Equal(t, n, len(got)+missed)
 			require.Equal(t, fmt.Sprint(len(got)-1), got[len(got)-1].ID, "the first ones, in order")
 		}
-		log.records <- []domain.Record{record("acme", "one", "x"), record("acme", "large", string(make([]byte, 2*maxWaiting)))}
+		large := record("acme", "large", string(make([]byte, 2*maxWaiting)))
+		log.records <- []domain.Record{record("acme", "one", "x"), large}
 		synctest.Wait()
 		got, lagged, _ := looks[1].Take()
 		require.Equal(t, []string{"one", "large"}, ids(got), "the event is not kept, so that it has room")

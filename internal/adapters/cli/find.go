@@ -50,6 +50,7 @@ type Find struct {
 	Console   `embed:""`
 	Form      `embed:"" set:"forms=table,json,ndjson,csv"`
 	Wanted    `embed:""`
+	Follow    bool `short:"f" help:"Print decisions as docket acknowledges them, from now on, until Ctrl-C."`
 	Explain   bool `help:"Print what is looked for, in the query language, and look for nothing."`
 	Limit     int  `help:"The most decisions to print; 0 for all that fit, as ndjson or csv." default:"100"`
 	WithEvent bool `help:"Print the events as well, as json, ndjson or csv; ndjson has each as OPA sent it, on one line."`
@@ -93,6 +94,12 @@ func (f *Find) Run(ctx context.Context, out Out) error {
 	case f.Explain:
 		fmt.Fprintln(out.Stdout, printable(search.String(asked.Filter)))
 		return nil
+	}
+	if f.Follow {
+		if asked.Dated {
+			return fail(ExitUsage, "--follow shows what comes from now on: leave since and until out")
+		}
+		return f.follow(ctx, out, query)
 	}
 	switch streamed := f.Output == "ndjson" || f.Output == "csv"; {
 	case f.Limit < 0, f.Limit == 0 && !streamed:

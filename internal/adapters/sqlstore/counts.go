@@ -18,7 +18,8 @@ func EndOf(f domain.Filter) time.Time {
 // CountStatement completes a statement that counts. SCOPE is what has to hold. BUCKET is where the span of time begins
 // that a row is in, by its time, or no time where none are asked for. TOLD and ROWTOLD are the columns tenant, path and
 // outcome of counts and of rows, those that are not told apart left empty. BEGINS is what counts are put together by
-// first: the same as BUCKET of their at where no count can be longer than that, which is a day at most, and otherwise at.
+// first: the same as BUCKET of their at where no count can be longer than that, which is a day at most, and otherwise
+// at.
 func CountStatement(statement string, q domain.CountQuery, scope, bucket, noTime string) string {
 	begins := "at"
 	switch {
