@@ -87,7 +87,7 @@ func valuesOf(f domain.Expr) func(*domain.Decision) []Value {
 				return
 			}
 			domain.Elements(v, func(element jsontext.Value) bool {
-				text, ok := scalarText(element)
+				text, ok := ScalarText(element)
 				return !ok || add(text)
 			})
 		}
@@ -101,6 +101,9 @@ func valuesOf(f domain.Expr) func(*domain.Decision) []Value {
 		return buffer
 	}
 }
+
+// ColumnText is the text of a field that is a column; "" where a decision has none, or there is no such column.
+func ColumnText(d *domain.Decision, f domain.Field) string { return columnOf(f)(d) }
 
 // columnOf returns what reads the text of a field that is a column.
 func columnOf(f domain.Field) func(*domain.Decision) string {
@@ -119,8 +122,8 @@ func columnOf(f domain.Field) func(*domain.Decision) string {
 	return func(*domain.Decision) string { return "" }
 }
 
-// scalarText spells a value that is no object and no array; null is none.
-func scalarText(v jsontext.Value) (string, bool) {
+// ScalarText spells a value that is no object and no array; null is none.
+func ScalarText(v jsontext.Value) (string, bool) {
 	if text, ok := domain.TextOf(v); ok {
 		return text, true
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"math"
 
 	"github.com/docket-project/docket/internal/compare"
 	"github.com/docket-project/docket/internal/domain"
@@ -78,6 +79,54 @@ func LastAllowedOf(a compare.Allowed) LastAllowed {
 	if a.Decision != nil {
 		d := DecisionOf(*a.Decision)
 		out.Decision = &d
+	}
+	return out
+}
+
+// Contrast is what tells one set of decisions from another.
+type Contrast struct {
+	Items []Trait      `json:"items"`
+	A     ContrastSide `json:"a"`
+	B     ContrastSide `json:"b"`
+	// Complete is false where a sample is smaller than it could be, or has more values than are told apart.
+	Complete bool `json:"complete"`
+}
+
+// ContrastSide is what was looked at on one side: the newest decisions that fit a query. More says that there are
+// others.
+type ContrastSide struct {
+	Query     string  `json:"q"`
+	Since     Instant `json:"since"`
+	Decisions int     `json:"decisions"`
+	More      bool    `json:"more"`
+}
+
+// Trait is a value that one side has more often; null is that there is none. A and B are how many decisions of each
+// side have it, and Difference is the part of a less the part of b, from -1 to 1.
+type Trait struct {
+	Field      string  `json:"field"`
+	Value      *string `json:"value"`
+	A          int     `json:"a"`
+	B          int     `json:"b"`
+	Difference float64 `json:"difference"`
+}
+
+// ContrastOf is what was found.
+func ContrastOf(c compare.Contrast) Contrast {
+	side := func(s compare.Side) ContrastSide {
+		return ContrastSide{search.String(s.Filter), At(s.Filter.Since), s.Decisions, s.More}
+	}
+	out := Contrast{
+		Items: make([]Trait, 0, len(c.Traits)), A: side(c.A), B: side(c.B),
+		Complete: c.Complete && c.A.Complete && c.B.Complete,
+	}
+	const thousandths = 1000
+	for _, t := range c.Traits {
+		item := Trait{Field: t.Field, A: t.A, B: t.B, Difference: math.Round(t.Difference*thousandths) / thousandths}
+		if t.Value.There {
+			item.Value = &t.Value.Text
+		}
+		out.Items = append(out.Items, item)
 	}
 	return out
 }

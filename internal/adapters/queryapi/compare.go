@@ -57,3 +57,16 @@ func (r *routes) lastAllowed(c echo.Context, d *domain.Decision) error {
 	}
 	return c.JSON(http.StatusOK, api.LastAllowedOf(found))
 }
+
+// contrast answers GET /api/v1/decisions/contrast: what tells decisions that fit a query from others.
+func (r *routes) contrast(c echo.Context) error {
+	asked, err := compare.ParseContrast(c.Request().URL.RawQuery, r.now())
+	if err != nil {
+		return web.BadRequest(err)
+	}
+	found, err := compare.FindContrast(c.Request().Context(), r.Decisions, scope(c), asked)
+	if err != nil {
+		return err
+	}
+	return c.JSON(http.StatusOK, api.ContrastOf(found))
+}

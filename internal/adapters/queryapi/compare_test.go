@@ -2,6 +2,8 @@ package queryapi
 
 import (
 	"encoding/json"
+	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"testing"
@@ -91,4 +93,31 @@ func TestCompare(t *testing.T) {
 	code, answer := ask(h, http.MethodGet, "/api/v1/decisions/%63ompare", "")
 	require.Equal(t, http.StatusOK, code, answer)
 	require.Contains(t, answer, `"decision_id":"compare"`)
+}
+
+func TestContrast(t *testing.T) {
+	b := newBench(t)
+	for _, tenant := range []string{"acme", "initech"} {
+		b.save(t, tenant, 20, func(i int, d *domain.Decision) {
+			if d.ID = fmt.Sprintf("d-%d", i); i%2 == 0 {
+				d.Outcome = domain.OutcomeAllowed
+			}
+			d.Event = fmt.Appendf(nil, `{"input":{"odd":%t,"of":%q}}`, i%2 == 1, tenant)
+		})
+	}
+	h := b.handler(domain.Caller{Name: "ann", Tenants: domain.Tenants("acme"), Role: domain.Viewer})
+	code, body := ask(h, http.MethodGet, "/api/v1/decisions/contrast?limit=1", "")
+	require.Equal(t, http.StatusOK, code, body)
+	require.NotContains(t, body, "initech")
+	var answer api.Contrast
+	require.NoError(t, json.Unmarshal([]byte(body), &answer))
+	require.True(t, answer.Complete)
+	require.Equal(t, "input.odd", answer.Items[0].Field)
+	require.Equal(t, []int{10, 10}, []int{answer.A.Decisions, answer.B.Decisions})
+	require.Equal(t, 10, max(answer.Items[0].A, answer.Items[0].B))
+	require.InDelta(t, 1, math.Abs(answer.Items[0].Difference), 0)
+	require.Contains(t, answer.B.Query, "outcome:allowed")
+	code, body = ask(h, http.MethodGet, "/api/v1/decisions/contrast?against="+url.QueryEscape("(a"), "")
+	require.Equal(t, http.StatusBadRequest, code, body)
+	require.Contains(t, body, "against: ")
 }

@@ -93,6 +93,7 @@ func Mount(e *echo.Echo, p Parts) {
 	g.GET("/decisions/stats", r.stats)
 	g.GET("/decisions/fields/*", r.facet)
 	g.GET("/decisions/compare", r.compare)
+	g.GET("/decisions/contrast", r.contrast)
 	g.GET("/decisions/*", r.decision)
 	g.POST("/decisions/reprojections", r.createJob(domain.Reproject), web.Operators)
 	g.GET("/opas", r.opas, noParameters)
