@@ -156,7 +156,8 @@ func logOptions(
 // newPostgres makes the store on PostgreSQL; it does not wait for the server.
 func newPostgres(cfg Config, logger *slog.Logger) (*postgres.Store, error) {
 	return postgres.Open(postgres.Options{
-		URL: string(cfg.DatabaseURL), Window: cfg.Retention.Window(), Log: logger, JSON: cfg.StoreEvents == EventsJSON,
+		URL: string(cfg.DatabaseURL), SearchURL: string(cfg.SearchDatabaseURL), Window: cfg.Retention.Window(), Log: logger,
+		JSON: cfg.StoreEvents == EventsJSON,
 	})
 }
 

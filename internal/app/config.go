@@ -36,6 +36,8 @@ type Config struct {
 
 	DatabaseURL config.Secret `help:"PostgreSQL instead of the embedded store: a connection string such as postgres://docket@db:5432/docket. pool_max_conns bounds its connections, 8 unless set, twice: to write and to read." env:"DOCKET_DATABASE_URL"`
 
+	SearchDatabaseURL config.Secret `help:"The same database as searches are to connect to it: with a role that can only read. As database_url unless set." env:"DOCKET_SEARCH_DATABASE_URL"`
+
 	StoreEvents string `help:"How the store keeps events: compact, or json, which SQL can look into and which takes twice the room. Rows of both kinds are read alike." env:"DOCKET_STORE_EVENTS"`
 
 	LogLevel  string `help:"debug, info, warn or error." env:"DOCKET_LOG_LEVEL"`
@@ -118,6 +120,9 @@ func (c *Config) Validate(role status.Role) error {
 
 // validateServers reports the servers that a single role misses.
 func (c *Config) validateServers(role status.Role) error {
+	if c.SearchDatabaseURL != "" && c.DatabaseURL == "" {
+		return errors.New("DOCKET_SEARCH_DATABASE_URL is set without DOCKET_DATABASE_URL: the embedded store has no roles")
+	}
 	if role == status.Serve || !c.Embedded() {
 		return nil
 	}

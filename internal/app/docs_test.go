@@ -262,6 +262,7 @@ func TestDependencies(t *testing.T) {
 		"github.com/go-json-experiment/json/jsontext",
 		"github.com/alecthomas/participle/v2",
 		"github.com/cockroachdb/apd/v3",
+		"github.com/maypok86/otter/v2",
 		"github.com/failsafe-go/failsafe-go",
 		"golang.org/x/sync",
 		"golang.org/x/time",

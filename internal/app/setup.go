@@ -23,6 +23,7 @@ import (
 	"github.com/docket-project/docket/internal/ports"
 	"github.com/docket-project/docket/internal/reproject"
 	"github.com/docket-project/docket/internal/saver"
+	"github.com/docket-project/docket/internal/search"
 	"github.com/docket-project/docket/internal/sink"
 	"github.com/docket-project/docket/internal/status"
 	"github.com/docket-project/docket/internal/tail"
@@ -120,13 +121,22 @@ func (a *App) setup(ctx context.Context) error {
 			ports.LossReader
 			ports.OPAReader
 		}{back.Decisions, back.Control, back.Control, back.Control}
+		statistics := search.NewStatistics(back.Decisions, a.reg, a.logger)
+		a.run("statistics", func(ctx context.Context) {
+			defer statistics.Stop()
+			if err := statistics.Warm(ctx, warmed...); err != nil {
+				a.logger.Debug("statistics are not warm yet", "error", err)
+			}
+			<-ctx.Done()
+		})
 		stopping := make(chan struct{})
 		a.console.server.RegisterOnShutdown(func() { close(stopping) })
 		a.console.server.Handler = queryapi.New(queryapi.Parts{
 			Decisions: back.Decisions, Control: back.Control, Log: back.Log, Operate: operate.New(back.Control),
 			Trail: trail.New(look, back.Log, a.stages()), Pipeline: sampler.Pipeline, Who: users,
-			Overview: watch.Look, Disk: back.free, Stopping: stopping,
-			Tail: tail.New(back.Log, a.topics.Decisions, projector.Project, a.logger),
+			Overview: watch.Look, Disk: back.free, Stopping: stopping, Metrics: a.reg,
+			Statistics: statistics,
+			Tail:       tail.New(back.Log, a.topics.Decisions, projector.Project, a.logger),
 		}, a.console.door)
 	}
 	return nil
@@ -323,3 +333,6 @@ func seenProcesses(reg prometheus.Registerer, w *status.Watch) {
 		}, func() float64 { return w.SinceSeen(role) })
 	}
 }
+
+// warmed are the statistics that people look at first.
+var warmed = []string{"by=outcome&every=5m", "by=outcome"}

@@ -174,6 +174,9 @@ func answerTo(
 	if err != nil {
 		return nil, fail(ExitUsage, "%q is not the URL of a docket: %v", u, err)
 	}
+	if method == http.MethodGet {
+		req.Header.Set("Cache-Control", "no-cache") // statistics of this moment
+	}
 	if encoding != "" {
 		req.Header.Set("Content-Encoding", encoding)
 	}

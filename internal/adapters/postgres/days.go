@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -210,9 +211,32 @@ func (s *Store) Days(ctx context.Context) (days []domain.Day, err error) {
 // retentionLock keeps two processes from dropping days at once.
 const retentionLock = migrationLock + 1
 
+// dropTries is how often a day is tried to be dropped while searches read the table, which takes 200 ms each.
+const dropTries = 5
+
+// endSearches cancels the searches that read decisions: they would keep a day from being dropped one after the other.
+// Whoever asked gets what was found so far, or has to ask again. Those of a role that this one is no member of stay.
+const endSearches = `SELECT count(pg_cancel_backend(a.pid)) FROM pg_stat_activity a
+	WHERE a.pid <> pg_backend_pid() AND a.datname = current_database() AND a.state = 'active'
+		AND starts_with(a.query, $1::text) AND pg_has_role(a.usesysid, 'MEMBER')
+		AND EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.relation = 'decisions'::regclass AND l.granted)`
+
 // DropDay drops a partition, by the database's clock; see ports.DecisionDays. It locks everybody out of the table, and
-// everybody behind it while it waits, so it waits for 200 ms only.
+// everybody behind it while it waits, so it waits for 200 ms only, and then ends the searches that are in its way.
 func (s *Store) DropDay(ctx context.Context, d domain.Day, atMost int) (dropped bool, err error) {
+	for try := 1; ; try++ {
+		dropped, err = s.dropDay(ctx, d, atMost)
+		if domain.CodeOf(err) != "55P03" || try == dropTries { // of a lock's timeout
+			return dropped, err
+		}
+		err := s.change(ctx, "end searches", func(b *pgx.Batch) { b.Queue(endSearches, strings.TrimSpace(searchMark)) })
+		if err != nil {
+			return false, err
+		}
+	}
+}
+
+func (s *Store) dropDay(ctx context.Context, d domain.Day, atMost int) (dropped bool, err error) {
 	const drop = `DO $$ BEGIN
 		IF DATE '%[1]s' < (now() AT TIME ZONE 'UTC')::date - 1 AND (%[2]d = 0 OR
 			(SELECT count(*) FROM dropped_days WHERE dropped_at > now() - interval '24 hours') < %[2]d) THEN

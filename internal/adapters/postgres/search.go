@@ -48,9 +48,12 @@ func inTables(tables []table, query string) string {
 // queryTimeout is how long a search waits for a connection; the statement's timeout ends one that looks too far.
 const queryTimeout = 3 * time.Second
 
+// searchMark stands in front of what searches ask, so that DropDay knows whom it may end.
+const searchMark = "/* docket search */ "
+
 // query runs a query in a transaction that can only read.
 func (s *Store) query(ctx context.Context, op, sql string, args []any, read func(pgx.Rows) error) error {
-	return s.reading(ctx, op, func(b *pgx.Batch) { b.Queue(sql, args...).Query(read) })
+	return s.reading(ctx, op, func(b *pgx.Batch) { b.Queue(searchMark+sql, args...).Query(read) })
 }
 
 // reading runs queries in a transaction that can only read.
@@ -290,7 +293,7 @@ func (s *Store) rows(
 		if settings != "" {
 			b.Queue(settings)
 		}
-		b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
+		b.Queue(searchMark+sql, args...).Query(func(rows pgx.Rows) error {
 			for more := true; more && rows.Next(); {
 				if more, failed = visit(rows); failed != nil {
 					break

@@ -41,13 +41,17 @@ const (
 // pool makes a pool that connects when it is first used. With kept, it has that many connections at most and makes them
 // ahead; otherwise the URL says how many, or defaultPool.
 func (s *Store) pool(a access, kept int32) (*pgxpool.Pool, error) {
-	address, _, _ := strings.Cut(s.opts.URL, "?") // a parameter may have one
-	if strings.Contains(address, "://") && strings.Count(address, "@") > 1 {
-		return nil, badURL(errManyAts)
+	setting, text := "DOCKET_DATABASE_URL", s.opts.URL
+	if a == reads && s.opts.SearchURL != "" {
+		setting, text = "DOCKET_SEARCH_DATABASE_URL", s.opts.SearchURL
 	}
-	config, err := pgxpool.ParseConfig(s.opts.URL)
+	address, _, _ := strings.Cut(text, "?") // a parameter may have one
+	if strings.Contains(address, "://") && strings.Count(address, "@") > 1 {
+		return nil, badURL(setting, errManyAts)
+	}
+	config, err := pgxpool.ParseConfig(text)
 	if err != nil {
-		return nil, badURL(err)
+		return nil, badURL(setting, err)
 	}
 	if kept > 0 {
 		config.MaxConns, config.MinConns = kept, kept
@@ -68,7 +72,7 @@ func (s *Store) pool(a access, kept int32) (*pgxpool.Pool, error) {
 	config.MaxConnLifetimeJitter = maxConnectionLifetime / 10
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	if err != nil {
-		return nil, badURL(err)
+		return nil, badURL(setting, err)
 	}
 	return pool, nil
 }
@@ -122,12 +126,12 @@ var errManyAts = errors.New("there is more than one @ in it")
 
 // badURL explains a connection string without quoting it or what its parser says of it: that may be a part of the
 // password. A file that it names is none.
-func badURL(err error) error {
+func badURL(setting string, err error) error {
 	text := "it is no connection string such as postgres://user@host:5432/docket?sslmode=verify-full; in a URL, every " +
 		"character of a password but letters and digits has to be percent-encoded (@ is %40, # is %23, / is %2F)"
 	var file *fs.PathError
 	if errors.As(err, &file) {
 		text = file.Error()
 	}
-	return &domain.Error{Class: domain.Misconfigured, Op: "read DOCKET_DATABASE_URL", Text: text}
+	return &domain.Error{Class: domain.Misconfigured, Op: "read " + setting, Text: text}
 }

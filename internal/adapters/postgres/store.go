@@ -43,6 +43,8 @@ type Options struct {
 	// URL is a connection string (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING); what it
 	// does not say is taken from PG* variables. pool_max_conns bounds each of the two pools.
 	URL string
+	// SearchURL is one as searches are to connect, such as with a role that can only read; "" is URL.
+	SearchURL string
 	// Window is what is kept by timestamp; rows outside it are kept for Window.Retention by receipt.
 	Window domain.Window
 	Log    *slog.Logger

@@ -141,6 +141,11 @@ func (r *routes) export(c echo.Context) error {
 	if err != nil {
 		return web.BadRequest(err)
 	}
+	release, err := r.searches.take(c.Request().Context(), web.Caller(c))
+	if err != nil {
+		return err
+	}
+	defer release()
 	ctx, cancel := context.WithCancel(c.Request().Context())
 	pages := r.exportPages(ctx, scope(c), asked)
 	defer func() {

@@ -18,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/docket-project/docket/internal/adapters/api"
 	"github.com/docket-project/docket/internal/adapters/auth"
@@ -54,6 +55,10 @@ type Parts struct {
 	Operate   *operate.Service
 	Pipeline  func(context.Context) status.Pipeline
 	Overview  func(context.Context, domain.Scope) status.Overview
+	// Statistics are counted for all who ask the same.
+	Statistics *search.Statistics
+	// Metrics is where the routes tell how long they take; nil is nowhere.
+	Metrics prometheus.Registerer
 	// Tail is what is shown as it is acknowledged.
 	Tail *tail.Tail
 	// Stopping is closed when the process stops: streams end then.
@@ -68,7 +73,9 @@ type Parts struct {
 // routes serve people and programs.
 type routes struct {
 	Parts
-	now func() time.Time
+	now             func() time.Time
+	searches, tails *turns
+	duration        *prometheus.HistogramVec
 }
 
 // New makes the handler of the console listener, with the API on it.
@@ -84,17 +91,20 @@ func New(p Parts, d web.Door) http.Handler {
 
 // Mount adds the API's routes.
 func Mount(e *echo.Echo, p Parts) {
-	r := &routes{Parts: p, now: time.Now}
+	r := &routes{
+		Parts: p, now: time.Now, searches: newTurns(maxSearches, "searches"), tails: newTurns(maxTails, "tails"),
+		duration: newDuration(p.Metrics),
+	}
 	g := e.Group("/api/v1", web.Authenticated(p.Who))
-	g.GET("/decisions", r.search)
+	g.GET("/decisions", r.searching("page", r.search))
 	// Routes match the path as it is escaped: a decision whose id is one of these words is asked for as %65xport.
 	g.GET("/decisions/export", r.export)
 	g.GET("/decisions/tail", r.tail)
-	g.GET("/decisions/stats", r.stats)
-	g.GET("/decisions/fields/*", r.facet)
-	g.GET("/decisions/compare", r.compare)
-	g.GET("/decisions/contrast", r.contrast)
-	g.GET("/decisions/*", r.decision)
+	g.GET("/decisions/stats", r.timed("stats", r.stats))
+	g.GET("/decisions/fields/*", r.timed("values", r.values))
+	g.GET("/decisions/compare", r.searching("compare", r.compare))
+	g.GET("/decisions/contrast", r.searching("contrast", r.contrast))
+	g.GET("/decisions/*", r.timed("decision", r.decision))
 	g.POST("/decisions/reprojections", r.createJob(domain.Reproject), web.Operators)
 	g.GET("/opas", r.opas, noParameters)
 	g.GET("/dead-letters", r.deadLetters)

@@ -22,6 +22,7 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/operate"
 	"github.com/docket-project/docket/internal/ports"
+	"github.com/docket-project/docket/internal/search"
 	"github.com/docket-project/docket/internal/status"
 	"github.com/docket-project/docket/internal/tail"
 	"github.com/docket-project/docket/internal/trail"
@@ -36,6 +37,7 @@ type bench struct {
 	store *sqlite.Store
 	log   *sqlite.Log
 	stops chan struct{}
+	t     *testing.T
 }
 
 func newBench(t *testing.T) *bench {
@@ -59,7 +61,7 @@ func newBench(t *testing.T) *bench {
 		require.NoError(t, store.Close())
 		require.NoError(t, dir.Close())
 	})
-	return &bench{store, log, make(chan struct{})}
+	return &bench{store, log, make(chan struct{}), t}
 }
 
 // handler is the API for one caller.
@@ -74,13 +76,16 @@ func (b *bench) handler(caller domain.Caller) http.Handler {
 	if err != nil {
 		panic(err) // by no mappings
 	}
+	statistics := search.NewStatistics(b.store, nil, slog.New(slog.DiscardHandler))
+	b.t.Cleanup(func() { statistics.Stop() })
 	stages := []trail.Stage{{Name: "saver", Topic: topics.Decisions, Group: "docket-saver"}}
 	return New(Parts{
 		Decisions: b.store, Control: b.store, Log: b.log, Operate: operate.New(b.store),
 		Trail: trail.New(look, b.log, stages), Who: auth.Anonymous{Caller: caller},
-		Tail:     tail.New(b.log, topics.Decisions, projector.Project, slog.New(slog.DiscardHandler)),
-		Stopping: b.stops,
-		Pipeline: func(context.Context) status.Pipeline { return status.Pipeline{Breaker: "closed"} },
+		Statistics: statistics,
+		Tail:       tail.New(b.log, topics.Decisions, projector.Project, slog.New(slog.DiscardHandler)),
+		Stopping:   b.stops,
+		Pipeline:   func(context.Context) status.Pipeline { return status.Pipeline{Breaker: "closed"} },
 	}, web.Door{Metrics: web.NewMetrics(nil), Logger: slog.New(slog.DiscardHandler)})
 }
 

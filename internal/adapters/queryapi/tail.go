@@ -58,6 +58,11 @@ func (r *routes) tail(c echo.Context) error {
 		return web.BadRequest(err)
 	}
 	ctx := c.Request().Context()
+	release, err := r.tails.take(ctx, web.Caller(c))
+	if err != nil {
+		return err
+	}
+	defer release()
 	look, err := r.Tail.Look(ctx, scope(c), where, events)
 	if err != nil {
 		return err

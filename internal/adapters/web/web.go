@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -35,7 +36,8 @@ func BadRequest(err error) error {
 	if !errors.As(err, &query) {
 		return Problem(http.StatusBadRequest, err.Error())
 	}
-	p := Problem(http.StatusBadRequest, query.Where())
+	about := strings.TrimSuffix(err.Error(), query.Error()) // which query, where there are several
+	p := Problem(http.StatusBadRequest, about+query.Where())
 	p.Column, p.Expected = query.Column, query.Expected
 	return p
 }
@@ -81,7 +83,7 @@ func answerError(logger *slog.Logger) echo.HTTPErrorHandler {
 		if p.Status == http.StatusUnauthorized {
 			c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Bearer realm="docket"`)
 		}
-		if p.Status >= http.StatusInternalServerError {
+		if p.Status >= http.StatusInternalServerError || p.Status == http.StatusTooManyRequests {
 			c.Response().Header().Set(echo.HeaderRetryAfter, "1")
 		}
 		body, err := json.Marshal(p)
