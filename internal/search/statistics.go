@@ -19,7 +19,7 @@ import (
 // anew, and all are shown what there is meanwhile. Nobody is shown what is twice as old.
 const (
 	freshFor   = 10
-	freshLeast = time.Second
+	freshLeast = 500 * time.Millisecond
 	freshMost  = time.Minute
 	// freshSpread is by what part of it that differs, up and down: what was counted at one time is not due at one time.
 	freshSpread = 0.2

@@ -95,7 +95,7 @@ func Mount(e *echo.Echo, p Parts) {
 		Parts: p, now: time.Now, searches: newTurns(maxSearches, "searches"), tails: newTurns(maxTails, "tails"),
 		duration: newDuration(p.Metrics),
 	}
-	g := e.Group("/api/v1", web.Authenticated(p.Who))
+	g := guarded{e.Group("/api/v1"), web.Authenticated(p.Who)}
 	g.GET("/decisions", r.searching("page", r.search))
 	// Routes match the path as it is escaped: a decision whose id is one of these words is asked for as %65xport.
 	g.GET("/decisions/export", r.export)
@@ -135,6 +135,25 @@ func Mount(e *echo.Echo, p Parts) {
 		"/api/v1/openapi.yaml",
 		func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", api.OpenAPI) },
 	)
+}
+
+// guarded are routes that ask who it is. A group with a middleware of its own would take every path, and answer 404 to a
+// method that a route does not have.
+type guarded struct {
+	group *echo.Group
+	who   echo.MiddlewareFunc
+}
+
+func (g guarded) GET(path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) {
+	g.group.GET(path, h, append([]echo.MiddlewareFunc{g.who}, m...)...)
+}
+
+func (g guarded) POST(path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) {
+	g.group.POST(path, h, append([]echo.MiddlewareFunc{g.who}, m...)...)
+}
+
+func (g guarded) DELETE(path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) {
+	g.group.DELETE(path, h, append([]echo.MiddlewareFunc{g.who}, m...)...)
 }
 
 // noParameters refuses those of a route that takes none: whoever gives one means something by it.

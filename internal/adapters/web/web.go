@@ -107,7 +107,11 @@ func problemOf(err error, c echo.Context) *api.Problem {
 	case errors.As(err, &refusal):
 		return Problem(statusOfRefusal(refusal.Kind), api.Word(refusal.Message))
 	case errors.As(err, &he):
-		return Problem(he.Code, "there is nothing at "+c.Request().Method+" "+c.Request().URL.Path)
+		what := "there is nothing at "
+		if he.Code == http.StatusMethodNotAllowed {
+			what = "there is something, but not for this method, at "
+		}
+		return Problem(he.Code, what+c.Request().Method+" "+c.Request().URL.Path)
 	}
 	class := domain.ClassOf(err)
 	p = Problem(StatusOf(class), err.Error())
