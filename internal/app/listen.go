@@ -50,6 +50,7 @@ func (a *App) listenAll(ctx context.Context) error {
 		if a.console, err = take("console", "console_listen", a.cfg.ConsoleListen, shares.console, tlsConfig); err != nil {
 			return err
 		}
+		a.console.server.MaxHeaderBytes = maxConsoleHeader
 	}
 	a.admin, err = take("admin", "admin_listen", a.cfg.AdminListen, shares.admin, nil)
 	return err
@@ -72,6 +73,13 @@ func (a *App) listen(ctx context.Context, name, setting, addr string) (*listener
 	return &listener{name: name, net: l}, nil
 }
 
+// maxHeader bounds the header of an upload, in bytes. The console takes longer ones: two queries of 8,192
+// characters, which it tells to be too long where they are more than 8 KiB, each byte percent-encoded.
+const (
+	maxHeader        = 32 << 10
+	maxConsoleHeader = 256 << 10
+)
+
 // maxStreams is how many requests an HTTP/2 connection may have at once; RFC 9113 section 6.5.2 recommends no fewer.
 const maxStreams = 100
 
@@ -92,7 +100,7 @@ func (a *App) guard(l *listener, limit int, metrics *web.Metrics, tlsConfig *tls
 		ReadTimeout:       time.Minute,     // 8 MiB from far away
 		WriteTimeout:      3 * time.Minute, // counts from the request's header on
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    32 << 10,
+		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 		ConnState:         connections.State,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},

@@ -95,6 +95,9 @@ func (r *routes) bytesOf(c echo.Context, l *domain.DeadLetter) (rec domain.Recor
 // deadLetter answers GET /api/v1/dead-letters/{id}: what the index knows, the record's headers, and the event or the
 // beginning of what stands in for it.
 func (r *routes) deadLetter(c echo.Context) error {
+	if id := c.Param("id"); id == "discards" || id == "reindexes" { // which are made, and stand among the jobs
+		return onlyPost(c)
+	}
 	l, err := r.find(c)
 	if err != nil {
 		return err

@@ -156,6 +156,12 @@ func (g guarded) DELETE(path string, h echo.HandlerFunc, m ...echo.MiddlewareFun
 	g.group.DELETE(path, h, append([]echo.MiddlewareFunc{g.who}, m...)...)
 }
 
+// onlyPost answers a GET of what another route would take for an id.
+func onlyPost(c echo.Context) error {
+	c.Response().Header().Set(echo.HeaderAllow, http.MethodPost)
+	return echo.ErrMethodNotAllowed
+}
+
 // noParameters refuses those of a route that takes none: whoever gives one means something by it.
 func noParameters(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
@@ -364,6 +370,9 @@ func request(c echo.Context, into any, example string) error {
 		return web.Problem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the request is longer than %d bytes", maxRequest))
 	case !utf8.Valid(body), bytes.Contains(body, []byte(`\u0000`)):
 		return web.Problem(http.StatusBadRequest, "the request has a NUL in it, or is no UTF-8")
+	}
+	if !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")) { // null is something to Go
+		return web.Problem(http.StatusBadRequest, "want "+example)
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
