@@ -13,10 +13,10 @@ FUZZTIME ?= 200000x
 OPAS     := 1.22:e2e 1.0:e2e/opa/v1.0 0.70:e2e/opa/v0.70 0.45:e2e/opa/v0.45
 OPA_BINS := $(foreach o,$(OPAS),e2e/.bin/opa-$(firstword $(subst :, ,$(o))))
 
-.PHONY: help build run test race lint fuzz bench load e2e drills golden kafka k6 verify generate clean
+.PHONY: help build run test race lint fuzz bench load e2e drills golden kafka schemathesis k6 verify generate clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build bin/docket and, for images with one role each, bin/ingest, bin/saver and bin/parking.
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -33,6 +33,14 @@ kafka: .servers/kafka/.complete ## Fetch the Apache Kafka that tests and benchma
 .servers/kafka/.complete: tools/kafka/pom.xml
 	rm -rf .servers/kafka
 	mvn -q -B -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.servers/kafka
+	touch $@
+
+schemathesis: .servers/schemathesis/.complete ## Fetch the Schemathesis that e2e asks the API with, with Python.
+
+.servers/schemathesis/.complete: tools/schemathesis/requirements.txt
+	rm -rf .servers/schemathesis
+	python3 -m venv .servers/schemathesis
+	.servers/schemathesis/bin/pip install -q --disable-pip-version-check -r $<
 	touch $@
 
 race: ## Run the same tests under the race detector.
@@ -75,7 +83,7 @@ k6: e2e/.bin/k6 ## Build the k6 that runs the scripts in k6/.
 e2e/.bin/k6: e2e/go.sum
 	CGO_ENABLED=0 go build -C e2e -o $(CURDIR)/$@ go.k6.io/k6
 
-e2e: build kafka k6 $(OPA_BINS) ## Run docket as its users do, with real OPAs, Kafka and PostgreSQL, and break them.
+e2e: build kafka schemathesis k6 $(OPA_BINS) ## Run docket as its users do, with real OPAs, Kafka and PostgreSQL, and break them.
 	cd e2e && go test -count=1 -timeout 25m -v -skip '^TestLongDrill' .
 
 drills: build kafka ## Make every fault under load (half an hour) and write what came of it into docs/drills.md.
