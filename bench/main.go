@@ -33,7 +33,7 @@ func main() {
 	flag.Usage = func() {
 		fmt.Fprintln(
 			flag.CommandLine.Output(),
-			"docket-bench [flags] embedded|store|search|roles|dead|slow|baseline|k6|burst|savers",
+			"docket-bench [flags] embedded|store|search|stampede|roles|dead|slow|baseline|k6|burst|savers",
 		)
 		flag.PrintDefaults()
 	}
@@ -47,6 +47,8 @@ func main() {
 		err = suites.StoreSuite(*rows, *only, *indexes, *out)
 	case "search":
 		err = suites.SearchSuite(*rows, *days, *out)
+	case "stampede":
+		err = suites.StampedeSuite(*rows, *seconds, *out)
 	case "roles":
 		err = suites.RolesSuite(*docket, *out, *only, *rate, *seconds, *connections, *times, *soak)
 	case "dead":
@@ -66,7 +68,9 @@ func main() {
 	case "baseline-serve":
 		err = stack.ServeBaseline(*listen, *database)
 	default:
-		err = fmt.Errorf("%s is no suite: embedded, store, search, roles, dead, slow, baseline, k6, burst or savers", suite)
+		err = fmt.Errorf(
+			"%s is no suite: embedded, store, search, stampede, roles, dead, slow, baseline, k6, burst or savers", suite,
+		)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "docket-bench:", err)

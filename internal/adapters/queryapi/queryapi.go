@@ -137,8 +137,8 @@ func Mount(e *echo.Echo, p Parts) {
 	)
 }
 
-// guarded are routes that ask who it is. A group with a middleware of its own would take every path, and answer 404 to a
-// method that a route does not have.
+// guarded are routes that ask who it is. A group with a middleware of its own would take every path, and answer 404 to
+// a method that a route does not have.
 type guarded struct {
 	group *echo.Group
 	who   echo.MiddlewareFunc
