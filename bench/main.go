@@ -25,6 +25,7 @@ func main() {
 	days := flag.Int("days", 1, "days that are searched")
 	indexes := flag.Bool("indexes", false, "compare the store's choices of key and index")
 	k6 := flag.String("k6", "e2e/.bin/k6", "the k6 that runs a scenario, which -only names")
+	victoriaLogs := flag.String("victorialogs", "victoria-logs", "the VictoriaLogs that stands beside docket")
 	users := flag.Int("users", 7000, "users of the spike")
 	uploads := flag.Int64("uploads", 2_000_000, "uploads of the burst")
 	backlog := flag.Int64("backlog", 30_000, "uploads of a backlog of savers")
@@ -33,7 +34,7 @@ func main() {
 	flag.Usage = func() {
 		fmt.Fprintln(
 			flag.CommandLine.Output(),
-			"docket-bench [flags] embedded|store|search|stampede|roles|dead|slow|baseline|k6|burst|savers",
+			"docket-bench [flags] embedded|store|search|stampede|victorialogs|roles|dead|slow|baseline|k6|burst|savers",
 		)
 		flag.PrintDefaults()
 	}
@@ -49,6 +50,8 @@ func main() {
 		err = suites.SearchSuite(*rows, *days, *out)
 	case "stampede":
 		err = suites.StampedeSuite(*rows, *seconds, *out)
+	case "victorialogs":
+		err = suites.VictoriaLogsSuite(*victoriaLogs, *rows, *days, *out)
 	case "roles":
 		err = suites.RolesSuite(*docket, *out, *only, *rate, *seconds, *connections, *times, *soak)
 	case "dead":
@@ -69,7 +72,8 @@ func main() {
 		err = stack.ServeBaseline(*listen, *database)
 	default:
 		err = fmt.Errorf(
-			"%s is no suite: embedded, store, search, stampede, roles, dead, slow, baseline, k6, burst or savers", suite,
+			"%s is no suite: embedded, store, search, stampede, victorialogs, roles, dead, slow, baseline, k6, burst or savers",
+			suite,
 		)
 	}
 	if err != nil {
