@@ -79,6 +79,11 @@ func SearchSuite(rows, days int, out string) (err error) {
 	if err != nil {
 		return err
 	}
+	pages, err := turnPages(ctx, store)
+	if err != nil {
+		return err
+	}
+	quiet = append(quiet, pages...)
 	counted, err := countAll(ctx, store, days)
 	if err != nil {
 		return err
@@ -119,6 +124,33 @@ func SearchSuite(rows, days int, out string) (err error) {
 	return errors.Join(
 		writeJSON(out, "search.json", results), writeJSON(out, "stats.json", counted), writeJSON(out, "export.json", exports),
 	)
+}
+
+// turnPages reads a thousand pages of the last day, and tells how long the first ones and the last ones took.
+func turnPages(ctx context.Context, store *benchStore) (out []searchResult, err error) {
+	const turned, each = 1000, 9
+	q := domain.Query{Filter: domain.Filter{Since: time.Now().Add(-domain.DefaultSpan)}, Limit: domain.DefaultPage}
+	var took []float64
+	for len(took) < turned {
+		began := time.Now()
+		page, err := store.Search(ctx, domain.AllTenants(), q)
+		if err != nil {
+			return nil, err
+		}
+		took = append(took, stack.Millis(time.Since(began)))
+		if q.After = page.Next; q.After == nil {
+			break
+		}
+	}
+	for name, pages := range map[string][]float64{
+		"pages 1 to 9": took[:min(each, len(took))], fmt.Sprintf("the 9 up to page %d", len(took)): took[max(0, len(took)-each):],
+	} {
+		slices.Sort(pages)
+		out = append(out, searchResult{
+			Query: name, Found: q.Limit, Median: pages[len(pages)/2], Least: pages[0], Most: pages[len(pages)-1],
+		})
+	}
+	return out, nil
 }
 
 // keepSaving saves rows until ctx is done, with the upkeep of a store.
