@@ -142,15 +142,16 @@ func turnPages(ctx context.Context, store *benchStore) (out []searchResult, err 
 			break
 		}
 	}
-	for name, pages := range map[string][]float64{
-		"pages 1 to 9": took[:min(each, len(took))], fmt.Sprintf("the 9 up to page %d", len(took)): took[max(0, len(took)-each):],
-	} {
+	of := func(name string, pages []float64) searchResult {
 		slices.Sort(pages)
-		out = append(out, searchResult{
+		return searchResult{
 			Query: name, Found: q.Limit, Median: pages[len(pages)/2], Least: pages[0], Most: pages[len(pages)-1],
-		})
+		}
 	}
-	return out, nil
+	return []searchResult{
+		of("the first 9 pages", slices.Clone(took[:min(each, len(took))])),
+		of(fmt.Sprintf("the last 9 of %d pages", len(took)), took[max(0, len(took)-each):]),
+	}, nil
 }
 
 // keepSaving saves rows until ctx is done, with the upkeep of a store.
