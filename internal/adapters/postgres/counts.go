@@ -100,11 +100,12 @@ const counted = `WITH over AS (
 		FROM (SELECT coalesce(max(until) FILTER (WHERE e = $1::timestamptz), $1::timestamptz) AS first,
 			coalesce(min(at) FILTER (WHERE e = $2::timestamptz), $2::timestamptz) AS last FROM over) o
 	), sums AS MATERIALIZED (
-		SELECT BEGINS AS time, $3::int % seconds <> 0 AS longer, TOLD, sum(decisions) AS n FROM decision_counts, spans
-			WHERE at >= $1::timestamptz AND at < $2::timestamptz AND at >= from_first AND at < to_last AND SCOPE
-			GROUP BY 1, 2, 3, 4, 5
+		SELECT BEGINS AS time, max(seconds) AS longest, TOLD, sum(decisions) AS n FROM decision_counts
+			WHERE at >= $1::timestamptz AND at < $2::timestamptz AND at >= (SELECT from_first FROM spans)
+				AND at < (SELECT to_last FROM spans) AND SCOPE
+			GROUP BY GROUPED
 	), coarse AS (
-		SELECT DISTINCT date_trunc('day', time, 'UTC') AS day FROM sums WHERE longer
+		SELECT DISTINCT date_trunc('day', time, 'UTC') AS day FROM sums WHERE $3::int % longest <> 0
 	), parts AS (
 		SELECT time, tenant, path, outcome, n FROM sums
 		UNION ALL SELECT timestamp, ROWTOLD, 1 FROM decisions, spans

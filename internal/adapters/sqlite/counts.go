@@ -135,10 +135,12 @@ const counted = `WITH over AS (
 		FROM (SELECT coalesce(max(CASE WHEN e = ?1 THEN until END), ?1) AS first,
 			coalesce(min(CASE WHEN e = ?2 THEN at END), ?2) AS last FROM over)
 	), sums AS MATERIALIZED (
-		SELECT BEGINS AS time, ?3 % seconds <> 0 AS longer, TOLD, sum(decisions) AS n FROM decision_counts, spans
-			WHERE at >= ?1 AND at < ?2 AND at >= from_first AND at < to_last AND SCOPE GROUP BY 1, 2, 3, 4, 5
+		SELECT BEGINS AS time, max(seconds) AS longest, TOLD, sum(decisions) AS n FROM decision_counts
+			WHERE at >= ?1 AND at < ?2 AND at >= (SELECT from_first FROM spans)
+				AND at < (SELECT to_last FROM spans) AND SCOPE
+			GROUP BY GROUPED
 	), coarse AS (
-		SELECT DISTINCT time - time % 86400000000 AS day FROM sums WHERE longer
+		SELECT DISTINCT time - time % 86400000000 AS day FROM sums WHERE ?3 % longest <> 0
 	), parts AS (
 		SELECT time, tenant, path, outcome, n FROM sums
 		UNION ALL SELECT time, ROWTOLD, 1 FROM decisions, spans WHERE time >= ?1 AND time < first AND SCOPE

@@ -19,7 +19,7 @@ func EndOf(f domain.Filter) time.Time {
 // that a row is in, by its time, or no time where none are asked for. TOLD and ROWTOLD are the columns tenant, path and
 // outcome of counts and of rows, those that are not told apart left empty. BEGINS is what counts are put together by
 // first: the same as BUCKET of their at where no count can be longer than that, which is a day at most, and otherwise
-// at.
+// at. GROUPED is that, with the columns that are told apart: an empty one would be looked at for every count.
 func CountStatement(statement string, q domain.CountQuery, scope, bucket, noTime string) string {
 	begins := "at"
 	switch {
@@ -28,8 +28,15 @@ func CountStatement(statement string, q domain.CountQuery, scope, bucket, noTime
 	case q.Every%(24*time.Hour) == 0:
 		begins = strings.ReplaceAll(bucket, "time", "at")
 	}
+	grouped := begins
+	for _, f := range []domain.Field{domain.FieldTenant, domain.FieldPath, domain.FieldOutcome} {
+		if q.Tells(f) {
+			grouped += ", " + string(f)
+		}
+	}
 	return strings.NewReplacer(
-		"SCOPE", scope, "BUCKET", bucket, "BEGINS", begins, "ROWTOLD", told(q, "coalesce(path, '')"), "TOLD", told(q, "path"),
+		"SCOPE", scope, "BUCKET", bucket, "BEGINS", begins, "GROUPED", grouped,
+		"ROWTOLD", told(q, "coalesce(path, '')"), "TOLD", told(q, "path"),
 	).Replace(statement)
 }
 
