@@ -160,7 +160,9 @@ func parseQuery(q Query, values url.Values, now time.Time, fields []FieldInfo) (
 		case "since":
 			q.Since, err = ParseInstant(last, now)
 		case "until":
-			q.Until, err = ParseInstant(last, now)
+			if q.Until, err = ParseInstant(last, now); err == nil && q.Until.IsZero() { // which would be no end
+				err = errors.New("nothing lies before the year 1")
+			}
 		case "limit":
 			q.Limit, err = ParseLimit(last)
 		case "cursor":

@@ -1,6 +1,7 @@
 package search
 
 import (
+	"bytes"
 	"regexp"
 
 	"github.com/cockroachdb/apd/v3"
@@ -30,6 +31,25 @@ func numberOf(v jsontext.Value) (*apd.Decimal, bool) {
 	}
 	d, _, err := apd.NewFromString(string(v))
 	return d, err == nil
+}
+
+// plainNumber spells a number without an exponent, if it is not too long for that, and without zeros that say nothing.
+func plainNumber(v jsontext.Value) string {
+	const longest = 20                 // zeros in a row
+	if !bytes.ContainsAny(v, ".eE-") { // as most are
+		return string(v)
+	}
+	d, ok := numberOf(v)
+	if !ok {
+		return string(v)
+	}
+	if d.Reduce(d); d.IsZero() {
+		return "0"
+	}
+	if d.Exponent > longest || d.Exponent < -longest {
+		return d.Text('e')
+	}
+	return d.Text('f')
 }
 
 // EqualNumbers reports that two JSON values are the same number, however each is spelled.

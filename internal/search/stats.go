@@ -44,8 +44,9 @@ type Stats struct {
 	Total int64
 	// Since is from when on they were counted, which is later than what was asked for where there was no time for more.
 	Since, Until time.Time
-	// More is how many values more than Top there are.
-	More int
+	// More is how many values there are that have no room, and Room how many have: Top, or fewer where there are many
+	// spans of time.
+	More, Room int
 	// Why tells a person what is missing; "" where nothing is.
 	Why string
 }
@@ -182,7 +183,7 @@ func parseEvery(texts []string, asked Request, now time.Time) (time.Duration, er
 		until = now
 	}
 	if spans := until.Sub(asked.Since) / every; spans > MaxSpans {
-		return 0, fmt.Errorf("every: that is %d times %s; at most %d: name a longer one, or a later since",
+		return 0, fmt.Errorf("every: since then there are %d spans of %s; at most %d: name a longer one, or a later since",
 			spans, texts[0], MaxSpans)
 	}
 	return every, nil
@@ -424,7 +425,7 @@ func (c *counter) stats() Stats {
 		spans = max(1, len(times))
 	}
 	top := min(c.asked.Top, max(1, MaxItems/spans))
-	if len(order) > top {
+	if out.Room = top; len(order) > top {
 		out.More = len(order) - top
 		for _, v := range order[top:] {
 			delete(values, v)

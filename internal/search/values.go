@@ -122,13 +122,15 @@ func columnOf(f domain.Field) func(*domain.Decision) string {
 	return func(*domain.Decision) string { return "" }
 }
 
-// ScalarText spells a value that is no object and no array; null is none.
+// ScalarText spells a value that is no object and no array; null is none. Numbers that are equal are spelled alike.
 func ScalarText(v jsontext.Value) (string, bool) {
 	if text, ok := domain.TextOf(v); ok {
 		return text, true
 	}
 	switch v.Kind() {
-	case 't', 'f', '0':
+	case '0':
+		return plainNumber(v), true
+	case 't', 'f':
 		return string(v), true
 	default:
 		return "", false

@@ -9,6 +9,10 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
+// Words are those of the API that stand where the id of a decision does. They match the path as it is escaped: an id
+// that is one of them is asked for with one of its letters percent-encoded.
+var Words = []string{"compare", "contrast", "export", "fields", "stats", "tail"}
+
 // Found is what a page of decisions says of the search: where the page in front of it is, how many it has looked at,
 // and whether there was time for all that it had to look at up to the end of the page. Where there was not, NextCursor
 // goes on (PrevCursor, on the way back).

@@ -24,8 +24,13 @@ type StatsEnd struct {
 func SpellStats(asked search.StatsRequest, stats search.Stats) []byte {
 	end := StatsEnd{stats.Total, stats.Why == "" && stats.More == 0, Text(stats.Why), At(stats.Since), At(stats.Until)}
 	if end.Why == "" && stats.More > 0 {
+		advice := "raise limit"
+		if stats.Room < asked.Top {
+			advice = "name a longer every"
+		}
 		end.Why = Text(fmt.Sprintf(
-			"there are %d values more, of fewer decisions: raise limit, or narrow the search", stats.More,
+			"the %d values with the most decisions are shown, and %d others are not: %s, or narrow the search", stats.Room,
+			stats.More, advice,
 		))
 	}
 	names := make([][]byte, len(asked.By))

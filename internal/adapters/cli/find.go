@@ -286,7 +286,16 @@ func (s *Show) Run(ctx context.Context, out Out) error {
 }
 
 func (s *Show) one(ctx context.Context, out Out, id string) error {
-	return show(ctx, s.Console, out, "/api/v1/decisions/"+url.PathEscape(id), s.Output, printDecision)
+	return show(ctx, s.Console, out, decisionPath(id), s.Output, printDecision)
+}
+
+// decisionPath is where a decision is. An id that is a word of the API is told from it by an escape that is not needed.
+func decisionPath(id string) string {
+	escaped := url.PathEscape(id)
+	if slices.Contains(api.Words, id) {
+		escaped = fmt.Sprintf("%%%02X", id[0]) + id[1:]
+	}
+	return "/api/v1/decisions/" + escaped
 }
 
 // begins finds the only decision whose id begins so. Where there is none, notFound stands.

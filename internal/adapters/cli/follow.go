@@ -22,11 +22,15 @@ func (f *Find) follow(ctx context.Context, out Out, query url.Values) error {
 	p := &followPrinter{find: f, out: out}
 	retry := backoff.NewExponentialBackOff(backoff.WithInitialInterval(250*time.Millisecond),
 		backoff.WithMaxInterval(10*time.Second), backoff.WithMaxElapsedTime(0))
-	for seen := false; ; {
+	for seen, away := false, false; ; {
 		err := f.lines(ctx, "/api/v1/decisions/tail", query, func(line []byte) (bool, error) {
 			if !seen {
 				seen = true
 				fmt.Fprintln(out.Stderr, "Following: what docket acknowledges from now on. Press Ctrl-C to end.")
+			}
+			if away {
+				away = false
+				fmt.Fprintln(out.Stderr, "Following again.")
 			}
 			retry.Reset()
 			return true, p.line(line)
@@ -37,12 +41,15 @@ func (f *Find) follow(ctx context.Context, out Out, query url.Values) error {
 		case err != nil && (ExitCode(err) != ExitUnavailable || !seen):
 			return err
 		case err == nil:
-			err = fail(ExitUnavailable, "docket has ended it: it stops")
+			err = fail(ExitUnavailable, "docket is shutting down")
 		}
-		fmt.Fprintf(
-			out.Stderr, "%s. Trying again; what is acknowledged until then is not shown here, docket find has it.\n",
-			PrintableLines(err.Error()),
-		)
+		if !away {
+			away = true
+			fmt.Fprintf(
+				out.Stderr, "%s\nTrying again until it answers. What is acknowledged until then is not shown here; docket find "+
+					"has it.\n", PrintableLines(err.Error()),
+			)
+		}
 		select {
 		case <-ctx.Done():
 			return nil

@@ -69,19 +69,26 @@ func (s *Stats) Run(ctx context.Context, out Out) error {
 		err = printItems(out.Stdout, answer.Items, s.Output)
 	}
 	if err == nil && !answer.Complete {
-		fmt.Fprintf(out.Stderr, "This is not everything: %s.\n", printable(string(answer.Why)))
+		w := out.Stderr
+		if s.Output == "table" { // behind it, also in a pager
+			w = out.Stdout
+		}
+		fmt.Fprintf(w, "This is not everything: %s.\n", printable(string(answer.Why)))
 	}
 	return err
 }
 
-// statCells are the values of an item, and its count.
-func statCells(names []string, item json.RawMessage) (cells []string, count int64, err error) {
+// statCells are the values of an item, and its count. A value that is there and empty is spelled as empty.
+func statCells(names []string, item json.RawMessage, empty string) (cells []string, count int64, err error) {
 	values, err := read[map[string]any](item)
 	if err != nil {
 		return nil, 0, err
 	}
 	for _, name := range names {
-		text, _ := values[name].(string)
+		text, there := values[name].(string)
+		if there && text == "" && empty != "" {
+			text = empty
+		}
 		cells = append(cells, text)
 	}
 	n, err := read[struct{ Count int64 }](item)
@@ -103,14 +110,14 @@ func printStats(w io.Writer, names []string, answer statsAnswer) error {
 	}
 	most := int64(1)
 	for _, item := range answer.Items {
-		_, n, err := statCells(names, item)
+		_, n, err := statCells(names, item, "")
 		if err != nil {
 			return err
 		}
 		most = max(most, n)
 	}
 	for _, item := range answer.Items {
-		cells, n, err := statCells(names, item)
+		cells, n, err := statCells(names, item, `""`)
 		if err != nil {
 			return err
 		}
@@ -131,7 +138,7 @@ func printStats(w io.Writer, names []string, answer statsAnswer) error {
 	}
 	since := ""
 	if !answer.Since.IsZero() {
-		since = " since " + t.look.moment(answer.Since)
+		since = " since " + t.look.moment(api.At(answer.Since.Truncate(time.Second)))
 	}
 	_, err := fmt.Fprintf(w, "%d decisions%s\n", answer.Total, since)
 	return err
@@ -149,7 +156,7 @@ func printStatsCSV(w io.Writer, names []string, items []json.RawMessage) error {
 	var b bytes.Buffer
 	api.CSVRow(&b, append(names[:len(names):len(names)], "count"))
 	for _, item := range items {
-		cells, n, err := statCells(names, item)
+		cells, n, err := statCells(names, item, "")
 		if err != nil {
 			return err
 		}

@@ -48,3 +48,13 @@ func TestStatsScreens(t *testing.T) {
 		})
 	}
 }
+
+// TestWordsAsIDs asks for decisions whose ids are words of the API.
+func TestWordsAsIDs(t *testing.T) {
+	for id, path := range map[string]string{
+		"stats": "/api/v1/decisions/%73tats", "tail": "/api/v1/decisions/%74ail", "stat": "/api/v1/decisions/stat",
+		"a/b": "/api/v1/decisions/a%2Fb",
+	} {
+		require.Equal(t, path, decisionPath(id))
+	}
+}

@@ -22,7 +22,8 @@ var columns = map[string]column{
 	"DECISION ID": {1, 0}, "OPA": {1, 12}, "KIND": {1, 0}, "OPEN": {1, 0}, "ROWS": {1, 0}, "DECISIONS": {1, 0},
 	"CHANGE": {1, 0}, "ACTION": {3, 8}, "CAUSE": {2, 0}, "REASON": {2, 16}, "ERROR": {3, 16}, "TIME": {2, 0},
 	"DIED": {3, 0}, "NEWEST ERROR": {3, 16}, "AT": {1, 0}, "LAST": {2, 0}, "LAST SEEN": {3, 0}, "CALLER": {3, 8},
-	"COMMENT":   {3, 12},
+	"COMMENT": {3, 12},
+	"COUNT":   {0, 0}, "SHARE": {7, 0}, "BAR": {9, 0},
 	"PRINCIPAL": {3, 12}, "PATH": {4, 16}, "CAME OF IT": {4, 12}, "WHAT": {1, 0}, "RESOURCE": {6, 12}, "CODE": {5, 0},
 	"CREATED": {5, 0}, "CLASS": {6, 0}, "FILTER": {7, 12}, "TENANT": {8, 0}, "FIRST SEEN": {9, 0}, "SAMPLE": {9, 12},
 	"VERSION": {7, 0}, "REVISION": {6, 10}, "ACCEPTED": {4, 10}, "TARGET": {2, 12}, "COLUMN": {1, 0},
@@ -142,7 +143,7 @@ func (t *table) fit(visible, widths []int) []int {
 		if c, known := columns[heading(t.names[i])]; known {
 			return c
 		}
-		return column{rank: 5}
+		return column{rank: 5, least: 12} // such as a field of an event
 	}
 	order := slices.Clone(visible) // the least important first, the rightmost of these first
 	slices.Reverse(order)

@@ -25,12 +25,15 @@ func (r *routes) compare(c echo.Context) error {
 			))
 		}
 	}
-	var both [2]domain.Decision
-	for i, side := range []string{"a", "b"} {
-		id := params.Get(side)
-		if id == "" {
+	sides := []string{"a", "b"}
+	for _, side := range sides {
+		if params.Get(side) == "" {
 			return web.Problem(http.StatusBadRequest, side+" is missing: it is the id of a decision")
 		}
+	}
+	var both [2]domain.Decision
+	for i, side := range sides {
+		id := params.Get(side)
 		address := url.Values{}
 		for _, name := range []string{"tenant", "timestamp"} {
 			if params.Has(side + "_" + name) {
