@@ -240,7 +240,7 @@ func countedBy(asked StatsRequest) (by []domain.Field, ok bool) {
 		}
 		by = append(by, f.Field)
 	}
-	if slices.Contains(by, domain.FieldPath) || asked.Where.Mentions(domain.FieldPath) {
+	if slices.Contains(by, domain.FieldPath) || asked.Where.Mentions(domain.FieldPath) || NewPlan(asked.Where).Rest != nil {
 		by = countedFields
 	}
 	return by, true
@@ -274,9 +274,7 @@ type counter struct {
 func (c *counter) counted(ctx context.Context, by []domain.Field) error {
 	q := domain.CountQuery{Filter: c.asked.Filter, By: by, Every: c.asked.Every}
 	all := q.Tells(domain.FieldPath)
-	if all {
-		q.Where = q.Where.About(domain.FieldTenant, domain.FieldOutcome)
-	}
+	q.Where = NewPlan(q.Where.About(domain.FieldTenant, domain.FieldOutcome)).Columns
 	counts, err := c.in.CountDecisions(ctx, c.scope, q)
 	if err != nil {
 		return err

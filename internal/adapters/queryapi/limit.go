@@ -20,6 +20,7 @@ import (
 // itself, and not others for it. Who waits for longer than waitForTurn is refused.
 const (
 	maxSearches = 6
+	maxExports  = 4 // which take as long as their clients
 	maxTails    = 256
 	waitForTurn = 3 * time.Second
 )

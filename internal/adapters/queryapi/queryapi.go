@@ -73,9 +73,9 @@ type Parts struct {
 // routes serve people and programs.
 type routes struct {
 	Parts
-	now             func() time.Time
-	searches, tails *turns
-	duration        *prometheus.HistogramVec
+	now                      func() time.Time
+	searches, exports, tails *turns
+	duration                 *prometheus.HistogramVec
 }
 
 // New makes the handler of the console listener, with the API on it.
@@ -92,7 +92,8 @@ func New(p Parts, d web.Door) http.Handler {
 // Mount adds the API's routes.
 func Mount(e *echo.Echo, p Parts) {
 	r := &routes{
-		Parts: p, now: time.Now, searches: newTurns(maxSearches, "searches"), tails: newTurns(maxTails, "tails"),
+		Parts: p, now: time.Now, searches: newTurns(maxSearches, "searches"),
+		exports: newTurns(maxExports, "exports"), tails: newTurns(maxTails, "tails"),
 		duration: newDuration(p.Metrics),
 	}
 	g := guarded{e.Group("/api/v1"), web.Authenticated(p.Who)}

@@ -109,7 +109,10 @@ func storeStats(t *testing.T, h *StoreHarness) {
 				}
 				switch r.IntN(4) {
 				case 0:
-					query.Set("q", []string{"outcome:denied", "path:path/*", "NOT path:path/1", "tenant:acme path:*"}[r.IntN(4)])
+					query.Set("q", []string{
+						"outcome:denied", "path:path/*", "NOT path:path/1", "tenant:acme path:*", "outcome:*e*", "-tenant:*c*e",
+						"(tenant:a* OR outcome:*d)", "path:*h/*1",
+					}[r.IntN(8)])
 				case 1:
 					query.Set("q", "("+randomQuery(r, r.IntN(3))+")")
 				}
