@@ -240,10 +240,16 @@ func countedBy(asked StatsRequest) (by []domain.Field, ok bool) {
 		}
 		by = append(by, f.Field)
 	}
-	if slices.Contains(by, domain.FieldPath) || asked.Where.Mentions(domain.FieldPath) || NewPlan(asked.Where).Rest != nil {
+	if asked.aboutPaths() || NewPlan(asked.Where).Rest != nil {
 		by = countedFields
 	}
 	return by, true
+}
+
+// aboutPaths reports that decisions of one path have to be told from those of another.
+func (r StatsRequest) aboutPaths() bool {
+	return r.Where.Mentions(domain.FieldPath) ||
+		slices.ContainsFunc(r.By, func(f domain.Expr) bool { return f.Field == domain.FieldPath })
 }
 
 // group is what is counted together.
@@ -279,7 +285,7 @@ func (c *counter) counted(ctx context.Context, by []domain.Field) error {
 	if err != nil {
 		return err
 	}
-	c.some, c.others = true, !counts.Complete
+	c.some, c.others = true, !counts.Complete && c.asked.aboutPaths()
 	fits := func(*domain.Decision) bool { return true }
 	if all {
 		fits = NewMatcher(c.asked.Where).Fits
