@@ -171,6 +171,7 @@ func TestLogicalReplication(t *testing.T) {
 	for _, s := range []*Store{a, b} {
 		counts, err := s.CountDecisions(t.Context(), domain.AllTenants(), domain.CountQuery{
 			Filter: domain.Filter{Since: now.Add(-time.Hour), Until: now.Add(time.Hour)},
+			By:     []domain.Field{domain.FieldTenant, domain.FieldOutcome},
 		})
 		require.NoError(t, err)
 		require.Equal(t, []domain.DecisionCount{
