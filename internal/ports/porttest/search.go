@@ -160,7 +160,7 @@ func storeSearches(t *testing.T, h *StoreHarness) {
 	r := rand.New(rand.NewPCG(seed, seed))
 	rows := h.searchedEvents(t, r)
 	h.save(t, domain.Saved, rows...)
-	ask := func(t *testing.T, scope domain.Scope, query string) {
+	ask := func(t *testing.T, scope domain.Scope, query string, back bool) {
 		t.Helper()
 		asked, err := search.Parse(query, h.Now)
 		require.NoError(t, err, query)
@@ -199,7 +199,7 @@ func storeSearches(t *testing.T, h *StoreHarness) {
 			q.After = page.Next
 		}
 		require.Empty(t, want, "%s: these fit and were not found, of %d", query, found+len(want))
-		for n := len(pages) - 2; n >= 0; n-- { // and back, page by page
+		for n := len(pages) - 2; n >= 0 && back; n-- { // and back, page by page
 			q.After, err = domain.ParseCursor(page.Prev.String())
 			require.NoError(t, err)
 			page, err = h.Decisions.Search(t.Context(), scope, q)
@@ -218,7 +218,7 @@ func storeSearches(t *testing.T, h *StoreHarness) {
 		"(id:s-1 OR trace_id:alice OR batch_decision_id:x)", "requested_by:alice input.x:*", "trace_id:al*ce",
 		"nothing-of-the-kind",
 	} {
-		t.Run(query, func(t *testing.T) { ask(t, domain.AllTenants(), query) })
+		t.Run(query, func(t *testing.T) { ask(t, domain.AllTenants(), query, true) })
 	}
 	t.Run("queries by chance", func(t *testing.T) {
 		for n := range 250 {
@@ -226,7 +226,7 @@ func storeSearches(t *testing.T, h *StoreHarness) {
 			if n%3 == 0 {
 				scope = domain.Tenants("acme")
 			}
-			ask(t, scope, randomQuery(r, n%4))
+			ask(t, scope, randomQuery(r, n%4), n%5 == 0)
 		}
 	})
 }
