@@ -10,7 +10,6 @@ LDFLAGS := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Commit=$(COMMIT) -X $(PK
 
 # A number of runs, not a time: with a time, go test may fail at its end without any input to blame (go.dev/issue/75804, until Go 1.27).
 FUZZTIME ?= 200000x
-# An input that is new is made smaller for no longer than that: go test would take a minute for each, and fuzz nothing meanwhile.
 OPAS     := 1.22:e2e 1.0:e2e/opa/v1.0 0.70:e2e/opa/v0.70 0.45:e2e/opa/v0.45
 OPA_BINS := $(foreach o,$(OPAS),e2e/.bin/opa-$(firstword $(subst :, ,$(o))))
 
@@ -54,6 +53,7 @@ lint: ## Run golangci-lint, pinned in a module of its own.
 	cd e2e && ../bin/golangci-lint run ./...
 	cd bench && ../bin/golangci-lint run ./...
 
+# A new input is made smaller for two seconds: go test would take a minute for each, and fuzz nothing meanwhile.
 fuzz: ## Fuzz every decoder for FUZZTIME each.
 	@set -e; for p in $$(go list ./...); do \
 	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
