@@ -25,6 +25,8 @@ const (
 	maxLeaves     = 1000
 	maxLeafDepth  = 32
 	maxTraits     = 300_000
+	maxFields     = 50_000
+	maxFieldName  = 512
 	traitsOfField = 3
 	DefaultTraits = 50
 	MaxTraits     = 1000
@@ -75,6 +77,9 @@ func ParseContrast(raw string, now time.Time) (out ContrastRequest, err error) {
 		return out, errors.New("cursor: a contrast has no pages; leave it out")
 	}
 	out.Most = DefaultTraits
+	if len(params["limit"]) > 1 {
+		return out, errors.New("limit: it is there more than once; name it once")
+	}
 	if params.Has("limit") {
 		if out.Most, err = strconv.Atoi(params.Get("limit")); err != nil || out.Most < 1 || out.Most > MaxTraits {
 			return out, fmt.Errorf("limit: %q is not a number from 1 to %d", params.Get("limit"), MaxTraits)
@@ -230,7 +235,7 @@ var known = map[string]bool{
 func (c *contrast) count(n int, d *domain.Decision) {
 	seen, fields := map[trait]bool{}, map[string]bool{}
 	add := func(field, value string) {
-		if c.left[field] {
+		if c.left[field] || len(field) > maxFieldName {
 			return
 		}
 		t := trait{field, domain.Name(value)}
@@ -249,6 +254,10 @@ func (c *contrast) count(n int, d *domain.Decision) {
 		if !fields[field] {
 			fields[field] = true
 			if c.present[field] == nil {
+				if len(c.present) >= maxFields {
+					c.full = true
+					return
+				}
 				c.present[field] = new([2]int)
 			}
 			c.present[field][n]++

@@ -63,9 +63,19 @@ func CountSpan(d Day, now time.Time) time.Duration {
 	}
 }
 
-// With has counts of what a store has summed up. A path whose decisions were counted with the others, and have got
-// another path since, is in their sum with less than nothing.
-func (out Counts) With(sums []DecisionCount) Counts {
+// MaxCounts is how many counts are told apart at once.
+const MaxCounts = 200_000
+
+// With has counts of what a store has summed up. The error is Unavailable where they are more than MaxCounts. A path
+// whose decisions were counted with the others, and have got another path since, is in their sum with less than
+// nothing.
+func (out Counts) With(sums []DecisionCount) (Counts, error) {
+	if len(sums) > MaxCounts {
+		return Counts{}, Errorf(
+			Unavailable, "there are more than %d counts of different times and paths: name a longer every, a later since or "+
+				"fewer fields", MaxCounts,
+		)
+	}
 	out.Complete = true
 	less := map[DecisionCount]int64{}
 	for _, c := range sums {
@@ -96,5 +106,5 @@ func (out Counts) With(sums []DecisionCount) Counts {
 		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(b.Decisions, a.Decisions), cmp.Compare(a.Tenant, b.Tenant),
 			cmp.Compare(a.Path, b.Path), cmp.Compare(a.Outcome, b.Outcome))
 	})
-	return out
+	return out, nil
 }

@@ -2,9 +2,12 @@ package search
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -33,6 +36,8 @@ const (
 // counted is waited for. It is safe for concurrent use.
 type Statistics struct {
 	in      Counter
+	life    context.Context //nolint:containedctx // what is counted for many ends with it
+	stop    context.CancelFunc
 	now     func() time.Time
 	cache   *otter.Cache[Question, Counted]
 	results *prometheus.CounterVec
@@ -57,8 +62,9 @@ type Counted struct {
 // NewStatistics counts in a store. Stop ends it.
 func NewStatistics(in Counter, reg prometheus.Registerer, logger *slog.Logger) *Statistics {
 	f := promauto.With(reg)
+	life, stop := context.WithCancel(context.Background())
 	s := &Statistics{
-		in: in, now: time.Now,
+		in: in, now: time.Now, life: life, stop: stop,
 		results: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "docket_cache_requests_total",
 			Help: "Statistics that were asked for, by where they came from: hit (counted a moment ago), stale (as well, and " +
@@ -76,7 +82,13 @@ func NewStatistics(in Counter, reg prometheus.Registerer, logger *slog.Logger) *
 	s.cache = otter.Must(&otter.Options[Question, Counted]{
 		MaximumWeight: maxRemembered,
 		Weigher: func(q Question, c Counted) uint32 {
-			return uint32(len(q.raw) + perItem*(2+len(c.Stats.Items)))
+			weight := len(q.raw) + perItem*(2+len(c.Stats.Items))
+			for i := range c.Stats.Items {
+				for _, v := range c.Stats.Items[i].Values {
+					weight += len(v.Text)
+				}
+			}
+			return uint32(min(weight, math.MaxUint32))
 		},
 		ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[Question, Counted]) time.Duration {
 			return 2 * e.Value.fresh
@@ -89,26 +101,43 @@ func NewStatistics(in Counter, reg prometheus.Registerer, logger *slog.Logger) *
 	return s
 }
 
-// Stop ends what the cache does by itself.
-func (s *Statistics) Stop() { s.cache.StopAllGoroutines() }
+// Stop ends what is counted, and what the cache does by itself.
+func (s *Statistics) Stop() {
+	s.stop()
+	s.cache.StopAllGoroutines()
+}
+
+// refused is what Admit has said.
+type refused struct{ error }
+
+func (r *refused) Unwrap() error { return r.error }
 
 // Admit lets a caller's question through to the store, or refuses it. release is called behind it.
 type Admit func(context.Context) (release func(), err error)
 
 // Count answers a question. With fresh, what was counted before is not shown.
 func (s *Statistics) Count(ctx context.Context, q Question, fresh bool, admit Admit) (Counted, error) {
-	load := otter.LoaderFunc[Question, Counted](func(ctx context.Context, q Question) (Counted, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadWithin)
+	var mine atomic.Bool
+	load := otter.LoaderFunc[Question, Counted](func(_ context.Context, q Question) (Counted, error) {
+		mine.Store(true)
+		ctx, cancel := context.WithTimeout(s.life, loadWithin)
 		defer cancel()
 		release, err := admit(ctx)
 		if err != nil {
-			return Counted{}, err
+			return Counted{}, &refused{err}
 		}
 		defer release()
 		return s.load(ctx, q)
 	})
 	out, result, err := s.get(ctx, q, fresh, load)
-	if err != nil {
+	var no *refused
+	for errors.As(err, &no) && !mine.Load() && ctx.Err() == nil { // another caller's share is not this one's
+		out, result, err = s.get(ctx, q, fresh, load)
+	}
+	switch {
+	case errors.As(err, &no):
+		return out, no.error
+	case err != nil:
 		return out, err
 	}
 	s.results.WithLabelValues(result).Inc()
@@ -189,6 +218,10 @@ type cacheLog struct{ *slog.Logger }
 
 // Warn implements otter.Logger.
 func (l cacheLog) Warn(_ context.Context, msg string, err error) {
+	var no *refused
+	if errors.As(err, &no) || errors.Is(err, context.Canceled) { // who asked has been told, or is gone
+		return
+	}
 	l.Logger.Warn("statistics were not counted anew; the old ones are shown a little longer", "error", err, "what", msg)
 }
 

@@ -143,6 +143,23 @@ func TestStatisticsThatFail(t *testing.T) {
 		refused := domain.Errorf(domain.Unavailable, "not your turn")
 		_, err = s.Count(t.Context(), q, false, func(context.Context) (func(), error) { return nil, refused })
 		require.ErrorIs(t, err, refused)
+		// One whose turn does not come is no reason for others to be refused: they wait for the same.
+		both := make(chan error, 2)
+		for _, admit := range []Admit{
+			func(context.Context) (func(), error) {
+				time.Sleep(time.Second)
+				return nil, refused
+			}, admitted,
+		} {
+			go func() {
+				_, err := s.Count(t.Context(), q, false, admit)
+				both <- err
+			}()
+			synctest.Wait()
+		}
+		require.ErrorIs(t, <-both, refused)
+		require.NoError(t, <-both)
+		time.Sleep(time.Minute) // until that is forgotten
 		// The one who asked first goes away: others wait for the same.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
@@ -155,7 +172,7 @@ func TestStatisticsThatFail(t *testing.T) {
 		_, err = s.Count(t.Context(), q, false, admitted)
 		require.NoError(t, err)
 		<-first
-		require.Equal(t, int64(3), store.asked.Load())
+		require.Equal(t, int64(4), store.asked.Load())
 		require.NoError(t, s.Warm(t.Context(), "by=outcome"))
 		require.Error(t, s.Warm(t.Context(), "by=nobody"))
 	})

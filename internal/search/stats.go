@@ -35,6 +35,8 @@ type StatsRequest struct {
 	Every time.Duration
 	// Top is how many values there are at most, those with the most decisions.
 	Top int
+	// apart counts decisions without a value of the only field apart from the others.
+	apart bool
 }
 
 // Stats is how many decisions there are.
@@ -42,6 +44,8 @@ type Stats struct {
 	Items []Stat
 	// Total is how many fit, each counted once.
 	Total int64
+	// Absent is how many of them have no value, where the values of one field were asked for; they are no item.
+	Absent int64
 	// Since is from when on they were counted, which is later than what was asked for where there was no time for more.
 	Since, Until time.Time
 	// More is how many values there are that have no room, and Room how many have: Top, or fewer where there are many
@@ -120,7 +124,7 @@ func ParseFacet(field, raw string, now time.Time) (out StatsRequest, err error) 
 	if err != nil {
 		return out, err
 	}
-	out.By = []domain.Expr{f}
+	out.By, out.apart = []domain.Expr{f}, true
 	const few = 20
 	out.Top, err = parseTop(top, few)
 	return out, err
@@ -273,6 +277,7 @@ type counter struct {
 	reached time.Time
 	some    bool // something was counted
 	full    bool
+	finer   bool // days were counted row by row, because their counts are of longer spans
 	others  bool // some paths are not told apart
 }
 
@@ -308,10 +313,20 @@ func (c *counter) counted(ctx context.Context, by []domain.Field) error {
 		if end := d.End(); span.Until.IsZero() || end.Before(span.Until) {
 			span.Until = end
 		}
-		if err := c.rows(ctx, span); err != nil || c.late() {
+		if c.late() {
+			if !c.reached.After(span.Since) {
+				c.reached = d.End()
+			}
+			break
+		}
+		if err := c.rows(ctx, span); err != nil {
 			return err
 		}
+		if c.reached.After(span.Since) { // and not the day in front of it
+			break
+		}
 	}
+	c.finer = len(counts.Uncounted) > 0
 	return nil
 }
 
@@ -346,7 +361,7 @@ func (c *counter) late() bool { return c.full || time.Since(c.began) > statsTime
 // The slices of time in which decisions are counted one by one: the first is short, and the others are as long as may
 // be counted in so much time.
 const (
-	firstSlice = 5 * time.Minute
+	firstSlice = 10 * time.Second // of which a busy store has a hundred thousand decisions
 	sliceTime  = time.Second
 	sliceGrows = 8
 	wholePast  = 20 * 366 * 24 * time.Hour
@@ -389,11 +404,16 @@ func (c *counter) rows(ctx context.Context, span domain.Filter) error {
 
 // slice counts the decisions of one slice.
 func (c *counter) slice(ctx context.Context, slice domain.Filter) error {
-	read, counted, total := c.reader(), groups{}, int64(0)
+	read, counted, total, fresh := c.reader(), groups{}, int64(0), 0
 	err := c.in.Scan(ctx, c.scope, slice, c.asked.By, func(d *domain.Decision) bool {
 		total++
-		read(d, func(g group) { counted[g]++ })
-		c.full = len(c.groups)+len(counted) > maxGroups
+		read(d, func(g group) {
+			if _, known := c.groups[g]; !known && counted[g] == 0 {
+				fresh++
+			}
+			counted[g]++
+		})
+		c.full = len(c.groups)+fresh > maxGroups
 		return !c.full
 	})
 	if err != nil || c.full {
@@ -412,6 +432,10 @@ func (c *counter) stats() Stats {
 	values := map[[MaxBy]Value]int64{}
 	for g, n := range c.groups {
 		values[g.values] += n
+	}
+	if c.asked.apart {
+		out.Absent = values[[MaxBy]Value{}]
+		delete(values, [MaxBy]Value{})
 	}
 	order := make([][MaxBy]Value, 0, len(values))
 	for v := range values {
@@ -450,6 +474,9 @@ func (c *counter) stats() Stats {
 	switch {
 	case c.full:
 		out.Why = fmt.Sprintf("there are more than %d values: narrow the search, or count by less", maxGroups)
+	case c.reached.After(c.asked.Since) && c.finer:
+		out.Why = "there was no time for what is older than since here: after two days docket has counted by the hour, and " +
+			"after 35 by the day; name an every of 1h or 24h, or a later since"
 	case c.reached.After(c.asked.Since):
 		out.Why = "there was no time for what is older than since here: name a later since, or only tenant, path and outcome"
 	case c.others:

@@ -14,10 +14,11 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// slowStore has a decision a minute, and takes its time for every scan.
+// slowStore has so many decisions a second, and takes its time for every scan.
 type slowStore struct {
 	takes  time.Duration
-	values int // principals of each minute
+	values int // principals of each second
+	same   int // so many different ones in all; 0 is another one each time
 	counts domain.Counts
 	newest time.Time
 	slices []domain.Filter
@@ -40,9 +41,12 @@ func (s *slowStore) Scan(
 	if until.IsZero() {
 		until = s.newest
 	}
-	for at := f.Since.Truncate(time.Minute); at.Before(until); at = at.Add(time.Minute) {
+	for at := f.Since.Truncate(time.Second); at.Before(until); at = at.Add(time.Second) {
 		for v := range s.values {
 			d := domain.Decision{Timestamp: at, Principal: strconv.FormatInt(at.Unix(), 10) + "/" + strconv.Itoa(v)}
+			if s.same > 0 {
+				d.Principal = strconv.FormatInt(at.Unix()%int64(s.same), 10)
+			}
 			if !at.Before(f.Since) && !visit(&d) {
 				return nil
 			}
@@ -61,19 +65,23 @@ func TestCountStopsInTime(t *testing.T) {
 		reached  time.Duration // back from now
 		failsFor error
 	}{
-		{name: "quick", store: slowStore{takes: time.Millisecond, values: 1}, by: "principal", total: 1440},
+		{name: "quick", store: slowStore{takes: time.Millisecond, values: 1}, by: "principal", total: 86_400},
 		{
-			// 5, 2, 0.8 minutes and so on: as much as is counted in a second
-			name: "slow", store: slowStore{takes: 2500 * time.Millisecond, values: 1}, by: "principal", total: 7, partial: true,
-			reached: 7*time.Minute + 48*time.Second,
+			// 10, 4, 1.6 seconds: as much as is counted in a second
+			name: "slow", store: slowStore{takes: 2500 * time.Millisecond, values: 1}, by: "principal", total: 15, partial: true,
+			reached: 15600 * time.Millisecond,
 		},
 		{
 			name: "slower than all the time there is", store: slowStore{takes: 9 * time.Second, values: 1}, by: "principal",
 			failsFor: context.DeadlineExceeded,
 		},
 		{
-			name: "too many values", store: slowStore{takes: time.Millisecond, values: 1000}, by: "principal", total: 45_000,
-			partial: true, reached: 45 * time.Minute,
+			name: "too many values", store: slowStore{takes: time.Millisecond, values: 1000}, by: "principal", total: 90_000,
+			partial: true, reached: 90 * time.Second,
+		},
+		{ // the same ones in every slice
+			name: "many values, again and again", store: slowStore{takes: time.Millisecond, values: 1, same: 60_000},
+			by: "principal", total: 86_400,
 		},
 		{
 			name: "counted", by: "outcome", total: 9,

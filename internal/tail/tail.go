@@ -3,6 +3,7 @@
 package tail
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"sync"
@@ -165,6 +166,7 @@ func (t *Tail) each(visit func(*Look)) {
 func (t *Tail) show(batch []domain.Record) {
 	for _, r := range batch {
 		var d *domain.Decision
+		var own []byte
 		t.each(func(l *Look) {
 			if !l.scope.Includes(r.Headers.Owner()) {
 				return
@@ -173,17 +175,22 @@ func (t *Tail) show(batch []domain.Record) {
 				projected := t.project(r)
 				d = &projected
 			}
-			if l.fits.Fits(d) {
-				l.add(*d)
+			if !l.fits.Fits(d) {
+				return
 			}
+			if l.events && own == nil { // the record's bytes are a part of the whole upload's
+				own = bytes.Clone(d.Event)
+			}
+			l.add(*d, own)
 		})
 	}
 }
 
-// add has a decision wait, if there is room for it. One alone has room.
-func (l *Look) add(d domain.Decision) {
-	if !l.events {
-		d.Event = nil
+// add has a decision wait, with these bytes as its event where it is wanted, if there is room for it. One alone has
+// room.
+func (l *Look) add(d domain.Decision, event []byte) {
+	if d.Event = nil; l.events {
+		d.Event = event
 	}
 	weight := d.Weight() + len(d.Event)
 	l.mu.Lock()

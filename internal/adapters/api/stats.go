@@ -64,17 +64,10 @@ type FacetEnd struct {
 // SpellFacet makes the JSON of the most frequent values of a field.
 func SpellFacet(stats search.Stats) []byte {
 	end := FacetEnd{
-		StatsEnd: StatsEnd{stats.Total, stats.Why == "", Text(stats.Why), At(stats.Since), At(stats.Until)}, More: stats.More,
+		StatsEnd: StatsEnd{stats.Total, stats.Why == "", Text(stats.Why), At(stats.Since), At(stats.Until)},
+		Absent:   stats.Absent, More: stats.More,
 	}
-	var items []search.Stat
-	for _, s := range stats.Items {
-		if s.Values[0].There {
-			items = append(items, s)
-		} else {
-			end.Absent = s.Count
-		}
-	}
-	return spellItems(items, func(b *bytes.Buffer, s search.Stat) {
+	return spellItems(stats.Items, func(b *bytes.Buffer, s search.Stat) {
 		fmt.Fprintf(b, `"value":%s,"count":%d`, spellValue(s.Values[0]), s.Count)
 	}, end)
 }

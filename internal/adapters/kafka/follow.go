@@ -13,6 +13,9 @@ import (
 // newPartitions is how often a follower looks whether its topic has got more partitions.
 const newPartitions = 30 * time.Second
 
+// followWait is how long a broker may wait for a record until it says that there is none.
+const followWait = 500 * time.Millisecond
+
 // Follow consumes a topic outside of any group, from its end on; see ports.LogReader. A partition that comes into being
 // meanwhile is read from its beginning.
 func (l *Log) Follow(ctx context.Context, topic string, begun func(), visit func([]domain.Record)) error {
@@ -29,7 +32,8 @@ func (l *Log) Follow(ctx context.Context, topic string, begun func(), visit func
 	if len(from) == 0 {
 		return domain.Errorf(domain.Misconfigured, "%s: there is no such topic", op)
 	}
-	in, err := l.newReader(topic, from)
+	// Every broker is asked at once: one that has nothing, or hangs, keeps nobody waiting for the others.
+	in, err := l.newReader(topic, from, kgo.FetchMaxWait(followWait))
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func (l *Log) read(
 	if next >= end.Offset {
 		return end.Offset, nil
 	}
-	in, err := l.newReader(topic, map[int32]kgo.Offset{partition: kgo.NewOffset().At(next)})
+	in, err := l.newReader(topic, map[int32]kgo.Offset{partition: kgo.NewOffset().At(next)}, kgo.MaxConcurrentFetches(1))
 	if err != nil {
 		return next, err
 	}
@@ -121,10 +121,10 @@ type reader struct {
 	abort  context.CancelFunc
 }
 
-func (l *Log) newReader(topic string, from map[int32]kgo.Offset) (*reader, error) {
+func (l *Log) newReader(topic string, from map[int32]kgo.Offset, more ...kgo.Opt) (*reader, error) {
 	life, abort := context.WithCancel(context.Background())
 	r := &reader{log: l, mine: l.reads.join(""), abort: abort}
-	client, err := kgo.NewClient(append(
+	client, err := kgo.NewClient(append(append(
 		l.base(),
 		kgo.WithContext(life),
 		kgo.WithDecompressor(r.mine),
@@ -134,9 +134,8 @@ func (l *Log) newReader(topic string, from map[int32]kgo.Offset) (*reader, error
 		kgo.FetchMaxBytes(readBytes),
 		kgo.FetchMaxPartitionBytes(readPartitionBytes),
 		kgo.FetchMinBytes(1),
-		kgo.MaxConcurrentFetches(1),
 		kgo.KeepControlRecords(),
-	)...)
+	), more...)...)
 	if err != nil {
 		abort()
 		l.reads.leave(r.mine)

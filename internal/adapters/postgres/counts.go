@@ -115,9 +115,9 @@ const counted = `WITH over AS (
 		UNION ALL SELECT time, ROWTOLD, 1 FROM decisions_out_of_window
 			WHERE time >= $1::timestamptz AND time < $2::timestamptz AND SCOPE
 	)
-	SELECT BUCKET, tenant, path, outcome, sum(n)::bigint FROM parts
+	(SELECT BUCKET, tenant, path, outcome, sum(n)::bigint FROM parts
 		WHERE NOT EXISTS (SELECT FROM coarse WHERE day = date_trunc('day', time, 'UTC'))
-		GROUP BY 1, 2, 3, 4 HAVING sum(n) <> 0
+		GROUP BY 1, 2, 3, 4 HAVING sum(n) <> 0 LIMIT MOST)
 	UNION ALL SELECT day, NULL, '', '', 0 FROM coarse`
 
 // beginnings are where counts begin that an instant is in.
@@ -151,5 +151,5 @@ func (s *Store) CountDecisions(
 	if err != nil {
 		return domain.Counts{}, err
 	}
-	return out.With(sums), nil
+	return out.With(sums)
 }

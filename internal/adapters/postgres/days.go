@@ -219,7 +219,9 @@ const dropTries = 5
 const endSearches = `SELECT count(pg_cancel_backend(a.pid)) FROM pg_stat_activity a
 	WHERE a.pid <> pg_backend_pid() AND a.datname = current_database() AND a.state = 'active'
 		AND starts_with(a.query, $1::text) AND pg_has_role(a.usesysid, 'MEMBER')
-		AND EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.relation = 'decisions'::regclass AND l.granted)`
+		AND EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.granted
+			AND l.relation IN ('decisions'::regclass, to_regclass($2::text), 'decision_counts'::regclass,
+				to_regclass($3::text)))`
 
 // DropDay drops a partition, by the database's clock; see ports.DecisionDays. It locks everybody out of the table, and
 // everybody behind it while it waits, so it waits for 200 ms only, and then ends the searches that are in its way.
@@ -229,7 +231,9 @@ func (s *Store) DropDay(ctx context.Context, d domain.Day, atMost int) (dropped 
 		if domain.CodeOf(err) != "55P03" || try == dropTries { // of a lock's timeout
 			return dropped, err
 		}
-		err := s.change(ctx, "end searches", func(b *pgx.Batch) { b.Queue(endSearches, strings.TrimSpace(searchMark)) })
+		err := s.change(ctx, "end searches", func(b *pgx.Batch) {
+			b.Queue(endSearches, strings.TrimSpace(searchMark), partitionOf(d), countsOf(d))
+		})
 		if err != nil {
 			return false, err
 		}

@@ -64,7 +64,8 @@ func TestDropDayBesideSearches(t *testing.T) {
 	go func() {
 		n := 0
 		for ctx.Err() == nil {
-			err := s.query(ctx, "search", `SELECT pg_sleep(20), tenant FROM decisions`, nil, func(rows pgx.Rows) error {
+			from := []string{"decisions", partitionOf(domain.DayOf(old)), countsOf(domain.DayOf(old))}[n%3]
+			err := s.query(ctx, "search", `SELECT pg_sleep(20), tenant FROM `+from, nil, func(rows pgx.Rows) error {
 				rows.Close()
 				return rows.Err()
 			})

@@ -105,7 +105,7 @@ func Mount(e *echo.Echo, p Parts) {
 	g.GET("/decisions/fields/*", r.timed("values", r.values))
 	g.GET("/decisions/compare", r.searching("compare", r.compare))
 	g.GET("/decisions/contrast", r.searching("contrast", r.contrast))
-	g.GET("/decisions/*", r.timed("decision", r.decision))
+	g.GET("/decisions/*", r.decision)
 	g.POST("/decisions/reprojections", r.createJob(domain.Reproject), web.Operators)
 	g.GET("/opas", r.opas, noParameters)
 	g.GET("/dead-letters", r.deadLetters)
@@ -219,9 +219,18 @@ func (r *routes) decision(c echo.Context) error {
 	if err != nil {
 		return web.Problem(http.StatusBadRequest, "the decision id in the path is not percent-encoded: "+err.Error())
 	}
-	if about == "/trail" {
+	switch about {
+	case "/trail":
 		return r.trail(c, id)
+	case "/last-allowed":
+		return r.searching("last_allowed", func(c echo.Context) error { return r.one(c, id, about) })(c)
+	default:
+		return r.timed("decision", func(c echo.Context) error { return r.one(c, id, about) })(c)
 	}
+}
+
+// one answers what is asked about one decision.
+func (r *routes) one(c echo.Context, id, about string) error {
 	rows, err := r.rows(c, id, c.QueryParams())
 	if err != nil {
 		return err

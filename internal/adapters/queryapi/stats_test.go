@@ -49,6 +49,7 @@ func TestStats(t *testing.T) {
 		{path: "stats?q=secret", total: 0, items: []item{}},
 		{path: "stats?q=" + url.QueryEscape("-outcome:allowed -action:x"), total: 30, items: []item{{"count": 30.}}},
 		{path: "fields/path?limit=1", total: 30, items: []item{{"value": "p/0", "count": 10.}}},
+		{path: "fields/action?limit=1", total: 30, items: []item{}},
 		{path: "fields/principal", total: 30, items: []item{{"value": "ann", "count": 27.}}},
 		{path: "fields/input.a%2Fb", total: 30, items: []item{
 			{"value": "x", "count": 30.}, {"value": "0", "count": 15.}, {"value": "1", "count": 15.},

@@ -86,6 +86,10 @@ func (r *routes) tail(c echo.Context) error {
 		case <-r.Stopping:
 			return nil
 		case <-beat.C:
+			// A token may have been taken away meanwhile, or see other tenants.
+			if now, err := web.Authenticate(r.Who, c.Request()); err != nil || now != web.Caller(c) {
+				return nil
+			}
 			b.WriteString(":\n\n")
 		case <-look.More:
 			decisions, lagged, missed := look.Take()

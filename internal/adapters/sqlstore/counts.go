@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,11 +16,12 @@ func EndOf(f domain.Filter) time.Time {
 	return f.Until
 }
 
-// CountStatement completes a statement that counts. SCOPE is what has to hold. BUCKET is where the span of time begins
-// that a row is in, by its time, or no time where none are asked for. TOLD and ROWTOLD are the columns tenant, path and
-// outcome of counts and of rows, those that are not told apart left empty. BEGINS is what counts are put together by
-// first: the same as BUCKET of their at where no count can be longer than that, which is a day at most, and otherwise
-// at. GROUPED is that, with the columns that are told apart: an empty one would be looked at for every count.
+// CountStatement completes a statement that counts. MOST is one more than domain.MaxCounts. SCOPE is what has to hold.
+// BUCKET is where the span of time begins that a row is in, by its time, or no time where none are asked for. TOLD and
+// ROWTOLD are the columns tenant, path and outcome of counts and of rows, those that are not told apart left empty.
+// BEGINS is what counts are put together by first: the same as BUCKET of their at where no count can be longer than
+// that, which is a day at most, and otherwise at. GROUPED is that, with the columns that are told apart: an empty one
+// would be looked at for every count.
 func CountStatement(statement string, q domain.CountQuery, scope, bucket, noTime string) string {
 	begins := "at"
 	switch {
@@ -35,7 +37,7 @@ func CountStatement(statement string, q domain.CountQuery, scope, bucket, noTime
 		}
 	}
 	return strings.NewReplacer(
-		"SCOPE", scope, "BUCKET", bucket, "BEGINS", begins, "GROUPED", grouped,
+		"MOST", strconv.Itoa(domain.MaxCounts+1), "SCOPE", scope, "BUCKET", bucket, "BEGINS", begins, "GROUPED", grouped,
 		"ROWTOLD", told(q, "coalesce(path, '')"), "TOLD", told(q, "path"),
 	).Replace(statement)
 }
