@@ -93,9 +93,7 @@ func ParseContrast(raw string, now time.Time) (out ContrastRequest, err error) {
 		return out, err
 	}
 	out.A, out.B = a.Filter, a.Filter
-	if a.Otherwise != nil { // a word that looks like an id is both at once
-		out.A.Where = domain.AnyOf(a.Where, a.Otherwise.Where)
-	}
+	out.A.Where = search.Either(a.Filter, a.Otherwise) // a word that looks like an id is both at once
 	switch len(against) {
 	case 0:
 		out.A.Where, out.B.Where = otherOutcome(out.A.Where)
@@ -108,9 +106,7 @@ func ParseContrast(raw string, now time.Time) (out ContrastRequest, err error) {
 	if err != nil {
 		return out, fmt.Errorf("against: %w", err)
 	}
-	if out.B.Where = b.Where; b.Otherwise != nil {
-		out.B.Where = domain.AnyOf(b.Where, b.Otherwise.Where)
-	}
+	out.B.Where = search.Either(b.Filter, b.Otherwise)
 	if b.Dated {
 		out.B.Since, out.B.Until = b.Since, b.Until
 	}

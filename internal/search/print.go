@@ -50,7 +50,7 @@ func spell(e domain.Expr) string {
 	case domain.OpEqual, domain.OpPrefix, domain.OpPresent, domain.OpGlob,
 		domain.OpLess, domain.OpAtMost, domain.OpAtLeast, domain.OpMore, "":
 	}
-	return fieldName(e) + spellValue(e)
+	return FieldName(e) + spellValue(e)
 }
 
 // joined puts those of an operator that binds looser into parentheses.
@@ -77,11 +77,11 @@ func idWord(e domain.Expr) (string, bool) {
 
 // FieldAt is how a query asks for the value at a path of an event, such as input.user.
 func FieldAt(path []string) string {
-	return fieldName(domain.Expr{Field: domain.FieldEvent, Path: path})
+	return FieldName(domain.Expr{Field: domain.FieldEvent, Path: path})
 }
 
-// fieldName spells the field of a comparison.
-func fieldName(e domain.Expr) string {
+// FieldName is how a query spells the field of a comparison.
+func FieldName(e domain.Expr) string {
 	if e.Field == domain.FieldDecisionID {
 		return idName
 	}

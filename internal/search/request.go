@@ -68,6 +68,14 @@ func ParseRequest(raw string, now time.Time) (Request, error) {
 	return out, nil
 }
 
+// Either is what fits one of two readings of a query, where there are two.
+func Either(first domain.Filter, otherwise *domain.Filter) domain.Expr {
+	if otherwise == nil {
+		return first.Where
+	}
+	return domain.AnyOf(first.Where, otherwise.Where)
+}
+
 // Reader is the store as Find sees it.
 type Reader interface {
 	Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error)

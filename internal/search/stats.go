@@ -74,10 +74,7 @@ func ParseStats(raw string, now time.Time) (out StatsRequest, err error) {
 	}
 	for _, list := range params["by"] {
 		for _, name := range splitNames(list) {
-			f, err := ParseField(name)
-			if err == nil {
-				err = groupable(f)
-			}
+			f, err := parseGroup(name)
 			if err != nil {
 				return out, fmt.Errorf("by: %w", err)
 			}
@@ -117,10 +114,7 @@ func ParseFacet(field, raw string, now time.Time) (out StatsRequest, err error) 
 	if out, err = ParseStats(params.Encode(), now); err != nil {
 		return out, err
 	}
-	f, err := ParseField(field)
-	if err == nil {
-		err = groupable(f)
-	}
+	f, err := parseGroup(field)
 	if err != nil {
 		return out, err
 	}

@@ -30,20 +30,21 @@ func ParseField(name string) (domain.Expr, error) {
 	return f, nil
 }
 
-// groupable refuses fields whose every value is another decision's.
-func groupable(f domain.Expr) error {
+// parseGroup is ParseField of a field to count by. It refuses those whose every value is another decision's.
+func parseGroup(name string) (domain.Expr, error) {
+	f, err := ParseField(name)
+	if err != nil {
+		return f, err
+	}
 	switch f.Field {
 	case domain.FieldDecisionID, domain.FieldTraceID, domain.FieldBatchID, domain.FieldLatency:
-		return fmt.Errorf(
+		return f, fmt.Errorf(
 			"%s has another value for nearly every decision: count by what several have in common", FieldName(f),
 		)
 	default:
-		return nil
+		return f, nil
 	}
 }
-
-// FieldName is how a query spells a field.
-func FieldName(f domain.Expr) string { return fieldName(f) }
 
 // Value is one value of a field; the zero Value is that there is none.
 type Value struct {

@@ -43,11 +43,7 @@ func parseTail(raw string, now time.Time) (where domain.Expr, events bool, err e
 	if asked.Dated {
 		return where, false, errors.New("a tail shows what comes from now on: leave since and until out")
 	}
-	where = asked.Where
-	if asked.Otherwise != nil {
-		where = domain.AnyOf(where, asked.Otherwise.Where)
-	}
-	return where, events, nil
+	return search.Either(asked.Filter, asked.Otherwise), events, nil
 }
 
 // tail answers GET /api/v1/decisions/tail by server-sent events
