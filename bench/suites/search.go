@@ -47,22 +47,8 @@ func SearchSuite(rows, days int, out string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.close()) }()
-	if err := store.teach(ctx); err != nil {
-		return err
-	}
-	span := time.Duration(days)*24*time.Hour - time.Hour
-	at, gap := time.Now().Add(-span), span/time.Duration(rows)
-	for done := 0; done < rows; done += batchRows {
-		records := store.corpus.batch(at, gap)
-		if rareAt := rows - rows/days*2/3; done <= rareAt && done+batchRows > rareAt { // within the last day
-			records[7] = rare(at)
-		}
-		at = at.Add(batchRows * gap)
-		if err := store.save(ctx, records); err != nil {
-			return err
-		}
-	}
-	if err := errors.Join(store.Tend(ctx, "bench"), store.server.Exec("postgres", "ANALYZE decisions")); err != nil {
+	save := func(records []domain.Record) error { return store.save(ctx, records) }
+	if err := store.fill(ctx, rows, days, save); err != nil {
 		return err
 	}
 	var asked []string
@@ -124,6 +110,27 @@ func SearchSuite(rows, days int, out string) (err error) {
 	return errors.Join(
 		writeJSON(out, "search.json", results), writeJSON(out, "stats.json", counted), writeJSON(out, "export.json", exports),
 	)
+}
+
+// fill has save store rows of some days up to now, among them a rare one of the last day. The store knows a dictionary
+// before and its statistics afterwards.
+func (b *benchStore) fill(ctx context.Context, rows, days int, save func([]domain.Record) error) error {
+	if err := b.teach(ctx); err != nil {
+		return err
+	}
+	span := time.Duration(days)*24*time.Hour - time.Hour
+	at, gap := time.Now().Add(-span), span/time.Duration(rows)
+	for done := 0; done < rows; done += batchRows {
+		records := b.corpus.batch(at, gap)
+		if rareAt := rows - rows/days*2/3; done <= rareAt && done+batchRows > rareAt {
+			records[7] = rare(at)
+		}
+		at = at.Add(batchRows * gap)
+		if err := save(records); err != nil {
+			return err
+		}
+	}
+	return errors.Join(b.Tend(ctx, "bench"), b.server.Exec("postgres", "ANALYZE decisions"))
 }
 
 // turnPages reads a thousand pages of the last day, and tells how long the first ones and the last ones took.

@@ -54,18 +54,8 @@ func StampedeSuite(rows, seconds int, out string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.close()) }()
-	if err := store.teach(ctx); err != nil {
-		return err
-	}
-	const span = 23 * time.Hour
-	at, gap := time.Now().Add(-span), span/time.Duration(rows)
-	for done := 0; done < rows; done += batchRows {
-		if err := store.save(ctx, store.corpus.batch(at, gap)); err != nil {
-			return err
-		}
-		at = at.Add(batchRows * gap)
-	}
-	if err := errors.Join(store.Tend(ctx, "bench"), store.server.Exec("postgres", "ANALYZE decisions")); err != nil {
+	save := func(records []domain.Record) error { return store.save(ctx, records) }
+	if err := store.fill(ctx, rows, 1, save); err != nil {
 		return err
 	}
 	var results []stampedeResult

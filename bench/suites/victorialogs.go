@@ -140,18 +140,8 @@ func VictoriaLogsSuite(binary string, rows, days int, out string) (err error) {
 		return err
 	}
 	defer func() { logs.process.Kill() }()
-	if err := store.teach(ctx); err != nil {
-		return err
-	}
-	span := time.Duration(days)*24*time.Hour - time.Hour
-	at, gap := time.Now().Add(-span), span/time.Duration(rows)
 	var took [2]time.Duration
-	for done := 0; done < rows; done += batchRows {
-		records := store.corpus.batch(at, gap)
-		if rareAt := rows - rows/days*2/3; done <= rareAt && done+batchRows > rareAt {
-			records[7] = rare(at)
-		}
-		at = at.Add(batchRows * gap)
+	err = store.fill(ctx, rows, days, func(records []domain.Record) error {
 		outcomes := make([]domain.Outcome, len(records))
 		for i, r := range records {
 			outcomes[i] = store.projector.Project(r).Outcome
@@ -162,12 +152,11 @@ func VictoriaLogsSuite(binary string, rows, days int, out string) (err error) {
 		}
 		took[0] += time.Since(began)
 		began = time.Now()
-		if err := logs.insert(records, outcomes); err != nil {
-			return err
-		}
+		err := logs.insert(records, outcomes)
 		took[1] += time.Since(began)
-	}
-	if err := errors.Join(store.Tend(ctx, "bench"), store.server.Exec("postgres", "ANALYZE decisions")); err != nil {
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	if _, err := logs.get("/internal/force_flush", nil); err != nil {
