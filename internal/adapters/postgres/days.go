@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -211,8 +212,9 @@ func (s *Store) Days(ctx context.Context) (days []domain.Day, err error) {
 // retentionLock keeps two processes from dropping days at once.
 const retentionLock = migrationLock + 1
 
-// dropTries is how often a day is tried to be dropped while searches read the table, which takes 200 ms each.
-const dropTries = 5
+// endSearchesEvery is how often a day that waits to be dropped ends the searches in its way. Those that come after it
+// wait behind it, so the second time finds few.
+const endSearchesEvery = 200 * time.Millisecond
 
 // endSearches cancels the searches that read decisions: they would keep a day from being dropped one after the other.
 // Whoever asked gets what was found so far, or has to ask again. Those of a role that this one is no member of stay.
@@ -224,20 +226,34 @@ const endSearches = `SELECT count(pg_cancel_backend(a.pid)) FROM pg_stat_activit
 				to_regclass($3::text)))`
 
 // DropDay drops a partition, by the database's clock; see ports.DecisionDays. It locks everybody out of the table, and
-// everybody behind it while it waits, so it waits for 200 ms only, and then ends the searches that are in its way.
+// everybody behind it while it waits, so it waits for a second only, and ends the searches that are in its way. It does
+// so while it waits: once it has given up, those who waited behind it are the next in its way.
 func (s *Store) DropDay(ctx context.Context, d domain.Day, atMost int) (dropped bool, err error) {
-	for try := 1; ; try++ {
-		dropped, err = s.dropDay(ctx, d, atMost)
-		if domain.CodeOf(err) != "55P03" || try == dropTries { // of a lock's timeout
-			return dropped, err
+	settled := make(chan struct{})
+	var ending errgroup.Group
+	ending.Go(func() error {
+		again := time.NewTicker(endSearchesEvery)
+		defer again.Stop()
+		for {
+			select {
+			case <-settled:
+				return nil
+			case <-again.C:
+			}
+			err := s.change(ctx, "end searches", func(b *pgx.Batch) {
+				b.Queue(endSearches, strings.TrimSpace(searchMark), partitionOf(d), countsOf(d))
+			})
+			if err != nil {
+				return err
+			}
 		}
-		err := s.change(ctx, "end searches", func(b *pgx.Batch) {
-			b.Queue(endSearches, strings.TrimSpace(searchMark), partitionOf(d), countsOf(d))
-		})
-		if err != nil {
-			return false, err
-		}
+	})
+	dropped, err = s.dropDay(ctx, d, atMost)
+	close(settled)
+	if notEnded := ending.Wait(); err != nil {
+		return false, errors.Join(err, notEnded)
 	}
+	return dropped, nil
 }
 
 func (s *Store) dropDay(ctx context.Context, d domain.Day, atMost int) (dropped bool, err error) {
@@ -249,7 +265,7 @@ func (s *Store) dropDay(ctx context.Context, d domain.Day, atMost int) (dropped 
 		END IF;
 	END $$`
 	err = s.change(ctx, "drop "+partitionOf(d), func(b *pgx.Batch) {
-		b.Queue(`SELECT set_config('lock_timeout', '200', true), pg_advisory_xact_lock($1::bigint)`, int64(retentionLock))
+		b.Queue(`SELECT set_config('lock_timeout', '1000', true), pg_advisory_xact_lock($1::bigint)`, int64(retentionLock))
 		b.Queue(fmt.Sprintf(drop, d, atMost, partitionOf(d), countsOf(d)))
 		b.Queue(`SELECT EXISTS (SELECT 1 FROM dropped_days WHERE day = $1::date AND dropped_at = now())`, d.Start()).
 			QueryRow(func(row pgx.Row) error { return row.Scan(&dropped) })

@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,7 +52,7 @@ func TestSearchRole(t *testing.T) {
 	require.ErrorContains(t, err, "DOCKET_SEARCH_DATABASE_URL")
 }
 
-// TestDropDayBesideSearches has searches, one after the other and each longer than docket lets any be, in the way of a
+// TestDropDayBesideSearches has searches, six at a time and each longer than docket lets any be, in the way of a
 // day that is past. A dump is in the way as well, which nobody may end.
 func TestDropDayBesideSearches(t *testing.T) {
 	p := postgres(t)
@@ -60,34 +62,36 @@ func TestDropDayBesideSearches(t *testing.T) {
 	_, err := s.SaveBatch(t.Context(), []domain.Decision{decision("old", old, `{}`), decision("new", time.Now(), `{}`)})
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan int, 1)
-	go func() {
-		n := 0
-		for ctx.Err() == nil {
-			from := []string{"decisions", partitionOf(domain.DayOf(old)), countsOf(domain.DayOf(old))}[n%3]
-			err := s.query(ctx, "search", `SELECT pg_sleep(20), tenant FROM `+from, nil, func(rows pgx.Rows) error {
-				rows.Close()
-				return rows.Err()
-			})
-			if domain.ClassOf(err) == domain.Unavailable {
-				n++
+	var ended atomic.Int64
+	var searching sync.WaitGroup
+	for n := range 6 {
+		searching.Go(func() {
+			for ; ctx.Err() == nil; n++ {
+				from := []string{"decisions", partitionOf(domain.DayOf(old)), countsOf(domain.DayOf(old))}[n%3]
+				err := s.query(ctx, "search", `SELECT pg_sleep(20), tenant FROM `+from, nil, func(rows pgx.Rows) error {
+					rows.Close()
+					return rows.Err()
+				})
+				if ctx.Err() == nil && domain.ClassOf(err) == domain.Unavailable {
+					ended.Add(1)
+				}
 			}
-		}
-		ended <- n
-	}()
+		})
+	}
 	locked := func() (n int) {
 		require.NoError(t, s.write.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity a JOIN pg_locks l USING (pid)
 			WHERE a.query LIKE '%pg_sleep(20)%' AND a.pid <> pg_backend_pid() AND l.relation = 'decisions'::regclass`).Scan(&n))
 		return n
 	}
-	require.Eventually(t, func() bool { return locked() > 0 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return locked() > 1 }, 10*time.Second, 10*time.Millisecond)
 	began := time.Now()
 	dropped, err := s.DropDay(t.Context(), domain.DayOf(old), 0)
 	require.NoError(t, err)
 	require.True(t, dropped)
 	require.Less(t, time.Since(began), 10*time.Second)
 	stop()
-	require.Positive(t, <-ended, "the search was told")
+	searching.Wait()
+	require.Positive(t, ended.Load(), "the searches were told")
 
 	dump, err := pgx.Connect(t.Context(), p.URL(database, ""))
 	require.NoError(t, err)
