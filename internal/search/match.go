@@ -2,6 +2,7 @@ package search
 
 import (
 	"bytes"
+	"encoding/binary"
 	"slices"
 	"strconv"
 	"strings"
@@ -143,17 +144,18 @@ func inEvent(e domain.Expr) judge {
 }
 
 // required are texts without which an event does not fit: its keys, and the value that a string has to have. They are
-// looked for in the bytes as they are, of events without a backslash, whose every text is spelled as it is.
+// looked for in the bytes as they are, of events without a backslash, whose every text is spelled as it is. None begins
+// with a quotation mark, though one stands there: bytes.Index looks for the first byte, which had better be rare.
 func required(e domain.Expr) (texts [][]byte) {
 	for _, step := range e.Path {
 		if _, err := strconv.Atoi(step); err != nil { // or an element
-			texts = append(texts, []byte(`"`+step+`"`))
+			texts = append(texts, []byte(step+`"`))
 		}
 	}
 	switch e.Op {
 	case domain.OpEqual:
 		if e.Quoted || !jsonNumber.MatchString(e.Value) && !slices.Contains(words, e.Value) {
-			texts = append(texts, []byte(`"`+e.Value+`"`))
+			texts = append(texts, []byte(e.Value+`"`))
 		}
 	case domain.OpGlob:
 		for _, literal := range domain.Literals(e.Value) {
@@ -241,21 +243,22 @@ func inOrder(op domain.Op, order int) bool {
 	}
 }
 
-// latencies are the timers that tell how long a decision took, the first that is there: of a server's whole answer, of
-// an SDK's decision, and of the query alone, in nanoseconds
+// latencies are the timers of metrics that tell how long a decision took, the first that is there: of a server's whole
+// answer, of an SDK's decision, and of the query alone, in nanoseconds
 // (https://www.openpolicyagent.org/docs/monitoring#performance-metrics).
 var latencies = [][]string{
-	{"metrics", "timer_server_handler_ns"},
-	{"metrics", "timer_sdk_decision_eval_ns"},
-	{"metrics", "timer_rego_query_eval_ns"},
+	{"timer_server_handler_ns"},
+	{"timer_sdk_decision_eval_ns"},
+	{"timer_rego_query_eval_ns"},
 }
 
 func latency(e domain.Expr) judge {
 	wanted, err := time.ParseDuration(e.Value)
 	limit := apd.New(wanted.Nanoseconds(), 0)
 	return func(d *domain.Decision) bool {
-		for _, path := range latencies {
-			v := valueAt(d, path, nil)
+		metrics := valueAt(d, []string{"metrics"}, nil)
+		for _, timer := range latencies {
+			v := domain.ValueAt(metrics, timer)
 			if v.Kind() != '0' {
 				continue
 			}
@@ -297,24 +300,46 @@ var folded = sync.Pool{New: func() any { return new([]byte) }}
 // mayHave is false of an event that has one of these folded texts nowhere. It knows that only of ASCII without a
 // backslash: every text is spelled there as it is.
 func mayHave(event []byte, literals []string) bool {
+	if bytes.IndexByte(event, '\\') >= 0 {
+		return true
+	}
 	buffer := folded.Get().(*[]byte)
 	defer folded.Put(buffer)
-	*buffer = append((*buffer)[:0], event...)
-	b := *buffer
-	for i, ch := range b {
-		switch {
-		case ch >= utf8.RuneSelf || ch == '\\':
-			return true
-		case 'A' <= ch && ch <= 'Z':
-			b[i] = ch + 'a' - 'A'
-		}
+	var ascii bool
+	*buffer, ascii = appendLower((*buffer)[:0], event)
+	if !ascii {
+		return true
 	}
+	b := *buffer
 	for _, literal := range literals {
 		if !bytes.Contains(b, []byte(literal)) {
 			return false
 		}
 	}
 	return true
+}
+
+// appendLower appends ASCII in lower case, eight bytes at a time: each byte of a word has its highest bit free to tell
+// whether what was added to it has carried over.
+func appendLower(dst, text []byte) (lower []byte, ascii bool) {
+	const each, high = 0x0101010101010101, 0x8080808080808080
+	var any uint64
+	at := 0
+	for ; at+8 <= len(text); at += 8 {
+		word := binary.LittleEndian.Uint64(text[at:])
+		any |= word
+		low := word &^ high
+		fromA, behindZ := low+(0x80-'A')*each, low+(0x7f-'Z')*each
+		dst = binary.LittleEndian.AppendUint64(dst, word|(fromA&^behindZ&high)>>2)
+	}
+	for _, ch := range text[at:] {
+		any |= uint64(ch)
+		if 'A' <= ch && ch <= 'Z' {
+			ch += 'a' - 'A'
+		}
+		dst = append(dst, ch)
+	}
+	return dst, any&high == 0
 }
 
 // fold makes texts equal that differ in case only, by Unicode's simple folding.

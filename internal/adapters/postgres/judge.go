@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -23,14 +24,13 @@ func (s *Store) judgePage(
 	ask, before := page.Ask(), page.Looked()
 	sql, args := pageQuery(scope, q, judged(plan), ask, in)
 	var fit []domain.Cursor
-	row := newJudgedRow(plan)
-	err = s.rows(ctx, planned(q.Where), sql, args, func(from pgx.CollectableRow) (bool, error) {
-		d, err := row.next(from, *read)
-		if err == nil && page.Judge(d) {
-			fit = append(fit, *domain.CursorOf(d))
+	judging := sqlstore.NewJudging(plan, read.unpack, func(r *sqlstore.JudgedRow) (bool, error) {
+		if r.Err == nil && page.Looks(&r.Decision, r.Fits) {
+			fit = append(fit, *domain.CursorOf(&r.Decision))
 		}
-		return len(fit) < page.Room() && !page.Late(), err
+		return len(fit) < page.Room() && !page.Late(), r.Err
 	})
+	err = s.judge(ctx, planned(q.Where), sql, args, plan, judging)
 	if tookTooLong(err) && page.Looked() > 0 {
 		page.TimeIsUp()
 		err = nil
@@ -50,18 +50,35 @@ func (s *Store) Scan(
 	f.Where = plan.Columns
 	w := dialect.Where()
 	sql := inTables(tables, rowsQuery(w, scope, domain.Query{Filter: f}, judged(plan)))
-	row := newJudgedRow(plan)
-	read := rowsOf{s, true, false}
-	return s.rows(ctx, planned(f.Where), sql, w.Args, func(from pgx.CollectableRow) (bool, error) {
-		d, err := row.next(from, read)
-		if errors.Is(err, sqlstore.ErrUnknownDictionary) {
-			if err = s.readDictionaries(ctx); err == nil { // on another connection
-				read.anyway = true
-				d, err = row.next(from, read)
+	read, anyway := rowsOf{s, true, false}, rowsOf{s, true, true}
+	learned := false
+	judging := sqlstore.NewJudging(plan, read.unpack, func(r *sqlstore.JudgedRow) (bool, error) {
+		if errors.Is(r.Err, sqlstore.ErrUnknownDictionary) {
+			if !learned {
+				if err := s.readDictionaries(ctx); err != nil { // on another connection
+					return false, err
+				}
+				learned = true
 			}
+			r.Judge(plan, anyway.unpack)
 		}
-		return err == nil && (plan.Rest != nil && !plan.Rest.Fits(d) || visit(d)), err
+		return r.Err == nil && (!r.Fits || visit(&r.Decision)), r.Err
 	})
+	return s.judge(ctx, planned(f.Where), sql, w.Args, plan, judging)
+}
+
+// judge has the rows of a statement judged, those that came before it failed as well.
+func (s *Store) judge(
+	ctx context.Context, settings, sql string, args []any, plan search.Plan, judging *sqlstore.Judging,
+) error {
+	row := newJudgedRow(plan)
+	err := s.rows(ctx, settings, sql, args, func(from pgx.CollectableRow) (bool, error) {
+		if err := row.read(from); err != nil {
+			return false, err
+		}
+		return judging.Add(&row.d, row.event, row.packed)
+	})
+	return cmp.Or(err, judging.End())
 }
 
 // judged are the columns that a plan reads.
@@ -84,7 +101,6 @@ func judged(plan search.Plan) string {
 type judgedRow struct {
 	d             domain.Decision
 	event, packed pgtype.DriverBytes // the connection's own bytes
-	unpacked      []byte             // room for the next event
 	bundles       pgtype.Text
 	texts         []pgtype.Text
 	of            []*string
@@ -112,23 +128,10 @@ func newJudgedRow(plan search.Plan) *judgedRow {
 	return r
 }
 
-// next reads the next row, with its event where the plan reads that.
-func (r *judgedRow) next(row pgx.CollectableRow, read rowsOf) (*domain.Decision, error) {
-	d, err := r.read(row)
-	if err != nil {
-		return nil, err
-	}
-	d.Event, err = read.unpack(r.event, r.packed, r.unpacked)
-	if r.packed != nil {
-		r.unpacked = d.Event
-	}
-	return d, err
-}
-
-// read reads the next row, but for its event.
-func (r *judgedRow) read(row pgx.CollectableRow) (*domain.Decision, error) {
+// read reads the next row.
+func (r *judgedRow) read(row pgx.CollectableRow) error {
 	if err := row.Scan(r.into...); err != nil {
-		return nil, err
+		return err
 	}
 	for i, of := range r.of {
 		*of = r.texts[i].String
@@ -136,7 +139,7 @@ func (r *judgedRow) read(row pgx.CollectableRow) (*domain.Decision, error) {
 	var err error
 	r.d.Bundles, err = domain.DecodeBundles(r.bundles.String)
 	r.d.Timestamp = r.d.Timestamp.UTC()
-	return &r.d, err
+	return err
 }
 
 // useKeys has the planner look rows up by their keys, of whatever table it has no statistics of.

@@ -20,6 +20,16 @@ func (s *Store) eventOf(packed bool, event []byte) ([]byte, error) {
 	return event, err
 }
 
+// unpack is eventOf in the room of a buffer. An event that cannot be unpacked is nil.
+func (s *Store) unpack(event, packed, buffer []byte) ([]byte, error) {
+	if packed == nil {
+		return event, nil
+	}
+	event, err := s.dictionaries.UnpackInto(buffer, packed)
+	s.dictionaries.Missing(err)
+	return event, nil
+}
+
 // packing begins a batch; nil where events are kept as they are.
 func (s *Store) packing() *sqlstore.Packing {
 	if s.opts.JSON {

@@ -1,11 +1,13 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"strings"
 
+	"github.com/docket-project/docket/internal/adapters/sqlstore"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/search"
 )
@@ -29,19 +31,23 @@ func (s *Store) Scan(
 	for _, t := range []string{"decisions", "decisions_out_of_window"} {
 		parts = append(parts, `SELECT `+names+` FROM `+t+` WHERE `+w.String())
 	}
+	judging := sqlstore.NewJudging(plan, s.unpack, func(r *sqlstore.JudgedRow) (bool, error) {
+		return !r.Fits || visit(&r.Decision), nil
+	})
 	err := s.each(ctx, strings.Join(parts, " UNION ALL "), w.Args, func(rows *sql.Rows) error {
 		if err := rows.Scan(row.into...); err != nil {
 			return err
 		}
-		d, err := row.decision(s)
+		event, packed, err := row.read()
 		if err != nil {
 			return err
 		}
-		if (plan.Rest == nil || plan.Rest.Fits(d)) && !visit(d) {
-			return errEnough
+		if more, err := judging.Add(&row.d, event, packed); !more {
+			return cmp.Or(err, errEnough)
 		}
 		return nil
 	})
+	err = cmp.Or(err, judging.End())
 	if errors.Is(err, errEnough) {
 		return nil
 	}
@@ -85,15 +91,17 @@ func (r *scannedRow) columns(plan search.Plan) string {
 	return strings.Join(names, ", ")
 }
 
-// decision is the row that was read into it. An event that cannot be unpacked is nil.
-func (r *scannedRow) decision(s *Store) (d *domain.Decision, err error) {
+// read completes the row that was read into it, but for its event, which is JSON or packed.
+func (r *scannedRow) read() (event, packed []byte, err error) {
 	r.d.Timestamp = instantOf(r.at)
 	for text, into := range r.of {
 		*into = text.String
 	}
-	if r.d.Event = nil; r.event != nil {
-		r.d.Event, _ = s.eventOf(r.packed.Bool, r.event)
+	if r.packed.Bool {
+		packed = r.event
+	} else {
+		event = r.event
 	}
 	r.d.Bundles, err = domain.DecodeBundles(r.bundles.String)
-	return &r.d, err
+	return event, packed, err
 }

@@ -30,7 +30,7 @@ type DecisionPage struct {
 	time          time.Duration
 	items         []domain.Decision
 	looked        int
-	last          *domain.Cursor
+	last          domain.Cursor
 	full          bool
 	began         time.Time
 	late          bool
@@ -53,9 +53,14 @@ func (p *DecisionPage) TimeIsUp() { p.late = true }
 // Judge looks at a row, and says whether it belongs on the page. It may have no more than its key and what the plan
 // reads.
 func (p *DecisionPage) Judge(d *domain.Decision) bool {
+	return p.Looks(d, p.plan.Rest == nil || p.plan.Rest.Fits(d))
+}
+
+// Looks looks at a row that was judged, and says whether it belongs on the page.
+func (p *DecisionPage) Looks(d *domain.Decision, fits bool) bool {
 	p.looked++
-	p.last = domain.CursorOf(d).Backward(p.back)
-	return p.plan.Rest == nil || p.plan.Rest.Fits(d)
+	p.last = domain.Cursor{Time: d.Time(), Tenant: d.Tenant, ID: d.ID, Back: p.back}
+	return fits
 }
 
 // Add takes a row that belongs on the page, and says whether there are room and time for another.
@@ -81,7 +86,10 @@ func (p *DecisionPage) Ask() int {
 func (p *DecisionPage) Looked() int { return p.looked }
 
 // Last lies behind the last row that was looked at.
-func (p *DecisionPage) Last() *domain.Cursor { return p.last }
+func (p *DecisionPage) Last() *domain.Cursor {
+	last := p.last
+	return &last
+}
 
 // Full reports that the page has all its rows, and knows whether there are more.
 func (p *DecisionPage) Full() bool { return p.full || p.Room() <= 0 }
