@@ -189,8 +189,14 @@ func (c *contrast) sample(
 ) error {
 	q := domain.Query{Filter: side.Filter, Limit: domain.MaxPage}
 	side.Complete = true
+	inTime, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
 	for side.Decisions < SampleSize {
-		page, err := in.StoredEvents(ctx, scope, q)
+		page, err := in.StoredEvents(inTime, scope, q)
+		if err != nil && inTime.Err() != nil && ctx.Err() == nil && side.More {
+			side.Complete = false
+			return nil
+		}
 		if err != nil {
 			return err
 		}

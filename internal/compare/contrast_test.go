@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -161,5 +162,37 @@ func FuzzLeaves(f *testing.F) {
 			require.Equal(t, 1, n[0])
 			require.GreaterOrEqual(t, c.present[tr.field][0], 1)
 		}
+	})
+}
+
+// slow has a first page, and then none before it is given up.
+type slow struct{ stored }
+
+func (s *slow) StoredEvents(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
+	if q.After != nil {
+		<-ctx.Done()
+		return domain.Page{}, ctx.Err()
+	}
+	return s.stored.StoredEvents(ctx, scope, q)
+}
+
+func TestContrastEndsInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked, err := ParseContrast("", time.Unix(5000, 0))
+		require.NoError(t, err)
+		in, began := &slow{stored{all: decided(200), page: 20}}, time.Now()
+		got, err := FindContrast(t.Context(), in, domain.AllTenants(), asked)
+		require.NoError(t, err)
+		require.Equal(t, contrastTime, time.Since(began))
+		for _, side := range []Side{got.A, got.B} {
+			require.Equal(t, 20, side.Decisions)
+			require.True(t, side.More)
+			require.False(t, side.Complete)
+		}
+		require.NotEmpty(t, got.Traits)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = FindContrast(ctx, in, domain.AllTenants(), asked)
+		require.ErrorIs(t, err, context.DeadlineExceeded, "of whoever asks")
 	})
 }

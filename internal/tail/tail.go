@@ -6,10 +6,14 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"maps"
+	"runtime"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/search"
@@ -135,7 +139,9 @@ func (t *Tail) follow(ctx context.Context, begun, ended chan struct{}) {
 		err := t.log.Follow(ctx, t.topic, func() {
 			retry.Reset()
 			if began {
-				t.each(func(l *Look) { l.lag(0) })
+				for _, l := range t.looking() {
+					l.lag(0)
+				}
 				return
 			}
 			began = true
@@ -154,44 +160,58 @@ func (t *Tail) follow(ctx context.Context, begun, ended chan struct{}) {
 	}
 }
 
-func (t *Tail) each(visit func(*Look)) {
+// looking are those who look at the moment.
+func (t *Tail) looking() []*Look {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for l := range t.looks {
-		visit(l)
-	}
+	return slices.Collect(maps.Keys(t.looks))
 }
 
-// show hands records to those whose query they fit. A record is projected once for all.
+// show hands records to those whose query they fit. A record is projected once for all. Who looks is judged beside the
+// others: a hundred queries take a hundred times as long, and the log goes on.
 func (t *Tail) show(batch []domain.Record) {
-	for _, r := range batch {
-		var d *domain.Decision
-		var own []byte
-		t.each(func(l *Look) {
-			if !l.scope.Includes(r.Headers.Owner()) {
-				return
-			}
-			if d == nil {
-				projected := t.project(r)
-				d = &projected
-			}
-			if !l.fits.Fits(d) {
-				return
-			}
-			if l.events && own == nil { // the record's bytes are a part of the whole upload's
-				own = bytes.Clone(d.Event)
-			}
-			l.add(*d, own)
+	shown := make([]func() shownDecision, len(batch))
+	for i, r := range batch {
+		shown[i] = sync.OnceValue(func() shownDecision {
+			d := t.project(r)
+			// The record's bytes are a part of the whole upload's.
+			return shownDecision{d, sync.OnceValue(func() []byte { return bytes.Clone(d.Event) })}
 		})
 	}
+	var judging errgroup.Group
+	judging.SetLimit(runtime.GOMAXPROCS(0))
+	for _, l := range t.looking() {
+		judging.Go(func() error {
+			for i, r := range batch {
+				if !l.scope.Includes(r.Headers.Owner()) {
+					continue
+				}
+				s := shown[i]()
+				if !l.fits.Fits(&s.Decision) {
+					continue
+				}
+				var event []byte
+				if l.events {
+					event = s.event()
+				}
+				l.add(s.Decision, event)
+			}
+			return nil
+		})
+	}
+	_ = judging.Wait() // nothing fails
 }
 
-// add has a decision wait, with these bytes as its event where it is wanted, if there is room for it. One alone has
+// shownDecision is a decision with bytes of its own for those who want them.
+type shownDecision struct {
+	domain.Decision
+	event func() []byte
+}
+
+// add has a decision wait, with these bytes as its event, if there is room for it. One alone has
 // room.
 func (l *Look) add(d domain.Decision, event []byte) {
-	if d.Event = nil; l.events {
-		d.Event = event
-	}
+	d.Event = event
 	weight := d.Weight() + len(d.Event)
 	l.mu.Lock()
 	full := len(l.waiting) > 0 && l.weight+weight > maxWaiting

@@ -1,10 +1,10 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/docket-project/docket/internal/domain"
@@ -20,15 +20,10 @@ const followWait = 500 * time.Millisecond
 // meanwhile is read from its beginning.
 func (l *Log) Follow(ctx context.Context, topic string, begun func(), visit func([]domain.Record)) error {
 	op := "follow " + topic
-	ends, err := l.admin.ListEndOffsets(ctx, topic)
-	if err == nil {
-		err = ends.Error()
-	}
+	from, err := l.endsOf(ctx, topic)
 	if err != nil {
 		return classify(op, err)
 	}
-	from := map[int32]kgo.Offset{}
-	ends.Each(func(o kadm.ListedOffset) { from[o.Partition] = kgo.NewOffset().At(o.Offset) })
 	if len(from) == 0 {
 		return domain.Errorf(domain.Misconfigured, "%s: there is no such topic", op)
 	}
@@ -62,6 +57,34 @@ func (l *Log) Follow(ctx context.Context, topic string, begun func(), visit func
 			l.addPartitions(ctx, in, topic, from)
 		}
 	}
+}
+
+// endsOf is where each partition of a topic ends. One that has no leader has the end that it will have once it has one:
+// nobody writes to it before. The error is the last one where no partition answers.
+func (l *Log) endsOf(ctx context.Context, topic string) (map[int32]kgo.Offset, error) {
+	meta, err := l.admin.Metadata(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	from := map[int32]kgo.Offset{}
+	ends, err := l.admin.ListEndOffsets(ctx, topic)
+	answered := false
+	for p := range meta.Topics[topic].Partitions {
+		end, is := ends.Lookup(topic, p)
+		switch {
+		case is && end.Err == nil:
+			from[p], answered = kgo.NewOffset().At(end.Offset), true
+		case is:
+			err = end.Err
+			fallthrough
+		default:
+			from[p] = kgo.NewOffset().AtEnd()
+		}
+	}
+	if !answered {
+		return nil, cmp.Or(err, meta.Topics[topic].Err)
+	}
+	return from, nil
 }
 
 // addPartitions has a reader read those that it does not know. Where Kafka cannot be asked, the next turn does it.
