@@ -110,7 +110,7 @@ func ParseCursor(s string) (*Cursor, error) {
 		err = json.Unmarshal(b, &c)
 	}
 	if err != nil || c.ID == "" && (c.Tenant != "" || c.Micros == 0) {
-		return nil, fmt.Errorf("cursor %.40q is not one of docket's: pass on next_cursor or prev_cursor unchanged", s)
+		return nil, fmt.Errorf("%.40q is not one of docket's: pass on next_cursor or prev_cursor unchanged", s)
 	}
 	return &Cursor{
 		Time: time.UnixMicro(c.Micros).UTC(), Tenant: c.Tenant, ID: c.ID, Back: c.Back, Reading: c.Reading,
@@ -155,18 +155,9 @@ func parseQuery(q Query, values url.Values, now time.Time, fields []FieldInfo) (
 		if count += len(values[name]); count > MaxTerms {
 			return Query{}, fmt.Errorf("there are more than %d values: ask for fewer at once", MaxTerms)
 		}
-		last := values[name][len(values[name])-1]
 		switch name {
-		case "since":
-			q.Since, err = ParseInstant(last, now)
-		case "until":
-			if q.Until, err = ParseInstant(last, now); err == nil && q.Until.IsZero() { // which would be no end
-				err = errors.New("nothing lies before the year 1")
-			}
-		case "limit":
-			q.Limit, err = ParseLimit(last)
-		case "cursor":
-			q.After, err = ParseCursor(last)
+		case "since", "until", "limit", "cursor":
+			err = q.set(name, values, now)
 		default:
 			f, known := FieldOf(fields, Field(name))
 			if !known || !f.Param {
@@ -189,6 +180,35 @@ func parseQuery(q Query, values url.Values, now time.Time, fields []FieldInfo) (
 		)
 	}
 	return q, nil
+}
+
+// set sets what a parameter says that can stand there once.
+func (q *Query) set(name string, values url.Values, now time.Time) error {
+	value, err := Once(values, name)
+	if err != nil {
+		return err
+	}
+	switch name {
+	case "since":
+		q.Since, err = ParseInstant(value, now)
+	case "until":
+		if q.Until, err = ParseInstant(value, now); err == nil && q.Until.IsZero() { // which would be no end
+			err = errors.New("nothing lies before the year 1")
+		}
+	case "limit":
+		q.Limit, err = ParseLimit(value)
+	case "cursor":
+		q.After, err = ParseCursor(value)
+	}
+	return err
+}
+
+// Once is the value of a parameter that can stand there once, empty where it does not.
+func Once(values url.Values, name string) (string, error) {
+	if n := len(values[name]); n > 1 {
+		return "", fmt.Errorf("it is there %d times; name it once", n)
+	}
+	return values.Get(name), nil
 }
 
 // ParseLimit reads how many items a page has.
@@ -312,23 +332,44 @@ func (e Expr) param() (string, bool) {
 	return "", false
 }
 
-// ParseInstant reads an RFC 3339 time, or a duration back from now such as 15m, 24h or 7d.
+// zoneless are spellings of a time that is in UTC where it names no zone.
+var zoneless = []string{
+	"2006-01-02", "2006-01-02T15:04", "2006-01-02T15:04:05.999999999", "2006-01-02T15:04Z07:00",
+}
+
+// ParseInstant reads an RFC 3339 time, also without its seconds or its zone, or a duration back from now such as 15m,
+// 24h or 7d.
 func ParseInstant(s string, now time.Time) (time.Time, error) {
-	if t, err := ParseRFC3339(s); err == nil && readableYear(t) {
+	t, err := ParseRFC3339(s)
+	for _, layout := range zoneless {
+		if err != nil {
+			t, err = time.Parse(layout, s)
+		}
+	}
+	if err == nil && readableYear(t) {
 		return t.UTC(), nil
 	}
+	d, err := ParseSpan(s)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return now.Add(-d).UTC(), nil
+}
+
+// ParseSpan reads a length of time such as 15m, 24h or 7d.
+func ParseSpan(s string) (time.Duration, error) {
 	text, days := s, 1
 	if n, ok := strings.CutSuffix(s, "d"); ok {
 		text, days = n+"h", 24
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < 0 {
-		return time.Time{}, fmt.Errorf("%q is neither an RFC 3339 time nor a duration back such as 15m, 24h or 7d", s)
+		return 0, fmt.Errorf("%q is neither an RFC 3339 time nor a duration back such as 15m, 24h or 7d", s)
 	}
 	if d > math.MaxInt64/time.Duration(days) {
-		return time.Time{}, fmt.Errorf("%q is more than 292 years: name a time instead", s)
+		return 0, fmt.Errorf("%q is more than 292 years: name a time instead", s)
 	}
-	return now.Add(-d * time.Duration(days)).UTC(), nil
+	return d * time.Duration(days), nil
 }
 
 func sortedKeys(values url.Values) []string {

@@ -181,13 +181,17 @@ func TestParseQueryRefuses(t *testing.T) {
 		"limit=0":                   "limit: ",
 		"limit=1001":                "limit: ",
 		"limit=many":                "limit: ",
-		"cursor=xyz":                "cursor: cursor \"xyz\" is not one of docket's",
+		"cursor=xyz":                "cursor: \"xyz\" is not one of docket's",
 		"outcome=maybe":             "outcome: \"maybe\" is no outcome",
 		"path=":                     "path: is empty",
 		"path=!":                    "path: is empty",
 		"since=1h&until=2h":         "until ",
 		"since=2026-13-01T00:00:00": "since: ",
 		"since=200000d":             "more than 292 years",
+		"since=1h&since=2h":         "since: it is there 2 times; name it once",
+		"until=1h&until=1h":         "until: it is there 2 times",
+		"limit=5&limit=6":           "limit: it is there 2 times",
+		"cursor=a&cursor=b":         "cursor: it is there 2 times",
 		"path=a%00b":                "path: has a NUL in it",
 		"path=%ff":                  "or is no UTF-8",
 		"path=" + strings.Repeat("a&path=", MaxTerms) + "b": "more than 100 values",
@@ -310,5 +314,38 @@ func TestGroup(t *testing.T) {
 		DefaultPrefix: "docket-saver", "team-a.": "team-a.docket-saver", "": "docket-saver",
 	} {
 		require.Equal(t, want, TopicsWithPrefix(prefix).Group("docket-saver"), prefix)
+	}
+}
+
+func TestParseInstant(t *testing.T) {
+	now := time.Date(2026, 7, 31, 12, 0, 0, 0, time.UTC)
+	for text, want := range map[string]string{
+		"2026-07-31":                     "2026-07-31T00:00:00Z",
+		"2026-07-31T10:00":               "2026-07-31T10:00:00Z",
+		"2026-07-31T10:00Z":              "2026-07-31T10:00:00Z",
+		"2026-07-31T10:00+02:00":         "2026-07-31T08:00:00Z",
+		"2026-07-31T10:00:05":            "2026-07-31T10:00:05Z",
+		"2026-07-31T10:00:05.123456":     "2026-07-31T10:00:05.123456Z",
+		"2026-07-31T10:00:05.5+02:00":    "2026-07-31T08:00:05.5Z",
+		"2026-07-31T10:00:05.123456789Z": "2026-07-31T10:00:05.123456789Z",
+		"15m":                            "2026-07-31T11:45:00Z",
+		"2d":                             "2026-07-29T12:00:00Z",
+		"0s":                             "2026-07-31T12:00:00Z",
+		"2026-07-31 10:00":               "",
+		"2026-07":                        "",
+		"2026-02-30":                     "",
+		"":                               "",
+		"-1h":                            "",
+		"10":                             "",
+	} {
+		t.Run(text, func(t *testing.T) {
+			at, err := ParseInstant(text, now)
+			if want == "" {
+				require.Error(t, err)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, want, at.Format(time.RFC3339Nano))
+		})
 	}
 }

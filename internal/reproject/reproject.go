@@ -6,6 +6,7 @@ package reproject
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"slices"
 	"time"
 
@@ -66,7 +67,7 @@ func (w *work) run() error {
 	until := w.Job.Filter.Until
 	if at := w.Job.After.Topic; at != "" {
 		if after, err = domain.ParseCursor(at); err != nil {
-			return err
+			return fmt.Errorf("the job's cursor: %w", err)
 		}
 		if end := domain.DayOf(after.Time).End(); until.IsZero() && !end.After(w.future()) || end.Before(until) {
 			until = end

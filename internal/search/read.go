@@ -318,7 +318,7 @@ func (r *reader) time(t *term, name, op string, v written, top bool, at int) err
 	text, plain := v.text()
 	if plain {
 		var err error
-		if *into, err = instant(text, r.now); err == nil {
+		if *into, err = domain.ParseInstant(text, r.now); err == nil {
 			*has = true
 			return nil
 		}
@@ -329,21 +329,6 @@ func (r *reader) time(t *term, name, op string, v written, top bool, at int) err
 		"%.60q is no time",
 		strings.Join(v.literals, "*"),
 	)
-}
-
-// zoneless are spellings of a time that is in UTC where it names no zone.
-var zoneless = []string{
-	"2006-01-02", "2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02T15:04Z07:00",
-}
-
-// instant is domain.ParseInstant for people, who leave out seconds and zones.
-func instant(text string, now time.Time) (time.Time, error) {
-	for _, layout := range zoneless {
-		if t, err := time.Parse(layout, text); err == nil {
-			return domain.ParseInstant(t.UTC().Format(time.RFC3339Nano), now)
-		}
-	}
-	return domain.ParseInstant(text, now)
 }
 
 // idName is how the language spells FieldDecisionID, which is its name as well.
@@ -473,7 +458,7 @@ func (r *reader) ordered(t *term, f domain.Expr, op domain.Op, v written, at int
 	if _, isNumber := number(text); plain && isNumber {
 		return f, nil
 	}
-	if at, err := instant(text, r.now); plain && err == nil && strings.Contains(text, "-") {
+	if at, err := domain.ParseInstant(text, r.now); plain && err == nil && strings.Contains(text, "-") {
 		f.Value = at.Format(time.RFC3339Nano)
 		return f, nil
 	}

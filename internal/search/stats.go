@@ -165,9 +165,8 @@ func parseEvery(texts []string, asked Request, now time.Time) (time.Duration, er
 	if len(texts) == 0 {
 		return 0, nil
 	}
-	at, err := domain.ParseInstant(texts[0], now)
-	every := now.Sub(at)
-	if _, isTime := domain.ParseRFC3339(texts[0]); err != nil || isTime == nil || len(texts) > 1 ||
+	every, err := domain.ParseSpan(texts[0])
+	if err != nil || len(texts) > 1 ||
 		every < time.Second || every%time.Second != 0 || every > 366*24*time.Hour {
 		return 0, fmt.Errorf(
 			"every: %q is not one length of time of at least a second, such as 30s, 5m, 1h or 7d", strings.Join(texts, ", "),

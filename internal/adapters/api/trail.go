@@ -82,7 +82,7 @@ func ParseTrailCursor(s string) (from map[string]int64, err error) {
 		err = json.Unmarshal(b, &from)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cursor %.40q is not one of docket's: pass on next_cursor unchanged", s)
+		return nil, fmt.Errorf("%.40q is not one of docket's: pass on next_cursor unchanged", s)
 	}
 	return from, nil
 }

@@ -24,6 +24,9 @@ func (r *routes) compare(c echo.Context) error {
 				"unknown parameter %q: known are a and b, with a_tenant, a_timestamp, b_tenant, b_timestamp", name,
 			))
 		}
+		if _, err := domain.Once(params, name); err != nil {
+			return web.BadRequest(fmt.Errorf("%s: %w", name, err))
+		}
 	}
 	sides := []string{"a", "b"}
 	for _, side := range sides {

@@ -265,6 +265,9 @@ func (r *routes) rows(c echo.Context, id string, params url.Values) ([]domain.De
 				http.StatusBadRequest, fmt.Sprintf("unknown parameter %q: known are tenant, timestamp", name),
 			)
 		}
+		if _, err := domain.Once(params, name); err != nil {
+			return nil, web.BadRequest(fmt.Errorf("%s: %w", name, err))
+		}
 	}
 	if tenant := params.Get("tenant"); tenant != "" {
 		if !within.Includes(tenant) {
@@ -304,17 +307,18 @@ func (r *routes) trail(c echo.Context, id string) error {
 	q := trail.Question{ID: id}
 	params := c.QueryParams()
 	for name := range params {
-		var err error
-		switch value := params.Get(name); name {
-		case "opa":
+		value, err := domain.Once(params, name)
+		switch {
+		case name != "opa" && name != "cursor":
+			return web.BadRequest(fmt.Errorf("unknown parameter %q: known are opa and cursor", name))
+		case err != nil:
+		case name == "opa":
 			q.OPA = value
-		case "cursor":
-			q.From, err = api.ParseTrailCursor(value)
 		default:
-			err = fmt.Errorf("unknown parameter %q: known are opa and cursor", name)
+			q.From, err = api.ParseTrailCursor(value)
 		}
 		if err != nil {
-			return web.BadRequest(err)
+			return web.BadRequest(fmt.Errorf("%s: %w", name, err))
 		}
 	}
 	report, err := r.Trail.Follow(c.Request().Context(), scope(c), q)
@@ -339,14 +343,15 @@ func (r *routes) audit(c echo.Context) error {
 	limit, before := domain.DefaultPage, time.Time{}
 	params := c.QueryParams()
 	for name := range params {
-		var err error
-		switch value := params.Get(name); name {
-		case "limit":
-			limit, err = domain.ParseLimit(value)
-		case "until":
-			before, err = domain.ParseInstant(value, r.now())
-		default:
+		value, err := domain.Once(params, name)
+		switch {
+		case name != "limit" && name != "until":
 			return web.BadRequest(fmt.Errorf("unknown parameter %q: known are until and limit", name))
+		case err != nil:
+		case name == "limit":
+			limit, err = domain.ParseLimit(value)
+		default:
+			before, err = domain.ParseInstant(value, r.now())
 		}
 		if err != nil {
 			return web.BadRequest(fmt.Errorf("%s: %w", name, err))

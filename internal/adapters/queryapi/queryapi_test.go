@@ -256,3 +256,34 @@ func TestChangesComeFromTheSameSite(t *testing.T) {
 		http.MethodPost, "/api/v1/dead-letters/reindexes", `{}`)
 	require.Equal(t, http.StatusForbidden, code, answer)
 }
+
+// TestParametersThatStandTwice are refused: nobody can tell which of them counts.
+func TestParametersThatStandTwice(t *testing.T) {
+	h := newBench(t).handler(domain.Caller{Name: "ann", Tenants: domain.AllTenants(), Role: domain.Viewer})
+	for path, name := range map[string]string{
+		"decisions?since=1h&since=2h":                     "since",
+		"decisions?until=1h&until=2h":                     "until",
+		"decisions?limit=1&limit=2":                       "limit",
+		"decisions/stats?since=1h&since=2h":               "since",
+		"decisions/fields/path?until=1h&until=2h":         "until",
+		"decisions/export?format=csv&format=csv":          "format",
+		"decisions/tail?with_event=true&with_event=true":  "with_event",
+		"decisions/contrast?limit=1&limit=2":              "limit",
+		"decisions/compare?a=1&a=2&b=3":                   "a",
+		"decisions/compare?a=1&b=2&b_tenant=x&b_tenant=y": "b_tenant",
+		"decisions/1?tenant=x&tenant=y":                   "tenant",
+		"decisions/1/raw?timestamp=1h&timestamp=2h":       "timestamp",
+		"decisions/1/last-allowed?tenant=x&tenant=y":      "tenant",
+		"decisions/1/trail?opa=x&opa=y":                   "opa",
+		"audit?until=1h&until=2h":                         "until",
+		"dead-letters?limit=1&limit=2":                    "limit",
+		"dead-letters/groups?since=1h&since=2h":           "since",
+	} {
+		t.Run(path, func(t *testing.T) {
+			code, answer := ask(h, http.MethodGet, "/api/v1/"+path, "")
+			require.Equal(t, http.StatusBadRequest, code, answer)
+			require.Contains(t, answer, name)
+			require.Regexp(t, "2 times|more than once", answer)
+		})
+	}
+}
