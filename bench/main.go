@@ -34,7 +34,7 @@ func main() {
 	flag.Usage = func() {
 		fmt.Fprintln(
 			flag.CommandLine.Output(),
-			"docket-bench [flags] embedded|store|search|stampede|victorialogs|roles|dead|slow|baseline|k6|burst|savers",
+			"docket-bench [flags] embedded|store|search|searched|stampede|victorialogs|roles|dead|slow|baseline|k6|burst|savers",
 		)
 		flag.PrintDefaults()
 	}
@@ -50,6 +50,8 @@ func main() {
 		err = suites.SearchSuite(*rows, *days, *out)
 	case "stampede":
 		err = suites.StampedeSuite(*rows, *seconds, *out)
+	case "searched":
+		err = suites.SearchedSuite(*docket, *out, *rate, *seconds, *times)
 	case "victorialogs":
 		err = suites.VictoriaLogsSuite(*victoriaLogs, *rows, *days, *out)
 	case "roles":
@@ -72,7 +74,8 @@ func main() {
 		err = stack.ServeBaseline(*listen, *database)
 	default:
 		err = fmt.Errorf(
-			"%s is no suite: embedded, store, search, stampede, victorialogs, roles, dead, slow, baseline, k6, burst or savers",
+			"%s is no suite: embedded, store, search, searched, stampede, victorialogs, roles, dead, slow, baseline, k6, burst "+
+				"or savers",
 			suite,
 		)
 	}

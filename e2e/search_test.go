@@ -58,6 +58,11 @@ func event(id string, n int) string {
 	)
 }
 
+// padded is an event with 2 KiB more of input.
+func padded(event string) string {
+	return strings.Replace(event, `"input":{`, `"input":{"pad":"`+strings.Repeat("more ", 400)+`",`, 1)
+}
+
 // send uploads so many decisions at once.
 func (d *docket) send(t *testing.T, n int) {
 	t.Helper()
@@ -191,11 +196,11 @@ func TestTailWithoutDatabase(t *testing.T) {
 	t.Logf("behind the 200, %d clients: median %s, 99 %% %s, most %s", clients,
 		behind[len(behind)/2], behind[len(behind)*99/100], behind[len(behind)-1])
 
-	const many = 30_000
-	for n := 0; n < many; n += 1000 {
+	const many = 6_000 // of 2 KiB: who does not read is cut after 30 s, and the others have them all before
+	for n := 0; n < many; n += 500 {
 		var events []string
-		for i := n; i < n+1000; i++ {
-			events = append(events, event(fmt.Sprintf("many-%d", i), i))
+		for i := n; i < n+500; i++ {
+			events = append(events, padded(event(fmt.Sprintf("many-%d", i), i)))
 		}
 		c.post(t, events...)
 	}
@@ -219,4 +224,50 @@ func TestTailWithoutDatabase(t *testing.T) {
 		out, code := c.command(t, "stats", "--by", "tenant", "-o", "csv")
 		return code == 0 && strings.Contains(out, fmt.Sprintf("default,%d\n", many+40))
 	}, 2*time.Minute, time.Second, "all of it is stored afterwards")
+}
+
+// TestSlowReadersHoldNothing has a client take an export and not read it: no transaction waits for it, which would keep
+// vacuum from every table.
+func TestSlowReadersHoldNothing(t *testing.T) {
+	c := oneBroker(t)
+	const uploads, each = 60, 200
+	for n := range uploads {
+		events := make([]string, each)
+		for i := range events {
+			events[i] = padded(event(fmt.Sprintf("d-%d-%d", n, i), i))
+		}
+		c.post(t, events...)
+	}
+	require.Eventually(t, func() bool {
+		var rows int
+		c.query(t, &rows, `SELECT count(*) FROM decisions`)
+		return rows == uploads*each
+	}, time.Minute, 100*time.Millisecond)
+
+	req, err := http.NewRequestWithContext(
+		t.Context(), http.MethodGet, "http://"+c.console+"/api/v1/decisions/export?format=ndjson&with_event=true", http.NoBody,
+	)
+	require.NoError(t, err)
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	for range 20 {
+		var oldest float64
+		c.query(t, &oldest, `SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8
+			FROM pg_stat_activity WHERE application_name = 'console' AND datname = current_database()`)
+		require.Less(t, oldest, 2.0, "seconds")
+		sleepFor(t, 250*time.Millisecond)
+	}
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, 1<<20)
+	exported, last := 0, ""
+	for lines.Scan() {
+		last = lines.Text()
+		exported++
+	}
+	require.NoError(t, lines.Err())
+	require.Equal(t, uploads*each, exported-1)
+	require.Contains(t, last, `"complete":true`)
+	require.Contains(t, resp.Trailer.Get("Docket-Complete"), "true; ")
 }

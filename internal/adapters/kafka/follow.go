@@ -16,6 +16,9 @@ const newPartitions = 30 * time.Second
 // followWait is how long a broker may wait for a record until it says that there is none.
 const followWait = 500 * time.Millisecond
 
+// clocksApart is how far the clocks of those who write may be behind.
+const clocksApart = 5 * time.Second
+
 // Follow consumes a topic outside of any group, from its end on; see ports.LogReader. A partition that comes into being
 // meanwhile is read from its beginning.
 func (l *Log) Follow(ctx context.Context, topic string, begun func(), visit func([]domain.Record)) error {
@@ -59,14 +62,15 @@ func (l *Log) Follow(ctx context.Context, topic string, begun func(), visit func
 	}
 }
 
-// endsOf is where each partition of a topic ends. One that has no leader has the end that it will have once it has one:
-// nobody writes to it before. The error is the last one where no partition answers.
+// endsOf is where each partition of a topic ends. One that has no leader tells once it has one, when others may have
+// written to it already: it is read from what was written shortly before now. The error is the last one where no
+// partition answers.
 func (l *Log) endsOf(ctx context.Context, topic string) (map[int32]kgo.Offset, error) {
 	meta, err := l.admin.Metadata(ctx, topic)
 	if err != nil {
 		return nil, err
 	}
-	from := map[int32]kgo.Offset{}
+	from, since := map[int32]kgo.Offset{}, time.Now().Add(-clocksApart)
 	ends, err := l.admin.ListEndOffsets(ctx, topic)
 	answered := false
 	for p := range meta.Topics[topic].Partitions {
@@ -78,7 +82,7 @@ func (l *Log) endsOf(ctx context.Context, topic string) (map[int32]kgo.Offset, e
 			err = end.Err
 			fallthrough
 		default:
-			from[p] = kgo.NewOffset().AtEnd()
+			from[p] = kgo.NewOffset().AfterMilli(since.UnixMilli())
 		}
 	}
 	if !answered {
