@@ -245,7 +245,7 @@ func TestSlowReadersHoldNothing(t *testing.T) {
 	}, time.Minute, 100*time.Millisecond)
 
 	req, err := http.NewRequestWithContext(
-		t.Context(), http.MethodGet, "http://"+c.console+"/api/v1/decisions/export?format=ndjson&with_event=true", http.NoBody,
+		t.Context(), http.MethodGet, "http://"+c.console+"/api/v1/decisions/export?with_event=true", http.NoBody,
 	)
 	require.NoError(t, err)
 	resp, err := http.DefaultClient.Do(req)

@@ -70,8 +70,9 @@ func TestFollowWithoutALeader(t *testing.T) {
 	require.Zero(t, came[1].Load(), "it has no end yet")
 	first.Store(2)
 	writeUntil(1)
-	require.Eventually(t, func() bool { return came[0].Load()+came[1].Load() == int64(next) }, patience, 10*time.Millisecond,
-		"what was written before it told its end, too")
+	require.Eventually(t, func() bool {
+		return came[0].Load()+came[1].Load() == int64(next)
+	}, patience, 10*time.Millisecond, "what was written before it told its end, too")
 	stop()
 	require.NoError(t, <-ended)
 }
