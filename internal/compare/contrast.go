@@ -189,11 +189,13 @@ func (c *contrast) sample(
 ) error {
 	q := domain.Query{Filter: side.Filter, Limit: domain.MaxPage}
 	side.Complete = true
-	inTime, cancel := context.WithDeadline(ctx, until)
-	defer cancel()
+	// The first page has the time of any page: there is nothing to tell without it. Those behind it are given up, as
+	// if whoever asked had gone: a deadline would be taken for a database that does not answer.
+	asking, giveUp := ctx, func() {}
+	defer func() { giveUp() }()
 	for side.Decisions < SampleSize {
-		page, err := in.StoredEvents(inTime, scope, q)
-		if err != nil && inTime.Err() != nil && ctx.Err() == nil && side.More {
+		page, err := in.StoredEvents(asking, scope, q)
+		if err != nil && asking.Err() != nil && ctx.Err() == nil {
 			side.Complete = false
 			return nil
 		}
@@ -215,7 +217,11 @@ func (c *contrast) sample(
 			side.Complete = side.Decisions == SampleSize
 			return nil
 		}
-		q.After = page.Next
+		if q.After = page.Next; asking == ctx {
+			asking, giveUp = context.WithCancel(ctx)
+			timer := time.AfterFunc(time.Until(until), giveUp)
+			defer timer.Stop()
+		}
 	}
 	return nil
 }

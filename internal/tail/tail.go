@@ -170,12 +170,12 @@ func (t *Tail) looking() []*Look {
 // show hands records to those whose query they fit. A record is projected once for all. Who looks is judged beside the
 // others: a hundred queries take a hundred times as long, and the log goes on.
 func (t *Tail) show(batch []domain.Record) {
-	shown := make([]func() shownDecision, len(batch))
+	shown := make([]func() *shownDecision, len(batch))
 	for i, r := range batch {
-		shown[i] = sync.OnceValue(func() shownDecision {
+		shown[i] = sync.OnceValue(func() *shownDecision {
 			d := t.project(r)
 			// The record's bytes are a part of the whole upload's.
-			return shownDecision{d, sync.OnceValue(func() []byte { return bytes.Clone(d.Event) })}
+			return &shownDecision{d, sync.OnceValue(func() []byte { return bytes.Clone(d.Event) })}
 		})
 	}
 	var judging errgroup.Group

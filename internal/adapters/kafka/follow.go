@@ -1,11 +1,14 @@
 package kafka
 
 import (
-	"cmp"
 	"context"
+	"errors"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -19,7 +22,7 @@ const followWait = 500 * time.Millisecond
 // clocksApart is how far the clocks of those who write may be behind.
 const clocksApart = 5 * time.Second
 
-// Follow consumes a topic outside of any group, from its end on; see ports.LogReader. A partition that comes into being
+// Follow consumes a topic outside of any group, from its end on, as far as it is known; see ports.LogReader. A partition that comes into being
 // meanwhile is read from its beginning.
 func (l *Log) Follow(ctx context.Context, topic string, begun func(), visit func([]domain.Record)) error {
 	op := "follow " + topic
@@ -63,30 +66,50 @@ func (l *Log) Follow(ctx context.Context, topic string, begun func(), visit func
 }
 
 // endsOf is where each partition of a topic ends. One that has no leader tells once it has one, when others may have
-// written to it already: it is read from what was written shortly before now. The error is the last one where no
-// partition answers.
+// written to it already: it is read from what was written shortly before now, some of which was acknowledged before.
+// The error is of a partition that has a leader and does not answer, or of all where none has one.
 func (l *Log) endsOf(ctx context.Context, topic string) (map[int32]kgo.Offset, error) {
-	meta, err := l.admin.Metadata(ctx, topic)
-	if err != nil {
+	since := time.Now().Add(-clocksApart)
+	from, led := map[int32]kgo.Offset{}, false
+	without := func(partition int32, err error) error {
+		if !errors.Is(err, kerr.LeaderNotAvailable) && !errors.Is(err, kerr.NotLeaderForPartition) {
+			return err
+		}
+		from[partition] = kgo.NewOffset().AfterMilli(since.UnixMilli())
+		return nil
+	}
+	ends, err := l.admin.ListEndOffsets(ctx, topic)
+	failed := err
+	var shards *kadm.ShardErrors // of what could not even be asked
+	if err != nil && !errors.As(err, &shards) {
 		return nil, err
 	}
-	from, since := map[int32]kgo.Offset{}, time.Now().Add(-clocksApart)
-	ends, err := l.admin.ListEndOffsets(ctx, topic)
-	answered := false
-	for p := range meta.Topics[topic].Partitions {
-		end, is := ends.Lookup(topic, p)
-		switch {
-		case is && end.Err == nil:
-			from[p], answered = kgo.NewOffset().At(end.Offset), true
-		case is:
-			err = end.Err
-			fallthrough
-		default:
-			from[p] = kgo.NewOffset().AfterMilli(since.UnixMilli())
+	if shards != nil {
+		for _, s := range shards.Errs {
+			request, ok := s.Req.(*kmsg.ListOffsetsRequest)
+			if !ok {
+				return nil, err
+			}
+			for _, t := range request.Topics {
+				for _, p := range t.Partitions {
+					if err := without(p.Partition, s.Err); err != nil {
+						return nil, err
+					}
+				}
+			}
 		}
 	}
-	if !answered {
-		return nil, cmp.Or(err, meta.Topics[topic].Err)
+	for p, end := range ends[topic] {
+		if end.Err == nil {
+			from[p], led = kgo.NewOffset().At(end.Offset), true
+			continue
+		}
+		if failed = end.Err; without(p, end.Err) != nil {
+			return nil, end.Err
+		}
+	}
+	if !led {
+		return nil, failed
 	}
 	return from, nil
 }

@@ -216,35 +216,33 @@ const retentionLock = migrationLock + 1
 // wait behind it, so the second time finds few.
 const endSearchesEvery = 200 * time.Millisecond
 
-// endSearches cancels the searches that read decisions: they would keep a day from being dropped one after the other.
-// Whoever asked gets what was found so far, or has to ask again. Those of a role that this one is no member of stay.
-const endSearches = `SELECT count(pg_cancel_backend(a.pid)) FROM pg_stat_activity a
+// endSearches cancels the searches that read decisions, where somebody waits to drop a day of them: they would keep it
+// from being dropped one after the other. Whoever asked gets what was found so far, or has to ask again. Those of a role
+// that this one is no member of stay.
+const endSearches = `WITH held (relation) AS (
+		VALUES ('decisions'::regclass), (to_regclass($2::text)), ('decision_counts'::regclass), (to_regclass($3::text))
+	)
+	SELECT count(pg_cancel_backend(a.pid)) FROM pg_stat_activity a
 	WHERE a.pid <> pg_backend_pid() AND a.datname = current_database() AND a.state = 'active'
 		AND starts_with(a.query, $1::text) AND pg_has_role(a.usesysid, 'MEMBER')
-		AND EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.granted
-			AND l.relation IN ('decisions'::regclass, to_regclass($2::text), 'decision_counts'::regclass,
-				to_regclass($3::text)))`
+		AND EXISTS (SELECT FROM pg_locks l JOIN held USING (relation) WHERE l.pid = a.pid AND l.granted)
+		AND EXISTS (SELECT FROM pg_locks l JOIN held USING (relation) WHERE l.mode = 'AccessExclusiveLock' AND NOT l.granted)`
 
 // DropDay drops a partition, by the database's clock; see ports.DecisionDays. It locks everybody out of the table, and
-// everybody behind it while it waits, so it waits for a second only, and ends the searches that are in its way. It does
-// so while it waits: once it has given up, those who waited behind it are the next in its way.
+// everybody behind it while it waits, so it waits for a second at most for each lock, and ends the searches that are in
+// its way. It does so while it waits: once it has given up, those who waited behind it are the next in its way.
 func (s *Store) DropDay(ctx context.Context, d domain.Day, atMost int) (dropped bool, err error) {
 	settled := make(chan struct{})
 	var ending errgroup.Group
-	ending.Go(func() error {
+	ending.Go(func() (failed error) {
 		again := time.NewTicker(endSearchesEvery)
 		defer again.Stop()
 		for {
 			select {
 			case <-settled:
-				return nil
+				return failed
 			case <-again.C:
-			}
-			err := s.change(ctx, "end searches", func(b *pgx.Batch) {
-				b.Queue(endSearches, strings.TrimSpace(searchMark), partitionOf(d), countsOf(d))
-			})
-			if err != nil {
-				return err
+				failed = s.endSearches(ctx, d)
 			}
 		}
 	})
@@ -254,6 +252,21 @@ func (s *Store) DropDay(ctx context.Context, d domain.Day, atMost int) (dropped 
 		return false, errors.Join(err, notEnded)
 	}
 	return dropped, nil
+}
+
+// endSearches ends the searches that are in the way of a day, on the probes' connection: those that write may all be in
+// use by who waits behind the day.
+func (s *Store) endSearches(ctx context.Context, d domain.Day) error {
+	limit, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := s.probes.Acquire(limit)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return s.inTx(ctx, conn.Conn(), begin, func(b *pgx.Batch) {
+		b.Queue(endSearches, strings.TrimSpace(searchMark), partitionOf(d), countsOf(d))
+	})
 }
 
 func (s *Store) dropDay(ctx context.Context, d domain.Day, atMost int) (dropped bool, err error) {

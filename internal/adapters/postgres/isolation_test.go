@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -107,4 +108,52 @@ func TestDropDayBesideSearches(t *testing.T) {
 	_, err = tx.Exec(t.Context(), `SELECT 1`)
 	require.NoError(t, err, "nobody has ended it")
 	require.NoError(t, tx.Rollback(t.Context()))
+}
+
+// TestSlowRows looks at rows that come slowly: whatever has come when the time is over was looked at.
+func TestSlowRows(t *testing.T) {
+	p := postgres(t)
+	database := newDatabase(t, p)
+	owner := newStore(t, p.URL(database, ""), nil)
+	now := time.Now()
+	const rows = 400
+	var all []domain.Decision
+	for i := range rows {
+		at := now.Add(-time.Duration(i) * time.Second)
+		all = append(all, decision(strconv.Itoa(i), at, `{"input":{"x":`+strconv.Itoa(i)+`}}`))
+	}
+	_, err := owner.SaveBatch(t.Context(), all)
+	require.NoError(t, err)
+	role := database + "_slow"
+	require.NoError(t, p.Exec(
+		database, "ANALYZE decisions", "CREATE ROLE "+role+" LOGIN", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO "+role,
+		`CREATE FUNCTION slow() RETURNS boolean VOLATILE LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.005); RETURN true; END'`,
+		"ALTER TABLE decisions ENABLE ROW LEVEL SECURITY", "CREATE POLICY slow ON decisions FOR SELECT TO "+role+" USING (slow())",
+	))
+	t.Cleanup(func() { require.NoError(t, p.Exec(database, "DROP OWNED BY "+role, "DROP ROLE "+role)) })
+	s := newStore(t, p.URL(database, ""), func(o *Options) {
+		o.SearchURL, o.SearchTime = p.URL(database, role), 300*time.Millisecond
+	})
+	asked, err := search.Parse("input.x<3", now)
+	require.NoError(t, err)
+	q, looked, pages := domain.Query{Filter: asked.Filter, Limit: 10}, 0, 0
+	var found []string
+	for {
+		page, err := s.Search(t.Context(), domain.AllTenants(), q)
+		require.NoError(t, err)
+		pages++
+		looked += page.LookedAt
+		for _, d := range page.Items {
+			found = append(found, d.ID)
+		}
+		if page.Next == nil {
+			break
+		}
+		require.False(t, page.Complete)
+		require.Greater(t, page.LookedAt, 8, "rows that had come")
+		q.After = page.Next
+	}
+	require.Equal(t, []string{"0", "1", "2"}, found)
+	require.Equal(t, rows, looked, "each once")
+	require.Greater(t, pages, 3)
 }

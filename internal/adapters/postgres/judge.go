@@ -24,13 +24,13 @@ func (s *Store) judgePage(
 	ask, before := page.Ask(), page.Looked()
 	sql, args := pageQuery(scope, q, judged(plan), ask, in)
 	var fit []domain.Cursor
-	judging := sqlstore.NewJudging(plan, read.unpack, func(r *sqlstore.JudgedRow) (bool, error) {
+	judging := sqlstore.NewJudging(plan, false, read.unpack, func(r *sqlstore.JudgedRow) (bool, error) {
 		if r.Err == nil && page.Looks(&r.Decision, r.Fits) {
 			fit = append(fit, *domain.CursorOf(&r.Decision))
 		}
-		return len(fit) < page.Room() && !page.Late(), r.Err
+		return len(fit) < page.Room(), r.Err
 	})
-	err = s.judge(ctx, planned(q.Where), sql, args, plan, judging)
+	err = s.judge(ctx, planned(q.Where), sql, args, plan, judging, page.Late)
 	if tookTooLong(err) && page.Looked() > 0 {
 		page.TimeIsUp()
 		err = nil
@@ -52,7 +52,7 @@ func (s *Store) Scan(
 	sql := inTables(tables, rowsQuery(w, scope, domain.Query{Filter: f}, judged(plan)))
 	read, anyway := rowsOf{s, true, false}, rowsOf{s, true, true}
 	learned := false
-	judging := sqlstore.NewJudging(plan, read.unpack, func(r *sqlstore.JudgedRow) (bool, error) {
+	judging := sqlstore.NewJudging(plan, true, read.unpack, func(r *sqlstore.JudgedRow) (bool, error) {
 		if errors.Is(r.Err, sqlstore.ErrUnknownDictionary) {
 			if !learned {
 				if err := s.readDictionaries(ctx); err != nil { // on another connection
@@ -64,19 +64,28 @@ func (s *Store) Scan(
 		}
 		return r.Err == nil && (!r.Fits || visit(&r.Decision)), r.Err
 	})
-	return s.judge(ctx, planned(f.Where), sql, w.Args, plan, judging)
+	return s.judge(ctx, planned(f.Where), sql, w.Args, plan, judging, func() bool { return false })
 }
 
-// judge has the rows of a statement judged, those that came before it failed as well.
+// lateRows are read of a statement though it is late: rows come many at once, and a search whose first ones come late
+// would go on by one a page.
+const lateRows = 100
+
+// judge has the rows of a statement judged, those that came before it failed as well, and reads few more of them once
+// it is late.
 func (s *Store) judge(
-	ctx context.Context, settings, sql string, args []any, plan search.Plan, judging *sqlstore.Judging,
+	ctx context.Context, settings, sql string, args []any, plan search.Plan, judging *sqlstore.Judging, late func() bool,
 ) error {
-	row := newJudgedRow(plan)
+	row, behind := newJudgedRow(plan), 0
 	err := s.rows(ctx, settings, sql, args, func(from pgx.CollectableRow) (bool, error) {
 		if err := row.read(from); err != nil {
 			return false, err
 		}
-		return judging.Add(&row.d, row.event, row.packed)
+		if late() {
+			behind++
+		}
+		more, err := judging.Add(&row.d, row.event, row.packed)
+		return more && behind < lateRows, err
 	})
 	return cmp.Or(err, judging.End())
 }

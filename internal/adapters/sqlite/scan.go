@@ -31,7 +31,7 @@ func (s *Store) Scan(
 	for _, t := range []string{"decisions", "decisions_out_of_window"} {
 		parts = append(parts, `SELECT `+names+` FROM `+t+` WHERE `+w.String())
 	}
-	judging := sqlstore.NewJudging(plan, s.unpack, func(r *sqlstore.JudgedRow) (bool, error) {
+	judging := sqlstore.NewJudging(plan, true, s.unpack, func(r *sqlstore.JudgedRow) (bool, error) {
 		return !r.Fits || visit(&r.Decision), nil
 	})
 	err := s.each(ctx, strings.Join(parts, " UNION ALL "), w.Args, func(rows *sql.Rows) error {

@@ -1,17 +1,21 @@
 package sqlstore
 
 import (
+	"fmt"
 	"runtime"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/search"
 )
 
-// How many rows one goroutine judges at a time, and of how many bytes as they are stored.
+// How many rows one goroutine judges at a time, few at first, and of how many bytes as they are stored.
 const (
+	firstRows  = 8
 	chunkRows  = 64
-	chunkBytes = 256 << 10
+	chunkBytes = 64 << 10
 )
 
 // keptRoom is how much room a row keeps for the event of the next one.
@@ -22,11 +26,13 @@ const keptRoom = 16 << 10
 // chunks of rows are judged at once, as many as there are cores. It belongs to one goroutine.
 type Judging struct {
 	plan    search.Plan
+	events  bool
 	unpack  Unpack
 	settle  func(*JudgedRow) (more bool, err error)
+	rows    int // of the chunk that is being filled
 	filling *chunk
 	waiting []*chunk // the oldest first
-	ended   bool
+	ended   atomic.Bool
 }
 
 // Unpack returns the event of a row, which has it as JSON or packed, in the room of a buffer where there is enough of
@@ -54,14 +60,20 @@ func (r *JudgedRow) Judge(plan search.Plan, unpack Unpack) {
 	r.Fits = r.Err == nil && (plan.Rest == nil || plan.Rest.Fits(&r.Decision))
 }
 
-// NewJudging begins to judge rows by the rest of a plan, if it has one. settle says whether to go on.
-func NewJudging(plan search.Plan, unpack Unpack, settle func(*JudgedRow) (more bool, err error)) *Judging {
-	return &Judging{plan: plan, unpack: unpack, settle: settle, filling: chunks.Get().(*chunk)}
+// NewJudging begins to judge rows by the rest of a plan, if it has one. settle gets those that fit with their events,
+// where these are wanted, and says whether to go on.
+func NewJudging(
+	plan search.Plan, events bool, unpack Unpack, settle func(*JudgedRow) (more bool, err error),
+) *Judging {
+	return &Judging{
+		plan: plan, events: events && plan.Event, unpack: unpack, settle: settle, rows: firstRows,
+		filling: chunks.Get().(*chunk),
+	}
 }
 
 // Add takes a row with its event as it is stored, of which it keeps copies. It may settle rows that came before.
 func (j *Judging) Add(d *domain.Decision, event, packed []byte) (more bool, err error) {
-	if j.ended {
+	if j.ended.Load() {
 		return false, nil
 	}
 	c := j.filling
@@ -76,22 +88,28 @@ func (j *Judging) Add(d *domain.Decision, event, packed []byte) (more bool, err 
 	case !j.plan.Event: // it costs more to hand the row over than to judge it
 		r.Judge(j.plan, j.unpack)
 		return j.settled(c)
-	case c.n < chunkRows && c.bytes < chunkBytes:
+	case c.n < j.rows && c.bytes < chunkBytes:
 		return true, nil
 	}
 	j.handOver()
-	if len(j.waiting) <= runtime.GOMAXPROCS(0) {
-		return true, nil
+	for more = true; more && len(j.waiting) > 0; {
+		if len(j.waiting) <= runtime.GOMAXPROCS(0) && len(j.waiting[0].judged) == 0 {
+			return true, nil
+		}
+		more, err = j.settleOldest()
 	}
-	return j.settleOldest()
+	return more, err
 }
 
 // End settles what was added and is not settled yet, unless settle has had enough.
 func (j *Judging) End() (err error) {
+	if j.ended.Load() {
+		return nil
+	}
 	if j.filling.n > 0 {
 		j.handOver()
 	}
-	for more := !j.ended; more && len(j.waiting) > 0; {
+	for more := true; more && len(j.waiting) > 0; {
 		more, err = j.settleOldest()
 	}
 	return err
@@ -100,12 +118,34 @@ func (j *Judging) End() (err error) {
 // handOver has the rows that were added judged on another goroutine.
 func (j *Judging) handOver() {
 	c := j.filling
-	c.judged = make(chan any, 1)
+	c.judged = make(chan error, 1)
 	go func() {
-		defer func() { c.judged <- recover() }()
-		c.judge(j.plan, j.unpack)
+		defer func() {
+			if failed := recover(); failed != nil {
+				c.judged <- fmt.Errorf("judging a row: %v\n%s", failed, debug.Stack())
+				return
+			}
+			c.judged <- nil
+		}()
+		j.judge(c)
 	}()
-	j.waiting, j.filling = append(j.waiting, c), chunks.Get().(*chunk)
+	j.waiting, j.filling, j.rows = append(j.waiting, c), chunks.Get().(*chunk), min(2*j.rows, chunkRows)
+}
+
+// judge judges the rows of a chunk, until nobody wants them any more.
+func (j *Judging) judge(c *chunk) {
+	for i := range c.rows[:c.n] {
+		r := &c.rows[i]
+		if j.ended.Load() {
+			return
+		}
+		if r.unpacked == nil {
+			r.unpacked, c.spare = c.spare, nil
+		}
+		if r.Judge(j.plan, j.unpack); !r.Fits || !j.events {
+			c.spare, r.unpacked, r.Event = r.unpacked, nil, nil
+		}
+	}
 }
 
 func (j *Judging) settleOldest() (more bool, err error) {
@@ -125,7 +165,7 @@ func (j *Judging) settled(c *chunk) (more bool, err error) {
 	for i := range c.rows[:c.n] {
 		r := &c.rows[i]
 		if more, err = j.settle(r); !more || err != nil {
-			j.ended = true
+			j.ended.Store(true)
 			return false, err
 		}
 		if len(j.plan.Fields) > 0 {
@@ -146,24 +186,12 @@ type chunk struct {
 	rows   [chunkRows]JudgedRow
 	n      int // of rows that are there
 	bytes  int
-	judged chan any // what the judging has panicked with
-	spare  []byte   // room for the next event: few rows fit, and the others do not keep theirs
+	judged chan error // what the judging has panicked with
+	spare  []byte     // room for the next event: few rows fit, and the others do not keep theirs
 }
 
 // chunks are empty.
 var chunks = sync.Pool{New: func() any { return new(chunk) }}
-
-func (c *chunk) judge(plan search.Plan, unpack Unpack) {
-	for i := range c.rows[:c.n] {
-		r := &c.rows[i]
-		if r.unpacked == nil {
-			r.unpacked, c.spare = c.spare, nil
-		}
-		if r.Judge(plan, unpack); !r.Fits {
-			c.spare, r.unpacked, r.Event = r.unpacked, nil, nil
-		}
-	}
-}
 
 // copied is a copy in the room of a buffer, nil of nil.
 func copied(buffer, b []byte) []byte {

@@ -52,7 +52,7 @@ func TestJudging(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			plan, settled := planOf(t, tc.query), 0
-			j := sqlstore.NewJudging(plan, unpack, func(r *sqlstore.JudgedRow) (bool, error) {
+			j := sqlstore.NewJudging(plan, true, unpack, func(r *sqlstore.JudgedRow) (bool, error) {
 				d, event := row(settled)
 				require.Equal(t, d.ID, r.ID, "in order")
 				require.Equal(t, tc.fits(settled), r.Fits, r.ID)
@@ -100,7 +100,7 @@ func TestJudgingEnds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			settled := 0
-			j := sqlstore.NewJudging(planOf(t, "input.n:1"), unpack, func(r *sqlstore.JudgedRow) (bool, error) {
+			j := sqlstore.NewJudging(planOf(t, "input.n:1"), false, unpack, func(r *sqlstore.JudgedRow) (bool, error) {
 				settled++
 				require.Equal(t, tc.packed == "damaged", r.Err != nil)
 				require.False(t, r.Fits)
@@ -125,8 +125,16 @@ func TestJudgingEnds(t *testing.T) {
 
 // TestJudgingPanics has the panic where whoever serves a request recovers from it.
 func TestJudgingPanics(t *testing.T) {
-	j := sqlstore.NewJudging(planOf(t, "input.n:1"), unpack, func(*sqlstore.JudgedRow) (bool, error) { return true, nil })
+	settle := func(*sqlstore.JudgedRow) (bool, error) { return true, nil }
+	j := sqlstore.NewJudging(planOf(t, "input.n:1"), false, unpack, settle)
 	_, err := j.Add(&domain.Decision{}, nil, []byte("panic"))
 	require.NoError(t, err)
-	require.PanicsWithValue(t, "of the judging", func() { _ = j.End() })
+	defer func() {
+		failed, ok := recover().(error)
+		require.True(t, ok)
+		require.ErrorContains(t, failed, "of the judging")
+		require.ErrorContains(t, failed, "judging_test.go", "where it was")
+	}()
+	_ = j.End()
+	t.Error("nothing panicked")
 }
