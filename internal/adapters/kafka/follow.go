@@ -22,8 +22,8 @@ const followWait = 500 * time.Millisecond
 // clocksApart is how far the clocks of those who write may be behind.
 const clocksApart = 5 * time.Second
 
-// Follow consumes a topic outside of any group, from its end on, as far as it is known; see ports.LogReader. A partition that comes into being
-// meanwhile is read from its beginning.
+// Follow consumes a topic outside of any group, from its end on as far as that is known; see ports.LogReader. A
+// partition that comes into being meanwhile is read from its beginning.
 func (l *Log) Follow(ctx context.Context, topic string, begun func(), visit func([]domain.Record)) error {
 	op := "follow " + topic
 	from, err := l.endsOf(ctx, topic)

@@ -216,8 +216,8 @@ const retentionLock = migrationLock + 1
 // wait behind it, so the second time finds few.
 const endSearchesEvery = 200 * time.Millisecond
 
-// endSearches cancels the searches that read decisions, where somebody waits to drop a day of them: they would keep it
-// from being dropped one after the other. Whoever asked gets what was found so far, or has to ask again. Those of a role
+// endSearches cancels the searches that read decisions, where somebody waits to drop a day of them: one after the other
+// they would keep it from being dropped. Whoever asked gets what was found so far, or has to ask again. Those of a role
 // that this one is no member of stay.
 const endSearches = `WITH held (relation) AS (
 		VALUES ('decisions'::regclass), (to_regclass($2::text)), ('decision_counts'::regclass), (to_regclass($3::text))

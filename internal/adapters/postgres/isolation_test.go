@@ -128,7 +128,8 @@ func TestSlowRows(t *testing.T) {
 	require.NoError(t, p.Exec(
 		database, "ANALYZE decisions", "CREATE ROLE "+role+" LOGIN", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO "+role,
 		`CREATE FUNCTION slow() RETURNS boolean VOLATILE LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.005); RETURN true; END'`,
-		"ALTER TABLE decisions ENABLE ROW LEVEL SECURITY", "CREATE POLICY slow ON decisions FOR SELECT TO "+role+" USING (slow())",
+		"ALTER TABLE decisions ENABLE ROW LEVEL SECURITY",
+		"CREATE POLICY slow ON decisions FOR SELECT TO "+role+" USING (slow())",
 	))
 	t.Cleanup(func() { require.NoError(t, p.Exec(database, "DROP OWNED BY "+role, "DROP ROLE "+role)) })
 	s := newStore(t, p.URL(database, ""), func(o *Options) {
