@@ -376,7 +376,8 @@ func drillNetwork(t *testing.T, often bool) {
 				return func() { require.NoError(t, proxy.Toxics.RemoveToxic(context.Background(), "x")) }
 			})
 			slow := c.batchTime(t, func() { sleepFor(t, 6*time.Second) })
-			require.Greater(t, slow, usual+x.slower*9/10, "the fault has its effect")
+			// The machine has other things to do now and then, and more of them in the first one.
+			require.Greater(t, slow, usual+x.slower*7/10, "the fault has its effect")
 			if !x.away {
 				require.Less(
 					t, c.metric(t, "saver", "docket_store_pool_wait_seconds_total")-waited, 0.5, "the pool is not exhausted",
