@@ -71,12 +71,12 @@ func parseExport(raw string, now time.Time) (out exported, err error) {
 
 // take takes a parameter that stands at most once out of the others.
 func take(params url.Values, name string) (string, error) {
-	values := params[name]
-	params.Del(name)
-	if len(values) > 1 {
-		return "", fmt.Errorf("%s is there %d times: name it once", name, len(values))
+	value, err := domain.Once(params, name)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
 	}
-	return strings.Join(values, ""), nil
+	params.Del(name)
+	return value, nil
 }
 
 // takeBool takes one that is true or false.
