@@ -134,7 +134,7 @@ func (a *App) setup(ctx context.Context) error {
 		a.console.server.Handler = queryapi.New(queryapi.Parts{
 			Decisions: back.Decisions, Control: back.Control, Log: back.Log, Operate: operate.New(back.Control),
 			Trail: trail.New(look, back.Log, a.stages()), Pipeline: sampler.Pipeline, Who: users,
-			Overview: watch.Look, Disk: back.free, Stopping: stopping, Metrics: a.reg,
+			Overview: watch.Look, Disk: back.free, Stopping: stopping, Searches: web.NewSearches(a.reg),
 			Statistics: statistics,
 			Tail:       tail.New(back.Log, a.topics.Decisions, projector.Project, a.logger),
 		}, a.console.door)

@@ -141,7 +141,7 @@ func (r *routes) export(c echo.Context) error {
 	if err != nil {
 		return web.BadRequest(err)
 	}
-	release, err := r.exports.take(c.Request().Context(), web.Caller(c))
+	release, err := r.exports.Take(c.Request().Context(), web.Caller(c))
 	if err != nil {
 		return err
 	}

@@ -162,7 +162,7 @@ func TestExportTellsWhatIsMissing(t *testing.T) {
 	handler := func(f *faulty) http.Handler {
 		f.stored = b.store
 		return New(Parts{
-			Decisions: f, Control: b.store, Log: b.log,
+			Decisions: f, Control: b.store, Log: b.log, Searches: web.NewSearches(nil),
 			Who: auth.Anonymous{Caller: domain.Caller{Tenants: domain.AllTenants(), Role: domain.Viewer}},
 		}, web.Door{Metrics: web.NewMetrics(nil), Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 	}

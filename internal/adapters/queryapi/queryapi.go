@@ -5,7 +5,6 @@ package queryapi
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -18,7 +17,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/docket-project/docket/internal/adapters/api"
 	"github.com/docket-project/docket/internal/adapters/auth"
@@ -57,8 +55,8 @@ type Parts struct {
 	Overview  func(context.Context, domain.Scope) status.Overview
 	// Statistics are counted for all who ask the same.
 	Statistics *search.Statistics
-	// Metrics is where the routes tell how long they take; nil is nowhere.
-	Metrics prometheus.Registerer
+	// Searches are those that callers have going on.
+	Searches *web.Searches
 	// Tail is what is shown as it is acknowledged.
 	Tail *tail.Tail
 	// Stopping is closed when the process stops: streams end then.
@@ -73,9 +71,8 @@ type Parts struct {
 // routes serve people and programs.
 type routes struct {
 	Parts
-	now                      func() time.Time
-	searches, exports, tails *turns
-	duration                 *prometheus.HistogramVec
+	now            func() time.Time
+	exports, tails *web.Turns
 }
 
 // New makes the handler of the console listener, with the API on it.
@@ -92,9 +89,7 @@ func New(p Parts, d web.Door) http.Handler {
 // Mount adds the API's routes.
 func Mount(e *echo.Echo, p Parts) {
 	r := &routes{
-		Parts: p, now: time.Now, searches: newTurns(maxSearches, "searches"),
-		exports: newTurns(maxExports, "exports"), tails: newTurns(maxTails, "tails"),
-		duration: newDuration(p.Metrics),
+		Parts: p, now: time.Now, exports: web.NewTurns(maxExports, "exports"), tails: web.NewTurns(maxTails, "tails"),
 	}
 	g := guarded{e.Group("/api/v1"), web.Authenticated(p.Who)}
 	g.GET("/decisions", r.searching("page", r.search))
@@ -276,30 +271,13 @@ func (r *routes) rows(c echo.Context, id string, params url.Values) ([]domain.De
 		within = domain.Tenants(tenant)
 	}
 	if !params.Has("timestamp") {
-		return r.Decisions.Decisions(c.Request().Context(), within, id)
+		return search.Lookup(c.Request().Context(), r.Decisions, within, id, time.Time{})
 	}
 	at, err := domain.ParseInstant(params.Get("timestamp"), r.now())
 	if err != nil {
 		return nil, web.Problem(http.StatusBadRequest, "timestamp: "+err.Error())
 	}
-	at = at.Truncate(time.Microsecond)
-	page, err := r.Decisions.StoredEvents(c.Request().Context(), within, domain.Query{
-		Filter: domain.Filter{
-			Since: at, Until: at.Add(time.Microsecond), Where: domain.Equals(domain.FieldDecisionID, id),
-		},
-		Limit: domain.DefaultPage,
-	})
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range page.Items {
-		if sha256.Sum256(d.Event) != d.SHA256 {
-			return nil, domain.Errorf(
-				domain.Misconfigured, "decision %s is damaged in the store: restore it from a backup", id,
-			)
-		}
-	}
-	return page.Items, nil
+	return search.Lookup(c.Request().Context(), r.Decisions, within, id, at)
 }
 
 // trail answers GET /api/v1/decisions/{decision_id}/trail.

@@ -1,7 +1,6 @@
 package queryapi
 
 import (
-	"context"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -25,7 +24,7 @@ func (r *routes) counted(c echo.Context, field string) (search.Counted, error) {
 	}
 	fresh := strings.Contains(c.Request().Header.Get(echo.HeaderCacheControl), "no-cache")
 	counted, err := r.Statistics.Count(
-		c.Request().Context(), q, fresh, func(ctx context.Context) (func(), error) { return r.searches.take(ctx, caller) },
+		c.Request().Context(), q, fresh, r.Searches.Admit(caller),
 	)
 	if err == nil {
 		c.Response().Header().Set("Age", strconv.Itoa(int(max(0, time.Since(counted.At)).Seconds())))

@@ -54,7 +54,7 @@ func (r *routes) tail(c echo.Context) error {
 		return web.BadRequest(err)
 	}
 	ctx := c.Request().Context()
-	release, err := r.tails.take(ctx, web.Caller(c))
+	release, err := r.tails.Take(ctx, web.Caller(c))
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package queryapi
+package web
 
 import (
 	"context"
@@ -16,17 +16,17 @@ import (
 
 func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := newTurns(2, "searches")
+		turns := NewTurns(2, "searches")
 		ann, bob := domain.Caller{Name: "ann"}, domain.Caller{Name: "bob"}
 		take := func(c domain.Caller) func() {
 			t.Helper()
-			release, err := turns.take(t.Context(), c)
+			release, err := turns.Take(t.Context(), c)
 			require.NoError(t, err)
 			return release
 		}
 		first, second := take(ann), take(ann)
 		began := time.Now()
-		_, err := turns.take(t.Context(), ann)
+		_, err := turns.Take(t.Context(), ann)
 		var refused *api.Problem
 		require.True(t, errors.As(err, &refused), "%v", err)
 		require.Equal(t, http.StatusTooManyRequests, refused.Status)
@@ -40,7 +40,7 @@ func TestTurns(t *testing.T) {
 		require.Equal(t, time.Second, time.Since(began), "she waits for her own")
 		gone, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		_, err = turns.take(gone, ann)
+		_, err = turns.Take(gone, ann)
 		require.ErrorIs(t, err, context.Canceled)
 		second()
 		third()
