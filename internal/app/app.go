@@ -111,21 +111,28 @@ func (a *App) fatal(err error) {
 }
 
 // authenticators say who asks on the upload and on the console listener: by tokens where there is a file, and otherwise
-// everybody alike, which Config.Validate allows on loopback or when it is told to.
-func (a *App) authenticators() (upload, console auth.Authenticator, err error) {
-	upload, console = auth.AnonymousUploader(), auth.AnonymousOperator()
+// everybody alike, which Config.Validate allows on loopback or when it is told to. People have sessions where they need
+// tokens.
+func (a *App) authenticators() (upload, users auth.Authenticator, sessions *auth.Sessions, err error) {
+	upload, users = auth.AnonymousUploader(), auth.AnonymousOperator()
 	refused := auth.NewRefusals(a.reg)
 	if file := a.cfg.UploadTokensFile; file != "" {
 		if upload, err = auth.LoadTokens(file, auth.Uploader, a.logger); err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 	}
 	if file := a.cfg.ConsoleTokensFile; file != "" {
-		if console, err = auth.LoadTokens(file, auth.ConsoleUser, a.logger); err != nil {
-			return nil, nil, err
+		tokens, err := auth.LoadTokens(file, auth.ConsoleUser, a.logger)
+		if err != nil {
+			return nil, nil, nil, err
 		}
+		if sessions, err = auth.NewSessions(tokens, a.cfg.Console.SessionKeyFile); err != nil {
+			return nil, nil, nil, err
+		}
+		users = sessions
 	}
-	return auth.Watch(upload, "upload", refused, a.logger), auth.Watch(console, "console", refused, a.logger), nil
+	upload, users = auth.Watch(upload, "upload", refused, a.logger), auth.Watch(users, "console", refused, a.logger)
+	return upload, users, sessions, nil
 }
 
 // run starts a background task that ends with the process.
@@ -195,6 +202,25 @@ func (a *App) Role() status.Role { return a.role }
 
 // Config is what the process was started with.
 func (a *App) Config() Config { return a.cfg }
+
+// UploadURL is where OPAs post, and ConsoleURL where people look.
+func (a *App) UploadURL() string  { return a.urlOf(a.upload) }
+func (a *App) ConsoleURL() string { return a.urlOf(a.console) + a.cfg.Console.Prefix }
+
+func (a *App) urlOf(l *listener) string {
+	if a.cfg.TLSCertFile != "" {
+		return "https://" + l.addr()
+	}
+	return "http://" + l.addr()
+}
+
+// OPATokenFile is where an OPA is to have its token; "" where it needs none.
+func (a *App) OPATokenFile() string {
+	if a.cfg.UploadTokensFile == "" {
+		return ""
+	}
+	return "/etc/docket/token"
+}
 
 // UploadAddr is the upload listener's address as it was taken, or "" for a role without one.
 func (a *App) UploadAddr() string { return a.upload.addr() }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/docket-project/docket/internal/adapters/console"
 	"github.com/docket-project/docket/internal/adapters/kafka"
 	"github.com/docket-project/docket/internal/adapters/uploadapi"
 	"github.com/docket-project/docket/internal/adapters/web"
@@ -23,6 +24,7 @@ type Config struct {
 	Data string `help:"Directory of the embedded log and store, where Kafka or PostgreSQL does not replace them." env:"DOCKET_DATA" type:"path"`
 
 	Listeners `embed:""`
+	Console   console.Config   `embed:"" prefix:"console-"`
 	Retention retention.Config `embed:""`
 	Migrate   bool             `help:"Create and update topics and schema at start, which only serve does." env:"DOCKET_MIGRATE" negatable:""`
 
@@ -92,6 +94,7 @@ func (c *Config) Validate(role status.Role) error {
 		c.validateListeners(role),
 		c.Ingest.Validate(),
 		c.Upload.Validate(),
+		c.Console.Validate(),
 		c.Saver.Validate(),
 		c.Parking.Validate(),
 		c.Retention.Validate(),

@@ -241,15 +241,20 @@ func TestDependencies(t *testing.T) {
 		"internal/adapters/queryapi": and([]string{
 			"internal/adapters/api", "internal/adapters/auth", "internal/adapters/web", "internal/ingest", "internal/operate",
 			"internal/search", "internal/status", "internal/trail", "internal/compare",
-			"internal/tail",
+			"internal/tail", "internal/deadletter",
+		}, overPorts),
+		"internal/adapters/console": and([]string{
+			"internal/adapters/api", "internal/adapters/auth", "internal/adapters/web", "internal/compare",
+			"internal/deadletter", "internal/operate", "internal/search", "internal/status", "internal/trail",
 		}, overPorts),
 		"internal/adapters/cli": and([]string{"internal/adapters/api", "internal/search", "internal/trail"}, values),
 
 		"internal/app": and(useCases, and([]string{
 			"internal/config", "internal/adapters/auth", "internal/adapters/kafka", "internal/adapters/postgres",
-			"internal/adapters/sqlite", "internal/adapters/uploadapi", "internal/adapters/queryapi", "internal/adapters/web",
+			"internal/adapters/sqlite", "internal/adapters/uploadapi", "internal/adapters/queryapi",
+			"internal/adapters/web", "internal/adapters/console",
 		}, overPorts)),
-		"internal/command": {"internal/app", "internal/adapters/cli", "internal/config", "internal/status"},
+		"internal/command": {"internal/app", "internal/adapters/api", "internal/adapters/cli", "internal/config", "internal/status"},
 		"cmd/docket":       {"internal/command"},
 		"cmd/ingest":       {"internal/command"},
 		"cmd/saver":        {"internal/command"},

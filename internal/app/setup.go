@@ -6,10 +6,12 @@ import (
 	"os"
 	"time"
 
+	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/docket-project/docket/internal/adapters/console"
 	"github.com/docket-project/docket/internal/adapters/queryapi"
 	"github.com/docket-project/docket/internal/adapters/uploadapi"
 	"github.com/docket-project/docket/internal/adapters/web"
@@ -48,7 +50,7 @@ func (a *App) setup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	uploaders, users, err := a.authenticators()
+	uploaders, users, sessions, err := a.authenticators()
 	if err != nil {
 		return err
 	}
@@ -131,13 +133,24 @@ func (a *App) setup(ctx context.Context) error {
 		})
 		stopping := make(chan struct{})
 		a.console.server.RegisterOnShutdown(func() { close(stopping) })
-		a.console.server.Handler = queryapi.New(queryapi.Parts{
+		questions := queryapi.Parts{
 			Decisions: back.Decisions, Control: back.Control, Log: back.Log, Operate: operate.New(back.Control),
 			Trail: trail.New(look, back.Log, a.stages()), Pipeline: sampler.Pipeline, Who: users,
 			Overview: watch.Look, Disk: back.free, Stopping: stopping, Searches: web.NewSearches(a.reg),
 			Statistics: statistics,
 			Tail:       tail.New(back.Log, a.topics.Decisions, projector.Project, a.logger),
-		}, a.console.door)
+		}
+		pages := console.Parts{
+			Config: a.cfg.Console, Decisions: back.Decisions, Control: back.Control, Log: back.Log,
+			Trail: questions.Trail, Operate: questions.Operate, Pipeline: sampler.Pipeline, Overview: watch.Look,
+			Statistics: statistics, Searches: questions.Searches, Disk: back.free, Who: users, Sessions: sessions,
+			Logger: a.logger,
+		}
+		if a.upload != nil {
+			pages.Upload, pages.TokenFile = a.UploadURL(), a.OPATokenFile()
+		}
+		handler := queryapi.New(questions, a.console.door, func(e *echo.Echo) { console.Mount(e, pages) })
+		a.console.server.Handler = console.Prefixed(a.cfg.Console.Prefix, handler)
 	}
 	return nil
 }
@@ -335,4 +348,4 @@ func seenProcesses(reg prometheus.Registerer, w *status.Watch) {
 }
 
 // warmed are the statistics that people look at first.
-var warmed = []string{"by=outcome&every=5m", "by=outcome"}
+var warmed = []string{"by=outcome&every=15m0s", "by=outcome"}

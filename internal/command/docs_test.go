@@ -17,6 +17,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/stretchr/testify/require"
 
+	"github.com/docket-project/docket/internal/adapters/api"
 	"github.com/docket-project/docket/internal/app"
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -149,7 +150,7 @@ func TestOPAConfiguration(t *testing.T) {
 	require.NoError(t, err)
 	_, rest, ok := strings.Cut(string(shipped), "\n")
 	require.True(t, ok)
-	require.Equal(t, opaConfig("http://docket.example:8080", "/etc/docket/token"), rest)
+	require.Equal(t, api.OPAConfig("http://docket.example:8080", "/etc/docket/token"), rest)
 }
 
 // TestDefaultsReachEveryCommand: what a command without flags works with is app.DefaultConfig. A command that does not
@@ -229,7 +230,7 @@ func TestBanner(t *testing.T) {
 		&log,
 	)
 	require.Zero(t, code, "%s", &log)
-	for _, says := range []string{"OPA posts to", "The API answers at", "Metrics and health",
+	for _, says := range []string{"OPA posts to", "Look at decisions", "The API answers at", "Metrics and health",
 		"Paste this into OPA's configuration", "decision_logs:", "find --denied"} {
 		require.Contains(t, out.String(), says)
 	}

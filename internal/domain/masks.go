@@ -40,22 +40,27 @@ func (c *capture) maskedSteps(list jsontext.Value) (out [][]string) {
 			out = [][]string{{}}
 			return false
 		}
-		var steps []string
-		if pointer := strings.Trim(unquoted(v), "/"); pointer != "" {
-			steps = strings.SplitN(pointer, "/", maxMaskSteps)
-		}
-		if len(steps) > 0 && c.plan.root.children[steps[0]] == nil {
+		pointer := unquoted(v)
+		if first, _, _ := strings.Cut(strings.Trim(pointer, "/"), "/"); first != "" && c.plan.root.children[first] == nil {
 			return true
 		}
-		for i, step := range steps {
-			if plain, err := url.PathUnescape(step); err == nil {
-				steps[i] = plain
-			}
-		}
-		out = append(out, steps)
+		out = append(out, MaskSteps(pointer))
 		return true
 	})
 	return out
+}
+
+// MaskSteps is where a pointer of OPA's masks leads, step by step; nil is the whole event.
+func MaskSteps(pointer string) (steps []string) {
+	if pointer = strings.Trim(pointer, "/"); pointer != "" {
+		steps = strings.SplitN(pointer, "/", maxMaskSteps)
+	}
+	for i, step := range steps {
+		if plain, err := url.PathUnescape(step); err == nil {
+			steps[i] = plain
+		}
+	}
+	return steps
 }
 
 // covered reports that one of the pointers leads to a value, or to something around it.

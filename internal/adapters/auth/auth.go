@@ -9,7 +9,8 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// Authenticator says who a request comes from. Errors: ErrNoCredentials and ErrUnknown.
+// Authenticator says who a request comes from. Errors: ErrNoCredentials, ErrUnknown and
+// ErrSessionEnded.
 type Authenticator interface {
 	Authenticate(r *http.Request) (domain.Caller, error)
 }
@@ -20,6 +21,8 @@ var (
 	ErrNoCredentials = errors.New("this listener wants a bearer token: send Authorization: Bearer <token>")
 	// ErrUnknown is a token that is in no file, or not any more.
 	ErrUnknown = errors.New("the bearer token is not known here")
+	// ErrSessionEnded is a session that is over, or whose token is in no file any more.
+	ErrSessionEnded = errors.New("the session has ended: log in again")
 )
 
 // Anonymous knows everybody as the same caller. A listener has it on purpose: on loopback, or because docket was told

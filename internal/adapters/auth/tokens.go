@@ -143,15 +143,15 @@ func (t *Tokens) line(fields []string) (hash [sha256.Size]byte, caller domain.Ca
 	return hash, caller, nil
 }
 
-// find returns whose token this is. To compare hashes of secrets needs no constant time.
-func (t *Tokens) find(token string) (domain.Caller, bool) {
+// find returns whose token has this hash. To compare hashes of secrets needs no constant time.
+func (t *Tokens) find(hash [sha256.Size]byte) (domain.Caller, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if now := time.Now(); now.Sub(t.checked) >= reloadEvery {
 		t.checked = now
 		t.refresh()
 	}
-	caller, ok := t.byHash[sha256.Sum256([]byte(token))]
+	caller, ok := t.byHash[hash]
 	return caller, ok
 }
 
@@ -183,7 +183,7 @@ func (t *Tokens) Authenticate(r *http.Request) (domain.Caller, error) {
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return domain.Caller{}, ErrNoCredentials
 	}
-	caller, ok := t.find(strings.TrimSpace(token))
+	caller, ok := t.find(sha256.Sum256([]byte(strings.TrimSpace(token))))
 	if !ok {
 		return domain.Caller{}, ErrUnknown
 	}

@@ -1,23 +1,18 @@
 package queryapi
 
 import (
-	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"strconv"
-	"time"
 	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/docket-project/docket/internal/adapters/api"
 	"github.com/docket-project/docket/internal/adapters/web"
+	"github.com/docket-project/docket/internal/deadletter"
 	"github.com/docket-project/docket/internal/domain"
-	"github.com/docket-project/docket/internal/ingest"
 )
 
 // deadLetters answers GET /api/v1/dead-letters.
@@ -73,25 +68,6 @@ func (r *routes) find(c echo.Context) (domain.DeadLetter, error) {
 	return l, err
 }
 
-// readTimeout is how long the log may take to hand out one record.
-const readTimeout = 5 * time.Second
-
-// bytesOf reads a dead letter's newest copy from the log. A topic that was made anew may have another record at that
-// position, perhaps of another tenant: that one is not found.
-func (r *routes) bytesOf(c echo.Context, l *domain.DeadLetter) (rec domain.Record, found bool, err error) {
-	ctx, cancel := context.WithTimeout(c.Request().Context(), readTimeout)
-	defer cancel()
-	_, err = r.Log.Read(ctx, l.Topic, l.Partition, l.Offset, func(at domain.Record) bool {
-		at = at.Unpacked()
-		found = at.Offset == l.Offset && sha256.Sum256(at.Value) == l.SHA256 && at.Headers.Owner() == l.Tenant
-		if found {
-			rec = at
-		}
-		return false
-	})
-	return rec, found, err
-}
-
 // deadLetter answers GET /api/v1/dead-letters/{id}: what the index knows, the record's headers, and the event or the
 // beginning of what stands in for it.
 func (r *routes) deadLetter(c echo.Context) error {
@@ -102,7 +78,7 @@ func (r *routes) deadLetter(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	rec, found, err := r.bytesOf(c, &l)
+	rec, found, err := deadletter.Bytes(c.Request().Context(), r.Log, &l)
 	answer := api.DeadLetterWithBytes{
 		DeadLetter: api.DeadLetterOf(l), Available: found, Headers: api.HeadersOf(rec.Headers),
 	}
@@ -113,30 +89,9 @@ func (r *routes) deadLetter(c echo.Context) error {
 	case found && l.Decision && utf8.Valid(rec.Value) && json.Valid(rec.Value):
 		event = rec.Value
 	case found:
-		answer.Preview = api.Text(preview(&l, rec.Value))
+		answer.Preview = api.Text(deadletter.Preview(&l, rec.Value))
 	}
 	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, api.With(api.Marshal(answer), "event", event))
-}
-
-// maxPreview is how much of bytes that are no JSON is shown, in bytes.
-const maxPreview = 512
-
-// preview is how bytes begin, inflated where they are gzip, with escapes for what is no text.
-func preview(l *domain.DeadLetter, value []byte) string {
-	if l.Whole {
-		body, done := ingest.Open(value, true)
-		defer done()
-		inflated := make([]byte, maxPreview)
-		if n, _ := io.ReadFull(body, inflated); n > 0 { // as far as it goes
-			value = inflated[:n]
-		}
-	}
-	value = value[:min(len(value), maxPreview)]
-	if utf8.Valid(value) {
-		return string(value)
-	}
-	quoted := strconv.QuoteToGraphic(string(value))
-	return quoted[1 : len(quoted)-1]
 }
 
 // deadLetterRaw answers GET /api/v1/dead-letters/{id}/raw.
@@ -145,7 +100,7 @@ func (r *routes) deadLetterRaw(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	rec, found, err := r.bytesOf(c, &l)
+	rec, found, err := deadletter.Bytes(c.Request().Context(), r.Log, &l)
 	switch {
 	case err != nil:
 		return err

@@ -75,14 +75,17 @@ type routes struct {
 	exports, tails *web.Turns
 }
 
-// New makes the handler of the console listener, with the API on it.
-func New(p Parts, d web.Door) http.Handler {
+// New makes the handler of the console listener, with the API on it, and what else is mounted there.
+func New(p Parts, d web.Door, others ...func(*echo.Echo)) http.Handler {
 	if p.Logger == nil {
 		p.Logger = d.Logger
 	}
 	e := web.New(d)
 	e.Pre(web.SameOrigin, web.WellFormed)
 	Mount(e, p)
+	for _, mount := range others {
+		mount(e)
+	}
 	return web.HeadAsGet(e)
 }
 

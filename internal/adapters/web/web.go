@@ -75,11 +75,7 @@ func answerError(logger *slog.Logger) echo.HTTPErrorHandler {
 		if c.Response().Committed {
 			return
 		}
-		p := problemOf(err, c)
-		if p.Class != "" && p.Class != domain.Canceled {
-			logger.Error("request failed", "method", c.Request().Method, "route", c.Path(), "status", p.Status, "class", p.Class,
-				"error", err)
-		}
+		p := ProblemOf(err, c, logger)
 		if p.Status == http.StatusUnauthorized {
 			c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Bearer realm="docket"`)
 		}
@@ -96,8 +92,8 @@ func answerError(logger *slog.Logger) echo.HTTPErrorHandler {
 	}
 }
 
-// problemOf is what a handler's error comes to.
-func problemOf(err error, c echo.Context) *api.Problem {
+// ProblemOf is what a handler's error comes to. It logs what is docket's own failure.
+func ProblemOf(err error, c echo.Context, logger *slog.Logger) *api.Problem {
 	var p *api.Problem
 	var refusal *operate.Refusal
 	var he *echo.HTTPError
@@ -116,6 +112,10 @@ func problemOf(err error, c echo.Context) *api.Problem {
 	class := domain.ClassOf(err)
 	p = Problem(StatusOf(class), err.Error())
 	p.Class = class
+	if class != domain.Canceled {
+		logger.Error("request failed", "method", c.Request().Method, "route", c.Path(), "status", p.Status, "class", class,
+			"error", err)
+	}
 	return p
 }
 

@@ -1,0 +1,100 @@
+package auth
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/gorilla/securecookie"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// SessionCookie is the name of the cookie that a session is kept in.
+const SessionCookie = "docket_session"
+
+// SessionFor is how long a person is known after logging in.
+const SessionFor = 12 * time.Hour
+
+// Sessions know people by a cookie, once they have shown a token, and programs by their tokens. A session is kept by
+// the browser alone, sealed with a key of docket's, so that it needs no store: a console can be looked at while the
+// database is away. It ends after SessionFor, or as soon as its token is taken out of the file.
+type Sessions struct {
+	tokens *Tokens
+	seal   *securecookie.SecureCookie
+}
+
+// session is what the cookie holds.
+type session struct {
+	Token [sha256.Size]byte // its hash
+}
+
+// sessionKey is how many bytes the keys have that a session is signed and encrypted with.
+const sessionKey = 32
+
+// NewSessions lets in whoever has a token. keyFile holds the key that sessions are sealed with, at least 32 bytes, which
+// all consoles behind one name have to share; "" makes one that only this process knows. Its error is Misconfigured.
+func NewSessions(tokens *Tokens, keyFile string) (*Sessions, error) {
+	secret := make([]byte, sessionKey)
+	_, _ = rand.Read(secret) // it never fails
+	if keyFile != "" {
+		var err error
+		if secret, err = os.ReadFile(keyFile); err != nil {
+			return nil, domain.Errorf(domain.Misconfigured, "read the key of sessions: %w", err)
+		}
+		if len(secret) < sessionKey {
+			return nil, domain.Errorf(
+				domain.Misconfigured, "the key of sessions in %s has %d bytes: it needs %d at least (make one with: "+
+					"head -c 32 /dev/urandom > FILE)", keyFile, len(secret), sessionKey,
+			)
+		}
+	}
+	sign, encrypt := sha256.Sum256(append([]byte("sign "), secret...)), sha256.Sum256(append([]byte("encrypt "), secret...))
+	seal := securecookie.New(sign[:], encrypt[:]).MaxAge(int(SessionFor.Seconds()))
+	return &Sessions{tokens: tokens, seal: seal.SetSerializer(securecookie.JSONEncoder{})}, nil
+}
+
+// Authenticate reads the bearer token or, without one, the session.
+func (s *Sessions) Authenticate(r *http.Request) (domain.Caller, error) {
+	if r.Header.Get("Authorization") != "" {
+		return s.tokens.Authenticate(r)
+	}
+	cookie, err := r.Cookie(SessionCookie)
+	if err != nil {
+		return domain.Caller{}, ErrNoCredentials
+	}
+	var held session
+	if s.seal.Decode(SessionCookie, cookie.Value, &held) == nil {
+		if caller, ok := s.tokens.find(held.Token); ok {
+			return caller, nil
+		}
+	}
+	return domain.Caller{}, ErrSessionEnded
+}
+
+// Begin makes the cookie of a token's session. path is where pages begin, and secure that they are reached by TLS only.
+func (s *Sessions) Begin(token, path string, secure bool) (*http.Cookie, error) {
+	value, err := s.seal.Encode(SessionCookie, session{sha256.Sum256([]byte(token))})
+	if err != nil {
+		return nil, fmt.Errorf("seal the session: %w", err)
+	}
+	c := sessionCookie(path, secure)
+	c.Value, c.MaxAge = value, int(SessionFor.Seconds())
+	return c, nil
+}
+
+// End makes the cookie that ends a session.
+func (s *Sessions) End(path string, secure bool) *http.Cookie {
+	c := sessionCookie(path, secure)
+	c.MaxAge = -1
+	return c
+}
+
+func sessionCookie(path string, secure bool) *http.Cookie {
+	return &http.Cookie{
+		Name: SessionCookie, Path: path, HttpOnly: true, Secure: secure, SameSite: http.SameSiteLaxMode,
+	}
+}

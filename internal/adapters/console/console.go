@@ -1,0 +1,270 @@
+// Package console are docket's pages: HTML from the server, which needs no script, and a few scripts of docket's own
+// that add what HTML cannot. It leaves every answer to the use cases that the API has as well, who asks to web, and
+// sentences to api. All that decisions say is hostile: it gets into a page as text, by templ, and as nothing else.
+package console
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/a-h/templ"
+	"github.com/labstack/echo/v4"
+
+	"github.com/docket-project/docket/internal/adapters/auth"
+	"github.com/docket-project/docket/internal/adapters/web"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/operate"
+	"github.com/docket-project/docket/internal/ports"
+	"github.com/docket-project/docket/internal/search"
+	"github.com/docket-project/docket/internal/status"
+	"github.com/docket-project/docket/internal/trail"
+)
+
+// Control is what pages read besides decisions.
+type Control interface {
+	ports.DeadLetterReader
+	ports.OPAReader
+	ports.AuditReader
+}
+
+// Decisions is what pages read of decisions.
+type Decisions interface {
+	search.Reader
+	search.Looker
+}
+
+// Parts are what pages work with.
+type Parts struct {
+	Config     Config
+	Decisions  Decisions
+	Control    Control
+	Log        ports.LogReader
+	Trail      *trail.Trail
+	Operate    *operate.Service
+	Pipeline   func(context.Context) status.Pipeline
+	Overview   func(context.Context, domain.Scope) status.Overview
+	Statistics *search.Statistics
+	Searches   *web.Searches
+	// Disk is the part of the data directory's file system that is free; nil where nothing is kept there.
+	Disk func() *float64
+	Who  auth.Authenticator
+	// Sessions are those of people who have logged in; nil where nobody has to.
+	Sessions *auth.Sessions
+	// Upload is where OPAs post, for the example that a page shows; "" where another process takes uploads. TokenFile is
+	// where an OPA has its token; "" where it needs none.
+	Upload, TokenFile string
+	Logger            *slog.Logger
+}
+
+// routes serve pages.
+type routes struct {
+	Parts
+	now    func() time.Time
+	assets *assets
+}
+
+// Mount adds the pages to a listener that has the API. What is not an API's and asked for by a browser is answered by a
+// page, errors included.
+func Mount(e *echo.Echo, p Parts) {
+	r := &routes{Parts: p, now: time.Now, assets: loadAssets()}
+	problems := e.HTTPErrorHandler
+	e.HTTPErrorHandler = func(err error, c echo.Context) {
+		if c.Response().Committed || !wantsPage(c.Request()) {
+			problems(err, c)
+			return
+		}
+		r.problem(err, c)
+	}
+	e.GET("/assets/:version/:name", r.asset)
+	e.GET("/favicon.ico", r.icon)
+	e.GET("/login", r.loginPage)
+	e.POST("/login", r.login)
+	e.POST("/logout", r.logout)
+	e.GET("/", r.page(r.overview))
+	e.GET("/decisions", r.page(r.decisions))
+	e.GET("/decisions/*", r.page(r.decision))
+	e.GET("/compare", r.page(r.compare))
+	e.GET("/contrast", r.page(r.contrast))
+	e.GET("/opas", r.page(r.opas))
+	e.GET("/pipeline", r.page(r.pipeline))
+	e.GET("/audit", r.page(r.audit))
+	e.GET("/jobs", r.page(r.jobs))
+	e.GET("/jobs/:id", r.page(r.job))
+	for _, m := range domain.JobMoves {
+		e.POST("/jobs/:id/"+string(m), r.act(r.moveJob(m)))
+	}
+	e.GET("/dead-letters", r.page(r.deadGroups))
+	e.GET("/dead-letters/list", r.page(r.deadLetters))
+	e.GET("/dead-letters/:id", r.page(r.deadLetter))
+	e.POST("/dead-letters/replays", r.act(r.createJob(domain.Replay)))
+	e.POST("/dead-letters/discards", r.act(r.createJob(domain.Discard)))
+	e.POST("/dead-letters/guard/accept", r.act(r.accept))
+	e.POST("/dead-letters/guard/revoke", r.act(r.revoke))
+}
+
+// Prefixed takes the prefix off the path of a request, where there is one: a proxy may leave it there, or not.
+func Prefixed(prefix string, next http.Handler) http.Handler {
+	if prefix == "" {
+		return next
+	}
+	stripped := http.StripPrefix(prefix, next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == prefix:
+			http.Redirect(w, r, prefix+"/", http.StatusMovedPermanently)
+		case strings.HasPrefix(r.URL.Path, prefix+"/"):
+			stripped.ServeHTTP(w, r)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// wantsPage reports a request of a person's browser for something that is not the API's.
+func wantsPage(r *http.Request) bool {
+	return !strings.HasPrefix(r.URL.Path, "/api/") && strings.Contains(r.Header.Get(echo.HeaderAccept), "text/html")
+}
+
+// view is what all pages of a request have in common.
+type view struct {
+	*routes
+	ctx    context.Context //nolint:containedctx // a view lives as long as its request
+	nonce  string
+	origin string // scheme and host as the browser names them
+	caller domain.Caller
+	// at is the page's own path, without the prefix.
+	at string
+	// running are questions that the page still asks.
+	running *sync.WaitGroup
+}
+
+// page is a route that shows something to those who are known.
+func (r *routes) page(show func(echo.Context, *view) error) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		v := r.view(c)
+		if r.Sessions != nil && c.Request().Header.Get("Authorization") == "" {
+			if _, err := c.Request().Cookie(auth.SessionCookie); err != nil { // a stranger who only comes by is no failure
+				return r.toLogin(c)
+			}
+		}
+		caller, err := r.Who.Authenticate(c.Request())
+		if err != nil {
+			return r.toLogin(c)
+		}
+		v.caller = caller
+		ctx, cancel := context.WithCancel(c.Request().Context())
+		defer v.running.Wait()
+		defer cancel()
+		v.ctx = ctx
+		return show(c, v)
+	}
+}
+
+// act is a route that changes something and then shows a page.
+func (r *routes) act(do func(echo.Context, *view) (see string, err error)) echo.HandlerFunc {
+	return r.page(func(c echo.Context, v *view) error {
+		c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, maxForm)
+		if err := c.Request().ParseForm(); err != nil {
+			return web.Problem(http.StatusBadRequest, "the form cannot be read: "+err.Error())
+		}
+		see, err := do(c, v)
+		if err != nil {
+			return err
+		}
+		return c.Redirect(http.StatusSeeOther, v.link(see))
+	})
+}
+
+// maxForm bounds what a form may bring, in bytes.
+const maxForm = 64 << 10
+
+func (r *routes) view(c echo.Context) *view {
+	scheme := "http"
+	if secure(c.Request()) {
+		scheme = "https"
+	}
+	return &view{
+		routes: r, ctx: c.Request().Context(), nonce: newNonce(), at: c.Request().URL.Path, running: &sync.WaitGroup{},
+		origin: scheme + "://" + c.Request().Host,
+	}
+}
+
+// render writes a page.
+func (v *view) render(c echo.Context, status int, page templ.Component) error {
+	v.header(c.Response().Header())
+	c.Response().WriteHeader(status)
+	if web.IsHead(c.Request()) {
+		return nil
+	}
+	if err := page.Render(v.ctx, c.Response()); err != nil { // the client is gone, or has a part of it
+		v.Logger.Debug("a page was not sent to its end", "page", v.at, "error", err)
+	}
+	return nil
+}
+
+// header is what every page says to the browser. It keeps no page, runs no script but docket's, and lets no other site
+// frame it. Scripts can make elements, not markup.
+func (v *view) header(h http.Header) {
+	h.Set(echo.HeaderContentType, "text/html; charset=utf-8")
+	h.Set(echo.HeaderCacheControl, "no-store")
+	h.Set(echo.HeaderContentSecurityPolicy, "default-src 'none'; script-src 'nonce-"+v.nonce+"'; style-src 'self'; "+
+		"img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "+
+		"require-trusted-types-for 'script'; trusted-types 'none'")
+	h.Set("Referrer-Policy", "same-origin")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set(echo.HeaderXContentTypeOptions, "nosniff")
+}
+
+// problem shows what went wrong.
+func (r *routes) problem(err error, c echo.Context) {
+	p := web.ProblemOf(err, c, r.Logger)
+	v := r.view(c)
+	if caller, err := r.Who.Authenticate(c.Request()); err == nil {
+		v.caller = caller
+	}
+	if err := v.render(c, p.Status, v.problemPage(p)); err != nil {
+		r.Logger.Debug("answer not sent", "error", err)
+	}
+}
+
+// link is a path of docket's, as a browser reaches it.
+func (v *view) link(path string) string { return v.Config.Prefix + path }
+
+// url is link for templ.
+func (v *view) url(path string) templ.SafeURL { return templ.SafeURL(v.link(path)) } //nolint:gosec // paths are escaped
+
+// operates reports whether the caller may change anything: what one may not do is not offered.
+func (v *view) operates() bool { return operate.Allow(v.caller) == nil }
+
+// with is a path with parameters; those without a value are left out.
+func with(path string, params url.Values) string {
+	for name, values := range params {
+		if len(values) == 0 || len(values) == 1 && values[0] == "" {
+			delete(params, name)
+		}
+	}
+	if len(params) == 0 {
+		return path
+	}
+	return path + "?" + params.Encode()
+}
+
+// later asks something beside others, and returns what waits for the answer.
+func later[T any](v *view, ask func(context.Context) (T, error)) func() (T, error) {
+	var out T
+	var err error
+	done := make(chan struct{})
+	v.running.Go(func() {
+		defer close(done)
+		out, err = ask(v.ctx)
+	})
+	return func() (T, error) {
+		<-done
+		return out, err
+	}
+}

@@ -1,0 +1,188 @@
+package console
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/docket-project/docket/internal/adapters/api"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/search"
+)
+
+// ranges are the times that people look at most.
+var ranges = []struct{ name, since string }{
+	{"15 min", "15m"}, {"1 h", "1h"}, {"24 h", "24h"}, {"7 d", "7d"}, {"30 d", "30d"},
+}
+
+// facetFields are those whose values stand beside a search.
+var facetFields = []struct{ name, field string }{
+	{"Outcome", "outcome"},
+	{"Policy path", "path"},
+	{"Principal", "principal"},
+	{"Action", "action"},
+	{"Resource", "resource"},
+	{"Application", "app"},
+	{"OPA", "opa"},
+	{"Bundle revision", "revision"},
+	{"Tenant", "tenant"},
+}
+
+// facet is the values of a field that decisions have most often.
+type facet struct {
+	name, field string
+	get         func() (search.Counted, error)
+}
+
+// found is what the page of decisions shows.
+type found struct {
+	asked
+	page   func() (domain.Page, error)
+	chart  func() (chart, error) // nil where the time has no bound
+	facets []facet
+}
+
+// pageLength is how many decisions a page has.
+const pageLength = 50
+
+// decisions answers GET /decisions.
+func (r *routes) decisions(c echo.Context, v *view) error {
+	a, err := parseAsked(c.Request().URL.RawQuery, r.now())
+	if err != nil {
+		return v.render(c, http.StatusBadRequest, v.decisionsPage(found{asked: a}, err))
+	}
+	if !a.params.Has("limit") {
+		a.Limit = pageLength
+	}
+	f := found{asked: a}
+	f.page = later(v, func(ctx context.Context) (page domain.Page, err error) {
+		err = r.Searches.Ask(ctx, v.caller, "page", func() error {
+			page, err = search.Find(ctx, r.Decisions, v.caller.Tenants, a.Request)
+			return err
+		})
+		return page, err
+	})
+	if !a.Since.IsZero() {
+		f.chart = later(v, func(ctx context.Context) (chart, error) { return v.chart(ctx, &a) })
+	}
+	for _, field := range facetFields {
+		if field.field == string(domain.FieldTenant) && len(v.caller.Tenants.Names()) == 1 {
+			continue
+		}
+		f.facets = append(f.facets, facet{field.name, field.field, later(v, func(ctx context.Context) (search.Counted, error) {
+			return v.counted(ctx, "values", field.field, a.question("limit", "8"))
+		})})
+	}
+	return v.render(c, http.StatusOK, v.decisionsPage(f, nil))
+}
+
+// counted asks for statistics, or the values of a field.
+func (v *view) counted(ctx context.Context, kind, field, raw string) (out search.Counted, err error) {
+	q, err := v.Statistics.Question(v.caller.Tenants, field, raw)
+	if err != nil {
+		return out, err
+	}
+	err = v.Searches.Timed(kind, func() error {
+		out, err = v.Statistics.Count(ctx, q, false, v.Searches.Admit(v.caller))
+		return err
+	})
+	return out, err
+}
+
+// chart draws what a search finds.
+func (v *view) chart(ctx context.Context, a *asked) (chart, error) {
+	until := a.Until
+	if until.IsZero() {
+		until = a.now
+	}
+	every := barLength(until.Sub(a.Since))
+	counted, err := v.counted(ctx, "stats", "", a.question("by", "outcome", "every", every.String()))
+	if err != nil {
+		return chart{}, err
+	}
+	return newChart(counted, a.Since, until, func(since, until time.Time) string {
+		return between(a.edited(), since, until)
+	}), nil
+}
+
+// shownValue is a value of a facet as people see it.
+func shownValue(s search.Stat) string {
+	if !s.Values[0].There {
+		return "(none)"
+	}
+	return s.Values[0].Text
+}
+
+// valueOf is a value for a term.
+func valueOf(v search.Value) *string {
+	if !v.There {
+		return nil
+	}
+	return &v.Text
+}
+
+// decisionPath is the address of one decision's page: several may have its id.
+func decisionPath(d *api.Decision) string {
+	return with("/decisions/"+url.PathEscape(d.DecisionID), addressOf(d))
+}
+
+// addressOf tells a decision from others with its id.
+func addressOf(d *api.Decision) url.Values {
+	return url.Values{"tenant": {d.Tenant}, "timestamp": {d.Time.UTC().Format(time.RFC3339Nano)}}
+}
+
+// pick names a decision in one value, for a page that compares two.
+func pick(d *api.Decision) string {
+	return url.Values{
+		"id": {d.DecisionID}, "tenant": {d.Tenant}, "timestamp": {d.Time.UTC().Format(time.RFC3339Nano)},
+	}.Encode()
+}
+
+// apiLink is an address of the API with the same search.
+func (v *view) apiLink(path string, a *asked, pairs ...string) string {
+	params := a.edited(pairs...)
+	params.Del("limit")
+	return v.link("/api/v1/decisions" + with(path, params))
+}
+
+// findCommand is how docket find asks the same.
+func (v *view) findCommand(a *asked) string {
+	parts := []string{"docket find"}
+	for name, values := range a.params {
+		if name == "q" || name == "cursor" || name == "limit" {
+			continue
+		}
+		for _, value := range values {
+			parts = append(parts, "--"+strings.ReplaceAll(name, "_", "-"), quoted(value))
+		}
+	}
+	if q := a.get("q"); q != "" {
+		parts = append(parts, "--", quoted(q))
+	}
+	return strings.Join(parts, " ")
+}
+
+// curlCommand is how curl asks the same. A token, where one is needed, is left to the reader.
+func (v *view) curlCommand(a *asked, origin string) string {
+	token := ""
+	if v.Sessions != nil {
+		token = `-H "Authorization: Bearer $TOKEN" `
+	}
+	return "curl -sS " + token + quoted(origin+v.apiLink("", a))
+}
+
+// quoted is a word for a shell.
+func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+
+// lookedAt tells of a page that has not looked at everything.
+func lookedAt(page *domain.Page) string {
+	return fmt.Sprintf(
+		"There was no time to look at everything: %s decisions were looked at for this page. Go on with the older ones, or "+
+			"narrow the search by a field or a time.", number(int64(page.LookedAt)),
+	)
+}

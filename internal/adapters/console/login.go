@@ -1,0 +1,89 @@
+package console
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/docket-project/docket/internal/adapters/auth"
+	"github.com/docket-project/docket/internal/adapters/web"
+)
+
+// toLogin sends a person to the login, and back afterwards. What would have changed something is not repeated.
+func (r *routes) toLogin(c echo.Context) error {
+	v := r.view(c)
+	to := ""
+	if c.Request().Method == http.MethodGet {
+		to = c.Request().URL.RequestURI()
+	}
+	return c.Redirect(http.StatusSeeOther, v.link(with("/login", url.Values{"to": {to}})))
+}
+
+// loginPage answers GET /login.
+func (r *routes) loginPage(c echo.Context) error {
+	v := r.view(c)
+	to := destination(c.QueryParam("to"))
+	if r.Sessions == nil {
+		return c.Redirect(http.StatusSeeOther, v.link(to))
+	}
+	return v.render(c, http.StatusOK, v.loginForm(to, ""))
+}
+
+// login answers POST /login: a token, once, for a session.
+func (r *routes) login(c echo.Context) error {
+	v := r.view(c)
+	c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, maxForm)
+	if err := c.Request().ParseForm(); err != nil {
+		return web.Problem(http.StatusBadRequest, "the form cannot be read: "+err.Error())
+	}
+	to := destination(c.Request().PostForm.Get("to"))
+	if r.Sessions == nil {
+		return c.Redirect(http.StatusSeeOther, v.link(to))
+	}
+	token := strings.TrimSpace(c.Request().PostForm.Get("token"))
+	shown := c.Request().Clone(c.Request().Context())
+	shown.Header.Set(echo.HeaderAuthorization, "Bearer "+token)
+	if _, err := r.Who.Authenticate(shown); err != nil {
+		why := "This token is not known here. Look whether it was copied as a whole, or ask whoever runs docket for another."
+		if errors.Is(err, auth.ErrNoCredentials) {
+			why = "Paste a token: there was none."
+		}
+		return v.render(c, http.StatusUnauthorized, v.loginForm(to, why))
+	}
+	cookie, err := r.Sessions.Begin(token, v.cookiePath(), secure(c.Request()))
+	if err != nil {
+		return err
+	}
+	c.SetCookie(cookie)
+	return c.Redirect(http.StatusSeeOther, v.link(to))
+}
+
+// logout answers POST /logout.
+func (r *routes) logout(c echo.Context) error {
+	v := r.view(c)
+	if r.Sessions != nil {
+		c.SetCookie(r.Sessions.End(v.cookiePath(), secure(c.Request())))
+	}
+	return c.Redirect(http.StatusSeeOther, v.link("/login"))
+}
+
+func (v *view) cookiePath() string { return v.Config.Prefix + "/" }
+
+// secure reports that the browser came by TLS, to docket or to what stands in front of it. Whoever says so without it
+// only keeps the cookie from coming back.
+func secure(r *http.Request) bool {
+	return r.TLS != nil || strings.EqualFold(r.Header.Get(echo.HeaderXForwardedProto), "https")
+}
+
+// destination is where to go after the login: a path of docket's, and no other site's.
+func destination(to string) string {
+	u, err := url.Parse(to)
+	if err != nil || u.IsAbs() || u.Host != "" || !strings.HasPrefix(to, "/") || strings.HasPrefix(to, "//") ||
+		strings.ContainsAny(to, "\\\r\n\t") {
+		return "/"
+	}
+	return to
+}
