@@ -25,7 +25,7 @@ var barLengths = []time.Duration{
 }
 
 // maxBars is how many bars a chart has about at most.
-const maxBars = 100
+const maxBars = 125
 
 // barLength is how long the spans of a chart of a time are.
 func barLength(span time.Duration) time.Duration {
