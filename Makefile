@@ -13,7 +13,7 @@ FUZZTIME ?= 200000x
 OPAS     := 1.22:e2e 1.0:e2e/opa/v1.0 0.70:e2e/opa/v0.70 0.45:e2e/opa/v0.45
 OPA_BINS := $(foreach o,$(OPAS),e2e/.bin/opa-$(firstword $(subst :, ,$(o))))
 
-.PHONY: help build run test race lint fuzz bench load e2e drills golden kafka schemathesis k6 verify generate clean
+.PHONY: help build run test race lint fuzz bench load e2e drills golden kafka schemathesis node pages k6 verify generate clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,21 @@ schemathesis: .servers/schemathesis/.complete ## Fetch the Schemathesis that e2e
 	python3 -m venv .servers/schemathesis
 	.servers/schemathesis/bin/pip install -q --disable-pip-version-check -r $<
 	touch $@
+
+node: .servers/node/.complete ## Fetch what checks the console's scripts and pages, with npm.
+
+.servers/node/.complete: tools/console/package-lock.json tools/console/package.json
+	rm -rf .servers/node && mkdir -p .servers/node
+	cp tools/console/package.json tools/console/package-lock.json tools/console/.npmrc .servers/node/
+	cd .servers/node && npm ci --silent --no-audit --no-fund
+	touch $@
+
+# The generator of the pages, pinned in a module of its own.
+bin/templ: tools/templ/go.sum
+	go build -C tools/templ -o $(CURDIR)/$@ github.com/a-h/templ/cmd/templ
+
+pages: bin/templ ## Generate the Go code of the console's pages from their templates.
+	bin/templ generate -path internal/adapters/console -log-level error
 
 race: ## Run the same tests under the race detector.
 	CGO_ENABLED=1 go test -race -timeout 15m -parallel 6 ./...
@@ -86,7 +101,7 @@ k6: e2e/.bin/k6 ## Build the k6 that runs the scripts in k6/.
 e2e/.bin/k6: e2e/go.sum
 	CGO_ENABLED=0 go build -C e2e -o $(CURDIR)/$@ go.k6.io/k6
 
-e2e: build kafka schemathesis k6 $(OPA_BINS) ## Run docket as its users do, with real OPAs, Kafka and PostgreSQL, and break them.
+e2e: build kafka schemathesis node k6 $(OPA_BINS) ## Run docket as its users do, with real OPAs, Kafka and PostgreSQL, and break them.
 	cd e2e && go test -count=1 -timeout 25m -v -skip '^TestLongDrill' .
 
 drills: build kafka ## Make every fault under load (half an hour) and write what came of it into docs/drills.md.
@@ -102,11 +117,14 @@ golden: e2e/.bin/opa-1.22 ## Record anew what a real OPA uploads, for the tests 
 	go run -C e2e ./golden $(CURDIR)/e2e/.bin/opa-1.22 testdata ../internal/domain/testdata/opa
 	go test ./internal/domain -run Golden -update
 
-generate: ## Rewrite generated documents, and the parts of k6's uploads.
+generate: pages ## Rewrite generated code and documents, and the parts of k6's uploads.
 	go run -C bench . k6-events > k6/events.json.new && mv k6/events.json.new k6/events.json
 	go test ./internal/command -run 'Document' -update
 
-verify: ## Check that modules are tidy, code is formatted and generated documents are current.
+verify: pages node ## Check that modules are tidy, code is formatted, scripts have types, and what is generated is current.
+	git diff --exit-code -- 'internal/adapters/console/*_templ.go'
+	bin/templ fmt -fail internal/adapters/console >/dev/null
+	.servers/node/node_modules/.bin/tsc -p tools/console
 	@set -e; for m in . e2e bench; do (cd $$m && go mod tidy -diff && go vet ./...); done
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 	go test ./internal/app ./internal/command -run 'Document|OPAConfiguration|OpenAPI|Dependencies'

@@ -134,6 +134,7 @@ class Brush {
     this.told.textContent = "";
   }
 
+  /** @returns {[number, number]} */
   ordered() {
     return [Math.min(this.from, this.to), Math.max(this.from, this.to)];
   }

@@ -61,6 +61,7 @@ class Completion {
    */
   async suggestValues(word, field, typed) {
     const wanted = typed.toLowerCase();
+    /** @type {{value: string, count: number}[]} */
     let values;
     try {
       values = await this.valuesOf(field);
