@@ -121,8 +121,9 @@ generate: pages ## Rewrite generated code and documents, and the parts of k6's u
 	go run -C bench . k6-events > k6/events.json.new && mv k6/events.json.new k6/events.json
 	go test ./internal/command -run 'Document' -update
 
-verify: pages node ## Check that modules are tidy, code is formatted, scripts have types, and what is generated is current.
-	git diff --exit-code -- 'internal/adapters/console/*_templ.go'
+verify: bin/templ node ## Check that modules are tidy, code is formatted, scripts have types, and what is generated is current.
+	@sum=$$(sha256sum internal/adapters/console/*_templ.go) && $(MAKE) -s pages && \
+	  { [ "$$sum" = "$$(sha256sum internal/adapters/console/*_templ.go)" ] || { echo "the pages' code was not current: commit what make pages has made"; exit 1; }; }
 	bin/templ fmt -fail internal/adapters/console >/dev/null
 	.servers/node/node_modules/.bin/tsc -p tools/console
 	@set -e; for m in . e2e bench; do (cd $$m && go mod tidy -diff && go vet ./...); done
