@@ -144,13 +144,16 @@ func TestMappingsDocument(t *testing.T) {
 	}
 }
 
-// TestOPAConfiguration keeps the banner and the shipped file the same.
+// TestOPAConfiguration keeps the banner and the shipped files the same.
 func TestOPAConfiguration(t *testing.T) {
 	shipped, err := os.ReadFile("../../deploy/opa/config.yaml")
 	require.NoError(t, err)
 	_, rest, ok := strings.Cut(string(shipped), "\n")
 	require.True(t, ok)
 	require.Equal(t, api.OPAConfig("http://docket.example:8080", "/etc/docket/token"), rest)
+	quickstart, err := os.ReadFile("../../examples/quickstart/opa.yaml")
+	require.NoError(t, err)
+	require.Equal(t, api.OPAConfig("http://127.0.0.1:8080", ""), string(quickstart))
 }
 
 // TestDefaultsReachEveryCommand: what a command without flags works with is app.DefaultConfig. A command that does not

@@ -18,10 +18,12 @@ type Comparison struct {
 	Complete bool `json:"complete"`
 }
 
-// Difference is one value that differs. Field is how a query asks for it.
+// Difference is one value that differs. Field is how a query asks for it. Noise is what decisions of one kind nearly
+// always differ in.
 type Difference struct {
 	Field  string          `json:"field"`
 	Change string          `json:"change"`
+	Noise  bool            `json:"noise"`
 	A      json.RawMessage `json:"a,omitempty"`
 	B      json.RawMessage `json:"b,omitempty"`
 }
@@ -42,7 +44,7 @@ func SpellComparison(a, b domain.Decision) []byte {
 	spelled = With(spelled, "b", Marshal(DecisionOf(b)))
 	list := []byte{'['}
 	for i, d := range differences {
-		line := Difference{Field: search.FieldAt(d.Path), Change: Changed}
+		line := Difference{Field: search.FieldAt(d.Path), Change: Changed, Noise: d.Noise()}
 		switch {
 		case d.A == nil:
 			line.Change = Added

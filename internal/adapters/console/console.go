@@ -14,6 +14,7 @@ import (
 
 	"github.com/a-h/templ"
 	"github.com/labstack/echo/v4"
+	"github.com/labstack/echo/v4/middleware"
 
 	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/adapters/web"
@@ -80,7 +81,7 @@ func Mount(e *echo.Echo, p Parts) {
 		}
 		r.problem(err, c)
 	}
-	e.GET("/assets/:version/:name", r.asset)
+	e.GET("/assets/:version/:name", r.asset, packed)
 	e.GET("/favicon.ico", r.icon)
 	e.GET("/login", r.loginPage)
 	e.POST("/login", r.login)
@@ -143,8 +144,21 @@ type view struct {
 	running *sync.WaitGroup
 }
 
+// packed sends what is long as gzip. No page has a secret in it that somebody could guess by its length (BREACH).
+var packed = middleware.GzipWithConfig(middleware.GzipConfig{Level: packLevel, MinLength: packFrom})
+
+const (
+	packLevel = 4
+	packFrom  = 1 << 10
+)
+
 // page is a route that shows something to those who are known.
 func (r *routes) page(show func(echo.Context, *view) error) echo.HandlerFunc {
+	return packed(r.known(show))
+}
+
+// known is a route for those who are known; others are sent to the login.
+func (r *routes) known(show func(echo.Context, *view) error) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		v := r.view(c)
 		if r.Sessions != nil && c.Request().Header.Get("Authorization") == "" {
@@ -167,7 +181,7 @@ func (r *routes) page(show func(echo.Context, *view) error) echo.HandlerFunc {
 
 // act is a route that changes something and then shows a page.
 func (r *routes) act(do func(echo.Context, *view) (see string, err error)) echo.HandlerFunc {
-	return r.page(func(c echo.Context, v *view) error {
+	return r.known(func(c echo.Context, v *view) error {
 		c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, maxForm)
 		if err := c.Request().ParseForm(); err != nil {
 			return web.Problem(http.StatusBadRequest, "the form cannot be read: "+err.Error())

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -493,6 +494,26 @@ func (away) Audits(context.Context, domain.Scope, time.Time, int) ([]domain.Audi
 
 func (away) DeadGroups(context.Context, domain.Scope, domain.Filter) ([]domain.DeadGroup, error) {
 	return nil, errAway
+}
+
+func TestPagesArePacked(t *testing.T) {
+	b := newBench(t)
+	b.save("acme", event("d1", time.Now()))
+	h := b.pages(admin)
+	for _, path := range []string{"/decisions", "/decisions/d1", "/assets/0/console.css"} {
+		w := get(h, path, "Accept-Encoding", "gzip")
+		require.Equal(t, "gzip", w.Header().Get("Content-Encoding"), path)
+		r, err := gzip.NewReader(w.Body)
+		require.NoError(t, err)
+		body, err := io.ReadAll(r)
+		require.NoError(t, err)
+		require.NotEmpty(t, body)
+	}
+	w := get(h, "/decisions/nowhere", "Accept-Encoding", "gzip")
+	require.Equal(t, http.StatusNotFound, w.Code)
+	w = get(h, "/jobs/none", "Accept-Encoding", "gzip")
+	shows(t, w, http.StatusNotFound, "there is no job none")
+	require.Empty(t, w.Header().Get("Content-Encoding"))
 }
 
 func TestAssets(t *testing.T) {
