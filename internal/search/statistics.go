@@ -7,6 +7,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/url"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -49,14 +51,18 @@ type Question struct {
 	scope domain.Scope
 	field string // of which the values are wanted; "" for statistics
 	raw   string
+	// several says that field has several names, parted by commas.
+	several bool
 }
 
 // Counted is what was counted, and when.
 type Counted struct {
 	Asked StatsRequest
 	Stats Stats
-	At    time.Time
-	fresh time.Duration
+	// Facets are the values of several fields, where these were asked for instead.
+	Facets []Stats
+	At     time.Time
+	fresh  time.Duration
 }
 
 // NewStatistics counts in a store. Stop ends it.
@@ -82,10 +88,13 @@ func NewStatistics(in Counter, reg prometheus.Registerer, logger *slog.Logger) *
 	s.cache = otter.Must(&otter.Options[Question, Counted]{
 		MaximumWeight: maxRemembered,
 		Weigher: func(q Question, c Counted) uint32 {
-			weight := len(q.raw) + perItem*(2+len(c.Stats.Items))
-			for i := range c.Stats.Items {
-				for _, v := range c.Stats.Items[i].Values {
-					weight += len(v.Text)
+			weight := len(q.raw) + 2*perItem
+			for _, stats := range slices.Concat(c.Facets, []Stats{c.Stats}) {
+				for i := range stats.Items {
+					weight += perItem
+					for _, v := range stats.Items[i].Values {
+						weight += len(v.Text)
+					}
 				}
 			}
 			return uint32(min(weight, math.MaxUint32))
@@ -188,7 +197,16 @@ func (s *Statistics) Question(scope domain.Scope, field, raw string) (Question, 
 		return Question{}, err
 	}
 	params, err := url.ParseQuery(raw)
-	return Question{scope, field, params.Encode()}, err
+	return Question{scope: scope, field: field, raw: params.Encode()}, err
+}
+
+// Facets is Question for ParseFacets.
+func (s *Statistics) Facets(scope domain.Scope, fields []string, raw string) (Question, error) {
+	if _, err := ParseFacets(fields, raw, s.now()); err != nil {
+		return Question{}, err
+	}
+	params, err := url.ParseQuery(raw)
+	return Question{scope: scope, field: strings.Join(fields, ","), raw: params.Encode(), several: true}, err
 }
 
 func parseStatistics(field, raw string, now time.Time) (StatsRequest, error) {
@@ -202,15 +220,28 @@ func parseStatistics(field, raw string, now time.Time) (StatsRequest, error) {
 func (s *Statistics) load(ctx context.Context, q Question) (Counted, error) {
 	out := Counted{At: s.now()}
 	var err error
+	if q.several {
+		asked, err := ParseFacets(strings.Split(q.field, ","), q.raw, out.At)
+		if err == nil {
+			out.Facets, err = Facets(ctx, s.in, q.scope, asked, out.At)
+		}
+		out.fresh = s.freshness(out.At)
+		return out, err
+	}
 	if out.Asked, err = parseStatistics(q.field, q.raw, out.At); err != nil {
 		return out, err
 	}
 	if out.Stats, err = Count(ctx, s.in, q.scope, out.Asked, out.At); err != nil {
 		return out, err
 	}
-	fresh := min(max(freshFor*s.now().Sub(out.At), freshLeast), freshMost)
-	out.fresh = time.Duration(float64(fresh) * (1 - freshSpread + 2*freshSpread*rand.Float64()))
+	out.fresh = s.freshness(out.At)
 	return out, nil
+}
+
+// freshness is how long what has been counted since a time is fresh.
+func (s *Statistics) freshness(began time.Time) time.Duration {
+	fresh := min(max(freshFor*s.now().Sub(began), freshLeast), freshMost)
+	return time.Duration(float64(fresh) * (1 - freshSpread + 2*freshSpread*rand.Float64()))
 }
 
 // cacheLog tells of what was not counted anew behind what is shown.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -60,6 +61,8 @@ type Stat struct {
 	Values [MaxBy]Value
 	Time   time.Time
 	Count  int64
+	// First is when the first of them was decided, where Facets has counted one by one.
+	First time.Time
 }
 
 // ParseStats reads the query string of statistics: that of a search, without limit and cursor, with by, every and
@@ -209,7 +212,8 @@ func Count(ctx context.Context, in Counter, scope domain.Scope, asked StatsReque
 
 func count(ctx context.Context, in Counter, scope domain.Scope, asked StatsRequest, now time.Time) (Stats, error) {
 	c := &counter{
-		in: in, scope: scope, asked: asked, now: now, began: time.Now(), groups: groups{}, reached: asked.Since,
+		in: in, scope: scope, asked: asked, now: now, began: time.Now(), patience: statsTime, groups: groups{},
+		reached: asked.Since,
 	}
 	var err error
 	if by, ok := countedBy(asked); ok {
@@ -253,19 +257,25 @@ func (r StatsRequest) aboutPaths() bool {
 type group struct {
 	values [MaxBy]Value
 	at     int64 // in seconds since 1970
+	field  int   // which one the value is of, where fields are counted separately
 }
 
 type groups map[group]int64
 
 // counter counts for one request.
 type counter struct {
-	in     Counter
-	scope  domain.Scope
-	asked  StatsRequest
-	now    time.Time
-	began  time.Time
-	groups groups
-	total  int64
+	in    Counter
+	scope domain.Scope
+	asked StatsRequest
+	now   time.Time
+	began time.Time
+	// patience is how long decisions are counted one by one.
+	patience time.Duration
+	// separately counts by each field alone, and not by all of them at once.
+	separately bool
+	groups     groups
+	firsts     groups // when the first of each was decided, in seconds since 1970
+	total      int64
 	// reached is from when on everything was counted.
 	reached time.Time
 	some    bool // something was counted
@@ -329,6 +339,15 @@ func (c *counter) reader() func(d *domain.Decision, visit func(group)) {
 	for _, f := range c.asked.By {
 		reads = append(reads, valuesOf(f))
 	}
+	if c.separately {
+		return func(d *domain.Decision, visit func(group)) {
+			for i, read := range reads {
+				for _, v := range read(d) {
+					visit(group{values: [MaxBy]Value{v}, field: i})
+				}
+			}
+		}
+	}
 	return func(d *domain.Decision, visit func(group)) {
 		var g group
 		if c.asked.Every > 0 {
@@ -349,13 +368,13 @@ func (c *counter) reader() func(d *domain.Decision, visit func(group)) {
 	}
 }
 
-func (c *counter) late() bool { return c.full || time.Since(c.began) > statsTime }
+func (c *counter) late() bool { return c.full || time.Since(c.began) > c.patience }
 
 // The slices of time in which decisions are counted one by one: the first is short, and the others are as long as may
-// be counted in so much time.
+// be counted in such a part of the patience.
 const (
 	firstSlice = 10 * time.Second // of which a busy store has a hundred thousand decisions
-	sliceTime  = time.Second
+	slicePart  = 8
 	sliceGrows = 8
 	wholePast  = 20 * 366 * 24 * time.Hour
 )
@@ -363,7 +382,7 @@ const (
 // rows counts the decisions of a span one by one, the newest slice of time first. What a slice comes to counts once all
 // of it was seen.
 func (c *counter) rows(ctx context.Context, span domain.Filter) error {
-	limited, cancel := context.WithDeadline(ctx, c.began.Add(statsTime))
+	limited, cancel := context.WithDeadline(ctx, c.began.Add(c.patience))
 	defer cancel()
 	slice := span
 	for length := firstSlice; ; {
@@ -390,14 +409,14 @@ func (c *counter) rows(ctx context.Context, span domain.Filter) error {
 			c.reached = slice.Until
 			return nil
 		}
-		factor := float64(sliceTime) / float64(max(time.Since(began), time.Millisecond))
+		factor := float64(c.patience/slicePart) / float64(max(time.Since(began), time.Millisecond))
 		length = max(time.Second, time.Duration(float64(length)*min(factor, sliceGrows)))
 	}
 }
 
 // slice counts the decisions of one slice.
 func (c *counter) slice(ctx context.Context, slice domain.Filter) error {
-	read, counted, total, fresh := c.reader(), groups{}, int64(0), 0
+	read, counted, firsts, total, fresh := c.reader(), groups{}, groups{}, int64(0), 0
 	err := c.in.Scan(ctx, c.scope, slice, c.asked.By, func(d *domain.Decision) bool {
 		total++
 		read(d, func(g group) {
@@ -405,6 +424,12 @@ func (c *counter) slice(ctx context.Context, slice domain.Filter) error {
 				fresh++
 			}
 			counted[g]++
+			if c.separately {
+				first, known := firsts[g]
+				if at := d.Timestamp.Unix(); !known || at < first {
+					firsts[g] = at
+				}
+			}
 		})
 		c.full = len(c.groups)+fresh > maxGroups
 		return !c.full
@@ -416,6 +441,7 @@ func (c *counter) slice(ctx context.Context, slice domain.Filter) error {
 	for g, n := range counted {
 		c.groups[g] += n
 	}
+	maps.Copy(c.firsts, firsts) // each slice is older than the one before
 	return nil
 }
 
@@ -455,6 +481,9 @@ func (c *counter) stats() Stats {
 	for g, n := range c.groups {
 		if _, shown := values[g.values]; shown && n != 0 {
 			s := Stat{Values: g.values, Count: n}
+			if first, known := c.firsts[g]; known {
+				s.First = time.Unix(first, 0).UTC()
+			}
 			if c.asked.Every > 0 {
 				s.Time = time.Unix(g.at, 0).UTC()
 			}

@@ -36,7 +36,7 @@ var facetFields = []struct{ name, field string }{
 // facet is the values of a field that decisions have most often.
 type facet struct {
 	name, field string
-	get         func() (search.Counted, error)
+	search.Stats
 }
 
 // found is what the page of decisions shows.
@@ -44,8 +44,11 @@ type found struct {
 	asked
 	page   func() (domain.Page, error)
 	chart  func() (chart, error) // nil where the time has no bound
-	facets []facet
+	facets func() ([]facet, error)
 }
+
+// facetValues is how many values of a field stand beside a search.
+const facetValues = "8"
 
 // pageLength is how many decisions a page has.
 const pageLength = 50
@@ -70,28 +73,71 @@ func (r *routes) decisions(c echo.Context, v *view) error {
 	if !a.Since.IsZero() {
 		f.chart = later(v, func(ctx context.Context) (chart, error) { return v.chart(ctx, &a) })
 	}
-	for _, field := range facetFields {
-		if field.field == string(domain.FieldTenant) && len(v.caller.Tenants.Names()) == 1 {
-			continue
-		}
-		f.facets = append(f.facets, facet{field.name, field.field, later(v, func(ctx context.Context) (search.Counted, error) {
-			return v.counted(ctx, "values", field.field, a.question("limit", "8"))
-		})})
-	}
+	f.facets = later(v, func(ctx context.Context) ([]facet, error) { return v.facets(ctx, &a) })
 	return v.render(c, http.StatusOK, v.decisionsPage(f, nil))
 }
 
-// counted asks for statistics, or the values of a field.
-func (v *view) counted(ctx context.Context, kind, field, raw string) (out search.Counted, err error) {
-	q, err := v.Statistics.Question(v.caller.Tenants, field, raw)
-	if err != nil {
-		return out, err
-	}
+// ask asks for statistics.
+func (v *view) ask(ctx context.Context, kind string, q search.Question) (out search.Counted, err error) {
 	err = v.Searches.Timed(kind, func() error {
 		out, err = v.Statistics.Count(ctx, q, false, v.Searches.Admit(v.caller))
 		return err
 	})
 	return out, err
+}
+
+// facets are the most frequent values of fields among what a search finds.
+func (v *view) facets(ctx context.Context, a *asked) (out []facet, err error) {
+	var names []string
+	for _, f := range facetFields {
+		if f.field != string(domain.FieldTenant) || len(v.caller.Tenants.Names()) != 1 {
+			names = append(names, f.field)
+			out = append(out, facet{name: f.name, field: f.field})
+		}
+	}
+	q, err := v.Statistics.Facets(v.caller.Tenants, names, a.question("limit", facetValues))
+	if err != nil {
+		return nil, err
+	}
+	counted, err := v.ask(ctx, "values", q)
+	if err != nil {
+		return nil, err
+	}
+	for i := range out {
+		out[i].Stats = counted.Facets[i]
+	}
+	return out, nil
+}
+
+// change is a bundle revision that came up while what a chart shows was decided.
+type change struct {
+	revision string
+	at       time.Time
+	x        float64
+}
+
+// changesOf are the revisions that came up since decisions were looked at. Those that were there from the beginning are
+// no change.
+func changesOf(a *asked, all []facet) (out []change) {
+	until := a.Until
+	if until.IsZero() {
+		until = a.now
+	}
+	since := a.Since.Truncate(barLength(until.Sub(a.Since)))
+	for _, f := range all {
+		if f.field != string(domain.FieldRevision) {
+			continue
+		}
+		for _, s := range f.Items {
+			// Whatever is used at all is used within a fiftieth of the time.
+			const margin = 50
+			if s.First.After(f.Since.Add(until.Sub(f.Since) / margin)) {
+				x := chartWidth * float64(s.First.Sub(since)) / float64(until.Sub(since))
+				out = append(out, change{s.Values[0].Text, s.First, x})
+			}
+		}
+	}
+	return out
 }
 
 // chart draws what a search finds.
@@ -101,7 +147,11 @@ func (v *view) chart(ctx context.Context, a *asked) (chart, error) {
 		until = a.now
 	}
 	every := barLength(until.Sub(a.Since))
-	counted, err := v.counted(ctx, "stats", "", a.question("by", "outcome", "every", every.String()))
+	q, err := v.Statistics.Question(v.caller.Tenants, "", a.question("by", "outcome", "every", every.String()))
+	if err != nil {
+		return chart{}, err
+	}
+	counted, err := v.ask(ctx, "stats", q)
 	if err != nil {
 		return chart{}, err
 	}

@@ -39,12 +39,17 @@ func capital(text string) string {
 func maxOf(n int64) string { return strconv.FormatInt(max(n, 0), 10) }
 
 // valuesOf are the values of a facet, those without one at the end.
-func valuesOf(c search.Counted) []search.Stat {
-	out := slices.Clone(c.Stats.Items)
-	if c.Stats.Absent > 0 {
-		out = append(out, search.Stat{Count: c.Stats.Absent})
+func valuesOf(stats *search.Stats) []search.Stat {
+	out := slices.Clone(stats.Items)
+	if stats.Absent > 0 {
+		out = append(out, search.Stat{Count: stats.Absent})
 	}
 	return out
+}
+
+// revisionTerm asks for a bundle revision.
+func revisionTerm(revision string) domain.Expr {
+	return domain.Expr{Op: domain.OpEqual, Field: domain.FieldRevision, Value: revision}
 }
 
 // fieldNames are what a query may ask for, for completion.
