@@ -12,11 +12,11 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
-	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/require"
 )
 
@@ -53,7 +53,7 @@ func newBrowser(t *testing.T, d *docket) *browser {
 		)...,
 	)
 	t.Cleanup(stop)
-	ctx, end := chromedp.NewContext(alloc)
+	ctx, end := chromedp.NewContext(alloc, chromedp.WithErrorf(func(string, ...any) {})) // it knows fewer events than Chromium has
 	t.Cleanup(end)
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
 	t.Cleanup(cancel)
@@ -146,24 +146,45 @@ func (b *browser) at(part string) {
 // eventually waits until an expression is true.
 func (b *browser) eventually(what, expression string) {
 	b.t.Helper()
-	var last string
-	require.Eventually(b.t, func() bool {
+	eventually(b.t, 15*time.Second, func() error {
 		var is bool
-		_ = b.try(chromedp.Evaluate(expression, &is)) // a page that is being left has no answer
-		if !is {
-			_ = b.try(chromedp.Evaluate(`location.href + "\n" + (document.querySelector("main")?.innerText ?? "")`, &last))
+		if err := b.try(chromedp.Evaluate("!!("+expression+")", &is)); err != nil || is {
+			return err // a page that is being left has no answer
 		}
-		return is
-	}, 15*time.Second, 50*time.Millisecond, "%s; it is %.3000s", what, &last)
+		var now string
+		err := b.try(chromedp.Evaluate(`location.href + "\n" + (document.querySelector("main")?.innerText ?? "")`, &now))
+		return fmt.Errorf("not so: %s (%w); it is %.3000s", what, err, now)
+	})
 }
 
-// keys presses keys where the focus is.
+// keys presses keys where the focus is. A key that a script takes for itself types nothing, as with a keyboard.
 func (b *browser) keys(keys ...string) {
 	b.t.Helper()
 	for _, k := range keys {
-		b.do(chromedp.KeyEvent(k))
+		press, release := input.DispatchKeyEvent(input.KeyDown).WithKey(k), input.DispatchKeyEvent(input.KeyUp).WithKey(k)
+		if code, special := codes[k]; special {
+			press = press.WithCode(k).WithWindowsVirtualKeyCode(code)
+			release = release.WithCode(k).WithWindowsVirtualKeyCode(code)
+		}
+		switch {
+		case k == enter:
+			press = press.WithText("\r")
+		case len(k) == 1:
+			press = press.WithText(k)
+		}
+		b.do(press, release)
 	}
 }
+
+// Keys that are no letters, as the DOM names them, and their codes.
+const (
+	enter  = "Enter"
+	escape = "Escape"
+	down   = "ArrowDown"
+	left   = "ArrowLeft"
+)
+
+var codes = map[string]int64{enter: 13, escape: 27, left: 37, down: 40}
 
 func (b *browser) click(selector string) {
 	b.t.Helper()
@@ -227,11 +248,3 @@ func (b *browser) accessible(path string) {
 	b.do(emulation.SetEmulatedMedia())
 	b.size(1280, 900)
 }
-
-// Keys that are no letters.
-const (
-	enter  = kb.Enter
-	escape = kb.Escape
-	down   = kb.ArrowDown
-	left   = kb.ArrowLeft
-)
