@@ -49,7 +49,6 @@ func newBrowser(t *testing.T, d *docket) *browser {
 		append(
 			chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU,
 			chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
-			chromedp.UserDataDir(t.TempDir()),
 		)...,
 	)
 	t.Cleanup(stop)

@@ -223,11 +223,11 @@ func TestConsoleOfMuch(t *testing.T) {
 	for i := range 10_000 {
 		events = append(events, fmt.Sprintf(
 			`{"decision_id":"m-%d","timestamp":%q,"path":"p/allow","result":%t,"input":{"user":"user-%d"},"labels":{"id":"opa-%d"}}`,
-			i, time.Now().Add(-time.Duration(i)*time.Second).UTC().Format(time.RFC3339Nano), i%2 == 0, i, i%1000,
+			i, time.Now().Add(-time.Duration(i)*time.Second).UTC().Format(time.RFC3339Nano), i%2 == 0, i, i/10,
 		))
 	}
-	for at := 0; at < len(events); at += 1000 {
-		d.post(t, events[at:at+1000]...)
+	for at := 0; at < len(events); at += 10 { // an upload is of one OPA
+		d.post(t, events[at:at+10]...)
 	}
 	d.post(t, fmt.Sprintf(`{"decision_id":"large","path":"p/allow","result":false,"input":{"text":%q,"many":[%s0]}}`,
 		strings.Repeat("x", 2<<20), strings.Repeat("1234567,", 200_000)))
@@ -236,7 +236,8 @@ func TestConsoleOfMuch(t *testing.T) {
 	b.open("/decisions")
 	b.sees("user-0", "and 9\u202f99") // principals that have no room
 	b.open("/decisions/large")
-	b.sees("2\u202f096\u202f752 characters more, in the event", "199\u202f801 more, in the event")
+	b.sees("2\u202f096\u202f752 characters more, in the event")
+	b.eventually("an array is cut", `document.body.textContent.includes("199\u202f801 more, in the event")`)
 	var bytes int
 	b.do(chromedp.Evaluate(`document.documentElement.outerHTML.length`, &bytes))
 	require.Less(t, bytes, 500_000)
@@ -272,6 +273,7 @@ func TestConsoleOnPostgreSQL(t *testing.T) {
 	b.click("#live")
 	b.sees("shown as they come")
 	d.post(t, order("meanwhile", 0, "eve", "guest"))
+	b.eventually("it came", `document.querySelector("tbody tr.new")?.innerText.includes("eve")`)
 	b.open("/pipeline")
 	b.sees("saver")
 	require.NoError(t, pg.Start())

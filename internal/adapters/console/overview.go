@@ -83,6 +83,8 @@ func (v *view) uploadURL() string {
 func ago(seconds float64) string {
 	d := time.Duration(seconds * float64(time.Second))
 	switch {
+	case d < time.Second:
+		return "< 1 s"
 	case d < 2*time.Minute:
 		return length(d.Round(time.Second))
 	case d < 2*time.Hour:

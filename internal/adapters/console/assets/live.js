@@ -8,8 +8,9 @@ const maxLive = 200;
 /** Shows decisions as they are acknowledged, once somebody asks for it. The address says whether. */
 export function liveTail() {
   const button = document.getElementById("live");
-  const body = document.querySelector("table.decisions tbody");
-  if (!button?.dataset.tail) {
+  const table = document.querySelector("table.decisions");
+  const body = table?.querySelector("tbody");
+  if (!button?.dataset.tail || !(table instanceof HTMLElement) || !body) {
     return;
   }
   const url = button.dataset.tail;
@@ -34,10 +35,7 @@ export function liveTail() {
     source.addEventListener("error", () => { note.textContent = "the connection is lost; trying again"; });
     source.addEventListener("lagged", () => { note.textContent = "too many came to show all of them"; });
     source.addEventListener("message", (event) => {
-      if (!body) {
-        location.reload(); // there was no list
-        return;
-      }
+      table.hidden = false;
       body.prepend(makeRow(JSON.parse(event.data)));
       const rows = body.querySelectorAll("tr.new");
       if (rows.length > maxLive) {
