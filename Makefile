@@ -82,6 +82,7 @@ bench: build kafka ## Measure (about an hour): parts, docket embedded, its roles
 	bin/docket-bench -docket bin/docket -out bench/out slow
 	bin/docket-bench -docket bin/docket -out bench/out -rows 5000000 store
 	bin/docket-bench -docket bin/docket -out bench/out -rows 330000 search
+	bin/docket-bench -docket bin/docket -out bench/out -rows 330000 pages
 	bin/docket-bench -docket bin/docket -out bench/out -rows 330000 -seconds 20 stampede
 	bin/docket-bench -docket bin/docket -out bench/out -times 2 searched
 	bin/docket-bench -docket bin/docket -out bench/out -rows 1000000 dead

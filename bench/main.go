@@ -34,7 +34,7 @@ func main() {
 	flag.Usage = func() {
 		fmt.Fprintln(
 			flag.CommandLine.Output(),
-			"docket-bench [flags] embedded|store|search|searched|stampede|victorialogs|roles|dead|slow|baseline|k6|burst|savers",
+			"docket-bench [flags] embedded|store|search|pages|searched|stampede|victorialogs|roles|dead|slow|baseline|k6|burst|savers",
 		)
 		flag.PrintDefaults()
 	}
@@ -48,6 +48,8 @@ func main() {
 		err = suites.StoreSuite(*rows, *only, *indexes, *out)
 	case "search":
 		err = suites.SearchSuite(*rows, *days, *out)
+	case "pages":
+		err = suites.PagesSuite(*docket, *rows, *days, *out)
 	case "stampede":
 		err = suites.StampedeSuite(*rows, *seconds, *out)
 	case "searched":

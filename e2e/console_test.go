@@ -241,8 +241,14 @@ func TestConsoleOfMuch(t *testing.T) {
 	var bytes int
 	b.do(chromedp.Evaluate(`document.documentElement.outerHTML.length`, &bytes))
 	require.Less(t, bytes, 500_000)
-	b.open("/opas")
-	b.eventually("all OPAs are there", `document.querySelectorAll("tbody tr").length >= 1000`)
+	eventually(t, 30*time.Second, func() error { // ingest reports them every 10 seconds
+		b.open("/opas")
+		var rows int
+		if b.do(chromedp.Evaluate(`document.querySelectorAll("tbody tr").length`, &rows)); rows < 1000 {
+			return fmt.Errorf("%d OPAs are listed", rows)
+		}
+		return nil
+	})
 	d.terminate(t)
 }
 
