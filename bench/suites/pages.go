@@ -29,6 +29,8 @@ type pageResult struct {
 	Whole     float64 `json:"whole_median_ms"`
 	WholeP95  float64 `json:"whole_p95_ms"`
 	Bytes     int     `json:"bytes_most"`
+	// Slowest is the page whose results took longest.
+	Slowest string `json:"slowest"`
 }
 
 // pageTimes is how often each page is asked for.
@@ -102,10 +104,10 @@ func PagesSuite(binary string, rows, days int, out string) (err error) {
 		results = append(results, r)
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PAGE\tTIMES\tFIRST BYTE ms\tp95\tRESULTS ms\tp95\tWHOLE ms\tp95\tKB")
+	fmt.Fprintln(w, "PAGE\tTIMES\tFIRST BYTE ms\tp95\tRESULTS ms\tp95\tWHOLE ms\tp95\tKB\tSLOWEST RESULTS")
 	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%d\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\n", r.Page, r.Times, r.FirstByte, r.FirstP95, r.Results,
-			r.ResultP95, r.Whole, r.WholeP95, float64(r.Bytes)/1000)
+		fmt.Fprintf(w, "%s\t%d\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%s\n", r.Page, r.Times, r.FirstByte, r.FirstP95, r.Results,
+			r.ResultP95, r.Whole, r.WholeP95, float64(r.Bytes)/1000, r.Slowest)
 	}
 	_ = w.Flush()
 	return writeJSON(out, "pages.json", results)
@@ -208,6 +210,9 @@ func askPages(base, name string, paths []string) (pageResult, error) {
 		took, _, err := askPage(base + path)
 		if err != nil {
 			return r, err
+		}
+		if len(results) == 0 || took.results > slices.Max(results) {
+			r.Slowest = path
 		}
 		first, results, whole = append(first, took.first), append(results, took.results), append(whole, took.whole)
 	}

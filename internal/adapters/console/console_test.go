@@ -194,7 +194,7 @@ func TestPages(t *testing.T) {
 	b.save("acme", event("d1", now.Add(-time.Minute)), event("a1", now.Add(-time.Hour), allowed))
 	h := b.pages(admin)
 	for path, texts := range map[string][]string{
-		"/":                                 {"OK", "No OPA has sent anything yet", "decision_logs:"},
+		"/":                                 {"OK", "denied 1", "Newest denials"},
 		"/decisions":                        {"alice", "DELETE", "/orders/7", "denied 1", "allowed 1", "not the owner"},
 		"/decisions?q=outcome:denied":       {"not the owner", "docket find -- 'outcome:denied'"},
 		"/decisions?outcome=allowed":        {"allowed 1"},
@@ -225,6 +225,20 @@ func TestPages(t *testing.T) {
 			require.Empty(t, do(h, http.MethodHead, path, "").Body.String())
 		})
 	}
+}
+
+func TestNewRevisions(t *testing.T) {
+	b := newBench(t)
+	now := time.Now()
+	b.save("acme", event("d1", now.Add(-time.Minute)), event("a1", now.Add(-10*time.Hour), allowed))
+	h := b.pages(admin)
+	shows(t, get(h, "/decisions"), http.StatusOK, "new revision r2")
+	require.NotContains(t, get(h, "/decisions").Body.String(), "revision%3Ar1\">r1</a> <time", "the first one is none")
+	require.NotContains(t, textOf(t, get(h, "/decisions?q=principal:alice+revision:r2").Body.String()), "new revision")
+}
+
+func TestBeginning(t *testing.T) {
+	shows(t, get(newBench(t).pages(admin), "/"), http.StatusOK, "OK", "No OPA has sent anything yet", "decision_logs:")
 }
 
 func TestPagesThatAreNot(t *testing.T) {

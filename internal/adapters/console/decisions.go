@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -70,10 +71,17 @@ func (r *routes) decisions(c echo.Context, v *view) error {
 		})
 		return page, err
 	})
+	// What counts decisions one by one does not take the time of what people wait for.
 	if !a.Since.IsZero() {
-		f.chart = later(v, func(ctx context.Context) (chart, error) { return v.chart(ctx, &a) })
+		f.chart = later(v, func(ctx context.Context) (chart, error) {
+			_, _ = f.page()
+			return v.chart(ctx, &a)
+		})
 	}
-	f.facets = later(v, func(ctx context.Context) ([]facet, error) { return v.facets(ctx, &a) })
+	f.facets = later(v, func(ctx context.Context) ([]facet, error) {
+		_, _ = f.page()
+		return v.facets(ctx, &a)
+	})
 	return v.render(c, http.StatusOK, v.decisionsPage(f, nil))
 }
 
@@ -116,8 +124,8 @@ type change struct {
 	x        float64
 }
 
-// changesOf are the revisions that came up since decisions were looked at. Those that were there from the beginning are
-// no change.
+// changesOf are the revisions that came up since decisions were looked at, at most the newest four. Those that were there
+// from the beginning are no change, and neither is the first one of all.
 func changesOf(a *asked, all []facet) (out []change) {
 	until := a.Until
 	if until.IsZero() {
@@ -125,10 +133,11 @@ func changesOf(a *asked, all []facet) (out []change) {
 	}
 	since := a.Since.Truncate(barLength(until.Sub(a.Since)))
 	for _, f := range all {
-		if f.field != string(domain.FieldRevision) {
+		if f.field != string(domain.FieldRevision) || len(f.Items) == 0 {
 			continue
 		}
-		for _, s := range f.Items {
+		revisions := slices.SortedFunc(slices.Values(f.Items), func(a, b search.Stat) int { return a.First.Compare(b.First) })
+		for _, s := range revisions[1:] {
 			// Whatever is used at all is used within a fiftieth of the time.
 			const margin = 50
 			if s.First.After(f.Since.Add(until.Sub(f.Since) / margin)) {
@@ -137,7 +146,8 @@ func changesOf(a *asked, all []facet) (out []change) {
 			}
 		}
 	}
-	return out
+	const newest = 4
+	return out[max(0, len(out)-newest):]
 }
 
 // chart draws what a search finds.

@@ -23,6 +23,16 @@ type overview struct {
 	opas    func() ([]domain.OPA, error)
 }
 
+// nothingYet reports that no OPA is known, and nothing was decided in this time.
+func (o *overview) nothingYet() bool {
+	opas, err := o.opas()
+	if err != nil || len(opas) > 0 {
+		return false
+	}
+	c, err := o.chart()
+	return err == nil && c.total == 0
+}
+
 // denialsShown is how many of the newest denials the first page has.
 const denialsShown = 10
 

@@ -71,7 +71,7 @@ func (v *view) overviewPage(o *overview) templ.Component {
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
-			if opas, err := o.opas(); err == nil && len(opas) == 0 {
+			if o.nothingYet() {
 				templ_7745c5c3_Err = v.beginning().Render(ctx, templ_7745c5c3_Buffer)
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
