@@ -34,7 +34,8 @@ func main() {
 	flag.Usage = func() {
 		fmt.Fprintln(
 			flag.CommandLine.Output(),
-			"docket-bench [flags] embedded|store|search|pages|searched|stampede|victorialogs|roles|dead|slow|baseline|k6|burst|savers",
+			"docket-bench [flags] embedded|store|search|pages|searched|stampede|victorialogs|roles|dead|slow|baseline|"+
+				"k6|burst|savers",
 		)
 		flag.PrintDefaults()
 	}

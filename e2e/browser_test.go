@@ -52,7 +52,8 @@ func newBrowser(t *testing.T, d *docket) *browser {
 		)...,
 	)
 	t.Cleanup(stop)
-	ctx, end := chromedp.NewContext(alloc, chromedp.WithErrorf(func(string, ...any) {})) // it knows fewer events than Chromium has
+	// The library knows fewer events than Chromium has, and complains of the others.
+	ctx, end := chromedp.NewContext(alloc, chromedp.WithErrorf(func(string, ...any) {}))
 	t.Cleanup(end)
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
 	t.Cleanup(cancel)

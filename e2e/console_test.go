@@ -36,7 +36,8 @@ func orders(n int) (events []string) {
 		if i%10 == 3 {
 			role = "guest"
 		}
-		events = append(events, order(fmt.Sprintf("o-%d", i), time.Duration(i)*time.Minute, fmt.Sprintf("user-%d", i%7), role))
+		ago := time.Duration(i) * time.Minute
+		events = append(events, order(fmt.Sprintf("o-%d", i), ago, fmt.Sprintf("user-%d", i%7), role))
 	}
 	return events
 }
@@ -126,13 +127,11 @@ func TestConsole(t *testing.T) {
 		b.open("/decisions")
 		var box struct{ X, Y, Width, Height float64 }
 		b.do(chromedp.Evaluate(`document.querySelector(".chart svg").getBoundingClientRect().toJSON()`, &box))
-		for _, e := range []*input.DispatchMouseEventParams{
-			input.DispatchMouseEvent(input.MousePressed, box.X+box.Width/2, box.Y+20).WithButton(input.Left).WithClickCount(1),
-			input.DispatchMouseEvent(input.MouseMoved, box.X+box.Width*3/4, box.Y+20).WithButton(input.Left),
-			input.DispatchMouseEvent(input.MouseReleased, box.X+box.Width*3/4, box.Y+20).WithButton(input.Left).WithClickCount(1),
-		} {
-			b.do(e)
+		mouse := func(what input.MouseType, x float64) chromedp.Action {
+			return input.DispatchMouseEvent(what, x, box.Y+20).WithButton(input.Left).WithClickCount(1)
 		}
+		from, to := box.X+box.Width/2, box.X+box.Width*3/4
+		b.do(mouse(input.MousePressed, from), mouse(input.MouseMoved, to), mouse(input.MouseReleased, to))
 		b.at("until=")
 	})
 	t.Run("tail", func(t *testing.T) {
@@ -205,8 +204,8 @@ func TestConsole(t *testing.T) {
 	t.Run("for everybody", func(t *testing.T) {
 		b.t = t
 		for _, path := range []string{
-			"/", "/decisions", "/decisions?q=outcome:(", "/decisions/o-13", "/compare", "/compare?a=o-13", "/contrast?q=outcome:denied",
-			"/dead-letters", "/dead-letters/list", "/jobs", "/opas", "/pipeline", "/audit", "/nothing",
+			"/", "/decisions", "/decisions?q=outcome:(", "/decisions/o-13", "/compare", "/compare?a=o-13",
+			"/contrast?q=outcome:denied", "/dead-letters", "/dead-letters/list", "/jobs", "/opas", "/pipeline", "/audit", "/nothing",
 		} {
 			b.accessible(path)
 		}
@@ -265,7 +264,8 @@ func TestConsoleOnPostgreSQL(t *testing.T) {
 	for path, text := range map[string]string{
 		"/": "guests may not delete", "/decisions?q=input.role:guest": "guests may not delete",
 		"/decisions/o-3": "was denied DELETE", "/compare?a=o-3": "input.role", "/contrast?q=outcome:denied": "input.role",
-		"/opas": "opa-1", "/pipeline": "closed", "/dead-letters": "There is none", "/jobs": "There is none", "/audit": "Nobody",
+		"/opas": "opa-1", "/pipeline": "closed", "/dead-letters": "There is none", "/jobs": "There is none",
+		"/audit": "Nobody",
 	} {
 		b.open(path)
 		b.sees(text)

@@ -106,8 +106,10 @@ func PagesSuite(binary string, rows, days int, out string) (err error) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "PAGE\tTIMES\tFIRST BYTE ms\tp95\tRESULTS ms\tp95\tWHOLE ms\tp95\tKB\tSLOWEST RESULTS")
 	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%d\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%s\n", r.Page, r.Times, r.FirstByte, r.FirstP95, r.Results,
-			r.ResultP95, r.Whole, r.WholeP95, float64(r.Bytes)/1000, r.Slowest)
+		fmt.Fprintf(
+			w, "%s\t%d\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%s\n", r.Page, r.Times, r.FirstByte, r.FirstP95,
+			r.Results, r.ResultP95, r.Whole, r.WholeP95, float64(r.Bytes)/1000, r.Slowest,
+		)
 	}
 	_ = w.Flush()
 	return writeJSON(out, "pages.json", results)
@@ -148,14 +150,13 @@ func linksOf(url string) (decision string, clicks []string, err error) {
 // pageTook is when parts of a page came, in milliseconds.
 type pageTook struct {
 	first, results, whole float64
-	bytes                 int
 }
 
 // askPage reads a page as a browser does.
 func askPage(url string) (took pageTook, body string, err error) {
 	began := time.Now()
 	since := func() float64 { return float64(time.Since(began).Microseconds()) / 1000 }
-	req, err := http.NewRequest(http.MethodGet, url, nil) //nolint:noctx // a benchmark's
+	req, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
 		return took, "", err
 	}
@@ -188,7 +189,7 @@ func askPage(url string) (took pageTook, body string, err error) {
 
 // sizeOf is how many bytes a browser gets.
 func sizeOf(url string) (int, error) {
-	req, err := http.NewRequest(http.MethodGet, url, nil) //nolint:noctx // a benchmark's
+	req, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
 		return 0, err
 	}

@@ -203,8 +203,10 @@ func (a *App) Role() status.Role { return a.role }
 // Config is what the process was started with.
 func (a *App) Config() Config { return a.cfg }
 
-// UploadURL is where OPAs post, and ConsoleURL where people look.
-func (a *App) UploadURL() string  { return a.urlOf(a.upload) }
+// UploadURL is where OPAs post.
+func (a *App) UploadURL() string { return a.urlOf(a.upload) }
+
+// ConsoleURL is where people look.
 func (a *App) ConsoleURL() string { return a.urlOf(a.console) + a.cfg.Console.Prefix }
 
 func (a *App) urlOf(l *listener) string {

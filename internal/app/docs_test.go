@@ -254,7 +254,9 @@ func TestDependencies(t *testing.T) {
 			"internal/adapters/sqlite", "internal/adapters/uploadapi", "internal/adapters/queryapi",
 			"internal/adapters/web", "internal/adapters/console",
 		}, overPorts)),
-		"internal/command": {"internal/app", "internal/adapters/api", "internal/adapters/cli", "internal/config", "internal/status"},
+		"internal/command": {
+			"internal/app", "internal/adapters/api", "internal/adapters/cli", "internal/config", "internal/status",
+		},
 		"cmd/docket":       {"internal/command"},
 		"cmd/ingest":       {"internal/command"},
 		"cmd/saver":        {"internal/command"},

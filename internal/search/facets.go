@@ -48,8 +48,8 @@ func ParseFacets(fields []string, raw string, now time.Time) (out FacetsRequest,
 }
 
 // Facets finds the most frequent values of each field. Those that the store counts by are of all that fits, where the
-// query is about nothing else; the others are counted decision by decision, in one go and for half a second: Stats.Since
-// says from when on.
+// query is about nothing else; the others are counted decision by decision, in one go and for half a second:
+// Stats.Since says from when on.
 func Facets(
 	ctx context.Context, in Counter, scope domain.Scope, asked FacetsRequest, now time.Time,
 ) ([]Stats, error) {

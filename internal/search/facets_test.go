@@ -15,7 +15,9 @@ func TestFacets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now().UTC().Truncate(time.Second)
 		store := &slowStore{takes: time.Millisecond, values: 1, same: 4, newest: now, counts: domain.Counts{
-			Complete: true, Items: []domain.DecisionCount{{Tenant: "acme", Path: "a/b", Outcome: domain.OutcomeDenied, Decisions: 7}},
+			Complete: true, Items: []domain.DecisionCount{
+				{Tenant: "acme", Path: "a/b", Outcome: domain.OutcomeDenied, Decisions: 7},
+			},
 		}}
 		asked, err := ParseFacets([]string{"principal", "outcome", "action"}, "limit=2&since=1h", now)
 		require.NoError(t, err)

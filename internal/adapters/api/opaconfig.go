@@ -1,7 +1,7 @@
 package api
 
-// OPAConfig is what OPA needs to upload to docket; tokenFile is where its token is, or "". deploy/opa/config.yaml is the
-// same text; a test keeps it so.
+// OPAConfig is what OPA needs to upload to docket; tokenFile is where its token is, or "". deploy/opa/config.yaml is
+// the same text; a test keeps it so.
 func OPAConfig(url, tokenFile string) string {
 	credentials := ""
 	if tokenFile != "" {

@@ -37,6 +37,6 @@ func Sentence(d *domain.Decision) string {
 			strings.TrimRight(cmp.Or(d.Error, d.Reason, "it does not say why"), ".") + "."
 	case domain.OutcomeUnknown:
 	}
-	return policy + " answered " + who + " about " + what +
-		" with something that docket does not take for a verdict; a mapping for this path can say what it means" + because + "."
+	return policy + " answered " + who + " about " + what + " with something that docket does not take for a verdict; " +
+		"a mapping for this path can say what it means" + because + "."
 }

@@ -35,8 +35,9 @@ type session struct {
 // sessionKey is how many bytes the keys have that a session is signed and encrypted with.
 const sessionKey = 32
 
-// NewSessions lets in whoever has a token. keyFile holds the key that sessions are sealed with, at least 32 bytes, which
-// all consoles behind one name have to share; "" makes one that only this process knows. Its error is Misconfigured.
+// NewSessions lets in whoever has a token. keyFile holds the key that sessions are sealed with, at least 32 bytes,
+// which all consoles behind one name have to share; "" makes one that only this process knows. Its error is
+// Misconfigured.
 func NewSessions(tokens *Tokens, keyFile string) (*Sessions, error) {
 	secret := make([]byte, sessionKey)
 	_, _ = rand.Read(secret) // it never fails
@@ -52,7 +53,8 @@ func NewSessions(tokens *Tokens, keyFile string) (*Sessions, error) {
 			)
 		}
 	}
-	sign, encrypt := sha256.Sum256(append([]byte("sign "), secret...)), sha256.Sum256(append([]byte("encrypt "), secret...))
+	sign := sha256.Sum256(append([]byte("sign "), secret...))
+	encrypt := sha256.Sum256(append([]byte("encrypt "), secret...))
 	seal := securecookie.New(sign[:], encrypt[:]).MaxAge(int(SessionFor.Seconds()))
 	return &Sessions{tokens: tokens, seal: seal.SetSerializer(securecookie.JSONEncoder{})}, nil
 }

@@ -124,8 +124,8 @@ type change struct {
 	x        float64
 }
 
-// changesOf are the revisions that came up since decisions were looked at, at most the newest four. Those that were there
-// from the beginning are no change, and neither is the first one of all.
+// changesOf are the revisions that came up since decisions were looked at, at most the newest four. Those that were
+// there from the beginning are no change, and neither is the first one of all.
 func changesOf(a *asked, all []facet) (out []change) {
 	until := a.Until
 	if until.IsZero() {

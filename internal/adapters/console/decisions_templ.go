@@ -1185,7 +1185,7 @@ func (v *view) facetBox(a *asked, x facet) templ.Component {
 				return templ_7745c5c3_Err
 			}
 		}
-		if x.Since.After(a.Since) {
+		if x.Why != "" {
 			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 105, "<p class=\"note\">since")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err

@@ -90,21 +90,26 @@ func (t *tree) read(key string, path []string, v jsontext.Value) node {
 // members reads those of an object or an array, and what was erased from it.
 func (t *tree) members(n *node, path []string, v jsontext.Value) {
 	i := 0
-	add := func(key string, value jsontext.Value) bool {
+	add := func(key string, value jsontext.Value) {
 		i++
 		if len(n.children) >= maxMembers || t.left <= 0 || len(path) >= maxNesting {
 			n.more++
-			return true
+			return
 		}
 		n.children = append(n.children, t.read(key, append(slices.Clone(path), key), value))
-		return true
 	}
 	if n.kind == '{' {
-		domain.Members(v, add)
+		domain.Members(v, func(key string, value jsontext.Value) bool {
+			add(key, value)
+			return true
+		})
 		t.gone(n, path)
 		return
 	}
-	domain.Elements(v, func(value jsontext.Value) bool { return add(strconv.Itoa(i), value) })
+	domain.Elements(v, func(value jsontext.Value) bool {
+		add(strconv.Itoa(i), value)
+		return true
+	})
 }
 
 // gone adds what a mask took out of an object.
