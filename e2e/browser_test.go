@@ -37,9 +37,13 @@ type browser struct {
 	trouble []string
 }
 
-// watching reports what the policy of a page refuses.
+// watching reports what the policy of a page refuses, and by how much its parts move while it comes
+// (https://web.dev/articles/cls).
 const watching = `window.refused = []; addEventListener("securitypolicyviolation",
-	(e) => window.refused.push(e.effectiveDirective + " " + e.blockedURI + " " + e.sample))`
+	(e) => window.refused.push(e.effectiveDirective + " " + e.blockedURI + " " + e.sample));
+	window.shift = 0; new PerformanceObserver((list) => {
+		for (const e of list.getEntries()) if (!e.hadRecentInput) window.shift += e.value;
+	}).observe({type: "layout-shift", buffered: true})`
 
 func newBrowser(t *testing.T, d *docket) *browser {
 	t.Helper()
@@ -127,6 +131,17 @@ func (b *browser) open(path string) {
 	var refused []string
 	b.do(chromedp.Evaluate(`window.refused ?? []`, &refused))
 	require.Empty(b.t, refused, path)
+}
+
+// still requires that a page's parts did not move while it came.
+func (b *browser) still(path string) {
+	b.t.Helper()
+	b.open(path)
+	b.eventually("all of it is there", `document.readyState === "complete"`)
+	var shift float64
+	b.do(chromedp.Evaluate(`new Promise((r) => requestAnimationFrame(() => setTimeout(() => r(window.shift), 200)))`, &shift,
+		func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+	require.Less(b.t, shift, 0.01, path)
 }
 
 // sees waits until the page shows texts.

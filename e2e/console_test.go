@@ -201,11 +201,21 @@ func TestConsole(t *testing.T) {
 		b.do(chromedp.Click("table.decisions tbody a", chromedp.ByQuery), chromedp.WaitVisible(".verdict", chromedp.ByQuery))
 		b.do(emulation.SetScriptExecutionDisabled(false))
 	})
+	t.Run("nothing moves", func(t *testing.T) {
+		b.t = t
+		for _, width := range []int64{390, 1280} {
+			b.size(width, 900)
+			for _, path := range []string{"/", "/decisions", "/decisions?q=input.role:guest", "/decisions/o-13"} {
+				b.still(path)
+			}
+		}
+	})
 	t.Run("for everybody", func(t *testing.T) {
 		b.t = t
 		for _, path := range []string{
 			"/", "/decisions", "/decisions?q=outcome:(", "/decisions/o-13", "/compare", "/compare?a=o-13",
-			"/contrast?q=outcome:denied", "/dead-letters", "/dead-letters/list", "/jobs", "/opas", "/pipeline", "/audit", "/nothing",
+			"/contrast?q=outcome:denied", "/dead-letters", "/dead-letters/list", "/jobs", "/opas", "/pipeline", "/audit",
+			"/nothing",
 		} {
 			b.accessible(path)
 		}

@@ -257,10 +257,10 @@ func TestDependencies(t *testing.T) {
 		"internal/command": {
 			"internal/app", "internal/adapters/api", "internal/adapters/cli", "internal/config", "internal/status",
 		},
-		"cmd/docket":       {"internal/command"},
-		"cmd/ingest":       {"internal/command"},
-		"cmd/saver":        {"internal/command"},
-		"cmd/parking":      {"internal/command"},
+		"cmd/docket":  {"internal/command"},
+		"cmd/ingest":  {"internal/command"},
+		"cmd/saver":   {"internal/command"},
+		"cmd/parking": {"internal/command"},
 	}
 	withoutIO := []string{
 		"github.com/cenkalti/backoff/v4",
