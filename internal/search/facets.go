@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/docket-project/docket/internal/domain"
@@ -13,6 +14,10 @@ import (
 // facetTime is how long decisions are counted one by one for the values of several fields, which a person waits for
 // beside what was searched.
 const facetTime = 500 * time.Millisecond
+
+// maxTold is how many values of a field are told apart where several are counted at once. Beyond it those are counted on
+// that came up first, which are the newest.
+const maxTold = 10_000
 
 // FacetsRequest asks for the most frequent values of several fields at once.
 type FacetsRequest struct {
@@ -54,7 +59,7 @@ func Facets(
 	ctx context.Context, in Counter, scope domain.Scope, asked FacetsRequest, now time.Time,
 ) ([]Stats, error) {
 	out, some, err := facets(ctx, in, scope, asked, now)
-	if err != nil || some || asked.Otherwise == nil {
+	if err != nil || some || asked.Otherwise == nil || slices.ContainsFunc(out, func(s Stats) bool { return s.Why != "" }) {
 		return out, err
 	}
 	asked.Filter = *asked.Otherwise
@@ -90,6 +95,7 @@ func facets(
 	for _, i := range rest {
 		c.asked.By = append(c.asked.By, asked.Fields[i])
 	}
+	c.told = make([]int, len(rest))
 	if err := c.rows(ctx, asked.Filter); err != nil {
 		return nil, false, err
 	}
@@ -103,6 +109,9 @@ func facets(
 			}
 		}
 		out[i] = one.stats()
+		if c.told[n] == maxTold && out[i].Why == "" {
+			out[i].Why = fmt.Sprintf("there are more than %d values: those that came up last are counted", maxTold)
+		}
 	}
 	return out, some || c.total > 0, nil
 }

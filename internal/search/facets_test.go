@@ -66,6 +66,21 @@ func TestFacetsStopInTime(t *testing.T) {
 	})
 }
 
+func TestFacetsOfMuch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now().UTC().Truncate(time.Second)
+		store := &slowStore{takes: time.Millisecond, values: 5, newest: now} // another principal each time
+		asked, err := ParseFacets([]string{"principal", "action"}, "since=1h", now)
+		require.NoError(t, err)
+		found, err := Facets(t.Context(), store, domain.AllTenants(), asked, now)
+		require.NoError(t, err)
+		require.Equal(t, maxTold, found[0].More+len(found[0].Items))
+		require.Contains(t, found[0].Why, "more than 10000 values")
+		require.EqualValues(t, 18_000, found[1].Absent, "one field with many values does not keep others from being counted")
+		require.Empty(t, found[1].Why)
+	})
+}
+
 func TestFacetsAreRemembered(t *testing.T) {
 	now := time.Now().UTC().Truncate(time.Second)
 	store := &slowStore{takes: time.Millisecond, values: 1, same: 4, newest: now}

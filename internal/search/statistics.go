@@ -51,9 +51,11 @@ type Question struct {
 	scope domain.Scope
 	field string // of which the values are wanted; "" for statistics
 	raw   string
-	// several says that field has several names, parted by commas.
+	// several says that field has several names, parted by fieldMark, which none has in it.
 	several bool
 }
+
+const fieldMark = "\x00"
 
 // Counted is what was counted, and when.
 type Counted struct {
@@ -206,7 +208,7 @@ func (s *Statistics) Facets(scope domain.Scope, fields []string, raw string) (Qu
 		return Question{}, err
 	}
 	params, err := url.ParseQuery(raw)
-	return Question{scope: scope, field: strings.Join(fields, ","), raw: params.Encode(), several: true}, err
+	return Question{scope: scope, field: strings.Join(fields, fieldMark), raw: params.Encode(), several: true}, err
 }
 
 func parseStatistics(field, raw string, now time.Time) (StatsRequest, error) {
@@ -221,7 +223,7 @@ func (s *Statistics) load(ctx context.Context, q Question) (Counted, error) {
 	out := Counted{At: s.now()}
 	var err error
 	if q.several {
-		asked, err := ParseFacets(strings.Split(q.field, ","), q.raw, out.At)
+		asked, err := ParseFacets(strings.Split(q.field, fieldMark), q.raw, out.At)
 		if err == nil {
 			out.Facets, err = Facets(ctx, s.in, q.scope, asked, out.At)
 		}

@@ -275,7 +275,9 @@ type counter struct {
 	separately bool
 	groups     groups
 	firsts     groups // when the first of each was decided, in seconds since 1970
-	total      int64
+	// told is how many values of each field are told apart, where fields are counted separately.
+	told  []int
+	total int64
 	// reached is from when on everything was counted.
 	reached time.Time
 	some    bool // something was counted
@@ -385,7 +387,8 @@ func (c *counter) rows(ctx context.Context, span domain.Filter) error {
 	limited, cancel := context.WithDeadline(ctx, c.began.Add(c.patience))
 	defer cancel()
 	slice := span
-	for length := firstSlice; ; {
+	first := time.Duration(float64(firstSlice) * float64(c.patience) / float64(statsTime))
+	for length := max(time.Second, first); ; {
 		end := c.now
 		if !slice.Until.IsZero() && slice.Until.Before(end) {
 			end = slice.Until
@@ -421,6 +424,12 @@ func (c *counter) slice(ctx context.Context, slice domain.Filter) error {
 		total++
 		read(d, func(g group) {
 			if _, known := c.groups[g]; !known && counted[g] == 0 {
+				if c.separately {
+					if c.told[g.field] == maxTold {
+						return
+					}
+					c.told[g.field]++
+				}
 				fresh++
 			}
 			counted[g]++

@@ -56,6 +56,16 @@ func (a *asked) edited(pairs ...string) url.Values {
 	return out
 }
 
+// timed is the state with another time: one that the query itself names is taken out of it.
+func (a *asked) timed(since, until string) url.Values {
+	out := a.edited("since", since, "until", until)
+	read, err := search.Parse(a.get("q"), a.now)
+	if err == nil && read.Dated {
+		out.Set("q", search.String(domain.Filter{Where: search.Either(read.Filter, read.Otherwise)}))
+	}
+	return out
+}
+
 // question is the query string of a search without its pages.
 func (a *asked) question(pairs ...string) string {
 	return a.edited(append([]string{"limit", ""}, pairs...)...).Encode()
@@ -89,6 +99,9 @@ func (a *asked) widened(term domain.Expr) url.Values {
 	}
 	rest := slices.DeleteFunc(read.Where.Conjuncts(), func(e domain.Expr) bool { return reflect.DeepEqual(e, term) })
 	edits := []string{"q", search.String(domain.Filter{Where: domain.AllOf(rest...)})}
+	if name := string(term.Field); term.Op == domain.OpEqual && slices.Equal(a.params[name], []string{term.Value}) {
+		edits = append(edits, name, "")
+	}
 	if read.Dated {
 		edits = append(edits, times(read.Filter)...)
 	}

@@ -6,7 +6,6 @@ import (
 	"embed"
 	"encoding/base64"
 	"encoding/hex"
-	"mime"
 	"net/http"
 	"path"
 
@@ -28,6 +27,11 @@ type asset struct {
 	body      []byte
 }
 
+// kinds are the types of assets, whatever the system thinks of their names.
+var kinds = map[string]string{
+	".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml",
+}
+
 func loadAssets() *assets {
 	out := &assets{byName: map[string]asset{}}
 	entries, err := files.ReadDir("assets")
@@ -40,10 +44,7 @@ func loadAssets() *assets {
 		if err != nil {
 			panic(err)
 		}
-		kind := mime.TypeByExtension(path.Ext(e.Name()))
-		if path.Ext(e.Name()) == ".js" {
-			kind = "text/javascript; charset=utf-8"
-		}
+		kind := kinds[path.Ext(e.Name())]
 		sum := sha256.Sum256(body)
 		all.Write(sum[:])
 		out.byName[e.Name()] = asset{kind, `"` + hex.EncodeToString(sum[:8]) + `"`, body}

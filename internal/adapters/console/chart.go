@@ -3,7 +3,6 @@ package console
 import (
 	"cmp"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -49,8 +48,9 @@ type chart struct {
 	total  int64
 	most   int64
 	every  time.Duration
-	// since and until are the chart's edges.
+	// since and until are the chart's edges, and rest is the search without a time.
 	since, until time.Time
+	rest         string
 	// why tells what is missing; "" where nothing is.
 	why string
 }
@@ -162,9 +162,7 @@ func number(n int64) string {
 	return text
 }
 
-// between is a page of decisions of a span of time.
-func between(params url.Values, since, until time.Time) string {
-	params.Set("since", since.Format(time.RFC3339))
-	params.Set("until", until.Format(time.RFC3339))
-	return with("/decisions", params)
+// between is the page of a search's decisions of a span of time.
+func (a *asked) between(since, until time.Time) string {
+	return with("/decisions", a.timed(since.Format(time.RFC3339), until.Format(time.RFC3339)))
 }

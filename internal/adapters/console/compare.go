@@ -97,7 +97,9 @@ func (v *view) side(params url.Values, side string) (*domain.Decision, error) {
 type contrasted struct {
 	asked
 	against string
-	found   func() (api.Contrast, error)
+	// wrong is the query that an error is about.
+	wrong string
+	found func() (api.Contrast, error)
 }
 
 // contrast answers GET /contrast: what tells the decisions of a search from others.
@@ -112,9 +114,10 @@ func (r *routes) contrast(c echo.Context, v *view) error {
 	against := params.Get("against")
 	params.Del("against")
 	a, err := parseAsked(params.Encode(), r.now())
-	page := contrasted{asked: a, against: against}
+	page := contrasted{asked: a, against: against, wrong: a.get("q")}
 	var question compare.ContrastRequest
 	if err == nil {
+		page.wrong = against
 		raw := a.edited("limit", "")
 		if against != "" {
 			raw.Set("against", against)
@@ -169,9 +172,6 @@ func changeOf(d *compare.Difference) string {
 
 // jsonText is a value as it was sent, cut to what a page shows.
 func jsonText(v []byte) string {
-	if v == nil {
-		return ""
-	}
 	text, left := cut(string(v))
 	if left > 0 {
 		text += "… (" + number(int64(left)) + " characters more)"

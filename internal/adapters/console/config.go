@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path"
+	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -14,6 +17,15 @@ type Config struct {
 	SessionKeyFile string `help:"Key that sessions are sealed with, 32 bytes or more, which all consoles behind one name share. Unset: sessions end with the process." env:"DOCKET_CONSOLE_SESSION_KEY_FILE" type:"path"`
 }
 
+// prefixes are paths that need no escapes, and ownPaths what they may not begin with.
+var (
+	prefixes = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)+$`)
+	ownPaths = []string{
+		"api", "assets", "login", "logout", "decisions", "compare", "contrast", "opas", "pipeline", "audit", "jobs",
+		"dead-letters",
+	}
+)
+
 // traceID stands for the id of a trace.
 const traceID = "{trace_id}"
 
@@ -21,9 +33,10 @@ const traceID = "{trace_id}"
 func (c *Config) Validate() error {
 	var errs []error
 	if p := c.Prefix; p != "" {
-		u, err := url.Parse(p)
-		if err != nil || u.Path != p || !strings.HasPrefix(p, "/") || strings.HasSuffix(p, "/") || strings.Contains(p, "//") {
-			errs = append(errs, fmt.Errorf("console_prefix %q: it is a path such as /docket, without a slash at its end", p))
+		first, _, _ := strings.Cut(strings.TrimPrefix(p, "/"), "/")
+		if !prefixes.MatchString(p) || path.Clean(p) != p || slices.Contains(ownPaths, first) {
+			errs = append(errs, fmt.Errorf("console_prefix %q: it is a path such as /docket, of letters, digits and ._~-, "+
+				"without a slash at its end, and none of docket's own", p))
 		}
 	}
 	if t := c.TraceURL; t != "" {
@@ -40,5 +53,5 @@ func (c *Config) traceLink(id string) string {
 	if c.TraceURL == "" || id == "" {
 		return ""
 	}
-	return strings.ReplaceAll(c.TraceURL, traceID, url.PathEscape(id))
+	return strings.ReplaceAll(c.TraceURL, traceID, url.QueryEscape(id))
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -117,7 +118,8 @@ func Prefixed(prefix string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.URL.Path == prefix:
-			http.Redirect(w, r, prefix+"/", http.StatusMovedPermanently)
+			to := url.URL{Path: prefix + "/", RawQuery: r.URL.RawQuery}
+			http.Redirect(w, r, to.String(), http.StatusMovedPermanently)
 		case strings.HasPrefix(r.URL.Path, prefix+"/"):
 			stripped.ServeHTTP(w, r)
 		default:
@@ -144,7 +146,9 @@ type view struct {
 	running *sync.WaitGroup
 }
 
-// packed sends what is long as gzip. No page has a secret in it that somebody could guess by its length (BREACH).
+// packed sends what is long as gzip. Whoever watches the network and has somebody's browser ask for pages could learn of
+// a page's content by its length (BREACH). There is no token in a page, the cookie is not sent by what other sites load
+// within their own pages, and what a search finds changes all the time: it is accepted for pages of a tenth the size.
 var packed = middleware.GzipWithConfig(middleware.GzipConfig{Level: packLevel, MinLength: packFrom})
 
 const (
@@ -161,22 +165,28 @@ func (r *routes) page(show func(echo.Context, *view) error) echo.HandlerFunc {
 func (r *routes) known(show func(echo.Context, *view) error) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		v := r.view(c)
-		if r.Sessions != nil && c.Request().Header.Get("Authorization") == "" {
-			if _, err := c.Request().Cookie(auth.SessionCookie); err != nil { // a stranger who only comes by is no failure
-				return r.toLogin(c)
-			}
-		}
-		caller, err := r.Who.Authenticate(c.Request())
-		if err != nil {
+		if !v.identify(c.Request()) {
 			return r.toLogin(c)
 		}
-		v.caller = caller
 		ctx, cancel := context.WithCancel(c.Request().Context())
 		defer v.running.Wait()
 		defer cancel()
 		v.ctx = ctx
 		return show(c, v)
 	}
+}
+
+// identify finds out who the caller is; false is that nobody knows. A stranger who only comes by, and somebody whose
+// session has ended, is not somebody who guesses tokens: nobody is asked about them.
+func (v *view) identify(r *http.Request) bool {
+	if v.Sessions != nil && r.Header.Get(echo.HeaderAuthorization) == "" {
+		caller, err := v.Sessions.Authenticate(r)
+		v.caller = caller
+		return err == nil
+	}
+	caller, err := v.Who.Authenticate(r)
+	v.caller = caller
+	return err == nil
 }
 
 // act is a route that changes something and then shows a page.
@@ -238,9 +248,7 @@ func (v *view) header(h http.Header) {
 func (r *routes) problem(err error, c echo.Context) {
 	p := web.ProblemOf(err, c, r.Logger)
 	v := r.view(c)
-	if caller, err := r.Who.Authenticate(c.Request()); err == nil {
-		v.caller = caller
-	}
+	v.identify(c.Request()) // whoever is not known sees no way around
 	if err := v.render(c, p.Status, v.problemPage(p)); err != nil {
 		r.Logger.Debug("answer not sent", "error", err)
 	}
@@ -268,17 +276,32 @@ func with(path string, params url.Values) string {
 	return path + "?" + params.Encode()
 }
 
-// later asks something beside others, and returns what waits for the answer.
+// later asks something beside others, and returns what waits for the answer. A panic is the request's, and not the end of
+// the process: it goes on where the answer is waited for, or is logged here where nobody waits any more. What fails is
+// logged as it is where a page fails as a whole.
 func later[T any](v *view, ask func(context.Context) (T, error)) func() (T, error) {
 	var out T
 	var err error
+	var panicked any
 	done := make(chan struct{})
 	v.running.Go(func() {
 		defer close(done)
+		defer func() {
+			if panicked = recover(); panicked != nil {
+				v.Logger.Error(
+					"a part of a page panicked: this is a defect of docket's. Please report it with this line", "page", v.at,
+					"panic", panicked, "stack", string(debug.Stack()),
+				)
+			}
+		}()
 		out, err = ask(v.ctx)
+		web.LogFailure(v.Logger, err, "page", v.at)
 	})
 	return func() (T, error) {
 		<-done
+		if panicked != nil {
+			panic(panicked)
+		}
 		return out, err
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -104,8 +105,11 @@ func (v *view) lastAllowed(ctx context.Context, d *domain.Decision) (out lastAll
 		return out, err
 	}
 	rows, err := search.Lookup(ctx, v.Decisions, domain.Tenants(out.Decision.Tenant), out.Decision.ID, out.Decision.Time())
-	if err != nil || len(rows) == 0 {
+	if err != nil {
 		return out, err
+	}
+	if len(rows) == 0 { // it was dropped meanwhile
+		return lastAllowed{}, nil
 	}
 	out.differences, out.complete = compare.Events(d.Event, rows[0].Event)
 	compare.Rank(out.differences)
@@ -206,12 +210,7 @@ func callsOf(event []byte) (out []call, more int) {
 				more++
 				return true
 			}
-			text, left := cut(string(answer))
-			if left > 0 {
-				text += fmt.Sprintf("… (%s characters more)", number(int64(left)))
-			}
-			arguments, _ = cut(arguments)
-			out = append(out, call{builtin, arguments, text})
+			out = append(out, call{builtin, jsonText([]byte(arguments)), jsonText(answer)})
 			return true
 		})
 		return true
@@ -224,12 +223,23 @@ func ruleOf(d *api.Decision) string {
 	if d.Path == "" {
 		return "data"
 	}
-	return "data." + strings.ReplaceAll(string(d.Path), "/", ".")
+	rule := "data"
+	for step := range strings.SplitSeq(string(d.Path), "/") {
+		if regoName.MatchString(step) {
+			rule += "." + step
+		} else {
+			rule += "[" + strconv.Quote(step) + "]"
+		}
+	}
+	return rule
 }
+
+// regoName is what a reference of Rego may have behind a dot.
+var regoName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // evalCommand decides again, with a bundle of the reader's.
 func evalCommand(d *api.Decision) string {
-	return "docket show " + quoted(d.DecisionID) + " --tenant " + quoted(d.Tenant) + " -o raw | jq .input | " +
+	return "docket show --tenant " + quoted(d.Tenant) + " -o raw -- " + quoted(d.DecisionID) + " | jq .input | " +
 		"opa eval --bundle BUNDLE --stdin-input " + quoted(ruleOf(d))
 }
 

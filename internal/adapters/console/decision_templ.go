@@ -213,9 +213,9 @@ func (v *view) decisionPage(d *shown) templ.Component {
 				return templ_7745c5c3_Err
 			}
 			var templ_7745c5c3_Var9 string
-			templ_7745c5c3_Var9, templ_7745c5c3_Err = templruntime.NewAttributeExpression(templ.SafeURL(v.link("/api/v1/decisions/" + pathEscape(d.DecisionID) + "/raw?" + addressOf(&d.Decision).Encode()))).ResolveURL(ctx)
+			templ_7745c5c3_Var9, templ_7745c5c3_Err = templruntime.NewAttributeExpression(templ.SafeURL(v.link("/api/v1/decisions/" + pathOf(d.DecisionID) + "/raw?" + addressOf(&d.Decision).Encode()))).ResolveURL(ctx)
 			if templ_7745c5c3_Err != nil {
-				return templ.Error{Err: templ_7745c5c3_Err, FileName: `decision.templ`, Line: 53, Col: 130}
+				return templ.Error{Err: templ_7745c5c3_Err, FileName: `decision.templ`, Line: 53, Col: 126}
 			}
 			_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ_7745c5c3_Var9)
 			if templ_7745c5c3_Err != nil {
@@ -239,9 +239,9 @@ func (v *view) decisionPage(d *shown) templ.Component {
 				return templ_7745c5c3_Err
 			}
 			var templ_7745c5c3_Var11 string
-			templ_7745c5c3_Var11, templ_7745c5c3_Err = templruntime.NewAttributeExpression(templ.SafeURL(v.link("/api/v1/decisions/" + pathEscape(d.DecisionID) + "/trail"))).ResolveURL(ctx)
+			templ_7745c5c3_Var11, templ_7745c5c3_Err = templruntime.NewAttributeExpression(templ.SafeURL(v.link("/api/v1/decisions/" + pathOf(d.DecisionID) + "/trail"))).ResolveURL(ctx)
 			if templ_7745c5c3_Err != nil {
-				return templ.Error{Err: templ_7745c5c3_Err, FileName: `decision.templ`, Line: 55, Col: 97}
+				return templ.Error{Err: templ_7745c5c3_Err, FileName: `decision.templ`, Line: 55, Col: 93}
 			}
 			_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ_7745c5c3_Var11)
 			if templ_7745c5c3_Err != nil {
@@ -436,7 +436,7 @@ func (v *view) why(d *shown) templ.Component {
 			}
 		}
 		if calls, more := callsOf(d.event); len(calls) > 0 {
-			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 39, "<h3>What it asked others</h3><p class=\"note\">Calls of builtins whose answer may be another one at another time, from nd_builtin_cache.</p><div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Builtin</th><th scope=\"col\">Arguments</th><th scope=\"col\">Answer</th></tr></thead> <tbody>")
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 39, "<h3>What it asked others</h3><p class=\"note\">Calls of builtins whose answer may be another one at another time, from nd_builtin_cache.</p><div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"What it asked others\"><table><thead><tr><th scope=\"col\">Builtin</th><th scope=\"col\">Arguments</th><th scope=\"col\">Answer</th></tr></thead> <tbody>")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
@@ -1855,7 +1855,7 @@ func (v *view) comparePage(c *comparison) templ.Component {
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
-			templ_7745c5c3_Err = v.decisionTable2(c.a, c.b).Render(ctx, templ_7745c5c3_Buffer)
+			templ_7745c5c3_Err = v.comparedTable(c.a, c.b).Render(ctx, templ_7745c5c3_Buffer)
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
@@ -1883,7 +1883,7 @@ func (v *view) comparePage(c *comparison) templ.Component {
 	})
 }
 
-func (v *view) decisionTable2(a, b api.Decision) templ.Component {
+func (v *view) comparedTable(a, b api.Decision) templ.Component {
 	return templruntime.GeneratedTemplate(func(templ_7745c5c3_Input templruntime.GeneratedComponentInput) (templ_7745c5c3_Err error) {
 		templ_7745c5c3_W, ctx := templ_7745c5c3_Input.Writer, templ_7745c5c3_Input.Context
 		if templ_7745c5c3_CtxErr := ctx.Err(); templ_7745c5c3_CtxErr != nil {
@@ -1904,11 +1904,11 @@ func (v *view) decisionTable2(a, b api.Decision) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = v.side2("first", a).Render(ctx, templ_7745c5c3_Buffer)
+		templ_7745c5c3_Err = v.comparedRow("first", a).Render(ctx, templ_7745c5c3_Buffer)
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = v.side2("second", b).Render(ctx, templ_7745c5c3_Buffer)
+		templ_7745c5c3_Err = v.comparedRow("second", b).Render(ctx, templ_7745c5c3_Buffer)
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -1920,7 +1920,7 @@ func (v *view) decisionTable2(a, b api.Decision) templ.Component {
 	})
 }
 
-func (v *view) side2(which string, d api.Decision) templ.Component {
+func (v *view) comparedRow(which string, d api.Decision) templ.Component {
 	return templruntime.GeneratedTemplate(func(templ_7745c5c3_Input templruntime.GeneratedComponentInput) (templ_7745c5c3_Err error) {
 		templ_7745c5c3_W, ctx := templ_7745c5c3_Input.Writer, templ_7745c5c3_Input.Context
 		if templ_7745c5c3_CtxErr := ctx.Err(); templ_7745c5c3_CtxErr != nil {
@@ -2206,7 +2206,7 @@ func (v *view) contrastPage(c *contrasted, wrong error) templ.Component {
 				return templ_7745c5c3_Err
 			}
 			if wrong != nil {
-				templ_7745c5c3_Err = queryTrouble(c.get("q"), wrong).Render(ctx, templ_7745c5c3_Buffer)
+				templ_7745c5c3_Err = queryTrouble(c.wrong, wrong).Render(ctx, templ_7745c5c3_Buffer)
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}

@@ -3,11 +3,14 @@ package console
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
 
@@ -165,9 +168,9 @@ func (v *view) chart(ctx context.Context, a *asked) (chart, error) {
 	if err != nil {
 		return chart{}, err
 	}
-	return newChart(counted, a.Since, until, func(since, until time.Time) string {
-		return between(a.edited(), since, until)
-	}), nil
+	out := newChart(counted, a.Since, until, a.between)
+	out.rest = with("/decisions", a.timed("", ""))
+	return out, nil
 }
 
 // shownValue is a value of a facet as people see it.
@@ -188,7 +191,15 @@ func valueOf(v search.Value) *string {
 
 // decisionPath is the address of one decision's page: several may have its id.
 func decisionPath(d *api.Decision) string {
-	return with("/decisions/"+url.PathEscape(d.DecisionID), addressOf(d))
+	return with("/decisions/"+pathOf(d.DecisionID), addressOf(d))
+}
+
+// pathOf is an id as a step of a path. Words that mean something to the API are escaped more than they need.
+func pathOf(id string) string {
+	if slices.Contains(api.Words, id) {
+		return fmt.Sprintf("%%%02x", id[0]) + id[1:]
+	}
+	return url.PathEscape(id)
 }
 
 // addressOf tells a decision from others with its id.
@@ -210,14 +221,21 @@ func (v *view) apiLink(path string, a *asked, pairs ...string) string {
 	return v.link("/api/v1/decisions" + with(path, params))
 }
 
+// tailLink is where the API shows new decisions of a search.
+func (v *view) tailLink(a *asked) string {
+	params := a.timed("", "")
+	params.Del("limit")
+	return v.link("/api/v1/decisions" + with("/tail", params))
+}
+
 // findCommand is how docket find asks the same.
 func (v *view) findCommand(a *asked) string {
 	parts := []string{"docket find"}
-	for name, values := range a.params {
+	for _, name := range slices.Sorted(maps.Keys(a.params)) {
 		if name == "q" || name == "cursor" || name == "limit" {
 			continue
 		}
-		for _, value := range values {
+		for _, value := range a.params[name] {
 			parts = append(parts, "--"+strings.ReplaceAll(name, "_", "-"), quoted(value))
 		}
 	}
@@ -236,8 +254,26 @@ func (v *view) curlCommand(a *asked, origin string) string {
 	return "curl -sS " + token + quoted(origin+v.apiLink("", a))
 }
 
-// quoted is a word for a shell.
-func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+// quoted is a word for a shell. A character that a terminal would take for a command of its own is spelled out, as bash,
+// ksh and zsh read it.
+func quoted(text string) string {
+	if !strings.ContainsFunc(text, unicode.IsControl) {
+		return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+	}
+	var b strings.Builder
+	for _, c := range []byte(text) {
+		switch {
+		case c == '\\' || c == '\'':
+			b.WriteByte('\\')
+			b.WriteByte(c)
+		case c < ' ' || c >= utf8.RuneSelf || c == 0x7f:
+			fmt.Fprintf(&b, `\x%02x`, c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return "$'" + b.String() + "'"
+}
 
 // lookedAt tells of a page that has not looked at everything.
 func lookedAt(page *domain.Page) string {

@@ -64,11 +64,12 @@ func (r *routes) audit(c echo.Context, v *view) error {
 			return web.Problem(http.StatusBadRequest, "until: "+err.Error())
 		}
 	}
-	entries, err := r.Control.Audits(v.ctx, v.caller.Tenants, before, domain.DefaultPage)
+	entries, err := r.Control.Audits(v.ctx, v.caller.Tenants, before, domain.DefaultPage+1)
 	if err != nil {
 		return err
 	}
-	return v.render(c, http.StatusOK, v.auditPage(api.ItemsOf(entries, api.AuditEntryOf).Items))
+	items := api.ItemsOf(first(entries, domain.DefaultPage), api.AuditEntryOf).Items
+	return v.render(c, http.StatusOK, v.auditPage(items, len(entries) > len(items)))
 }
 
 // jobs answers GET /jobs.

@@ -759,7 +759,7 @@ func (v *view) pipelinePage(p *api.Pipeline, s *api.Status) templ.Component {
 	})
 }
 
-func (v *view) auditPage(entries []api.AuditEntry) templ.Component {
+func (v *view) auditPage(entries []api.AuditEntry, more bool) templ.Component {
 	return templruntime.GeneratedTemplate(func(templ_7745c5c3_Input templruntime.GeneratedComponentInput) (templ_7745c5c3_Err error) {
 		templ_7745c5c3_W, ctx := templ_7745c5c3_Input.Writer, templ_7745c5c3_Input.Context
 		if templ_7745c5c3_CtxErr := ctx.Err(); templ_7745c5c3_CtxErr != nil {
@@ -908,7 +908,7 @@ func (v *view) auditPage(entries []api.AuditEntry) templ.Component {
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
-				if len(entries) == domain.DefaultPage {
+				if more {
 					templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 86, "<nav class=\"paging\" aria-label=\"Pages of the audit\"><a rel=\"next\" href=\"")
 					if templ_7745c5c3_Err != nil {
 						return templ_7745c5c3_Err
@@ -2924,7 +2924,7 @@ func (v *view) deadLetterPage(l *letter) templ.Component {
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
-				templ_7745c5c3_Err = v.branch(l.tree.read("event", nil, l.event), true).Render(ctx, templ_7745c5c3_Buffer)
+				templ_7745c5c3_Err = v.branch(l.tree.whole("event", nil, l.event), true).Render(ctx, templ_7745c5c3_Buffer)
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}

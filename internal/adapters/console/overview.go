@@ -42,8 +42,8 @@ func (r *routes) overview(c echo.Context, v *view) error {
 	if err != nil {
 		return v.render(c, http.StatusBadRequest, v.decisionsPage(found{asked: a}, err))
 	}
-	if a.Since.IsZero() {
-		a.Since = r.now().Add(-domain.DefaultSpan)
+	if a.Since.IsZero() || a.Otherwise != nil { // an id is looked for by a search
+		return c.Redirect(http.StatusSeeOther, v.link(with("/decisions", a.params)))
 	}
 	o := overview{asked: a}
 	o.status = later(v, func(ctx context.Context) (api.Status, error) {

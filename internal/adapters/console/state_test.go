@@ -3,7 +3,6 @@ package console
 import (
 	"encoding/json"
 	"fmt"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -68,16 +67,16 @@ func TestTermsOfValues(t *testing.T) {
 }
 
 func TestTree(t *testing.T) {
-	event := []byte(`{"input":{"user":"alice","n":1.0,"yes":true,"no":null,"looks":"1","tags":["a","b"],
+	event := []byte(`{"input":{"user":"alice","n":1.0,"yes":true,"no":null,"looks":"1","tags":["a","b"],"ports":{"80":1},
 		"token":"***","deep":{"a/b":{"c":1}}},"masked":["/input/token"],"erased":["/input/password","/input/deep/a%2Fb/d","/result"]}`)
 	tree := newTree(event)
 	n, there := tree.at(event, "input")
 	require.True(t, there)
 	lines := outline(n, "")
 	require.Equal(t, []string{
-		"input {9}", " user=alice input.user:alice", " n=1.0 input.n:1.0", " yes=true input.yes:true",
+		"input {10}", " user=alice input.user:alice", " n=1.0 input.n:1.0", " yes=true input.yes:true",
 		" no=null input.no:null",
-		` looks=1 input.looks:"1"`, " tags [2]", "  0=a input.tags:a", "  1=b input.tags:b",
+		` looks=1 input.looks:"1"`, " tags [2]", "  0=a input.tags:a", "  1=b input.tags:b", " ports {1}", "  80=1 input.ports.80:1",
 		" token=*** input.token:\"***\" masked", " deep {1}", "  a/b {2}", "   c=1 input.deep.a/b.c:1", "   d= erased",
 		" password= erased",
 	}, lines)
@@ -140,6 +139,7 @@ func FuzzTree(f *testing.F) {
 			return // nothing else is stored
 		}
 		tree := newTree(event)
+		tree.whole("event", nil, event)
 		for _, name := range []string{"input", "result", "error"} {
 			n, there := tree.at(event, name)
 			if there && n.leaf() && n.term != nil {
@@ -168,7 +168,7 @@ func TestChart(t *testing.T) {
 			{Values: value("allowed"), Time: at(0), Count: 9}, {Values: value("denied"), Time: at(0), Count: 1},
 			{Values: value("denied"), Time: at(30), Count: 6},
 		}},
-	}, at(7), at(60), func(since, until time.Time) string { return between(url.Values{}, since, until) })
+	}, at(7), at(60), (&asked{now: noon}).between)
 	require.Equal(t, at(0), c.since, "a bar begins before what was asked for")
 	require.Len(t, c.bars, 2)
 	require.EqualValues(t, 10, c.most)

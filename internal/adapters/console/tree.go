@@ -15,7 +15,7 @@ import (
 	"github.com/docket-project/docket/internal/search"
 )
 
-// How much of a value a page shows: nodes in all, how deep they nest, members of one of them, and characters of a text.
+// How much of a value a page shows: nodes of one part, how deep they nest, members of one of them, and characters of a text.
 // What is cut is told, and stands in the event as it was sent.
 const (
 	maxNodes   = 600
@@ -48,7 +48,7 @@ type tree struct {
 
 // newTree makes a reader of one event's values.
 func newTree(event []byte) *tree {
-	t := &tree{left: maxNodes, masked: map[string]bool{}, erased: map[string]bool{}}
+	t := &tree{masked: map[string]bool{}, erased: map[string]bool{}}
 	for name, into := range map[string]map[string]bool{"masked": t.masked, "erased": t.erased} {
 		domain.Elements(domain.ValueAt(event, []string{name}), func(v jsontext.Value) bool {
 			if pointer, ok := domain.TextOf(v); ok {
@@ -66,10 +66,16 @@ func (t *tree) at(event []byte, path ...string) (node, bool) {
 	if v == nil && !t.erased[keyOf(path)] {
 		return node{}, false
 	}
-	return t.read(path[len(path)-1], path, v), true
+	return t.whole(path[len(path)-1], path, v), true
 }
 
-func (t *tree) read(key string, path []string, v jsontext.Value) node {
+// whole reads a value that a page shows by itself.
+func (t *tree) whole(key string, path []string, v jsontext.Value) node {
+	t.left = maxNodes
+	return t.read(key, path, v, false)
+}
+
+func (t *tree) read(key string, path []string, v jsontext.Value, inArray bool) node {
 	t.left--
 	n := node{key: key, kind: v.Kind(), mask: t.mask(path)}
 	switch n.kind {
@@ -81,7 +87,11 @@ func (t *tree) read(key string, path []string, v jsontext.Value) node {
 		if text, ok := domain.TextOf(v); ok {
 			n.text = text
 		}
-		n.term = termAt(path, n.text, n.kind)
+		at := path
+		if inArray { // any element of it is meant
+			at = path[:len(path)-1]
+		}
+		n.term = termAt(at, n.text, n.kind)
 		n.text, n.cut = cut(n.text)
 	}
 	return n
@@ -96,7 +106,7 @@ func (t *tree) members(n *node, path []string, v jsontext.Value) {
 			n.more++
 			return
 		}
-		n.children = append(n.children, t.read(key, append(slices.Clone(path), key), value))
+		n.children = append(n.children, t.read(key, append(slices.Clone(path), key), value, n.kind == '['))
 	}
 	if n.kind == '{' {
 		domain.Members(v, func(key string, value jsontext.Value) bool {
@@ -144,13 +154,10 @@ func keyOf(path []string) string { return strings.Join(path, stepMark) }
 // maxTerm bounds the value of a term that a page offers, in bytes.
 const maxTerm = 300
 
-// termAt asks for a value at a path. Of an array any element is meant.
+// termAt asks for a value at a path.
 func termAt(path []string, text string, kind jsontext.Kind) *domain.Expr {
-	if len(text) > maxTerm {
+	if len(text) > maxTerm || len(path) == 0 {
 		return nil
-	}
-	if len(path) > 1 && isIndex(path[len(path)-1]) {
-		path = path[:len(path)-1]
 	}
 	term := domain.Expr{
 		Op: domain.OpEqual, Field: domain.FieldEvent, Path: slices.Clone(path), Value: text,
@@ -163,11 +170,6 @@ func termAt(path []string, text string, kind jsontext.Kind) *domain.Expr {
 		return nil
 	}
 	return &term
-}
-
-func isIndex(step string) bool {
-	_, err := strconv.Atoi(step)
-	return err == nil
 }
 
 // cut shortens a text to what a page shows.

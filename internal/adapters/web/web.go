@@ -4,6 +4,7 @@
 package web
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -112,11 +113,21 @@ func ProblemOf(err error, c echo.Context, logger *slog.Logger) *api.Problem {
 	class := domain.ClassOf(err)
 	p = Problem(StatusOf(class), err.Error())
 	p.Class = class
-	if class != domain.Canceled {
-		logger.Error("request failed", "method", c.Request().Method, "route", c.Path(), "status", p.Status, "class", class,
-			"error", err)
-	}
+	LogFailure(logger, err, "method", c.Request().Method, "route", c.Path(), "status", p.Status)
 	return p
+}
+
+// LogFailure logs what failed in docket, and not what a client asked wrongly or does not wait for any more. where tells
+// which request it was.
+func LogFailure(logger *slog.Logger, err error, where ...any) {
+	var p *api.Problem
+	var refusal *operate.Refusal
+	class := domain.ClassOf(err)
+	if err == nil || errors.As(err, &p) || errors.As(err, &refusal) || class == domain.Canceled ||
+		errors.Is(err, context.Canceled) {
+		return
+	}
+	logger.Error("request failed", append(where, "class", class, "error", err)...)
 }
 
 // callerKey is where the caller of a request is kept.

@@ -1,5 +1,5 @@
 // Choosing a span of time in a chart: by drawing over it, or by keys.
-import { make, searchWith } from "./dom.js";
+import { fresh, make } from "./dom.js";
 
 const svg = "http://www.w3.org/2000/svg";
 
@@ -7,7 +7,7 @@ const svg = "http://www.w3.org/2000/svg";
 export function brush() {
   for (const figure of document.querySelectorAll("figure.chart")) {
     const drawing = figure.querySelector("svg");
-    if (figure instanceof HTMLElement && drawing) {
+    if (figure instanceof HTMLElement && drawing && figure.querySelector(".axis") && fresh(figure)) {
       new Brush(figure, drawing);
     }
   }
@@ -20,6 +20,7 @@ class Brush {
    */
   constructor(figure, drawing) {
     this.drawing = drawing;
+    this.search = figure.dataset.search ?? "";
     this.since = Date.parse(figure.dataset.since ?? "");
     this.until = Date.parse(figure.dataset.until ?? "");
     this.step = Number(figure.dataset.every) * 1000;
@@ -52,10 +53,9 @@ class Brush {
         }
         if (event.shiftKey) {
           this.to = this.within(this.to + by);
-        } else {
-          const length = this.to - this.from;
-          this.from = this.within(this.from + by);
-          this.to = this.within(this.from + length);
+        } else if (this.from + by >= this.since && this.to + by <= this.until) {
+          this.from += by;
+          this.to += by;
         }
         this.show();
         break;
@@ -92,16 +92,23 @@ class Brush {
       this.to = Math.max(began, now);
       this.show();
     };
-    const up = () => {
+    const end = () => {
       removeEventListener("pointermove", move);
       removeEventListener("pointerup", up);
+      removeEventListener("pointercancel", end);
+    };
+    const up = () => {
+      end();
       if (drawn) {
-        addEventListener("click", (e) => { e.preventDefault(); e.stopPropagation(); }, { capture: true, once: true });
+        const none = (/** @type {Event} */ e) => { e.preventDefault(); e.stopPropagation(); };
+        addEventListener("click", none, { capture: true, once: true }); // the bar under the pointer is not meant
+        setTimeout(() => removeEventListener("click", none, { capture: true }));
         this.go();
       }
     };
     addEventListener("pointermove", move);
     addEventListener("pointerup", up);
+    addEventListener("pointercancel", end);
   }
 
   /**
@@ -111,7 +118,7 @@ class Brush {
   at(event) {
     const box = this.drawing.getBoundingClientRect();
     const time = this.since + (this.until - this.since) * (event.clientX - box.left) / box.width;
-    return this.within(Math.round(time / this.step) * this.step);
+    return this.within(this.since + Math.round((time - this.since) / this.step) * this.step);
   }
 
   /** @param {number} time */
@@ -142,7 +149,10 @@ class Brush {
   go() {
     const [from, to] = this.ordered();
     if (to > from) {
-      location.assign(searchWith({ since: new Date(from).toISOString(), until: new Date(to).toISOString() }));
+      const next = new URL(this.search, location.href);
+      next.searchParams.set("since", new Date(from).toISOString());
+      next.searchParams.set("until", new Date(to).toISOString());
+      location.assign(next);
     }
   }
 }

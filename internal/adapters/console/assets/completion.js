@@ -1,12 +1,12 @@
 // Completion in the search bar: names of fields, and behind a colon the values that decisions have most often.
-import { ask, make, prefix } from "./dom.js";
+import { ask, fresh, make, prefix } from "./dom.js";
 
 const plain = /^[\p{L}\p{N}_./:@$+=~#%&?!,;|<>^-]+$/u;
 
 /** Completes in the search bar, where there is one. */
 export function completion() {
   const input = document.getElementById("q");
-  if (input instanceof HTMLInputElement && input.dataset.fields) {
+  if (input instanceof HTMLInputElement && input.dataset.fields && fresh(input)) {
     new Completion(input, input.dataset.fields.split(" "));
   }
 }
@@ -68,11 +68,11 @@ class Completion {
     } catch {
       values = []; // it is no field yet
     }
-    if (this.word() !== word) {
-      return; // somebody typed on
+    if (this.word() !== word || document.activeElement !== this.input) {
+      return; // somebody typed on, or left
     }
     this.show(word, values.filter((v) => v.value.toLowerCase().includes(wanted) && v.value !== typed).map((v) => ({
-      text: v.value, insert: `${field}:${plain.test(v.value) ? v.value : JSON.stringify(v.value)} `, note: String(v.count),
+      text: v.value, insert: `${field}:${plain.test(v.value) ? v.value : `"${v.value.replace(/["\\]/g, "\\$&")}"`} `, note: String(v.count),
     })));
   }
 
@@ -131,7 +131,7 @@ class Completion {
         break;
       case "Tab":
       case "Enter": {
-        const item = items[event.key === "Tab" ? Math.max(this.chosen, 0) : this.chosen];
+        const item = items[this.chosen];
         if (!(item instanceof HTMLElement)) {
           return;
         }

@@ -1,9 +1,12 @@
 // A button that copies a command.
-import { make } from "./dom.js";
+import { fresh, make } from "./dom.js";
 
 /** Adds the buttons. */
 export function copyButtons() {
-  for (const figure of document.querySelectorAll("figure.copy")) {
+  for (const figure of document.querySelectorAll("figure.copy:has(pre)")) {
+    if (!fresh(figure)) {
+      continue;
+    }
     const button = make("button", { type: "button" }, "Copy");
     button.addEventListener("click", async () => {
       try {

@@ -3,6 +3,21 @@
 /** Where docket's pages begin, behind a proxy. */
 export const prefix = document.documentElement.dataset.prefix ?? "";
 
+/** @type {WeakSet<Element>} */
+const seen = new WeakSet();
+
+/**
+ * Whether an element is there that was not seen before.
+ * @param {Element | null | undefined} element
+ */
+export function fresh(element) {
+  if (!element || seen.has(element)) {
+    return false;
+  }
+  seen.add(element);
+  return true;
+}
+
 /**
  * Makes an element.
  * @param {string} name
@@ -22,27 +37,33 @@ export function make(name, attributes = {}, ...children) {
 /**
  * Asks the API. Its error says what a problem's detail says.
  * @param {string} url
+ * @param {(key: string, value: any) => any} [reviver]
  * @returns {Promise<any>}
  */
-export async function ask(url) {
+export async function ask(url, reviver) {
   const answer = await fetch(url, { headers: { Accept: "application/json" } });
-  const body = await answer.json();
+  const text = await answer.text();
+  const body = /^\s*[{[]/.test(text) ? JSON.parse(text, reviver) : {};
   if (!answer.ok) {
     throw new Error(body.detail ?? answer.statusText);
   }
   return body;
 }
 
-/**
- * The address of the search with other parameters, from its first page on.
- * @param {Record<string, string>} params
- * @returns {string}
- */
-export function searchWith(params) {
-  const next = new URLSearchParams(location.search);
-  next.delete("cursor");
-  for (const [name, value] of Object.entries(params)) {
-    next.set(name, value);
+/** A number as JSON spells it: to a script 12345678901234567890 is another one. */
+export class Spelled {
+  /** @param {string} text */
+  constructor(text) {
+    this.text = text;
   }
-  return `${prefix}/decisions?${next}`;
+}
+
+/**
+ * For JSON.parse: numbers as they are spelled, where the browser tells.
+ * @param {string} _key
+ * @param {any} value
+ * @param {{source?: string}} [context]
+ */
+export function spelled(_key, value, context) {
+  return typeof value === "number" && context?.source !== undefined ? new Spelled(context.source) : value;
 }

@@ -23,11 +23,26 @@ function move(step) {
   current?.querySelector("a")?.focus({ preventScroll: true });
 }
 
+/** Whether somebody has said that keys are not to do anything by themselves, which speech input types by chance. */
+const off = () => localStorage.getItem("docket-keys") === "off";
+
+/** Lets people say so. */
+export function keySetting() {
+  const box = document.getElementById("keys-on");
+  if (box instanceof HTMLInputElement) {
+    box.checked = !off();
+    box.onchange = () => localStorage.setItem("docket-keys", box.checked ? "on" : "off");
+  }
+}
+
 /** Listens to the keys, and to clicks on rows. */
 export function keys() {
-  const help = document.getElementById("keys");
   document.addEventListener("keydown", (event) => {
     const target = event.target;
+    const help = document.getElementById("keys");
+    if (help instanceof HTMLDialogElement && help.open || off() && event.key !== "?") {
+      return;
+    }
     if (event.ctrlKey || event.metaKey || event.altKey ||
         target instanceof HTMLInputElement && target.type !== "checkbox" || target instanceof HTMLTextAreaElement) {
       return;

@@ -1,5 +1,5 @@
 // What changes while somebody looks: new decisions, the first upload, a job.
-import { ask, make, prefix } from "./dom.js";
+import { ask, fresh, make, prefix } from "./dom.js";
 import { makeRow } from "./rows.js";
 
 // How many new decisions are kept on the page.
@@ -10,7 +10,7 @@ export function liveTail() {
   const button = document.getElementById("live");
   const table = document.querySelector("table.decisions");
   const body = table?.querySelector("tbody");
-  if (!button?.dataset.tail || !(table instanceof HTMLElement) || !body) {
+  if (!button?.dataset.tail || !(table instanceof HTMLElement) || !body || !fresh(button)) {
     return;
   }
   const url = button.dataset.tail;
@@ -31,15 +31,31 @@ export function liveTail() {
       return;
     }
     source = new EventSource(url);
-    source.addEventListener("open", () => { note.textContent = "shown as they come"; });
-    source.addEventListener("error", () => { note.textContent = "the connection is lost; trying again"; });
+    let lost = false;
+    source.addEventListener("open", () => {
+      note.textContent = lost ? "shown as they come; those that came meanwhile are not" : "shown as they come";
+    });
+    source.addEventListener("error", () => {
+      if (source?.readyState === EventSource.CLOSED) { // it was refused, and is not tried again
+        set(false);
+        note.textContent = "docket shows no new ones at the moment: load the page again";
+        return;
+      }
+      lost = true;
+      note.textContent = "the connection is lost; trying again";
+    });
     source.addEventListener("lagged", () => { note.textContent = "too many came to show all of them"; });
     source.addEventListener("message", (event) => {
       table.hidden = false;
+      document.querySelector(".results .empty")?.remove();
       body.prepend(makeRow(JSON.parse(event.data)));
       const rows = body.querySelectorAll("tr.new");
       if (rows.length > maxLive) {
-        rows[rows.length - 1]?.remove();
+        const last = rows[rows.length - 1];
+        if (last?.nextElementSibling?.classList.contains("place")) {
+          last.nextElementSibling.remove();
+        }
+        last?.remove();
       }
     });
   };
@@ -52,7 +68,7 @@ export function liveTail() {
 /** Turns the light green on the first upload. */
 export function firstUpload() {
   const light = document.getElementById("light");
-  if (!light) {
+  if (!light || !fresh(light)) {
     return;
   }
   const look = async () => {
@@ -63,6 +79,7 @@ export function firstUpload() {
         light.replaceChildren("The first upload has come. ", make("a", { href: `${prefix}/decisions` }, "Look at it"));
         return;
       }
+      light.textContent = "Waiting for the first upload…";
     } catch (error) {
       light.textContent = String(error);
     }
@@ -75,7 +92,7 @@ export function firstUpload() {
 export function jobProgress() {
   const place = document.getElementById("progress");
   const url = place?.dataset.job;
-  if (!place || !url || !["pending", "running"].includes(place.dataset.state ?? "")) {
+  if (!place || !url || !["pending", "running"].includes(place.dataset.state ?? "") || !fresh(place)) {
     return;
   }
   const look = async () => {
@@ -84,6 +101,11 @@ export function jobProgress() {
       if (job.state !== place.dataset.state && !["pending", "running"].includes(job.state)) {
         location.reload();
         return;
+      }
+      const badge = place.querySelector(".badge");
+      if (badge) {
+        badge.textContent = job.state;
+        badge.className = `badge ${job.state}`;
       }
       const message = place.querySelector(".message");
       if (message) {

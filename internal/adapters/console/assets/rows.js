@@ -1,5 +1,5 @@
 // Rows of decisions: those that come while somebody looks, and what is in one.
-import { ask, make, prefix } from "./dom.js";
+import { ask, make, prefix, Spelled, spelled } from "./dom.js";
 import { localTimes } from "./times.js";
 
 /**
@@ -21,10 +21,16 @@ import { localTimes } from "./times.js";
 const maxNodes = 300;
 const maxText = 300;
 
+// Words that stand in the API where an id does: an id that is one of them is escaped more than it needs.
+const words = ["compare", "contrast", "export", "fields", "stats", "tail"];
+
 /** @param {Decision} d */
 function addressOf(d) {
   const address = new URLSearchParams({ tenant: d.tenant, timestamp: d.time });
-  return `/decisions/${encodeURIComponent(d.decision_id)}?${address}`;
+  const id = words.includes(d.decision_id)
+    ? `%${d.decision_id.charCodeAt(0).toString(16)}${d.decision_id.slice(1)}`
+    : encodeURIComponent(d.decision_id);
+  return `/decisions/${id}?${address}`;
 }
 
 /**
@@ -65,7 +71,7 @@ export async function toggleRow(row) {
   row.after(place);
   try {
     /** @type {Decision} */
-    const d = await ask(row.dataset.decision ?? "");
+    const d = await ask(row.dataset.decision ?? "", spelled);
     cell.replaceChildren(...partsOf(d));
   } catch (error) {
     cell.replaceChildren(make("p", { class: "trouble", role: "alert" }, String(error)));
@@ -99,9 +105,10 @@ function partsOf(d) {
 function branch(key, value, left) {
   left.nodes--;
   const name = make("span", { class: "key" }, key);
-  if (value === null || typeof value !== "object") {
-    const text = String(value);
-    const kind = typeof value === "string" || typeof value === "number" ? typeof value : "word";
+  if (value === null || typeof value !== "object" || value instanceof Spelled) {
+    const number = value instanceof Spelled || typeof value === "number";
+    const text = value instanceof Spelled ? value.text : String(value);
+    const kind = number ? "number" : typeof value === "string" ? "string" : "word";
     return make("li", {}, name, make("span", { class: `leaf ${kind}` }, text.slice(0, maxText)),
       text.length > maxText ? make("span", { class: "note" }, `… ${text.length - maxText} characters more`) : "");
   }
