@@ -66,6 +66,31 @@ func (a *asked) timed(since, until string) url.Values {
 	return out
 }
 
+// spelled is the state with everything that parameters say in its query, where people see it; false where they say
+// nothing.
+func (a *asked) spelled() (url.Values, bool) {
+	out := url.Values{}
+	others := false
+	for name, values := range a.params {
+		switch name {
+		case "q", "since", "until", "limit", "cursor":
+			out[name] = values
+		default:
+			others = true
+		}
+	}
+	if !others {
+		return out, false
+	}
+	out.Set("q", search.String(domain.Filter{Where: search.Either(a.Filter, a.Otherwise)}))
+	if read, err := search.Parse(a.get("q"), a.now); err == nil && read.Dated {
+		for i, pairs := 0, times(read.Filter); i < len(pairs); i += 2 {
+			out.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return out, true
+}
+
 // question is the query string of a search without its pages.
 func (a *asked) question(pairs ...string) string {
 	return a.edited(append([]string{"limit", ""}, pairs...)...).Encode()
@@ -99,9 +124,6 @@ func (a *asked) widened(term domain.Expr) url.Values {
 	}
 	rest := slices.DeleteFunc(read.Where.Conjuncts(), func(e domain.Expr) bool { return reflect.DeepEqual(e, term) })
 	edits := []string{"q", search.String(domain.Filter{Where: domain.AllOf(rest...)})}
-	if name := string(term.Field); term.Op == domain.OpEqual && slices.Equal(a.params[name], []string{term.Value}) {
-		edits = append(edits, name, "")
-	}
 	if read.Dated {
 		edits = append(edits, times(read.Filter)...)
 	}

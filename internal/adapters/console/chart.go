@@ -51,6 +51,8 @@ type chart struct {
 	// since and until are the chart's edges, and rest is the search without a time.
 	since, until time.Time
 	rest         string
+	// later is how many of them are later than the chart's end, because clocks are wrong.
+	later int64
 	// why tells what is missing; "" where nothing is.
 	why string
 }
@@ -70,20 +72,28 @@ type piece struct {
 	y, h    float64
 }
 
-// newChart draws counts by outcome and time. href is where a span of time leads to.
-func newChart(c search.Counted, since, until time.Time, href func(since, until time.Time) string) chart {
+// newChart draws counts by outcome and time. href is where a span of time leads to; bounded says that the search ends at
+// until, and not just the chart.
+func newChart(
+	c search.Counted, since, until time.Time, bounded bool, href func(since, until time.Time) string,
+) chart {
 	out := chart{
 		totals: map[domain.Outcome]int64{}, every: c.Asked.Every, total: c.Stats.Total, why: c.Stats.Why,
 		since: since.UTC().Truncate(c.Asked.Every), until: until.UTC(),
 	}
 	bars := map[time.Time]*bar{}
 	for _, s := range c.Stats.Items {
+		outcome := domain.Outcome(s.Values[0].Text)
+		if s.Time.After(out.until) {
+			out.totals[outcome] += s.Count
+			out.later += s.Count
+			continue
+		}
 		b := bars[s.Time]
 		if b == nil {
 			b = &bar{at: s.Time, counts: map[domain.Outcome]int64{}}
 			bars[s.Time] = b
 		}
-		outcome := domain.Outcome(s.Values[0].Text)
 		b.counts[outcome] += s.Count
 		b.total += s.Count
 		out.totals[outcome] += s.Count
@@ -93,7 +103,14 @@ func newChart(c search.Counted, since, until time.Time, href func(since, until t
 	for _, b := range bars {
 		b.x = chartWidth * float64(b.at.Sub(out.since)) / width
 		b.w = max(chartWidth*float64(out.every)/width-1, 1)
-		b.href = href(b.at, b.at.Add(out.every))
+		from, to := b.at, b.at.Add(out.every)
+		if from.Before(since) {
+			from = since
+		}
+		if bounded && to.After(until) {
+			to = until
+		}
+		b.href = href(from, to)
 		out.bars = append(out.bars, *b)
 	}
 	slices.SortFunc(out.bars, func(a, b bar) int { return cmp.Compare(a.x, b.x) })
@@ -164,5 +181,5 @@ func number(n int64) string {
 
 // between is the page of a search's decisions of a span of time.
 func (a *asked) between(since, until time.Time) string {
-	return with("/decisions", a.timed(since.Format(time.RFC3339), until.Format(time.RFC3339)))
+	return with("/decisions", a.timed(since.UTC().Format(time.RFC3339Nano), until.UTC().Format(time.RFC3339Nano)))
 }

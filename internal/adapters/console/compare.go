@@ -26,6 +26,10 @@ type comparison struct {
 // compare answers GET /compare: the decisions a and b, addressed as the API does, or two that were picked from a list;
 // with a alone, the last one like it that was allowed is b.
 func (r *routes) compare(c echo.Context, v *view) error {
+	err := knows(c, "a", "a_tenant", "a_timestamp", "b", "b_tenant", "b_timestamp", "pick")
+	if err != nil {
+		return err
+	}
 	params := c.QueryParams()
 	if picked := params["pick"]; len(picked) > 0 {
 		return v.picked(c, picked)

@@ -4,11 +4,15 @@
 package console
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
+	"mime"
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -90,6 +94,7 @@ func Mount(e *echo.Echo, p Parts) {
 	e.GET("/", r.page(r.overview))
 	e.GET("/decisions", r.page(r.decisions))
 	e.GET("/decisions/*", r.page(r.decision))
+	e.GET("/decision", r.page(r.decision))
 	e.GET("/compare", r.page(r.compare))
 	e.GET("/contrast", r.page(r.contrast))
 	e.GET("/opas", r.page(r.opas))
@@ -119,7 +124,7 @@ func Prefixed(prefix string, next http.Handler) http.Handler {
 		switch {
 		case r.URL.Path == prefix:
 			to := url.URL{Path: prefix + "/", RawQuery: r.URL.RawQuery}
-			http.Redirect(w, r, to.String(), http.StatusMovedPermanently)
+			http.Redirect(w, r, to.String(), http.StatusFound)
 		case strings.HasPrefix(r.URL.Path, prefix+"/"):
 			stripped.ServeHTTP(w, r)
 		default:
@@ -192,9 +197,8 @@ func (v *view) identify(r *http.Request) bool {
 // act is a route that changes something and then shows a page.
 func (r *routes) act(do func(echo.Context, *view) (see string, err error)) echo.HandlerFunc {
 	return r.known(func(c echo.Context, v *view) error {
-		c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, maxForm)
-		if err := c.Request().ParseForm(); err != nil {
-			return web.Problem(http.StatusBadRequest, "the form cannot be read: "+err.Error())
+		if err := readForm(c); err != nil {
+			return err
 		}
 		see, err := do(c, v)
 		if err != nil {
@@ -202,6 +206,34 @@ func (r *routes) act(do func(echo.Context, *view) (see string, err error)) echo.
 		}
 		return c.Redirect(http.StatusSeeOther, v.link(see))
 	})
+}
+
+// knows refuses parameters that a page has no use for: whoever gives one means something by it.
+func knows(c echo.Context, names ...string) error {
+	params, err := url.ParseQuery(c.Request().URL.RawQuery)
+	if err != nil {
+		return web.Problem(http.StatusBadRequest, "the address: "+err.Error())
+	}
+	for name := range params {
+		if !slices.Contains(names, name) {
+			return web.Problem(http.StatusBadRequest, fmt.Sprintf("unknown parameter %q: %s", name,
+				cmp.Or(strings.Join(names, ", "), "none")+" can stand here"))
+		}
+	}
+	return nil
+}
+
+// readForm reads what a page's form has sent.
+func readForm(c echo.Context) error {
+	kind, _, _ := mime.ParseMediaType(c.Request().Header.Get(echo.HeaderContentType))
+	if c.Request().ContentLength != 0 && kind != echo.MIMEApplicationForm {
+		return web.Problem(http.StatusUnsupportedMediaType, "want a form (application/x-www-form-urlencoded); programs ask the API")
+	}
+	c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, maxForm)
+	if err := c.Request().ParseForm(); err != nil {
+		return web.Problem(http.StatusBadRequest, "the form cannot be read: "+err.Error())
+	}
+	return nil
 }
 
 // maxForm bounds what a form may bring, in bytes.

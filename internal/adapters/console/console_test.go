@@ -197,7 +197,7 @@ func TestPages(t *testing.T) {
 		"/":                                 {"OK", "denied 1", "Newest denials"},
 		"/decisions":                        {"alice", "DELETE", "/orders/7", "denied 1", "allowed 1", "not the owner"},
 		"/decisions?q=outcome:denied":       {"not the owner", "docket find -- 'outcome:denied'"},
-		"/decisions?outcome=allowed":        {"allowed 1"},
+		"/decisions?q=outcome:allowed":      {"allowed 1"},
 		"/decisions?q=principal:nobody":     {"No decision fits this search", "look at 30 days"},
 		"/decisions?q=&since=&until=":       {"not the owner"},
 		"/decisions/d1":                     {"alice was denied DELETE on /orders/7 by orders/allow: not the owner.", "r2"},
@@ -331,7 +331,7 @@ func TestLogin(t *testing.T) {
 	w = do(h, http.MethodPost, "/docket/logout", "")
 	require.Negative(t, w.Result().Cookies()[0].MaxAge)
 
-	for _, to := range []string{"//evil.example", "https://evil.example/", `/\evil.example`, "evil", "", "/\tx"} {
+	for _, to := range []string{"//evil.example", "https://evil.example/", `/\evil.example`, "evil", "", "/\tx", "/../evil", "/..//evil.example"} {
 		w := do(h, http.MethodPost, "/docket/login", url.Values{"token": {"secret"}, "to": {to}}.Encode())
 		require.Equal(t, "/docket/", w.Header().Get("Location"), to)
 	}
@@ -369,17 +369,23 @@ func TestReplayByForms(t *testing.T) {
 	shows(t, get(h, job), http.StatusOK, "Dry run of a replay", "Matched 3", "Cancel")
 	shows(t, get(h, "/jobs"), http.StatusOK, "dry run of a replay", "pending")
 
-	shows(t, do(h, http.MethodPost, "/dead-letters/replays", "filter=fingerprint%3D0a1b2c3d4e5f&dry_run=false"),
+	shows(t, do(h, http.MethodPost, "/dead-letters/replays", "filter=fingerprint%3D0a1b2c3d4e5f&dry_run=false&sure=yes"),
 		http.StatusBadRequest, "a comment is wanted")
+	shows(t, do(h, http.MethodPost, "/dead-letters/discards", "filter=state%3Dopen&dry_run=false&comment=x"),
+		http.StatusBadRequest, "say that you mean it")
+	shows(t, do(h, http.MethodPost, "/dead-letters/discards", "dry_run=false&comment=x&sure=yes"),
+		http.StatusBadRequest, "an empty one would choose everything")
+	shows(t, do(h, http.MethodPost, "/dead-letters/discards", `{"filter":{}}`, "Content-Type", "application/json"),
+		http.StatusUnsupportedMediaType, "want a form")
 	w = do(h, http.MethodPost, "/dead-letters/replays",
-		"filter=fingerprint%3D0a1b2c3d4e5f&dry_run=false&comment=the+column+is+wider&rate=10")
+		"filter=fingerprint%3D0a1b2c3d4e5f&dry_run=false&sure=yes&comment=the+column+is+wider&rate=10")
 	require.Equal(t, http.StatusSeeOther, w.Code, w.Body.String())
 	job = w.Header().Get("Location")
 	shows(t, get(h, "/audit"), http.StatusOK, "replay.create", "the column is wider", "ann")
 	require.Equal(t, http.StatusSeeOther, do(h, http.MethodPost, job+"/cancel", "").Code)
 	shows(t, get(h, job), http.StatusOK, "canceled")
 	shows(t, do(h, http.MethodPost, job+"/cancel", ""), http.StatusConflict, "you cannot cancel it")
-	for _, wrong := range []string{"rate=fast", "max=many", "filter=%25zz", "filter=colour%3Dred"} {
+	for _, wrong := range []string{"filter=state%3Dopen&rate=fast", "filter=%25zz", "filter=colour%3Dred"} {
 		shows(t, do(h, http.MethodPost, "/dead-letters/replays", wrong), http.StatusBadRequest)
 	}
 	w = do(h, http.MethodPost, "/dead-letters/discards", "filter=&dry_run=false&comment=x", "Sec-Fetch-Site", "cross-site")
@@ -395,7 +401,7 @@ func TestViewersAreOfferedNothing(t *testing.T) {
 		require.Equal(t, http.StatusOK, w.Code)
 		require.NotContains(t, w.Body.String(), `method="post"`, path)
 	}
-	shows(t, do(h, http.MethodPost, "/dead-letters/replays", "filter="), http.StatusForbidden, "may look and not change")
+	shows(t, do(h, http.MethodPost, "/dead-letters/replays", "filter=state%3Dopen"), http.StatusForbidden, "may look and not change")
 }
 
 // hostile are texts that break out of markup, attributes, addresses and scripts, where they are not escaped.
@@ -552,4 +558,75 @@ func TestAssets(t *testing.T) {
 	old := get(h, "/assets/0/console.css")
 	require.Equal(t, "no-cache", old.Header().Get("Cache-Control"), "of another version")
 	require.Equal(t, http.StatusNotFound, get(h, "/assets/0/passwd").Code)
+}
+
+func TestParametersStandInTheQuery(t *testing.T) {
+	h := newBench(t).pages(admin)
+	for given, want := range map[string]string{
+		"outcome=denied&principal=bob&limit=10": "/decisions?limit=10&q=outcome:denied principal:bob",
+		"outcome=denied&q=action:read":          "/decisions?q=action:read outcome:denied",
+		"outcome=denied&since=7d":               "/decisions?q=outcome:denied&since=7d",
+		"decision_id=y":                         "/decisions?q=id:y",
+	} {
+		w := get(h, "/decisions?"+given)
+		require.Equal(t, http.StatusSeeOther, w.Code, given)
+		to, err := url.QueryUnescape(w.Header().Get("Location"))
+		require.NoError(t, err)
+		require.Equal(t, want, to)
+		require.Equal(t, http.StatusOK, get(h, w.Header().Get("Location")).Code)
+	}
+}
+
+// links are those of a page to others of docket's.
+func links(page string) (out []string) {
+	for _, m := range regexp.MustCompile(`(?:href|data-search|data-tail)="(/[^"]*)"`).FindAllStringSubmatch(page, -1) {
+		if !strings.HasPrefix(m[1], "/assets/") && !strings.HasPrefix(m[1], "/api/") {
+			out = append(out, html.UnescapeString(m[1]))
+		}
+	}
+	return out
+}
+
+func TestLinksLeadSomewhere(t *testing.T) {
+	b := newBench(t)
+	now := time.Now()
+	for _, id := range []string{"d1", "..", ".", "a/b%2fc", "-neg", "stats", "fields", "q?x=1#y", "é \u202e\"'"} {
+		b.save("acme", event(id, now.Add(-time.Minute)))
+	}
+	b.save("acme", event("a1", now.Add(-time.Hour), allowed), event("odd", now, func(e map[string]any) {
+		e["input"] = map[string]any{"1001": "read", "roles": map[string]any{"0": "admin"}, "list": []any{[]any{"a"}}}
+	}), event("late", now, func(e map[string]any) { e["timestamp"] = "9999-12-31T23:59:59Z" }),
+		event("undated", now, func(e map[string]any) { delete(e, "timestamp") }))
+	require.NoError(t, b.store.RecordOPAs(t.Context(), []domain.Observation{
+		{Tenant: "acme", OPA: "", Uploads: 1, Events: 1, First: now, Last: now},
+		{Tenant: "acme", OPA: domain.OtherOPAs, Uploads: 1, Events: 1, First: now, Last: now},
+	}))
+	b.dead(2, "check #")
+	h := b.pages(admin)
+	seen := map[string]bool{}
+	todo := []string{"/", "/opas", "/decisions?q=since:1h+outcome:denied", "/decisions?q=outcome:denied+OR+action:read"}
+	for len(todo) > 0 && len(seen) < 700 {
+		path := todo[0]
+		todo = todo[1:]
+		if seen[path] || strings.Contains(path, "/logout") {
+			continue
+		}
+		seen[path] = true
+		w := get(h, path)
+		if w.Code == http.StatusSeeOther {
+			todo = append(todo, w.Header().Get("Location"))
+			continue
+		}
+		require.Equal(t, http.StatusOK, w.Code, "%s: %s", path, textOf(t, w.Body.String()))
+		todo = append(todo, links(w.Body.String())...)
+	}
+	require.Greater(t, len(seen), 100)
+}
+
+func TestPanicsAreTheRequests(t *testing.T) {
+	h := newBench(t).pages(admin, func(p *Parts) {
+		p.Overview = func(context.Context, domain.Scope) status.Overview { panic("a defect") }
+	})
+	shows(t, get(h, "/pipeline"), http.StatusInternalServerError, "docket failed at this request")
+	require.Equal(t, http.StatusOK, get(h, "/decisions").Code)
 }

@@ -43,9 +43,16 @@ type lastAllowed struct {
 
 // decision answers GET /decisions/{decision_id}. An id may be anything, a percent-encoded slash included.
 func (r *routes) decision(c echo.Context, v *view) error {
-	id, err := url.PathUnescape(strings.TrimPrefix(c.Request().URL.EscapedPath(), "/decisions/"))
+	if err := knows(c, "id", "tenant", "timestamp"); err != nil {
+		return err
+	}
+	escaped, inPath := strings.CutPrefix(c.Request().URL.EscapedPath(), "/decisions/")
+	id, err := url.PathUnescape(escaped)
 	if err != nil {
 		return web.Problem(http.StatusBadRequest, "the decision id in the path is not percent-encoded: "+err.Error())
+	}
+	if !inPath {
+		id = c.QueryParam("id")
 	}
 	rows, err := v.lookup(id, c.QueryParam("tenant"), c.QueryParam("timestamp"))
 	if err != nil {
@@ -86,8 +93,17 @@ func (v *view) lookup(id, tenant, timestamp string) (rows []domain.Decision, err
 	return rows, err
 }
 
-// absent tells where a decision is that is not stored.
+// absent tells where a decision is that is not stored, or of another tenant or time than was asked for.
 func (v *view) absent(c echo.Context, id string) error {
+	if c.QueryParam("tenant") != "" || c.QueryParam("timestamp") != "" {
+		others, err := v.lookup(id, "", "")
+		if err != nil {
+			return err
+		}
+		if len(others) > 0 {
+			return v.render(c, http.StatusNotFound, v.otherPage(id, api.ItemsOf(others, api.DecisionOf).Items))
+		}
+	}
 	report, err := v.Trail.Follow(v.ctx, v.caller.Tenants, trail.Question{ID: id})
 	if err != nil {
 		return err
@@ -103,6 +119,9 @@ func (v *view) lastAllowed(ctx context.Context, d *domain.Decision) (out lastAll
 	})
 	if err != nil || out.Decision == nil {
 		return out, err
+	}
+	if slices.Contains(out.Relaxed, domain.FieldPath) { // it has nothing in common with this one
+		return lastAllowed{Allowed: compare.Allowed{Complete: out.Complete}}, nil
 	}
 	rows, err := search.Lookup(ctx, v.Decisions, domain.Tenants(out.Decision.Tenant), out.Decision.ID, out.Decision.Time())
 	if err != nil {
@@ -238,9 +257,9 @@ func ruleOf(d *api.Decision) string {
 var regoName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // evalCommand decides again, with a bundle of the reader's.
-func evalCommand(d *api.Decision) string {
-	return "docket show --tenant " + quoted(d.Tenant) + " -o raw -- " + quoted(d.DecisionID) + " | jq .input | " +
-		"opa eval --bundle BUNDLE --stdin-input " + quoted(ruleOf(d))
+func (v *view) evalCommand(d *api.Decision) string {
+	raw := v.link("/api/v1/decisions/" + pathOf(d.DecisionID) + "/raw?" + addressOf(d).Encode())
+	return v.curl(raw) + " | jq .input | opa eval --bundle BUNDLE --stdin-input " + quoted(ruleOf(d))
 }
 
 // revisionsOf lists the bundles of a decision with their revisions.

@@ -63,6 +63,9 @@ func (r *routes) decisions(c echo.Context, v *view) error {
 	if err != nil {
 		return v.render(c, http.StatusBadRequest, v.decisionsPage(found{asked: a}, err))
 	}
+	if spelled, others := a.spelled(); others {
+		return c.Redirect(http.StatusSeeOther, v.link(with("/decisions", spelled)))
+	}
 	if !a.params.Has("limit") {
 		a.Limit = pageLength
 	}
@@ -120,6 +123,16 @@ func (v *view) facets(ctx context.Context, a *asked) (out []facet, err error) {
 	return out, nil
 }
 
+// countedSince is from when on fields were counted for which there was no time for more, and why.
+func countedSince(all []facet) (since time.Time, why string) {
+	for _, f := range all {
+		if f.Why != "" {
+			since, why = f.Since, f.Why
+		}
+	}
+	return since, why
+}
+
 // change is a bundle revision that came up while what a chart shows was decided.
 type change struct {
 	revision string
@@ -168,7 +181,7 @@ func (v *view) chart(ctx context.Context, a *asked) (chart, error) {
 	if err != nil {
 		return chart{}, err
 	}
-	out := newChart(counted, a.Since, until, a.between)
+	out := newChart(counted, a.Since, until, !a.Until.IsZero(), a.between)
 	out.rest = with("/decisions", a.timed("", ""))
 	return out, nil
 }
@@ -191,6 +204,11 @@ func valueOf(v search.Value) *string {
 
 // decisionPath is the address of one decision's page: several may have its id.
 func decisionPath(d *api.Decision) string {
+	if d.DecisionID == "." || d.DecisionID == ".." { // which browsers take out of a path
+		params := addressOf(d)
+		params.Set("id", d.DecisionID)
+		return with("/decision", params)
+	}
 	return with("/decisions/"+pathOf(d.DecisionID), addressOf(d))
 }
 
@@ -245,13 +263,13 @@ func (v *view) findCommand(a *asked) string {
 	return strings.Join(parts, " ")
 }
 
-// curlCommand is how curl asks the same. A token, where one is needed, is left to the reader.
-func (v *view) curlCommand(a *asked, origin string) string {
+// curl is how curl asks for something. A token, where one is needed, is left to the reader.
+func (v *view) curl(link string) string {
 	token := ""
 	if v.Sessions != nil {
 		token = `-H "Authorization: Bearer $TOKEN" `
 	}
-	return "curl -sS " + token + quoted(origin+v.apiLink("", a))
+	return "curl -sS " + token + quoted(v.origin+link)
 }
 
 // quoted is a word for a shell. A character that a terminal would take for a command of its own is spelled out, as bash,

@@ -4,12 +4,12 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/docket-project/docket/internal/adapters/auth"
-	"github.com/docket-project/docket/internal/adapters/web"
 )
 
 // toLogin sends a person to the login, and back afterwards. What would have changed something is not repeated.
@@ -19,7 +19,11 @@ func (r *routes) toLogin(c echo.Context) error {
 	if c.Request().Method == http.MethodGet {
 		to = c.Request().URL.RequestURI()
 	}
-	return c.Redirect(http.StatusSeeOther, v.link(with("/login", url.Values{"to": {to}})))
+	ended := ""
+	if _, err := c.Request().Cookie(auth.SessionCookie); err == nil {
+		ended = "yes"
+	}
+	return c.Redirect(http.StatusSeeOther, v.link(with("/login", url.Values{"to": {to}, "ended": {ended}})))
 }
 
 // loginPage answers GET /login.
@@ -29,15 +33,18 @@ func (r *routes) loginPage(c echo.Context) error {
 	if r.Sessions == nil {
 		return c.Redirect(http.StatusSeeOther, v.link(to))
 	}
-	return v.render(c, http.StatusOK, v.loginForm(to, ""))
+	why := ""
+	if c.QueryParam("ended") != "" {
+		why = "Your session has ended: its 12 hours are over, docket was started anew, or the token was taken away."
+	}
+	return v.render(c, http.StatusOK, v.loginForm(to, why))
 }
 
 // login answers POST /login: a token, once, for a session.
 func (r *routes) login(c echo.Context) error {
 	v := r.view(c)
-	c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, maxForm)
-	if err := c.Request().ParseForm(); err != nil {
-		return web.Problem(http.StatusBadRequest, "the form cannot be read: "+err.Error())
+	if err := readForm(c); err != nil {
+		return err
 	}
 	to := destination(c.Request().PostForm.Get("to"))
 	if r.Sessions == nil {
@@ -81,7 +88,7 @@ func secure(r *http.Request) bool {
 // destination is where to go after the login: a path of docket's, and no other site's.
 func destination(to string) string {
 	u, err := url.Parse(to)
-	if err != nil || u.IsAbs() || u.Host != "" || !strings.HasPrefix(to, "/") || strings.HasPrefix(to, "//") ||
+	if err != nil || path.Clean(u.Path) != u.Path && path.Clean(u.Path)+"/" != u.Path || u.IsAbs() || u.Host != "" || !strings.HasPrefix(to, "/") || strings.HasPrefix(to, "//") ||
 		strings.ContainsAny(to, "\\\r\n\t") {
 		return "/"
 	}

@@ -2,14 +2,16 @@ package console
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"encoding/json"
 
 	"github.com/labstack/echo/v4"
 
@@ -22,9 +24,15 @@ import (
 
 // opas answers GET /opas.
 func (r *routes) opas(c echo.Context, v *view) error {
+	if err := knows(c, "state"); err != nil {
+		return err
+	}
 	known, err := r.Control.OPAs(v.ctx, v.caller.Tenants)
 	if err != nil {
 		return err
+	}
+	if state := c.QueryParam("state"); state != "" && !slices.Contains(opaStates, domain.OPAState(state)) {
+		return web.Problem(http.StatusBadRequest, fmt.Sprintf("state: %q is none: there are live, silent and gone", state))
 	}
 	now := r.now()
 	var shown []api.OPA
@@ -44,6 +52,9 @@ var opaStates = []domain.OPAState{domain.OPALive, domain.OPASilent, domain.OPAGo
 
 // pipeline answers GET /pipeline.
 func (r *routes) pipeline(c echo.Context, v *view) error {
+	if err := knows(c); err != nil {
+		return err
+	}
 	waiting := later(v, func(ctx context.Context) (api.Status, error) {
 		return api.StatusOf(r.Overview(ctx, v.caller.Tenants), r.Disk()), nil
 	})
@@ -57,6 +68,9 @@ func (r *routes) pipeline(c echo.Context, v *view) error {
 
 // audit answers GET /audit.
 func (r *routes) audit(c echo.Context, v *view) error {
+	if err := knows(c, "until"); err != nil {
+		return err
+	}
 	before := time.Time{}
 	if until := c.QueryParam("until"); until != "" {
 		var err error
@@ -74,6 +88,9 @@ func (r *routes) audit(c echo.Context, v *view) error {
 
 // jobs answers GET /jobs.
 func (r *routes) jobs(c echo.Context, v *view) error {
+	if err := knows(c); err != nil {
+		return err
+	}
 	jobs, err := r.Operate.Jobs(v.ctx, v.caller.Tenants)
 	if err != nil {
 		return err
@@ -115,6 +132,12 @@ func (r *routes) moveJob(m domain.JobMove) func(echo.Context, *view) (string, er
 func (r *routes) createJob(kind domain.JobKind) func(echo.Context, *view) (string, error) {
 	return func(c echo.Context, v *view) (string, error) {
 		form := c.Request().PostForm
+		if form.Get("filter") == "" {
+			return "", web.Problem(http.StatusBadRequest, "filter is missing: an empty one would choose everything")
+		}
+		if form.Get("dry_run") == "false" && form.Get("sure") != "yes" {
+			return "", web.Problem(http.StatusBadRequest, "nothing was done: say that you mean it")
+		}
 		filter, err := url.ParseQuery(form.Get("filter"))
 		if err != nil {
 			return "", web.Problem(http.StatusBadRequest, "filter: "+err.Error())
@@ -127,13 +150,6 @@ func (r *routes) createJob(kind domain.JobKind) func(echo.Context, *view) (strin
 				return "", web.Problem(http.StatusBadRequest, "rate: it is a number of dead letters a second")
 			}
 			req.Rate = &n
-		}
-		if most := form.Get("max"); most != "" {
-			n, err := strconv.ParseInt(most, 10, 64)
-			if err != nil {
-				return "", web.Problem(http.StatusBadRequest, "max: it is a number of dead letters")
-			}
-			req.Max = &n
 		}
 		j, err := r.Operate.CreateJob(v.ctx, v.caller, req)
 		return "/jobs/" + url.PathEscape(j.ID), err
@@ -155,6 +171,9 @@ func (r *routes) revoke(c echo.Context, v *view) (string, error) {
 
 // deadGroups answers GET /dead-letters: what failed, by the way in which it failed.
 func (r *routes) deadGroups(c echo.Context, v *view) error {
+	if err := knows(c); err != nil {
+		return err
+	}
 	guard := later(v, func(ctx context.Context) (api.Guard, error) {
 		report, err := r.Operate.Rejections(ctx, v.caller.Tenants)
 		return api.GuardOf(report), err
@@ -255,6 +274,9 @@ func filterOf(params url.Values) string {
 	}
 	return strings.ReplaceAll(text, "&", " ")
 }
+
+// jobID is what jobs are called.
+var jobID = regexp.MustCompile(`^[a-z]-\d{8}-\d{6}-[0-9a-f]+$`)
 
 // progress is how far a job is, and of how many.
 func progress(j *api.Job) (done, of int64) {

@@ -164,21 +164,23 @@ func TestChart(t *testing.T) {
 	}
 	c := newChart(search.Counted{
 		Asked: search.StatsRequest{Every: 15 * time.Minute},
-		Stats: search.Stats{Total: 16, Items: []search.Stat{
+		Stats: search.Stats{Total: 18, Items: []search.Stat{
 			{Values: value("allowed"), Time: at(0), Count: 9}, {Values: value("denied"), Time: at(0), Count: 1},
-			{Values: value("denied"), Time: at(30), Count: 6},
+			{Values: value("denied"), Time: at(30), Count: 6}, {Values: value("denied"), Time: at(90), Count: 2},
 		}},
-	}, at(7), at(60), (&asked{now: noon}).between)
+	}, at(7), at(60), false, (&asked{now: noon}).between)
 	require.Equal(t, at(0), c.since, "a bar begins before what was asked for")
 	require.Len(t, c.bars, 2)
 	require.EqualValues(t, 10, c.most)
 	require.Equal(t, "/decisions?since=2026-11-27T12%3A30%3A00Z&until=2026-11-27T12%3A45%3A00Z", c.bars[1].href)
+	require.Equal(t, "/decisions?since=2026-11-27T12%3A07%3A00Z&until=2026-11-27T12%3A15%3A00Z", c.bars[0].href)
+	require.EqualValues(t, 2, c.later)
 	require.InDelta(t, 500, c.bars[1].x, 0.1)
 	require.InDelta(t, 249, c.bars[1].w, 0.1)
 	require.Equal(t, []piece{{domain.OutcomeDenied, 108, 12}, {domain.OutcomeAllowed, 0, 108}}, c.pieces(&c.bars[0]))
 	require.Equal(t, "2026-11-27 12:00:00Z and 15 min on: 1 denied, 9 allowed", c.label(&c.bars[0]))
 	require.Contains(
-		t, c.summary(), "16 decisions from 2026-11-27T12:00:00Z to 2026-11-27T13:00:00Z: 7 denied, 9 allowed.",
+		t, c.summary(), "18 decisions from 2026-11-27T12:00:00Z to 2026-11-27T13:00:00Z: 9 denied, 9 allowed.",
 	)
 }
 

@@ -76,7 +76,11 @@ func soleID(a *asked) (string, bool) {
 
 // onlyValue is a search for a value of a field.
 func onlyValue(field, value string) url.Values {
-	term, ok := valueTerm(field, &value)
+	given := &value
+	if value == "" {
+		given = nil
+	}
+	term, ok := valueTerm(field, given)
 	if !ok {
 		return url.Values{}
 	}

@@ -6,6 +6,7 @@ import { localTimes } from "./times.js";
  * @typedef {object} Decision
  * @property {string} decision_id
  * @property {string} time
+ * @property {string | null} timestamp
  * @property {string} tenant
  * @property {string} outcome
  * @property {string | null} principal
@@ -26,7 +27,10 @@ const words = ["compare", "contrast", "export", "fields", "stats", "tail"];
 
 /** @param {Decision} d */
 function addressOf(d) {
-  const address = new URLSearchParams({ tenant: d.tenant, timestamp: d.time });
+  const address = new URLSearchParams({ tenant: d.tenant });
+  if (d.timestamp) { // without one, what is stored may have come at another time
+    address.set("timestamp", d.timestamp);
+  }
   const id = words.includes(d.decision_id)
     ? `%${d.decision_id.charCodeAt(0).toString(16)}${d.decision_id.slice(1)}`
     : encodeURIComponent(d.decision_id);
@@ -50,7 +54,7 @@ export function makeRow(d) {
   row.append(make("td", { "data-label": "Outcome" }, make("span", { class: `outcome ${d.outcome}` }, d.outcome)));
   const texts = { Principal: d.principal, Action: d.action, Resource: d.resource, Policy: d.path, Reason: d.reason ?? d.error };
   for (const [label, text] of Object.entries(texts)) {
-    row.append(make("td", { "data-label": label }, text ?? make("span", { class: "none" }, "–")));
+    row.append(make("td", { "data-label": label, title: text ?? "" }, text ?? make("span", { class: "none" }, "–")));
   }
   localTimes(row);
   return row;
