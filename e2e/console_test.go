@@ -100,8 +100,11 @@ func TestConsole(t *testing.T) {
 		b.at("principal:user-")
 		b.click(`.facet[data-field=principal] a.value`) // again: no longer only that one
 		b.eventually("the term is gone", `!location.href.includes("principal")`)
+		b.open("/decisions")
 		b.click(`.facet[data-field=outcome] a.without`)
-		b.at("-outcome:denied")
+		b.at("-outcome:allowed")
+		b.sees("guests may not delete")
+		b.open("/decisions?q=outcome:denied -outcome:denied")
 		b.sees("No decision fits this search")
 	})
 	t.Run("keys", func(t *testing.T) {
