@@ -15,8 +15,8 @@ import (
 // beside what was searched.
 const facetTime = 500 * time.Millisecond
 
-// maxTold is how many values of a field are told apart where several are counted at once. Beyond it those are counted on
-// that came up first, which are the newest.
+// maxTold is how many values of a field are told apart where several are counted at once. Beyond it those are counted
+// on that came up first, which are the newest.
 const maxTold = 10_000
 
 // FacetsRequest asks for the most frequent values of several fields at once.
@@ -59,7 +59,8 @@ func Facets(
 	ctx context.Context, in Counter, scope domain.Scope, asked FacetsRequest, now time.Time,
 ) ([]Stats, error) {
 	out, some, err := facets(ctx, in, scope, asked, now)
-	if err != nil || some || asked.Otherwise == nil || slices.ContainsFunc(out, func(s Stats) bool { return s.Why != "" }) {
+	cut := func(s Stats) bool { return s.Why != "" }
+	if err != nil || some || asked.Otherwise == nil || slices.ContainsFunc(out, cut) {
 		return out, err
 	}
 	asked.Filter = *asked.Otherwise

@@ -151,9 +151,9 @@ type view struct {
 	running *sync.WaitGroup
 }
 
-// packed sends what is long as gzip. Whoever watches the network and has somebody's browser ask for pages could learn of
-// a page's content by its length (BREACH). There is no token in a page, the cookie is not sent by what other sites load
-// within their own pages, and what a search finds changes all the time: it is accepted for pages of a tenth the size.
+// packed sends what is long as gzip. Whoever watches the network and has somebody's browser ask for pages could learn
+// of a page's content by its length (BREACH). There is no token in a page, the cookie is not sent by what other sites
+// load within their own pages, and what a search finds changes all the time: it is accepted for a tenth of the size.
 var packed = middleware.GzipWithConfig(middleware.GzipConfig{Level: packLevel, MinLength: packFrom})
 
 const (
@@ -227,7 +227,9 @@ func knows(c echo.Context, names ...string) error {
 func readForm(c echo.Context) error {
 	kind, _, _ := mime.ParseMediaType(c.Request().Header.Get(echo.HeaderContentType))
 	if c.Request().ContentLength != 0 && kind != echo.MIMEApplicationForm {
-		return web.Problem(http.StatusUnsupportedMediaType, "want a form (application/x-www-form-urlencoded); programs ask the API")
+		return web.Problem(
+			http.StatusUnsupportedMediaType, "want a form ("+echo.MIMEApplicationForm+"); programs ask the API",
+		)
 	}
 	c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, maxForm)
 	if err := c.Request().ParseForm(); err != nil {
@@ -308,9 +310,9 @@ func with(path string, params url.Values) string {
 	return path + "?" + params.Encode()
 }
 
-// later asks something beside others, and returns what waits for the answer. A panic is the request's, and not the end of
-// the process: it goes on where the answer is waited for, or is logged here where nobody waits any more. What fails is
-// logged as it is where a page fails as a whole.
+// later asks something beside others, and returns what waits for the answer. A panic is the request's, and not the end
+// of the process: it is logged here, and goes on where the answer is waited for. What fails is logged as it is where a
+// page fails as a whole.
 func later[T any](v *view, ask func(context.Context) (T, error)) func() (T, error) {
 	var out T
 	var err error

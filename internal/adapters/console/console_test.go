@@ -401,7 +401,8 @@ func TestViewersAreOfferedNothing(t *testing.T) {
 		require.Equal(t, http.StatusOK, w.Code)
 		require.NotContains(t, w.Body.String(), `method="post"`, path)
 	}
-	shows(t, do(h, http.MethodPost, "/dead-letters/replays", "filter=state%3Dopen"), http.StatusForbidden, "may look and not change")
+	w := do(h, http.MethodPost, "/dead-letters/replays", "filter=state%3Dopen")
+	shows(t, w, http.StatusForbidden, "may look and not change")
 }
 
 // hostile are texts that break out of markup, attributes, addresses and scripts, where they are not escaped.

@@ -272,8 +272,8 @@ func (v *view) curl(link string) string {
 	return "curl -sS " + token + quoted(v.origin+link)
 }
 
-// quoted is a word for a shell. A character that a terminal would take for a command of its own is spelled out, as bash,
-// ksh and zsh read it.
+// quoted is a word for a shell. A character that a terminal would take for a command of its own is spelled out, as
+// bash, ksh and zsh read it.
 func quoted(text string) string {
 	if !strings.ContainsFunc(text, unicode.IsControl) {
 		return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"

@@ -88,8 +88,10 @@ func secure(r *http.Request) bool {
 // destination is where to go after the login: a path of docket's, and no other site's.
 func destination(to string) string {
 	u, err := url.Parse(to)
-	if err != nil || path.Clean(u.Path) != u.Path && path.Clean(u.Path)+"/" != u.Path || u.IsAbs() || u.Host != "" || !strings.HasPrefix(to, "/") || strings.HasPrefix(to, "//") ||
-		strings.ContainsAny(to, "\\\r\n\t") {
+	if err != nil || u.IsAbs() || u.Host != "" || strings.ContainsAny(to, "\\\r\n\t") || strings.HasPrefix(to, "//") {
+		return "/"
+	}
+	if clean := path.Clean(u.Path); !strings.HasPrefix(to, "/") || u.Path != clean && u.Path != clean+"/" {
 		return "/"
 	}
 	return to

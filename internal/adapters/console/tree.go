@@ -15,8 +15,8 @@ import (
 	"github.com/docket-project/docket/internal/search"
 )
 
-// How much of a value a page shows: nodes of one part, how deep they nest, members of one of them, and characters of a text.
-// What is cut is told, and stands in the event as it was sent.
+// How much of a value a page shows: nodes of one part, how deep they nest, members of one of them, and characters of a
+// text. What is cut is told, and stands in the event as it was sent.
 const (
 	maxNodes   = 600
 	maxNesting = 24
