@@ -72,8 +72,8 @@ type piece struct {
 	y, h    float64
 }
 
-// newChart draws counts by outcome and time. href is where a span of time leads to; bounded says that the search ends at
-// until, and not just the chart.
+// newChart draws counts by outcome and time. href is where a span of time leads to; bounded says that the search ends
+// at until, and not just the chart.
 func newChart(
 	c search.Counted, since, until time.Time, bounded bool, href func(since, until time.Time) string,
 ) chart {
