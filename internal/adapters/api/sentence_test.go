@@ -24,8 +24,8 @@ func TestSentence(t *testing.T) {
 		{"error", domain.Decision{Outcome: domain.OutcomeError, Path: "a", Error: "conflict"},
 			"a failed when Somebody asked for what was asked for: conflict."},
 		{"unknown", domain.Decision{Outcome: domain.OutcomeUnknown, Path: "a", Principal: "bob"},
-			"a answered bob about what was asked for with something that docket does not take for a verdict; a mapping for this " +
-				"path can say what it means."},
+			"a answered bob about what was asked for with something that docket does not take for a verdict; " +
+				"a mapping for this path can say what it means."},
 		{"a name that turns text around", domain.Decision{Outcome: domain.OutcomeDenied, Principal: "b\u202eo\u2069b"},
 			"\u2068b\ufffdo\ufffdb\u2069 was denied what was asked for by a policy without a path."},
 		{"Hebrew", domain.Decision{Outcome: domain.OutcomeDenied, Principal: "\u05d0"},
