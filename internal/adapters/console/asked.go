@@ -61,7 +61,7 @@ func (a *asked) timed(since, until string) url.Values {
 	out := a.edited("since", since, "until", until)
 	read, err := search.Parse(a.get("q"), a.now)
 	if err == nil && read.Dated {
-		out.Set("q", search.String(domain.Filter{Where: search.Either(read.Filter, read.Otherwise)}))
+		out.Set("q", spelled(search.Either(read.Filter, read.Otherwise)))
 	}
 	return out
 }
@@ -82,7 +82,7 @@ func (a *asked) spelled() (url.Values, bool) {
 	if !others {
 		return out, false
 	}
-	out.Set("q", search.String(domain.Filter{Where: search.Either(a.Filter, a.Otherwise)}))
+	out.Set("q", spelled(search.Either(a.Filter, a.Otherwise)))
 	if read, err := search.Parse(a.get("q"), a.now); err == nil && read.Dated {
 		for i, pairs := 0, times(read.Filter); i < len(pairs); i += 2 {
 			out.Set(pairs[i], pairs[i+1])
@@ -98,7 +98,7 @@ func (a *asked) question(pairs ...string) string {
 
 // narrowed is the state with another term.
 func (a *asked) narrowed(term domain.Expr) url.Values {
-	text := search.String(domain.Filter{Where: term})
+	text := spelled(term)
 	q := strings.TrimSpace(a.get("q"))
 	if q == "" {
 		return a.edited("q", text)
@@ -112,7 +112,7 @@ func (a *asked) narrowed(term domain.Expr) url.Values {
 		return a.edited("q", "("+q+") "+text)
 	default:
 		both := domain.AllOf(search.Either(read.Filter, read.Otherwise), term)
-		return a.edited(append(times(read.Filter), "q", search.String(domain.Filter{Where: both}))...)
+		return a.edited(append(times(read.Filter), "q", spelled(both))...)
 	}
 }
 
@@ -123,7 +123,7 @@ func (a *asked) widened(term domain.Expr) url.Values {
 		return a.edited()
 	}
 	rest := slices.DeleteFunc(read.Where.Conjuncts(), func(e domain.Expr) bool { return reflect.DeepEqual(e, term) })
-	edits := []string{"q", search.String(domain.Filter{Where: domain.AllOf(rest...)})}
+	edits := []string{"q", spelled(domain.AllOf(rest...))}
 	if read.Dated {
 		edits = append(edits, times(read.Filter)...)
 	}
