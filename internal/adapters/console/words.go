@@ -21,11 +21,6 @@ func spelled(term domain.Expr) string { return search.String(domain.Filter{Where
 // only is a search for one term.
 func only(term domain.Expr) url.Values { return url.Values{"q": {spelled(term)}} }
 
-// pathEscape escapes one step of a path.
-func pathEscape(step string) string { return url.PathEscape(step) }
-
-func contains(all []string, one string) bool { return slices.Contains(all, one) }
-
 // first are at most n of a list.
 func first[T any](all []T, n int) []T { return all[:min(len(all), n)] }
 
@@ -35,8 +30,8 @@ func capital(text string) string {
 	return string(unicode.ToUpper(r)) + text[size:]
 }
 
-// maxOf is a number as an attribute.
-func maxOf(n int64) string { return strconv.FormatInt(max(n, 0), 10) }
+// attribute is a number as an attribute.
+func attribute(n int64) string { return strconv.FormatInt(max(n, 0), 10) }
 
 // valuesOf are the values of a facet, those without one at the end.
 func valuesOf(stats *search.Stats) []search.Stat {
