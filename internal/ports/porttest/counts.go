@@ -197,8 +197,8 @@ func storeCountsOfMadeUpPaths(t *testing.T, h *StoreHarness) {
 	day := domain.DayOf(h.Now) - 3
 	c.keep(t, c.some(60, 2, day.Start(), day.End())...)
 	c.tend(t)
-	for n := range 4 {
-		rows := c.some(2500, 10_000, day.Start(), day.End())
+	for n := range madeUpTurns {
+		rows := c.some(madeUpPaths, 10_000, day.Start(), day.End())
 		for i := range rows {
 			rows[i].Tenant = "default"
 		}

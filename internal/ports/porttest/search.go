@@ -221,7 +221,7 @@ func storeSearches(t *testing.T, h *StoreHarness) {
 		t.Run(query, func(t *testing.T) { ask(t, domain.AllTenants(), query, true) })
 	}
 	t.Run("queries by chance", func(t *testing.T) {
-		for n := range 250 {
+		for n := range chances {
 			scope := domain.AllTenants()
 			if n%3 == 0 {
 				scope = domain.Tenants("acme")
@@ -246,9 +246,7 @@ func storeSearchesInSteps(t *testing.T, h *StoreHarness) {
 	const seed = 8
 	rows := h.searchedEvents(t, rand.New(rand.NewPCG(seed, seed)))
 	h.save(t, domain.Saved, rows...)
-	for _, h.SearchTime = range []time.Duration{
-		time.Nanosecond, 100 * time.Microsecond, time.Millisecond, 3 * time.Millisecond,
-	} {
+	for _, h.SearchTime = range searchTimes {
 		h.Decisions, h.Control = h.Reopen(t)
 		t.Run(h.SearchTime.String(), func(t *testing.T) { h.searchInSteps(t, rows, h.SearchTime == time.Nanosecond) })
 	}
