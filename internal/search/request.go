@@ -81,6 +81,21 @@ type Reader interface {
 	Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error)
 }
 
+// EventReader is a store that reads rows with their events.
+type EventReader interface {
+	StoredEvents(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error)
+}
+
+// WithEvents has Find read rows with their events.
+func WithEvents(in EventReader) Reader { return withEvents{in} }
+
+type withEvents struct{ EventReader }
+
+// Search implements Reader.
+func (e withEvents) Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
+	return e.StoredEvents(ctx, scope, q)
+}
+
 // Find returns a page of a search; see ports.DecisionReader. Where a query has two readings, the second is looked for
 // once the first has come to its end without finding anything, on whatever page. On the way back a page is of the
 // reading that the page behind it is of.

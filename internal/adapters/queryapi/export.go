@@ -91,13 +91,6 @@ func takeBool(params url.Values, name string, otherwise bool) (bool, error) {
 	return text == "true", nil
 }
 
-// events has Find read rows with their events.
-type events struct{ Decisions }
-
-func (e events) Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
-	return e.StoredEvents(ctx, scope, q)
-}
-
 // errStopping ends an export with the process.
 var errStopping = errors.New("docket stops")
 
@@ -114,7 +107,7 @@ func (r *routes) exportPages(ctx context.Context, scope domain.Scope, asked expo
 	pages := make(chan exportPage)
 	in := search.Reader(r.Decisions)
 	if asked.events {
-		in = events{r.Decisions}
+		in = search.WithEvents(r.Decisions)
 	}
 	go func() {
 		defer close(pages)

@@ -1,0 +1,259 @@
+package replaypolicy_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/docket-project/docket/internal/adapters/api"
+	"github.com/docket-project/docket/internal/adapters/rego"
+	"github.com/docket-project/docket/internal/adapters/replaypolicy"
+	"github.com/docket-project/docket/internal/adapters/sqlite"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/search"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "replay-policy" { // the process that decides
+		if rego.Process(context.Background(), os.Stdin, os.Stdout) != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func program(t *testing.T) replaypolicy.Program {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	return replaypolicy.Program{Path: self}
+}
+
+const policy = "package orders\n\ndefault allow := false\n\nallow if input.role == \"admin\"\n"
+
+// service has decisions of a real store: every second one is an admin's, and all were allowed.
+func service(t *testing.T, decisions int) *replaypolicy.Service {
+	t.Helper()
+	dir, err := sqlite.OpenDir(t.TempDir())
+	require.NoError(t, err)
+	store, err := sqlite.OpenStore(t.Context(), dir, sqlite.StoreOptions{
+		Window: domain.Window{Retention: 24 * time.Hour, Ahead: time.Hour}, Log: slog.New(slog.DiscardHandler),
+		Migrate: true, Fatal: func(err error) { t.Errorf("fatal: %v", err) },
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, store.Close())
+		require.NoError(t, dir.Close())
+	})
+	projector, err := domain.NewProjector(nil)
+	require.NoError(t, err)
+	var rows []domain.Decision
+	now := time.Now().UTC()
+	for i := range decisions {
+		event, err := json.Marshal(map[string]any{
+			"decision_id": fmt.Sprint("d", i), "path": "orders/allow", "result": true,
+			"timestamp": now.Add(-time.Duration(i) * time.Millisecond).Format(time.RFC3339Nano),
+			"input":     map[string]any{"role": []string{"admin", "guest"}[i%2]},
+		})
+		require.NoError(t, err)
+		rows = append(rows, projector.Project(domain.Record{
+			Value: event, Headers: domain.Headers{Tenant: []string{"acme", "acme", "other"}[i%3], ReceivedAt: now},
+		}))
+	}
+	_, err = store.SaveBatch(t.Context(), rows)
+	require.NoError(t, err)
+	return replaypolicy.NewService(program(t), search.WithEvents(store))
+}
+
+func asked(t *testing.T, query string) replaypolicy.Asked {
+	t.Helper()
+	a, err := replaypolicy.ParseAsked(query, time.Now())
+	require.NoError(t, err)
+	return a
+}
+
+func TestService(t *testing.T) {
+	s := service(t, 2500)
+	for _, c := range []struct {
+		name, query   string
+		scope         domain.Scope
+		same, flipped int
+		complete      bool
+		why           string
+		policy        []byte
+	}{
+		{name: "all", query: "limit=20000", scope: domain.AllTenants(), same: 1250, flipped: 1250, complete: true},
+		{name: "the newest", query: "", scope: domain.AllTenants(), same: 500, flipped: 500,
+			why: "these are the newest 1000 decisions; there are more"},
+		{name: "exactly all of them", query: "limit=2500", scope: domain.AllTenants(), same: 1250, flipped: 1250,
+			complete: true},
+		{name: "a search", query: "q=input.role:guest&limit=2000", scope: domain.AllTenants(), flipped: 1250, complete: true},
+		{name: "one tenant", query: "limit=2000", scope: domain.Tenants("other"), same: 417, flipped: 416, complete: true},
+		{name: "nothing", query: "q=path:none", scope: domain.AllTenants(), complete: true},
+		{name: "a bundle", query: "limit=10", scope: domain.AllTenants(), same: 5, flipped: 5,
+			why: "these are the newest 10 decisions; there are more", policy: tarball(t, "orders/policy.rego", policy)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.policy == nil {
+				c.policy = []byte(policy)
+			}
+			got, err := s.Replay(t.Context(), c.scope, asked(t, c.query), c.policy)
+			require.NoError(t, err)
+			require.Equal(t, c.same, got.Same)
+			require.Equal(t, c.flipped, got.Flipped)
+			require.Equal(t, c.complete, got.Complete)
+			require.Equal(t, c.why, string(got.Why))
+			require.Zero(t, got.Failed)
+			if c.flipped > 0 {
+				require.Len(t, got.Groups, 1)
+				g := got.Groups[0]
+				require.Equal(t, c.flipped, g.Count)
+				require.Len(t, g.Samples, 3)
+				require.True(t, strings.HasSuffix(g.Rules[0], "policy.rego:3 (default)"), g.Rules)
+				require.NotContains(t, g.Rules[0], "tmp")
+			}
+		})
+	}
+}
+
+func tarball(t *testing.T, name, text string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	require.NoError(t, w.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: int64(len(text))}))
+	_, err := w.Write([]byte(text))
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(w.Close(), z.Close()))
+	return b.Bytes()
+}
+
+// TestPoliciesThatTakeTooMuch end the process, and nothing else.
+func TestPoliciesThatTakeTooMuch(t *testing.T) {
+	s := service(t, 4)
+	for _, c := range []struct{ name, policy, fault string }{
+		{"no policy", "package a\n\nallow if nosuch(1)", "undefined function nosuch"},
+		{"memory", `package orders
+s := concat("", [x | some i in numbers.range(1, 400000); x := "aaaaaaaaaa"])
+allow if contains(replace(replace(replace(s, "a", "aaaaaaaa"), "a", "bbbb"), "b", "aaaaaaaaaaaa"), "c")`,
+			"it takes more memory than a replay has"},
+		{"it does not stop", `package orders
+big := bits.lsh(1, 400000000)
+allow if { x := big * big; x > 3 }`, "it did not stop, 7s after it had to"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := s.Replay(t.Context(), domain.AllTenants(), asked(t, ""), []byte(c.policy))
+			var fault *replaypolicy.FaultError
+			require.ErrorAs(t, err, &fault)
+			require.Contains(t, fault.Text, c.fault)
+		})
+	}
+	t.Run("it is slow", func(t *testing.T) {
+		t.Parallel()
+		got, err := s.Replay(t.Context(), domain.AllTenants(), asked(t, "limit=1"), []byte(`package orders
+allow if { some i, j in numbers.range(1, 100000); some k in numbers.range(1, 100000); i + j + k < 0 }`))
+		require.NoError(t, err)
+		require.Equal(t, 1, got.Failed)
+		require.Equal(t, "the policy took longer than 5s", string(got.Groups[0].Error))
+	})
+}
+
+// TestGivenUp has nobody wait for the answer any more.
+func TestGivenUp(t *testing.T) {
+	s := service(t, 4)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Replay(ctx, domain.AllTenants(), asked(t, ""), []byte(`package orders
+allow if { some i, j in numbers.range(1, 100000); some k in numbers.range(1, 100000); i + j + k < 0 }`))
+		done <- err
+	}()
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+}
+
+// TestWhoFeedsTheProcess sees its own failures told.
+func TestWhoFeedsTheProcess(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "policy.rego")
+	require.NoError(t, os.WriteFile(file, []byte(policy), 0o600))
+	failure := errors.New("the store is away")
+	err := program(t).Decide(t.Context(), file, func(context.Context, io.Writer) error { return failure },
+		func(*api.Replayed) error { return nil })
+	require.ErrorIs(t, err, failure)
+	line := []byte(`{"outcome":"allowed","received_at":"2026-11-27T12:00:00Z","event":{"path":"orders/allow"}}` + "\n")
+	err = program(t).Decide(t.Context(), file, func(_ context.Context, to io.Writer) error {
+		for range 10_000 {
+			if err := replaypolicy.Feed(to, line); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, func(*api.Replayed) error { return failure })
+	require.ErrorIs(t, err, failure, "who visits answers")
+	err = replaypolicy.Program{Path: "/bin/false"}.Decide(t.Context(), file,
+		func(_ context.Context, to io.Writer) error { return replaypolicy.Feed(to, line) },
+		func(*api.Replayed) error { return nil })
+	require.ErrorContains(t, err, "ended early")
+	err = replaypolicy.Program{}.Decide(t.Context(), file, nil, nil)
+	require.ErrorIs(t, err, replaypolicy.ErrNoDecider)
+}
+
+func TestParseAsked(t *testing.T) {
+	for query, want := range map[string]string{
+		"limit=0": "limit", "limit=20001": "limit", "limit=x": "limit", "limit=1&limit=2": "limit",
+		"cursor=abc": "cursor", "q=(": "q", "nosuch=1": "nosuch", "%zz": "the query string",
+	} {
+		_, err := replaypolicy.ParseAsked(query, time.Now())
+		require.Error(t, err, query)
+		require.Contains(t, fmt.Sprint(query, err), want)
+	}
+	a := asked(t, "q=outcome:denied&limit=20000")
+	require.Equal(t, 20_000, a.Most)
+	require.Equal(t, domain.MaxPage, a.Limit)
+}
+
+// damaged is a store whose second event is another one than was saved.
+type damaged struct{ search.Reader }
+
+func (d damaged) Search(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error) {
+	page, err := d.Reader.Search(ctx, scope, q)
+	page.Items = []domain.Decision{{}, {}}
+	for i := range page.Items {
+		event := fmt.Appendf(nil, `{"path":"orders/allow","decision_id":"d%d"}`, i)
+		page.Items[i] = domain.Decision{ID: fmt.Sprint("d", i), Event: event, SHA256: sha256.Sum256(event)}
+	}
+	page.Items[1].SHA256[0] ^= 1
+	return page, err
+}
+
+type nothing struct{}
+
+func (nothing) Search(context.Context, domain.Scope, domain.Query) (domain.Page, error) {
+	return domain.Page{}, nil
+}
+
+func TestDamagedEventsAreTold(t *testing.T) {
+	s := replaypolicy.NewService(program(t), damaged{nothing{}})
+	got, err := s.Replay(t.Context(), domain.AllTenants(), asked(t, ""), []byte(policy))
+	require.NoError(t, err)
+	require.Equal(t, 1, got.Decisions)
+	require.False(t, got.Complete)
+	require.Contains(t, string(got.Why), "1 events are damaged")
+}

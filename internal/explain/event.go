@@ -1,0 +1,116 @@
+package explain
+
+import (
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown/builtins"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// event is what of an event a policy is asked with. It shares the event's bytes; where a key repeats, the last one
+// stands.
+type event struct {
+	bytes                                                     []byte
+	path, query, custom, input, result, cache, masked, erased jsontext.Value
+	// altered says that more than the result tells what was decided: an error, or a mask.
+	altered bool
+}
+
+func read(text []byte) event {
+	e := event{bytes: text}
+	domain.Members(text, func(key string, value jsontext.Value) bool {
+		switch key {
+		case "path":
+			e.path = value
+		case "query":
+			e.query = value
+		case "custom":
+			e.custom = value
+		case "input":
+			e.input = value
+		case "result":
+			e.result = value
+		case "nd_builtin_cache":
+			e.cache = value
+		case "masked":
+			e.masked, e.altered = value, true
+		case "erased":
+			e.erased, e.altered = value, true
+		case "error":
+			e.altered = true
+		}
+		return true
+	})
+	return e
+}
+
+// asked is what was asked for.
+func (e *event) asked() (ast.Ref, error) {
+	kind, _ := domain.TextOf(domain.ValueAt(e.custom, []string{"type"}))
+	if kind == "open-policy-agent/compile" {
+		return nil, ErrNotAsked
+	}
+	if path, ok := domain.TextOf(e.path); ok && path != "" {
+		ref := ast.Ref{ast.DefaultRootDocument}
+		for step := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+			ref = append(ref, ast.StringTerm(step))
+		}
+		return ref, nil
+	}
+	text, ok := domain.TextOf(e.query)
+	if !ok || text == "" {
+		return nil, ErrNotAsked
+	}
+	ref, err := ast.ParseRef(text)
+	if err != nil || !ref.HasPrefix(ast.DefaultRootRef) || !ref.IsGround() {
+		return nil, ErrNotAsked
+	}
+	return ref, nil
+}
+
+// answers reads nd_builtin_cache: builtin → arguments → answer. The arguments are an array, spelled as the text of a
+// key.
+func (e *event) answers() builtins.NDBCache {
+	cache := builtins.NDBCache{}
+	domain.Members(e.cache, func(name string, calls jsontext.Value) bool {
+		domain.Members(calls, func(arguments string, answer jsontext.Value) bool {
+			key, err := valueOf([]byte(arguments))
+			value, err2 := valueOf(answer)
+			if err == nil && err2 == nil {
+				cache.Put(name, key, value)
+			}
+			return true
+		})
+		return true
+	})
+	return cache
+}
+
+// with is the event with another result, and without what else says what came of it.
+func (e *event) with(result jsontext.Value) []byte {
+	b := make([]byte, 0, len(e.bytes)+len(result))
+	member := func(name string, value jsontext.Value) {
+		b = append(b, ',')
+		b, _ = jsontext.AppendQuote(b, name) // what is no UTF-8 is no name that means anything
+		b = append(append(b, ':'), value...)
+	}
+	domain.Members(e.bytes, func(key string, value jsontext.Value) bool {
+		switch key {
+		case "result", "error", "mapped_result", "erased", "masked":
+		default:
+			member(key, value)
+		}
+		return true
+	})
+	if result != nil {
+		member("result", result)
+	}
+	if len(b) == 0 {
+		return []byte("{}")
+	}
+	b[0] = '{'
+	return append(b, '}')
+}
