@@ -34,8 +34,8 @@ func main() {
 	flag.Usage = func() {
 		fmt.Fprintln(
 			flag.CommandLine.Output(),
-			"docket-bench [flags] embedded|store|search|pages|searched|stampede|victorialogs|roles|dead|slow|baseline|"+
-				"k6|burst|savers",
+			"docket-bench [flags] embedded|store|search|pages|searched|stampede|replay-policy|victorialogs|roles|dead|slow|"+
+				"baseline|k6|burst|savers",
 		)
 		flag.PrintDefaults()
 	}
@@ -51,6 +51,8 @@ func main() {
 		err = suites.SearchSuite(*rows, *days, *out)
 	case "pages":
 		err = suites.PagesSuite(*docket, *rows, *days, *out)
+	case "replay-policy":
+		err = suites.ReplayPolicySuite(*docket, *rows, *out)
 	case "stampede":
 		err = suites.StampedeSuite(*rows, *seconds, *out)
 	case "searched":
@@ -77,7 +79,8 @@ func main() {
 		err = stack.ServeBaseline(*listen, *database)
 	default:
 		err = fmt.Errorf(
-			"%s is no suite: embedded, store, search, searched, stampede, victorialogs, roles, dead, slow, baseline, k6, burst "+
+			"%s is no suite: embedded, store, search, searched, stampede, replay-policy, victorialogs, roles, dead, slow, "+
+				"baseline, k6, burst "+
 				"or savers",
 			suite,
 		)
