@@ -226,12 +226,9 @@ func (b *browser) shoot(name string) {
 	require.NoError(b.t, os.WriteFile(filepath.Join(dir, name+".png"), picture, 0o644))
 }
 
-// accessible requires that axe finds nothing, in light and dark, on a phone and on a desk, and that nothing is wider
-// than the page.
+// accessible requires of a page what passes does, in light and dark, on a phone and on a desk.
 func (b *browser) accessible(path string) {
 	b.t.Helper()
-	script, err := os.ReadFile(axe)
-	require.NoError(b.t, err, "make node fetches it")
 	for _, scheme := range []string{"light", "dark"} {
 		for _, width := range []int64{390, 1280} {
 			b.do(emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{
@@ -239,27 +236,36 @@ func (b *browser) accessible(path string) {
 			}))
 			b.size(width, 900)
 			b.open(path)
-			var found []struct {
-				ID, Help string
-				Nodes    []struct{ HTML, FailureSummary string }
-			}
-			var wider bool
 			// A page's own policy would keep axe from making markup, so that it is asked without.
-			b.do(
-				page.SetBypassCSP(true), chromedp.Reload(), chromedp.WaitReady("main", chromedp.ByQuery),
-				chromedp.Evaluate(string(script)+"; 0", nil),
-				chromedp.Evaluate(
-					`axe.run(document, {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]})
-					.then((r) => r.violations)`, &found,
-					func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) },
-				),
-				page.SetBypassCSP(false),
-				chromedp.Evaluate(`document.documentElement.scrollWidth > document.documentElement.clientWidth`, &wider),
-			)
-			require.Empty(b.t, found, "%s, %s, %d pixels", path, scheme, width)
-			require.False(b.t, wider, "%s is wider than %d pixels", path, width)
+			b.do(page.SetBypassCSP(true), chromedp.Reload(), chromedp.WaitReady("main", chromedp.ByQuery))
+			b.passes(fmt.Sprintf("%s, %s, %d pixels", path, scheme, width))
+			b.do(page.SetBypassCSP(false))
 		}
 	}
 	b.do(emulation.SetEmulatedMedia())
 	b.size(1280, 900)
+}
+
+// passes requires that axe finds nothing in what is shown, without a content security policy, and that nothing is wider
+// than the page.
+func (b *browser) passes(what string) {
+	b.t.Helper()
+	script, err := os.ReadFile(axe)
+	require.NoError(b.t, err, "make node fetches it")
+	var found []struct {
+		ID, Help string
+		Nodes    []struct{ HTML, FailureSummary string }
+	}
+	var wider bool
+	b.do(
+		chromedp.Evaluate(string(script)+"; 0", nil),
+		chromedp.Evaluate(
+			`axe.run(document, {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]})
+			.then((r) => r.violations)`, &found,
+			func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) },
+		),
+		chromedp.Evaluate(`document.documentElement.scrollWidth > document.documentElement.clientWidth`, &wider),
+	)
+	require.Empty(b.t, found, what)
+	require.False(b.t, wider, "%s is wider than the window", what)
 }

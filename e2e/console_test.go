@@ -11,6 +11,7 @@ import (
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/input"
+	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
@@ -53,6 +54,16 @@ func (d *docket) holds(t *testing.T, n int) {
 		return nil
 	})
 }
+
+// guestsMay is a policy that allows what orders deny.
+const guestsMay = `package orders
+
+allow := {"allow": true, "reason": "the owner" } if not admin
+
+allow := {"allow": true, "reason": "an admin"} if admin
+
+admin if input.role == "admin"
+`
 
 func TestConsole(t *testing.T) {
 	d := newDocket(t, t.TempDir())
@@ -155,6 +166,28 @@ func TestConsole(t *testing.T) {
 		b.click("td.narrow a")
 		b.at("/decisions?q=outcome:denied ")
 	})
+	t.Run("another policy", func(t *testing.T) {
+		b.t = t
+		b.open("/decisions/o-13")
+		b.click(`a[href*="/replay-policy?"]`)
+		b.at("q=id:o-13")
+		b.do(chromedp.SendKeys("textarea", guestsMay, chromedp.ByQuery))
+		b.click(`form[action^="/replay-policy"] button`)
+		b.sees("It comes out with another outcome.", "policy.rego:3")
+		b.quiet()
+		b.do(
+			page.SetBypassCSP(true), chromedp.SetValue("input[name=q]", "principal:user-*", chromedp.ByQuery),
+			chromedp.SetValue("input[name=limit]", "100", chromedp.ByQuery),
+		)
+		b.click(`form[action^="/replay-policy"] button`)
+		b.sees("Of 100 decisions 0 come out the same, 90 with another result, 10 with another outcome.")
+		b.sees("A mask replaced a part")
+		b.click("section details summary")
+		b.sees(`input.role == "admin"`)
+		b.shoot("policy-replay")
+		b.passes("what a policy says")
+		b.do(page.SetBypassCSP(false))
+	})
 	t.Run("two of a list", func(t *testing.T) {
 		b.t = t
 		b.open("/decisions")
@@ -217,8 +250,8 @@ func TestConsole(t *testing.T) {
 		b.t = t
 		for _, path := range []string{
 			"/", "/decisions", "/decisions?q=outcome:(", "/decisions/o-13", "/compare", "/compare?a=o-13",
-			"/contrast?q=outcome:denied", "/dead-letters", "/dead-letters/list", "/jobs", "/opas", "/pipeline", "/audit",
-			"/nothing",
+			"/contrast?q=outcome:denied", "/replay-policy?q=outcome:denied", "/dead-letters", "/dead-letters/list", "/jobs",
+			"/opas", "/pipeline", "/audit", "/nothing",
 		} {
 			b.accessible(path)
 		}

@@ -300,7 +300,7 @@ func startOPA(t *testing.T, version, url, tokenFile string, args ...string) *opa
 			"--config-file",
 			file,
 			"--set",
-			"decision_logs.nd_builtin_cache=true",
+			"nd_builtin_cache=true",
 			"--log-level",
 			"error",
 		},

@@ -4,7 +4,8 @@ package main
 import (
 	"os"
 
+	"github.com/docket-project/docket/internal/adapters/rego"
 	"github.com/docket-project/docket/internal/command"
 )
 
-func main() { os.Exit(command.Exec()) }
+func main() { os.Exit(command.Exec(rego.Process)) }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/docket-project/docket/internal/adapters/console"
 	"github.com/docket-project/docket/internal/adapters/kafka"
+	"github.com/docket-project/docket/internal/adapters/replaypolicy"
 	"github.com/docket-project/docket/internal/adapters/uploadapi"
 	"github.com/docket-project/docket/internal/adapters/web"
 	"github.com/docket-project/docket/internal/config"
@@ -47,6 +48,8 @@ type Config struct {
 
 	// Sections stand in the file only.
 	Sections Sections `kong:"-"`
+	// Replay is the program that decides by policies, where this one can.
+	Replay replaypolicy.Program `kong:"-"`
 }
 
 // Listeners are the addresses, and who may ask there.

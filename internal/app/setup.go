@@ -13,6 +13,7 @@ import (
 
 	"github.com/docket-project/docket/internal/adapters/console"
 	"github.com/docket-project/docket/internal/adapters/queryapi"
+	"github.com/docket-project/docket/internal/adapters/replaypolicy"
 	"github.com/docket-project/docket/internal/adapters/uploadapi"
 	"github.com/docket-project/docket/internal/adapters/web"
 	"github.com/docket-project/docket/internal/deadletter"
@@ -138,13 +139,14 @@ func (a *App) setup(ctx context.Context) error {
 			Trail: trail.New(look, back.Log, a.stages()), Pipeline: sampler.Pipeline, Who: users,
 			Overview: watch.Look, Disk: back.free, Stopping: stopping, Searches: web.NewSearches(a.reg),
 			Statistics: statistics,
+			Replay:     replaypolicy.NewService(a.cfg.Replay, search.WithEvents(back.Decisions)),
 			Tail:       tail.New(back.Log, a.topics.Decisions, projector.Project, a.logger),
 		}
 		pages := console.Parts{
 			Config: a.cfg.Console, Decisions: back.Decisions, Control: back.Control, Log: back.Log,
 			Trail: questions.Trail, Operate: questions.Operate, Pipeline: sampler.Pipeline, Overview: watch.Look,
 			Statistics: statistics, Searches: questions.Searches, Disk: back.free, Who: users, Sessions: sessions,
-			Logger: a.logger,
+			Replay: questions.Replay, Logger: a.logger,
 		}
 		if a.upload != nil {
 			pages.Upload, pages.TokenFile = a.UploadURL(), a.OPATokenFile()

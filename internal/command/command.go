@@ -22,6 +22,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/docket-project/docket/internal/adapters/cli"
+	"github.com/docket-project/docket/internal/adapters/replaypolicy"
 	"github.com/docket-project/docket/internal/app"
 	"github.com/docket-project/docket/internal/config"
 	"github.com/docket-project/docket/internal/status"
@@ -33,24 +34,26 @@ type commandLine struct {
 	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
 	ConfigFile  string           `name:"config" help:"YAML file with settings." env:"DOCKET_CONFIG" type:"path" placeholder:"FILE"`
 
-	Serve     serveCommand    `cmd:"" help:"Run everything in one process, with nothing else installed."`
-	Ingest    ingestCommand   `cmd:"" help:"Run the role that takes uploads; needs Kafka and PostgreSQL, as the next three do."`
-	Saver     saverCommand    `cmd:"" help:"Run the role that stores decisions."`
-	Parking   parkingCommand  `cmd:"" help:"Run the role that replays what the store could not take."`
-	Console   consoleCommand  `cmd:"" help:"Run the role that answers people and programs."`
-	Send      cli.Send        `cmd:"" help:"Send decisions from files, as an OPA would."`
-	Find      cli.Find        `cmd:"" help:"Search decisions."`
-	Show      cli.Show        `cmd:"" help:"Show one decision: what was decided, and why; -o raw prints its exact bytes."`
-	Diff      cli.Diff        `cmd:"" help:"Tell in what two decisions differ, or one and the last like it that was allowed."`
-	Stats     cli.Stats       `cmd:"" help:"Count decisions: by outcome, by any field, and by time."`
-	Trail     cli.Trail       `cmd:"" help:"Tell where a decision is: stored, waiting, dead, or never received."`
-	DLQ       cli.DLQ         `cmd:"" name:"dlq" help:"Inspect dead letters, and replay or discard them."`
-	Jobs      cli.Jobs        `cmd:"" help:"Look at jobs, and pause, resume or cancel them."`
-	Audit     cli.Audit       `cmd:"" help:"List what operators did, and why."`
-	Status    cli.Status      `cmd:"" help:"Tell whether everything is well, in one line, and what waits; --check is for scripts."`
-	OPAs      cli.OPAs        `cmd:"" name:"opas" help:"List OPAs: live, silent and gone, by application, with what they say of themselves."`
-	Migrate   migrateCommand  `cmd:"" help:"Create or update topics and schema, and stop."`
-	Config    configCommand   `cmd:"" help:"Print the settings in force, secrets hidden."`
+	Serve        serveCommand     `cmd:"" help:"Run everything in one process, with nothing else installed."`
+	Ingest       ingestCommand    `cmd:"" help:"Run the role that takes uploads; needs Kafka and PostgreSQL, as the next three do."`
+	Saver        saverCommand     `cmd:"" help:"Run the role that stores decisions."`
+	Parking      parkingCommand   `cmd:"" help:"Run the role that replays what the store could not take."`
+	Console      consoleCommand   `cmd:"" help:"Run the role that answers people and programs."`
+	Send         cli.Send         `cmd:"" help:"Send decisions from files, as an OPA would."`
+	Find         cli.Find         `cmd:"" help:"Search decisions."`
+	Show         cli.Show         `cmd:"" help:"Show one decision: what was decided, and why; -o raw prints its exact bytes."`
+	Diff         cli.Diff         `cmd:"" help:"Tell in what two decisions differ, or one and the last like it that was allowed."`
+	Stats        cli.Stats        `cmd:"" help:"Count decisions: by outcome, by any field, and by time."`
+	Trail        cli.Trail        `cmd:"" help:"Tell where a decision is: stored, waiting, dead, or never received."`
+	DLQ          cli.DLQ          `cmd:"" name:"dlq" help:"Inspect dead letters, and replay or discard them."`
+	Jobs         cli.Jobs         `cmd:"" help:"Look at jobs, and pause, resume or cancel them."`
+	Audit        cli.Audit        `cmd:"" help:"List what operators did, and why."`
+	Status       cli.Status       `cmd:"" help:"Tell whether everything is well, in one line, and what waits; --check is for scripts."`
+	OPAs         cli.OPAs         `cmd:"" name:"opas" help:"List OPAs: live, silent and gone, by application, with what they say of themselves."`
+	Migrate      migrateCommand   `cmd:"" help:"Create or update topics and schema, and stop."`
+	Config       configCommand    `cmd:"" help:"Print the settings in force, secrets hidden."`
+	ReplayPolicy cli.ReplayPolicy `cmd:"" name:"replay-policy" help:"Decide stored decisions again, by another policy: what would come out otherwise?"`
+
 	Reproject cli.Reproject   `cmd:"" help:"Compute the columns of stored decisions anew, after mappings have changed. Without --yes, only report."`
 	Mapping   mappingCommands `cmd:"" help:"Try out mappings: which part of an event means what."`
 	Log       logCommands     `cmd:"" help:"Repair the durable log, or read it again."`
@@ -66,27 +69,31 @@ type commandLine struct {
 }
 
 // Exec runs docket with the process's arguments behind first, until a signal tells it to stop, and returns its exit
-// code.
-func Exec(first ...string) int {
+// code. decide has OPA's library in it, which is as large as a third of docket: nil is a program that can do without.
+func Exec(decide replaypolicy.Decider, first ...string) int {
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) { // nohup
 		signals = append(signals, syscall.SIGHUP) // a terminal that is closed, and some supervisors
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
-	return Main(ctx, append(first, os.Args[1:]...), os.Stdout, os.Stderr)
+	return program(ctx, decide, append(first, os.Args[1:]...), os.Stdout, os.Stderr)
 }
 
 // Main runs docket with args and returns its exit code. It ends early, and in good order, when ctx is done.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	code, err := run(ctx, args, stdout, stderr)
+	return program(ctx, nil, args, stdout, stderr)
+}
+
+func program(ctx context.Context, decide replaypolicy.Decider, args []string, stdout, stderr io.Writer) int {
+	code, err := run(ctx, decide, args, stdout, stderr)
 	if err != nil && err.Error() != "" {
 		fmt.Fprintf(stderr, "docket: %s\n", cli.PrintableLines(err.Error()))
 	}
 	return code
 }
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, error) {
+func run(ctx context.Context, decide replaypolicy.Decider, args []string, stdout, stderr io.Writer) (int, error) {
 	kctx, grammar, err := parse(args, stdout, stderr, nil)
 	name := grammar.ConfigFile
 	var sections app.Sections
@@ -110,7 +117,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 	}
 	fill(kctx, sections)
 	fill(kctx, cli.Console(grammar.Reach))
+	fill(kctx, programOf(decide, sections))
 	kctx.BindTo(ctx, (*context.Context)(nil))
+	kctx.Bind(decide)
 	out, done := outputs(kctx, stdout, stderr)
 	defer done()
 	unknown := unknownVariables(kctx.Model)
@@ -123,6 +132,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, err
 		return cli.ExitCode(err), err
 	}
 	return cli.ExitDone, nil
+}
+
+// programOf is this program as what decides by a policy, where it can.
+func programOf(decide replaypolicy.Decider, sections app.Sections) replaypolicy.Program {
+	p := replaypolicy.Program{Mappings: sections.Mappings}
+	if self, err := os.Executable(); err == nil && decide != nil {
+		p.Path = self
+	}
+	return p
 }
 
 // outputs are where a command prints. On a terminal it knows how wide that is, has colours unless NO_COLOR is set

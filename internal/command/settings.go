@@ -168,7 +168,7 @@ func visitFields(v reflect.Value, done func(reflect.Value) bool) {
 	}
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
-		if f.Name == "Sections" || f.Anonymous {
+		if f.Tag.Get("kong") == "-" || f.Anonymous {
 			if !done(v.Field(i)) && f.Anonymous {
 				visitFields(v.Field(i), done)
 			}

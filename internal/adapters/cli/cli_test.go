@@ -22,10 +22,17 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/docket-project/docket/internal/adapters/api"
+	"github.com/docket-project/docket/internal/adapters/rego"
 	"github.com/docket-project/docket/internal/domain"
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "replay-policy" { // the process that decides
+		if rego.Process(context.Background(), os.Stdin, os.Stdout) != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	goleak.VerifyTestMain(
 		m,
 		// The commands use the default client, whose idle connections end with the process.

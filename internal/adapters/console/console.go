@@ -22,6 +22,7 @@ import (
 	"github.com/labstack/echo/v4/middleware"
 
 	"github.com/docket-project/docket/internal/adapters/auth"
+	"github.com/docket-project/docket/internal/adapters/replaypolicy"
 	"github.com/docket-project/docket/internal/adapters/web"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/operate"
@@ -56,6 +57,7 @@ type Parts struct {
 	Overview   func(context.Context, domain.Scope) status.Overview
 	Statistics *search.Statistics
 	Searches   *web.Searches
+	Replay     *replaypolicy.Service
 	// Disk is the part of the data directory's file system that is free; nil where nothing is kept there.
 	Disk func() *float64
 	Who  auth.Authenticator
@@ -97,6 +99,8 @@ func Mount(e *echo.Echo, p Parts) {
 	e.GET("/decision", r.page(r.decision))
 	e.GET("/compare", r.page(r.compare))
 	e.GET("/contrast", r.page(r.contrast))
+	e.GET("/replay-policy", r.page(r.replayForm))
+	e.POST("/replay-policy", r.page(r.replay))
 	e.GET("/opas", r.page(r.opas))
 	e.GET("/pipeline", r.page(r.pipeline))
 	e.GET("/audit", r.page(r.audit))

@@ -24,6 +24,8 @@ import (
 	"golang.org/x/net/html"
 
 	"github.com/docket-project/docket/internal/adapters/auth"
+	"github.com/docket-project/docket/internal/adapters/rego"
+	"github.com/docket-project/docket/internal/adapters/replaypolicy"
 	"github.com/docket-project/docket/internal/adapters/sqlite"
 	"github.com/docket-project/docket/internal/adapters/web"
 	"github.com/docket-project/docket/internal/domain"
@@ -34,7 +36,15 @@ import (
 	"github.com/docket-project/docket/internal/trail"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "replay-policy" { // the process that decides
+		if rego.Process(context.Background(), os.Stdin, os.Stdout) != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var topics = domain.TopicsWithPrefix("docket.")
 
@@ -80,10 +90,13 @@ func (b *bench) pages(caller domain.Caller, edit ...func(*Parts)) http.Handler {
 	statistics := search.NewStatistics(b.store, nil, slog.New(slog.DiscardHandler))
 	b.t.Cleanup(statistics.Stop)
 	pipeline := status.Pipeline{Breaker: "closed"}
+	self, err := os.Executable()
+	require.NoError(b.t, err)
 	p := Parts{
 		Decisions: b.store, Control: b.store, Log: b.log, Operate: operate.New(b.store),
 		Trail: trail.New(look, b.log, []trail.Stage{{Name: "saver", Topic: topics.Decisions, Group: "docket-saver"}}),
 		Who:   auth.Anonymous{Caller: caller}, Statistics: statistics, Searches: web.NewSearches(nil),
+		Replay:   replaypolicy.NewService(replaypolicy.Program{Path: self}, search.WithEvents(b.store)),
 		Pipeline: func(context.Context) status.Pipeline { return pipeline },
 		Overview: func(context.Context, domain.Scope) status.Overview {
 			return status.Overview{Verdict: status.OK, Pipeline: pipeline, OPAs: &domain.OPAGroup{}}

@@ -18,6 +18,7 @@ var pages = []struct{ name, path string }{
 	{"Overview", "/"},
 	{"Decisions", "/decisions"},
 	{"Contrast", "/contrast"},
+	{"Policy replay", "/replay-policy"},
 	{"Dead letters", "/dead-letters"},
 	{"Jobs", "/jobs"},
 	{"OPAs", "/opas"},

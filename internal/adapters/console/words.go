@@ -26,6 +26,9 @@ func first[T any](all []T, n int) []T { return all[:min(len(all), n)] }
 
 // capital has a sentence begin with a capital letter.
 func capital(text string) string {
+	if text == "" {
+		return ""
+	}
 	r, size := utf8.DecodeRuneInString(text)
 	return string(unicode.ToUpper(r)) + text[size:]
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/docket-project/docket/internal/adapters/api"
 	"github.com/docket-project/docket/internal/adapters/auth"
+	"github.com/docket-project/docket/internal/adapters/replaypolicy"
 	"github.com/docket-project/docket/internal/adapters/web"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/operate"
@@ -41,7 +42,7 @@ type Control interface {
 type Decisions interface {
 	ports.DecisionReader
 	ports.DecisionCounts
-	StoredEvents(ctx context.Context, scope domain.Scope, q domain.Query) (domain.Page, error)
+	search.EventReader
 }
 
 // Parts are what the API works with.
@@ -57,6 +58,8 @@ type Parts struct {
 	Statistics *search.Statistics
 	// Searches are those that callers have going on.
 	Searches *web.Searches
+	// Replay decides again by policies.
+	Replay *replaypolicy.Service
 	// Tail is what is shown as it is acknowledged.
 	Tail *tail.Tail
 	// Stopping is closed when the process stops: streams end then.
@@ -104,6 +107,7 @@ func Mount(e *echo.Echo, p Parts) {
 	g.GET("/decisions/compare", r.searching("compare", r.compare))
 	g.GET("/decisions/contrast", r.searching("contrast", r.contrast))
 	g.GET("/decisions/*", r.decision)
+	g.POST("/decisions/replay-policy", r.searching("replay_policy", r.replayPolicy), web.Operators)
 	g.POST("/decisions/reprojections", r.createJob(domain.Reproject), web.Operators)
 	g.GET("/opas", r.opas, noParameters)
 	g.GET("/dead-letters", r.deadLetters)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/docket-project/docket/internal/adapters/auth"
+	"github.com/docket-project/docket/internal/adapters/rego"
+	"github.com/docket-project/docket/internal/adapters/replaypolicy"
 	"github.com/docket-project/docket/internal/adapters/sqlite"
 	"github.com/docket-project/docket/internal/adapters/web"
 	"github.com/docket-project/docket/internal/domain"
@@ -28,7 +31,15 @@ import (
 	"github.com/docket-project/docket/internal/trail"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "replay-policy" { // the process that decides
+		if rego.Process(context.Background(), os.Stdin, os.Stdout) != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var topics = domain.TopicsWithPrefix("docket.")
 
@@ -79,6 +90,8 @@ func (b *bench) handler(caller domain.Caller) http.Handler {
 	statistics := search.NewStatistics(b.store, nil, slog.New(slog.DiscardHandler))
 	b.t.Cleanup(func() { statistics.Stop() })
 	stages := []trail.Stage{{Name: "saver", Topic: topics.Decisions, Group: "docket-saver"}}
+	self, err := os.Executable()
+	require.NoError(b.t, err)
 	return New(Parts{
 		Decisions: b.store, Control: b.store, Log: b.log, Operate: operate.New(b.store),
 		Trail: trail.New(look, b.log, stages), Who: auth.Anonymous{Caller: caller},
@@ -86,6 +99,7 @@ func (b *bench) handler(caller domain.Caller) http.Handler {
 		Tail:       tail.New(b.log, topics.Decisions, projector.Project, slog.New(slog.DiscardHandler)),
 		Stopping:   b.stops,
 		Searches:   web.NewSearches(nil),
+		Replay:     replaypolicy.NewService(replaypolicy.Program{Path: self}, search.WithEvents(b.store)),
 		Pipeline:   func(context.Context) status.Pipeline { return status.Pipeline{Breaker: "closed"} },
 	}, web.Door{Metrics: web.NewMetrics(nil), Logger: slog.New(slog.DiscardHandler)})
 }

@@ -27,7 +27,7 @@ type Searches struct {
 }
 
 // kinds are those of questions.
-var kinds = []string{"page", "decision", "stats", "values", "compare", "last_allowed", "contrast"}
+var kinds = []string{"page", "decision", "stats", "values", "compare", "last_allowed", "contrast", "replay_policy"}
 
 // NewSearches registers how long they take; reg may be nil in tests.
 func NewSearches(reg prometheus.Registerer) *Searches {
