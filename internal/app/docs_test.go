@@ -284,6 +284,7 @@ func TestDependencies(t *testing.T) {
 		"github.com/maypok86/otter/v2",
 		"github.com/failsafe-go/failsafe-go",
 		"golang.org/x/sync",
+		"github.com/tidwall/gjson",
 		"github.com/open-policy-agent/opa/v1", // without a network, and nothing of its own reads files
 		"golang.org/x/time",
 		"github.com/prometheus/client_golang/prometheus",

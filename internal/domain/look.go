@@ -1,8 +1,10 @@
 package domain
 
 import (
+	"bytes"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 	"unsafe"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -95,6 +97,9 @@ func Texts(event []byte, visit func(text []byte) bool) {
 func TextOf(v jsontext.Value) (string, bool) {
 	if v.Kind() != '"' {
 		return "", false
+	}
+	if inner := v[1 : len(v)-1]; bytes.IndexByte(inner, '\\') < 0 && utf8.Valid(inner) {
+		return string(inner), true
 	}
 	text, err := jsontext.AppendUnquote(nil, v)
 	return string(text), err == nil

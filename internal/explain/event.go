@@ -6,6 +6,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown/builtins"
+	"github.com/tidwall/gjson"
 
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -13,38 +14,48 @@ import (
 // event is what of an event a policy is asked with. It shares the event's bytes; where a key repeats, the last one
 // stands.
 type event struct {
-	bytes                                                     []byte
-	path, query, custom, input, result, cache, masked, erased jsontext.Value
+	bytes []byte
+	// input is nil where there is none.
+	input                                              ast.Value
+	path, query, custom, result, cache, masked, erased jsontext.Value
 	// altered says that more than the result tells what was decided: an error, or a mask.
 	altered bool
 }
 
-func read(text []byte) event {
-	e := event{bytes: text}
-	domain.Members(text, func(key string, value jsontext.Value) bool {
-		switch key {
-		case "path":
-			e.path = value
-		case "query":
-			e.query = value
-		case "custom":
-			e.custom = value
-		case "input":
-			e.input = value
-		case "result":
-			e.result = value
-		case "nd_builtin_cache":
-			e.cache = value
-		case "masked":
-			e.masked, e.altered = value, true
-		case "erased":
-			e.erased, e.altered = value, true
-		case "error":
-			e.altered = true
+// read reads an event in one go. gjson skips what is not wanted by its brackets alone.
+func read(text []byte) (e event, err error) {
+	e.bytes = text
+	gjson.ParseBytes(text).ForEach(func(key, value gjson.Result) bool {
+		raw := jsontext.Value(value.Raw)
+		if key.Str == "input" {
+			e.input, err = valueOf(raw)
+		} else if to := e.member(key.Str); to != nil {
+			*to = raw
 		}
-		return true
+		e.altered = e.altered || key.Str == "masked" || key.Str == "erased" || key.Str == "error"
+		return err == nil
 	})
-	return e
+	return e, err
+}
+
+func (e *event) member(name string) *jsontext.Value {
+	switch name {
+	case "path":
+		return &e.path
+	case "query":
+		return &e.query
+	case "custom":
+		return &e.custom
+	case "result":
+		return &e.result
+	case "nd_builtin_cache":
+		return &e.cache
+	case "masked":
+		return &e.masked
+	case "erased":
+		return &e.erased
+	}
+	return nil
 }
 
 // asked is what was asked for.

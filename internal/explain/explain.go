@@ -161,8 +161,12 @@ func (p *Policy) query(ctx context.Context, asked ast.Ref, strict bool) (rego.Pr
 
 // Decide asks the policy about a stored decision. why asks for the reasons of an outcome that is the same as well.
 func (p *Policy) Decide(ctx context.Context, d *domain.Decision, why bool) Answer {
-	e := read(d.Event)
 	out := Answer{Was: d.Outcome, Now: d.Outcome, Reason: d.Reason}
+	e, err := read(d.Event)
+	if err != nil {
+		out.Err = fmt.Errorf("the event cannot be read: %w", err)
+		return out
+	}
 	asked, err := e.asked()
 	if err != nil {
 		out.Err = err
@@ -176,12 +180,7 @@ func (p *Policy) Decide(ctx context.Context, d *domain.Decision, why bool) Answe
 	}
 	options := []rego.EvalOption{rego.EvalTime(d.Time())}
 	if e.input != nil {
-		value, err := valueOf(e.input)
-		if err != nil {
-			out.Err = fmt.Errorf("the input cannot be read: %w", err)
-			return out
-		}
-		options = append(options, rego.EvalParsedInput(value))
+		options = append(options, rego.EvalParsedInput(e.input))
 	}
 	cache := e.answers()
 	known := sizes(cache)

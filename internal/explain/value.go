@@ -3,6 +3,7 @@ package explain
 import (
 	"bytes"
 	"encoding/json"
+	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -11,14 +12,22 @@ import (
 // valueOf is JSON as Rego has it: numbers as they are spelled and, where a key repeats, the last one, which is how OPA
 // reads its input. OPA's own reader takes twice as long, by way of Go's maps.
 func valueOf(text jsontext.Value) (ast.Value, error) {
-	d := jsontext.NewDecoder(
-		bytes.NewBuffer(text), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true),
-	)
+	d := decode(text)
+	defer decoders.Put(d)
 	term, err := readTerm(d)
 	if err != nil {
 		return nil, err
 	}
 	return term.Value, nil
+}
+
+var decoders = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
+
+// decode lends a decoder, which is to be put back.
+func decode(text []byte) *jsontext.Decoder {
+	d := decoders.Get().(*jsontext.Decoder)
+	d.Reset(bytes.NewBuffer(text), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	return d
 }
 
 func readTerm(d *jsontext.Decoder) (*ast.Term, error) {

@@ -16,10 +16,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
 	"github.com/open-policy-agent/opa/v1/loader"
+	"github.com/tidwall/gjson"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/docket-project/docket/internal/adapters/api"
@@ -194,18 +194,18 @@ func (d *decider) beside(ctx context.Context, lines [][]byte, why bool) ([][]byt
 
 // decide answers one line; nil is a line without a decision, which the end of an export is.
 func (d *decider) decide(ctx context.Context, text []byte, why bool) []byte {
-	var event jsontext.Value
+	var event []byte
 	var tenant, received, outcome string
-	domain.Members(text, func(key string, value jsontext.Value) bool {
-		switch key {
+	gjson.ParseBytes(text).ForEach(func(key, value gjson.Result) bool {
+		switch key.Str {
 		case "event":
-			event = value
+			event = []byte(value.Raw)
 		case "tenant":
-			tenant, _ = domain.TextOf(value)
+			tenant = value.Str
 		case "received_at":
-			received, _ = domain.TextOf(value)
+			received = value.Str
 		case "outcome":
-			outcome, _ = domain.TextOf(value)
+			outcome = value.Str
 		}
 		return true
 	})
