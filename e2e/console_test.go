@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -180,8 +181,8 @@ func TestConsole(t *testing.T) {
 			chromedp.SetValue("input[name=limit]", "100", chromedp.ByQuery),
 		)
 		b.click(`form[action^="/replay-policy"] button`)
-		b.sees("Of 100 decisions 0 come out the same, 90 with another result, 10 with another outcome.")
-		b.sees("A mask replaced a part")
+		b.sees("100 decisions: 0 the same, 90 with another result, 10 with another outcome.")
+		b.sees("A mask replaced a part of it")
 		b.click("section details summary")
 		b.sees(`input.role == "admin"`)
 		b.shoot("policy-replay")
@@ -333,6 +334,34 @@ func TestConsoleOnPostgreSQL(t *testing.T) {
 	b.open("/decisions/meanwhile")
 	b.sees("eve was denied DELETE")
 	d.terminate(t)
+}
+
+// TestConsoleWithoutKafka shows what is stored, and says what it cannot know.
+func TestConsoleWithoutKafka(t *testing.T) {
+	c := oneBroker(t)
+	c.post(t, append(orders(20), "17")...)
+	c.holds(t, 20)
+	b := newBrowser(t, c.docket)
+	require.NoError(t, c.servers.kafka.Kill(0))
+	t.Cleanup(func() { require.NoError(t, c.servers.kafka.Start(0)) })
+	b.open("/decisions?q=outcome:denied")
+	b.sees("guests may not delete")
+	b.click("#live")
+	b.sees("docket shows no new ones at the moment")
+	b.open("/dead-letters/list")
+	b.sees("not_object")
+	b.click("table a")
+	b.sees("What is known of it", "ask Kafka for the first offsets")
+	eventually(t, 30*time.Second, func() error { // the processes tell of themselves every few seconds
+		b.open("/pipeline")
+		var text string
+		if b.do(chromedp.Text("main", &text, chromedp.ByQuery)); !strings.Contains(text, "DOWN The log takes no records") {
+			return errors.New(text)
+		}
+		return nil
+	})
+	b.open("/")
+	b.sees("DOWN The log takes no records", "guests may not delete")
 }
 
 func TestConsoleWithTokens(t *testing.T) {

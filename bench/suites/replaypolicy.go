@@ -108,7 +108,7 @@ func (r *replayed) write(limit int) error {
 }
 
 func (r *replayed) decide(visit func(*api.Replayed)) error {
-	return r.program.Decide(context.Background(), r.dir,
+	return r.program.Decide(context.Background(), replaypolicy.Order{Policy: r.dir},
 		func(_ context.Context, to io.Writer) error { return replaypolicy.Feed(to, r.lines) },
 		func(a *api.Replayed) error {
 			visit(a)

@@ -139,7 +139,7 @@ func (a *App) setup(ctx context.Context) error {
 			Trail: trail.New(look, back.Log, a.stages()), Pipeline: sampler.Pipeline, Who: users,
 			Overview: watch.Look, Disk: back.free, Stopping: stopping, Searches: web.NewSearches(a.reg),
 			Statistics: statistics,
-			Replay:     replaypolicy.NewService(a.cfg.Replay, search.WithEvents(back.Decisions)),
+			Replay:     replaypolicy.NewService(a.cfg.Replay, search.WithEvents(back.Decisions), stopping),
 			Tail:       tail.New(back.Log, a.topics.Decisions, projector.Project, a.logger),
 		}
 		pages := console.Parts{

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -15,7 +16,7 @@ import (
 
 // Because is why a policy said what it said.
 type Because struct {
-	// Rules are where the rules stand that gave the result, such as orders.rego:7.
+	// Rules are where the rules stand that gave the result, such as orders.rego:7, at most maxRules.
 	Rules []string
 	// Failed are conditions that did not hold, at most maxFailed, in the order of the policy.
 	Failed []Failed
@@ -26,8 +27,9 @@ type Failed struct {
 	Rule, At, Condition string
 }
 
-// maxFailed bounds how many conditions are told, and maxCondition the bytes of one.
 const (
+	// maxRules and maxFailed bound how many rules and conditions are told, and maxCondition the bytes of one.
+	maxRules     = 20
 	maxFailed    = 20
 	maxCondition = 500
 )
@@ -37,8 +39,10 @@ func (p *Policy) because(
 	ctx context.Context, q rego.PreparedEvalQuery, asked ast.Ref, options []rego.EvalOption,
 ) Because {
 	w := &witness{modules: p.bundle.Modules, queries: map[uint64]*attempt{}}
-	// What fails here has failed before, and was told.
-	_, _ = q.Eval(ctx, append(options, rego.EvalQueryTracer(w), rego.EvalRuleIndexing(false))...)
+	watched := append(slices.Clone(options), rego.EvalQueryTracer(w), rego.EvalRuleIndexing(false))
+	if _, err := q.Eval(ctx, watched...); err != nil && ctx.Err() != nil {
+		return Because{} // there was no time to see all of it
+	}
 	return w.because(asked)
 }
 
@@ -47,6 +51,9 @@ type witness struct {
 	modules []bundle.ModuleFile
 	queries map[uint64]*attempt
 }
+
+// maxAttempts bounds how many evaluations of rules are remembered.
+const maxAttempts = 20_000
 
 // attempt is one evaluation of a rule's body.
 type attempt struct {
@@ -65,7 +72,7 @@ func (w *witness) Config() topdown.TraceConfig { return topdown.TraceConfig{} }
 func (w *witness) TraceEvent(e topdown.Event) {
 	switch node := e.Node.(type) {
 	case *ast.Rule:
-		if e.Op == topdown.EnterOp {
+		if e.Op == topdown.EnterOp && len(w.queries) < maxAttempts {
 			w.queries[e.QueryID] = &attempt{rule: node}
 		} else if a := w.queries[e.QueryID]; a != nil && e.Op == topdown.ExitOp {
 			a.held = true
@@ -84,17 +91,20 @@ func (w *witness) because(asked ast.Ref) (out Because) {
 	for _, a := range w.queries {
 		held[a.rule] = held[a.rule] || a.held
 	}
-	var failed []*attempt
+	failed := map[*ast.Expr]*ast.Rule{}
 	for _, a := range w.queries {
 		if !held[a.rule] && a.failed != nil {
-			failed = append(failed, a)
+			failed[a.failed] = a.rule
 		}
 	}
-	slices.SortFunc(failed, func(a, b *attempt) int { return byPlace(a.failed.Location, b.failed.Location) })
-	for _, a := range failed {
-		at := w.written(a.failed.Location)
-		f := Failed{Rule: a.rule.Ref().String(), At: place(at), Condition: firstLine(at)}
-		if !slices.Contains(out.Failed, f) && len(out.Failed) < maxFailed {
+	byExpr := slices.SortedFunc(maps.Keys(failed), func(a, b *ast.Expr) int { return byPlace(a.Location, b.Location) })
+	for _, expr := range byExpr {
+		if len(out.Failed) == maxFailed {
+			break
+		}
+		at := w.written(expr.Location)
+		f := Failed{Rule: failed[expr].Ref().String(), At: place(at), Condition: firstLine(at)}
+		if !slices.Contains(out.Failed, f) {
 			out.Failed = append(out.Failed, f)
 		}
 	}
@@ -105,7 +115,7 @@ func (w *witness) because(asked ast.Ref) (out Because) {
 		}
 	}
 	slices.SortFunc(rules, func(a, b *ast.Rule) int { return byPlace(a.Location, b.Location) })
-	for _, rule := range rules {
+	for _, rule := range first(rules, maxRules) {
 		at := place(rule.Location)
 		if rule.Default {
 			at += " (default)"
@@ -116,6 +126,9 @@ func (w *witness) because(asked ast.Ref) (out Because) {
 	}
 	return out
 }
+
+// first are at most n of a list.
+func first[T any](all []T, n int) []T { return all[:min(len(all), n)] }
 
 // written is the condition that somebody wrote: the compiler makes several of one.
 func (w *witness) written(at *ast.Location) *ast.Location {

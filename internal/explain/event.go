@@ -1,6 +1,9 @@
 package explain
 
 import (
+	"encoding/json"
+	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -18,8 +21,9 @@ type event struct {
 	// input is nil where there is none.
 	input                                              ast.Value
 	path, query, custom, result, cache, masked, erased jsontext.Value
-	// altered says that more than the result tells what was decided: an error, or a mask.
-	altered bool
+	// failed says that there was an error, and altered that there was one, or a mask: more than the result tells then what
+	// was decided.
+	failed, altered bool
 }
 
 // read reads an event in one go. gjson skips what is not wanted by its brackets alone.
@@ -32,7 +36,8 @@ func read(text []byte) (e event, err error) {
 		} else if to := e.member(key.Str); to != nil {
 			*to = raw
 		}
-		e.altered = e.altered || key.Str == "masked" || key.Str == "erased" || key.Str == "error"
+		e.failed = e.failed || key.Str == "error"
+		e.altered = e.altered || e.failed || key.Str == "masked" || key.Str == "erased"
 		return err == nil
 	})
 	return e, err
@@ -58,7 +63,8 @@ func (e *event) member(name string) *jsontext.Value {
 	return nil
 }
 
-// asked is what was asked for.
+// asked is what was asked for, read as OPA reads it: the steps of a path are escaped, and numbers among them are such
+// (stringPathToRef of OPA's server).
 func (e *event) asked() (ast.Ref, error) {
 	kind, _ := domain.TextOf(domain.ValueAt(e.custom, []string{"type"}))
 	if kind == "open-policy-agent/compile" {
@@ -66,13 +72,24 @@ func (e *event) asked() (ast.Ref, error) {
 	}
 	if path, ok := domain.TextOf(e.path); ok && path != "" {
 		ref := ast.Ref{ast.DefaultRootDocument}
-		for step := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
-			ref = append(ref, ast.StringTerm(step))
+		for step := range strings.SplitSeq(path, "/") {
+			if plain, err := url.PathUnescape(step); err == nil {
+				step = plain
+			}
+			if step == "" {
+				continue
+			}
+			if n, err := strconv.ParseInt(step, 10, 64); err == nil && strconv.FormatInt(n, 10) == step {
+				ref = append(ref, ast.NumberTerm(json.Number(step)))
+			} else {
+				ref = append(ref, ast.StringTerm(step))
+			}
 		}
 		return ref, nil
 	}
+	// A query may be one of Envoy's, whose result is the rule's. OPA's own have bindings, which are an array.
 	text, ok := domain.TextOf(e.query)
-	if !ok || text == "" {
+	if !ok || text == "" || e.result != nil && strings.IndexByte("tf{", byte(e.result.Kind())) < 0 {
 		return nil, ErrNotAsked
 	}
 	ref, err := ast.ParseRef(text)

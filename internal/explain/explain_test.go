@@ -34,6 +34,20 @@ chance := rand.intn("seed", 1000)
 set contains x if some x in input.list
 
 broken := 1 / input.zero
+
+either if to_number(input.n) > 3
+
+either if http.send({"method": "get", "url": "http://127.0.0.1:1/"}).status_code == 200
+
+list := [{"ok": false}, {"ok": true}]
+
+large := 9007199254740993
+
+pushed if data.owners.alice
+
+conflict := 1 if true
+
+conflict := 2 if true
 `
 
 func newPolicy(t testing.TB, text, revision string) (*explain.Policy, error) {
@@ -46,6 +60,9 @@ func newPolicy(t testing.TB, text, revision string) (*explain.Policy, error) {
 		Manifest: bundle.Manifest{Revision: revision, Roots: &[]string{""}}, Data: map[string]any{},
 		Modules: []bundle.ModuleFile{{URL: "/orders.rego", Path: "/orders.rego", Raw: []byte(text), Parsed: parsed}},
 	}
+	odd, err := ast.ParseModule("odd.rego", `package odd["a b"]["c/d"]`+"\n\nallow := true\n")
+	require.NoError(t, err)
+	b.Modules = append(b.Modules, bundle.ModuleFile{URL: "/odd.rego", Path: "/odd.rego", Parsed: odd})
 	return explain.New(b, projector)
 }
 
@@ -75,7 +92,7 @@ func TestDecide(t *testing.T) {
 		{"the same", `{"path":"orders/allow","input":{"role":"admin"},"result":true` + by,
 			domain.OutcomeAllowed, domain.OutcomeAllowed, "true", nil, nil},
 		{"a flip", `{"path":"/orders/allow","input":{"role":"guest"},"result":true` + by,
-			domain.OutcomeAllowed, domain.OutcomeDenied, "false", nil, nil},
+			domain.OutcomeAllowed, domain.OutcomeDenied, "false", []explain.Doubt{explain.OtherData}, nil},
 		{"numbers as they are spelled", `{"path":"orders/allow","input":{"action":"read","amount":9007199254740992},"result":true` + by,
 			domain.OutcomeAllowed, domain.OutcomeAllowed, "true", nil, nil},
 		{"another revision", `{"path":"orders/allow","input":{},"result":false,"bundles":{"orders":{"revision":"r0"}}}`,
@@ -92,16 +109,39 @@ func TestDecide(t *testing.T) {
 			domain.OutcomeAllowed, domain.OutcomeAllowed, "true", nil, nil},
 		{"an answer in the cache", `{"path":"orders/remote","input":{"url":"http://roles/"},"nd_builtin_cache":{"http.send":
 			{"[{\"method\":\"get\",\"url\":\"http://roles/\"}]":{"body":{"ok":true},"status_code":200}}}` + by,
-			domain.OutcomeUndefined, domain.OutcomeUnknown, "true", nil, nil},
-		{"of something else", `{"path":"orders/remote","input":{"url":"http://127.0.0.1:1/"},"nd_builtin_cache":{"http.send":
-			{"[{\"method\":\"get\",\"url\":\"http://roles/\"}]":{"body":{"ok":true},"status_code":200}}}` + by,
-			domain.OutcomeUndefined, domain.OutcomeUndefined, "", []explain.Doubt{explain.CacheMissing}, []string{"http.send"}},
-		{"no cache", `{"path":"orders/remote","input":{"url":"http://127.0.0.1:1/"}` + by,
-			domain.OutcomeUndefined, domain.OutcomeUndefined, "", []explain.Doubt{explain.CacheMissing}, []string{"http.send"}},
+			domain.OutcomeUndefined, domain.OutcomeUnknown, "true", []explain.Doubt{explain.OtherData}, nil},
+		{"of something else", `{"path":"orders/remote","input":{"url":"http://127.0.0.1:1/"},"result":true,"nd_builtin_cache":{
+			"http.send":{"[{\"method\":\"get\",\"url\":\"http://roles/\"}]":{"body":{"ok":true},"status_code":200}}}` + by,
+			domain.OutcomeUnknown, domain.OutcomeUndefined, "", []explain.Doubt{explain.CacheMissing}, []string{"http.send"}},
+		{"no cache, but the same", `{"path":"orders/remote","input":{"url":"http://127.0.0.1:1/"}` + by,
+			domain.OutcomeUndefined, domain.OutcomeUndefined, "", nil, nil},
+		{"no cache", `{"path":"orders/remote","input":{"url":"http://127.0.0.1:1/"},"result":true` + by,
+			domain.OutcomeUnknown, domain.OutcomeUndefined, "", []explain.Doubt{explain.CacheMissing}, []string{"http.send"}},
 		{"chance", `{"path":"orders/chance","result":7` + by, domain.OutcomeUnknown, domain.OutcomeUnknown, "*",
 			[]explain.Doubt{explain.CacheMissing}, []string{"rand.intn"}},
 		{"a set", `{"path":"orders/set","input":{"list":["b","a"]},"result":["a","b"]` + by,
 			domain.OutcomeUnknown, domain.OutcomeUnknown, `["a","b"]`, nil, nil},
+		{"no cache, and another builtin that fails", `{"path":"orders/either","input":{"n":"x"},"result":true` + by,
+			domain.OutcomeUnknown, domain.OutcomeUndefined, "", []explain.Doubt{explain.CacheMissing}, []string{"http.send"}},
+		{"an escaped path", `{"path":"odd/a%20b/c%2Fd/allow","input":{},"result":true` + by,
+			domain.OutcomeAllowed, domain.OutcomeAllowed, "true", nil, nil},
+		{"numbers and empty steps in a path", `{"path":"orders//list/1/ok","input":{},"result":true` + by,
+			domain.OutcomeUnknown, domain.OutcomeUnknown, "true", nil, nil},
+		{"numbers that a float64 takes for the same", `{"path":"orders/large","result":9007199254740992` + by,
+			domain.OutcomeUnknown, domain.OutcomeUnknown, "9007199254740993", []explain.Doubt{explain.OtherData}, nil},
+		{"numbers spelled in another way", `{"path":"orders/large","result":9007199254740993.0` + by,
+			domain.OutcomeUnknown, domain.OutcomeUnknown, "9007199254740993", nil, nil},
+		{"data that the policy does not have", `{"path":"orders/pushed","result":true,"bundles":{"o":{"revision":"r0"}}}`,
+			domain.OutcomeUnknown, domain.OutcomeUndefined, "",
+			[]explain.Doubt{explain.DataMissing, explain.OtherRevision}, []string{"data.owners.alice"}},
+		{"it fails as it did", `{"path":"orders/conflict","input":{},"error":{"code":"eval_conflict_error"}` + by,
+			domain.OutcomeError, domain.OutcomeError, "", nil, nil},
+		{"it fails", `{"path":"orders/conflict","input":{},"result":true` + by,
+			domain.OutcomeUnknown, domain.OutcomeError, "", []explain.Doubt{explain.OtherData}, nil},
+		{"it does not fail any more", `{"path":"orders/allow","input":{},"error":{"code":"eval_cancel_error"}` + by,
+			domain.OutcomeError, domain.OutcomeDenied, "false", []explain.Doubt{explain.OtherData}, nil},
+		{"Envoy's query", `{"query":"data.orders.allow","input":{"role":"admin"},"result":true` + by,
+			domain.OutcomeAllowed, domain.OutcomeAllowed, "true", nil, nil},
 		{"a builtin that fails", `{"path":"orders/broken","input":{"zero":0}` + by,
 			domain.OutcomeUndefined, domain.OutcomeUndefined, "", nil, nil},
 	} {
@@ -116,14 +156,32 @@ func TestDecide(t *testing.T) {
 			require.Equal(t, c.doubts, a.Doubts)
 			require.Equal(t, c.missing, a.Missing)
 			require.Equal(t, c.was != c.now, a.Flipped())
+			require.Equal(t, a.Same, len(c.doubts) == 0 || c.name == "another revision" || c.name == "no revision", c.name)
 		})
 	}
 	for name, event := range map[string]string{
 		"neither path nor query": `{"input":{}}`, "a query of more": `{"query":"data.a == 1; x := 2"}`,
-		"a compilation": `{"path":"orders/allow","custom":{"type":"open-policy-agent/compile"}}`,
+		"an ad-hoc query": `{"query":"data.orders.allow","result":[{}]}`,
+		"a compilation":   `{"path":"orders/allow","custom":{"type":"open-policy-agent/compile"}}`,
 	} {
 		a := p.Decide(t.Context(), decision(t, event), false)
 		require.ErrorIs(t, a.Err, explain.ErrNotAsked, name)
+	}
+}
+
+// TestHiddenResults are none that anybody could call another one.
+func TestHiddenResults(t *testing.T) {
+	p, err := newPolicy(t, policy, "r1")
+	require.NoError(t, err)
+	for event, doubt := range map[string]explain.Doubt{
+		`{"path":"orders/allow","input":{"role":"admin"},"erased":["/result"],"bundles":{"o":{"revision":"r1"}}}`:                explain.Erased,
+		`{"path":"orders/set","input":{"list":["a"]},"result":["***"],"masked":["/result/0"],"bundles":{"o":{"revision":"r1"}}}`: explain.Masked,
+	} {
+		a := p.Decide(t.Context(), decision(t, event), false)
+		require.NoError(t, a.Err)
+		require.True(t, a.Hidden)
+		require.False(t, a.Flipped())
+		require.Equal(t, []explain.Doubt{doubt}, a.Doubts)
 	}
 }
 

@@ -25,7 +25,7 @@ type ReplayPolicy struct {
 	Wanted  `embed:""`
 	Policy  string               `help:"What to decide by: a directory, a file of Rego, or a bundle as opa build makes it." type:"path" placeholder:"PATH"`
 	Limit   int                  `help:"The most decisions to replay, the newest first." default:"1000"`
-	Check   bool                 `help:"End with exit code 1 where a decision comes out otherwise or cannot be decided: for a pipeline that tests a policy."`
+	Check   bool                 `help:"End with exit code 1 where a decision has another outcome or result, or cannot be decided, and with 4 where none fits: for a pipeline that tests a policy."`
 	Stdin   bool                 `hidden:"" help:"Be the process that decides: it reads an order and an export."`
 	Program replaypolicy.Program `kong:"-"`
 }
@@ -55,40 +55,50 @@ func (r *ReplayPolicy) Run(ctx context.Context, out Out, decide replaypolicy.Dec
 	}
 	found := api.NewReplay()
 	f := exportFeed{ReplayPolicy: r}
-	err = r.Program.Decide(ctx, policy, f.feed, func(a *api.Replayed) error {
+	err = r.Program.Decide(ctx, replaypolicy.Order{Policy: policy}, f.feed, func(a *api.Replayed) error {
 		found.Add(a)
 		if r.Output == "ndjson" {
 			return printJSON(out.Stdout, a, r.Output)
 		}
 		return nil
 	})
-	if fault := (*replaypolicy.FaultError)(nil); errors.As(err, &fault) {
-		return fail(ExitFailed, "%w", err)
+	fault := (*replaypolicy.FaultError)(nil)
+	switch {
+	case ctx.Err() != nil:
+		return fail(ExitFailed, "interrupted")
+	case errors.As(err, &fault):
+		err = fail(ExitFailed, "%w", err)
 	}
-	if err != nil {
+	if err != nil && found.Decisions == 0 {
 		return err
 	}
 	found.Sort()
+	if err != nil && f.why == "" {
+		f.why = err.Error()
+	}
 	found.Complete, found.Why = f.why == "", api.Text(f.why)
-	switch r.Output {
-	case "json":
-		err = printJSON(out.Stdout, found, r.Output)
-	case "table":
-		err = r.print(out, found)
+	if printed := r.print(out, found); err == nil {
+		err = printed
 	}
-	switch {
-	case err != nil:
-		return err
-	case f.cut:
-		return fail(ExitUnavailable, "this is not everything: %s", printable(f.why))
-	case r.Check && found.Flipped+found.Failed > 0:
-		return fail(
-			ExitFailed, "of %d decisions %d come out otherwise, and %d cannot be decided", found.Decisions, found.Flipped,
-			found.Failed,
-		)
+	if err == nil && f.cut {
+		err = fail(ExitUnavailable, "this is not everything: %s", printable(f.why))
 	}
-	if f.why != "" {
+	if err == nil && r.Check {
+		err = check(found)
+	}
+	if err == nil && f.why != "" {
 		fmt.Fprintln(out.Stderr, printable(f.why))
+	}
+	return err
+}
+
+// check is what a pipeline fails by.
+func check(found *api.Replay) error {
+	switch {
+	case found.Decisions == 0:
+		return fail(ExitNotFound, "no decision fits, so that nothing was checked")
+	case found.Changed+found.Flipped+found.Failed > 0:
+		return fail(ExitFailed, "%s", found.Sentence())
 	}
 	return nil
 }
@@ -113,7 +123,7 @@ func (f *exportFeed) feed(ctx context.Context, to io.Writer) error {
 			return false, err
 		}
 		if left == 0 {
-			f.why = fmt.Sprintf("These are the newest %d decisions; there are more: use a higher --limit.", f.Limit)
+			f.why = fmt.Sprintf("There are more decisions than the newest %d: use a higher --limit.", f.Limit)
 			return false, nil
 		}
 		if d.Damaged {
@@ -138,21 +148,18 @@ func (f *exportFeed) feed(ctx context.Context, to io.Writer) error {
 }
 
 func (r *ReplayPolicy) print(out Out, found *api.Replay) error {
-	switch found.Decisions {
-	case 0:
-		fmt.Fprintln(out.Stdout, "no decision fits")
-		return nil
-	case 1:
+	switch {
+	case r.Output == "json":
+		return printJSON(out.Stdout, found, r.Output)
+	case r.Output == "ndjson":
+		return nil // each as it came
+	case found.Decisions == 0:
+		_, err := fmt.Fprintln(out.Stdout, "no decision fits")
+		return err
+	case found.Decisions == 1:
 		return r.printOne(out, found.First)
 	}
-	changed := ""
-	if found.Changed > 0 {
-		changed = fmt.Sprintf(", %d as they were but with another result", found.Changed)
-	}
-	fmt.Fprintf(
-		out.Stdout, "of %d decisions %d come out the same%s, %d otherwise, and %d cannot be decided\n", found.Decisions,
-		found.Same, changed, found.Flipped, found.Failed,
-	)
+	fmt.Fprintln(out.Stdout, found.Sentence())
 	if len(found.Groups) == 0 {
 		return nil
 	}
@@ -164,7 +171,11 @@ func (r *ReplayPolicy) print(out Out, found *api.Replay) error {
 			doubts = append(doubts, fmt.Sprintf("%s %d", d, n))
 		}
 		slices.Sort(doubts)
-		t.row(strconv.Itoa(g.Count), strconv.Itoa(g.Exact), g.Was, cmp.Or(string(g.Now), string(g.Error)), string(g.Path),
+		now := cmp.Or(string(g.Now), string(g.Error))
+		if g.Was == now {
+			now = "another result"
+		}
+		t.row(strconv.Itoa(g.Count), strconv.Itoa(g.Exact), g.Was, now, string(g.Path),
 			strings.Join(g.Rules, ", "), strings.Join(doubts, ", "), g.Samples[0].DecisionID)
 	}
 	return t.flush()
@@ -183,6 +194,9 @@ func (r *ReplayPolicy) printOne(out Out, a *api.Replayed) error {
 	t.pair("reason", string(a.Reason))
 	t.row("asked for", string(a.Asked))
 	t.pair("by", strings.Join(a.Rules, ", "))
+	if !a.Same {
+		t.pair("result was", string(a.Stored))
+	}
 	t.pair("result", string(a.Result))
 	exact := "yes"
 	if !a.Exact {

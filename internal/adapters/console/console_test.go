@@ -96,7 +96,7 @@ func (b *bench) pages(caller domain.Caller, edit ...func(*Parts)) http.Handler {
 		Decisions: b.store, Control: b.store, Log: b.log, Operate: operate.New(b.store),
 		Trail: trail.New(look, b.log, []trail.Stage{{Name: "saver", Topic: topics.Decisions, Group: "docket-saver"}}),
 		Who:   auth.Anonymous{Caller: caller}, Statistics: statistics, Searches: web.NewSearches(nil),
-		Replay:   replaypolicy.NewService(replaypolicy.Program{Path: self}, search.WithEvents(b.store)),
+		Replay:   replaypolicy.NewService(replaypolicy.Program{Path: self}, search.WithEvents(b.store), nil),
 		Pipeline: func(context.Context) status.Pipeline { return pipeline },
 		Overview: func(context.Context, domain.Scope) status.Overview {
 			return status.Overview{Verdict: status.OK, Pipeline: pipeline, OPAs: &domain.OPAGroup{}}

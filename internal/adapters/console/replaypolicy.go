@@ -24,6 +24,8 @@ type replayed struct {
 	// params are the search's, as the form has them, and policy is the Rego of its text field.
 	params url.Values
 	policy string
+	// file is the name of the policy's, where it is one.
+	file string
 	// wrong is what is wrong with the search, and fault with the policy.
 	wrong error
 	fault string
@@ -83,11 +85,11 @@ func (r *routes) replay(c echo.Context, v *view) error {
 	if err := operate.Allow(v.caller); err != nil {
 		return err
 	}
-	policy, err := readPolicy(c)
+	policy, file, err := readPolicy(c)
 	if err != nil {
 		return err
 	}
-	page := replayed{params: c.Request().PostForm, policy: c.Request().PostForm.Get("policy")}
+	page := replayed{params: c.Request().PostForm, policy: c.Request().PostForm.Get("policy"), file: file}
 	asked, err := replaypolicy.ParseAsked(page.asked().Encode(), r.now())
 	switch {
 	case err != nil:
@@ -112,26 +114,33 @@ func (r *routes) replay(c echo.Context, v *view) error {
 }
 
 // readPolicy reads the form, and the policy of it: the file where there is one, and otherwise the text.
-func readPolicy(c echo.Context) ([]byte, error) {
+func readPolicy(c echo.Context) (policy []byte, file string, err error) {
 	c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, replaypolicy.MaxPolicy+maxForm)
-	err := c.Request().ParseMultipartForm(replaypolicy.MaxPolicy + maxForm)
+	err = c.Request().ParseMultipartForm(replaypolicy.MaxPolicy + maxForm)
 	if long := (*http.MaxBytesError)(nil); errors.As(err, &long) {
-		return nil, web.Problem(http.StatusRequestEntityTooLarge, "a policy has at most 8 MiB here; docket replay-policy "+
-			"takes any")
+		return nil, "", web.Problem(
+			http.StatusRequestEntityTooLarge, "a policy has at most 8 MiB here; docket replay-policy takes any",
+		)
+	}
+	if errors.Is(err, http.ErrNotMultipart) {
+		return nil, "", web.Problem(
+			http.StatusUnsupportedMediaType, "want a form with a file (multipart/form-data); programs ask the API",
+		)
 	}
 	if err != nil {
-		return nil, web.Problem(http.StatusBadRequest, "the form cannot be read: "+err.Error())
+		return nil, "", web.Problem(http.StatusBadRequest, "the form cannot be read: "+err.Error())
 	}
 	files := c.Request().MultipartForm.File["file"]
 	if len(files) == 0 || files[0].Size == 0 {
-		return []byte(c.Request().PostForm.Get("policy")), nil
+		return []byte(c.Request().PostForm.Get("policy")), "", nil
 	}
 	f, err := files[0].Open()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer f.Close()
-	return io.ReadAll(f)
+	policy, err = io.ReadAll(f)
+	return policy, files[0].Filename, err
 }
 
 // replaySentence is what came of a replay.
@@ -144,20 +153,14 @@ func replaySentence(r *api.Replay) string {
 		return "It cannot be decided."
 	case r.Flipped > 0:
 		return "It comes out with another outcome."
+	case r.Hidden > 0:
+		return "A mask hides what it was."
 	case r.Changed > 0:
 		return "It comes out as it was, but with another result."
 	default:
 		return "It comes out the same."
 	}
-	text := "Of " + number(int64(r.Decisions)) + " decisions " + number(int64(r.Same)) + " come out the same"
-	if r.Changed > 0 {
-		text += ", " + number(int64(r.Changed)) + " with another result"
-	}
-	text += ", " + number(int64(r.Flipped)) + " with another outcome"
-	if r.Failed > 0 {
-		text += ", and " + number(int64(r.Failed)) + " cannot be decided"
-	}
-	return text + "."
+	return r.Sentence() + "."
 }
 
 // doubtsOf are why decisions of a group are not exact, and how many.

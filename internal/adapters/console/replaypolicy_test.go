@@ -58,7 +58,7 @@ reason := "<script>" if admin
 	require.Contains(t, w.Body.String(), `value="principal:alice"`)
 
 	w = post(h, map[string]string{"q": "principal:alice", "policy": policy, "since": "", "until": "", "limit": ""}, "")
-	shows(t, w, http.StatusOK, "Of 2 decisions 1 come out the same, 1 with another outcome.", "denied → allowed",
+	shows(t, w, http.StatusOK, "2 decisions: 1 the same, 1 with another outcome.", "denied → allowed",
 		"policy.rego:3", "<script>")
 	require.NotContains(t, w.Body.String(), "<script>", "as text only")
 	require.Contains(t, w.Body.String(), "/decisions/d-1?tenant=acme")
@@ -80,13 +80,13 @@ reason := "<script>" if admin
 		{"a bad query", map[string]string{"q": "principal:(", "policy": policy}, http.StatusBadRequest, "Expected:"},
 		{"a bad limit", map[string]string{"limit": "many", "policy": policy}, http.StatusBadRequest, "limit: "},
 		{"a bad policy", map[string]string{"policy": "package a\n\nx if nosuch(1)"}, http.StatusOK,
-			"The policy: policy.rego:3: rego_type_error: undefined function nosuch"},
+			"The policy: policy.rego:3: undefined function nosuch"},
 	} {
 		t.Run(c.name, func(t *testing.T) { shows(t, post(h, c.fields, ""), c.status, c.says) })
 	}
 	shows(t, post(h, map[string]string{"policy": strings.Repeat("#", replaypolicy.MaxPolicy+maxForm)}, ""),
 		http.StatusRequestEntityTooLarge, "8 MiB")
-	shows(t, do(h, http.MethodPost, "/replay-policy", "policy=x"), http.StatusBadRequest, "multipart")
+	shows(t, do(h, http.MethodPost, "/replay-policy", "policy=x"), http.StatusUnsupportedMediaType, "multipart")
 	shows(t, get(h, "/replay-policy?limit=20001"), http.StatusBadRequest, "20000")
 	w = get(h, "/replay-policy?outcome=denied")
 	require.Equal(t, http.StatusSeeOther, w.Code)
@@ -98,7 +98,7 @@ reason := "<script>" if admin
 	shows(t, w, http.StatusOK, "Here this takes the role operator", "docket replay-policy --policy ./policy")
 	require.NotContains(t, w.Body.String(), "<textarea")
 	shows(t, post(b.pages(one), map[string]string{"policy": policy}, ""), http.StatusForbidden)
-	unable := func(p *Parts) { p.Replay = replaypolicy.NewService(replaypolicy.Program{}, nil) }
+	unable := func(p *Parts) { p.Replay = replaypolicy.NewService(replaypolicy.Program{}, nil, nil) }
 	w = get(b.pages(acme, unable), "/replay-policy")
 	shows(t, w, http.StatusOK, "This program cannot decide by a policy")
 	shows(t, get(h, "/decisions/d-2"), http.StatusOK, "only deciding again , by the policy, can tell")

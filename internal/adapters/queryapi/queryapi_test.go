@@ -99,7 +99,7 @@ func (b *bench) handler(caller domain.Caller) http.Handler {
 		Tail:       tail.New(b.log, topics.Decisions, projector.Project, slog.New(slog.DiscardHandler)),
 		Stopping:   b.stops,
 		Searches:   web.NewSearches(nil),
-		Replay:     replaypolicy.NewService(replaypolicy.Program{Path: self}, search.WithEvents(b.store)),
+		Replay:     replaypolicy.NewService(replaypolicy.Program{Path: self}, search.WithEvents(b.store), nil),
 		Pipeline:   func(context.Context) status.Pipeline { return status.Pipeline{Breaker: "closed"} },
 	}, web.Door{Metrics: web.NewMetrics(nil), Logger: slog.New(slog.DiscardHandler)})
 }

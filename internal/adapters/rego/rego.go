@@ -5,20 +5,21 @@ package rego
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
+	_ "time/tzdata" // the process opens no files, and a policy may ask for the time in Paris
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/bundle"
-	"github.com/open-policy-agent/opa/v1/loader"
 	"github.com/tidwall/gjson"
 	"golang.org/x/sync/errgroup"
 
@@ -35,22 +36,29 @@ const (
 	grace    = 2 * time.Second
 	// maxLate is how many decisions may take longer than patience until nobody waits for more.
 	maxLate = 5
-	// batch is how many decisions are decided beside each other, and share how many of them in a row.
-	batch = 512
-	share = 16
-	// maxResult is the longest result that is told, in bytes.
-	maxResult = 256 << 10
+	// batch and batchBytes are how many decisions are decided beside each other, and share how many of them in a row.
+	batch      = 512
+	batchBytes = 32 << 20
+	share      = 16
+	// maxResult is the longest result that is told, and maxComplaint what is told of what OPA complains of, in bytes.
+	maxResult    = 256 << 10
+	maxComplaint = 4 << 10
 )
 
 // Process is Decide with bounds for the whole process, whose only work it is.
 func Process(ctx context.Context, in io.Reader, out io.Writer) error {
 	confine()
-	return Decide(ctx, in, out)
+	return decide(ctx, in, out, seal)
 }
 
 // Decide reads an order, then decisions, and answers in their order. What is wrong with the policy is an answer too.
 // Its error is that reading or writing failed.
 func Decide(ctx context.Context, in io.Reader, out io.Writer) error {
+	return decide(ctx, in, out, func() {})
+}
+
+// decide is Decide; loaded is called before the policy runs.
+func decide(ctx context.Context, in io.Reader, out io.Writer, loaded func()) error {
 	lines := bufio.NewScanner(in)
 	lines.Buffer(make([]byte, 0, 64<<10), replaypolicy.MaxLine)
 	if !lines.Scan() {
@@ -62,6 +70,7 @@ func Decide(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	d, err := prepare(order)
 	if err == nil {
+		loaded()
 		err = d.all(ctx, lines, out)
 	}
 	if fault := (faultError{}); errors.As(err, &fault) {
@@ -75,36 +84,6 @@ type faultError struct{ error }
 
 func fault(format string, args ...any) error { return faultError{fmt.Errorf(format, args...)} }
 
-// load reads a policy: a directory, a file of Rego, or a bundle as opa build makes it. What is no Rego of today may be
-// that of OPA before 1.0.
-func load(path string) (*bundle.Bundle, error) {
-	b, err := loadAs(path, ast.RegoV1)
-	if err != nil {
-		if old, err := loadAs(path, ast.RegoV0); err == nil {
-			return old, nil
-		}
-	}
-	return b, err
-}
-
-func loadAs(path string, version ast.RegoVersion) (*bundle.Bundle, error) {
-	if !strings.HasSuffix(path, bundle.RegoExt) {
-		return loader.NewFileLoader().WithSkipBundleVerification(true).WithRegoVersion(version).AsBundle(path)
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	module, err := ast.ParseModuleWithOpts(path, string(text), ast.ParserOptions{RegoVersion: version})
-	if err != nil {
-		return nil, err
-	}
-	return &bundle.Bundle{
-		Manifest: bundle.Manifest{Roots: &[]string{""}}, Data: map[string]any{},
-		Modules: []bundle.ModuleFile{{URL: path, Path: path, Raw: text, Parsed: module}},
-	}, nil
-}
-
 // decider decides by a policy.
 type decider struct {
 	policy    *explain.Policy
@@ -114,24 +93,34 @@ type decider struct {
 	late      atomic.Int64 // decisions that took too long
 }
 
-func prepare(order replaypolicy.Order) (*decider, error) {
+func prepare(order replaypolicy.Order) (d *decider, err error) {
 	projector, err := domain.NewProjector(order.Mappings)
 	if err != nil {
 		return nil, err
 	}
-	root := strings.TrimSuffix(order.Policy, "/") + "/"
-	if strings.HasSuffix(order.Policy, bundle.RegoExt) {
-		root = order.Policy[:strings.LastIndexByte(order.Policy, '/')+1]
-	}
-	d := &decider{projector: projector, root: root, stuck: make(chan string, batch)}
-	b, err := load(order.Policy)
-	if err == nil {
-		d.policy, err = explain.New(b, projector)
-	}
-	if err != nil {
+	d = &decider{projector: projector, root: rootOf(order.Policy), stuck: make(chan string, batch)}
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			err = fault("OPA cannot read it: %v", panicked)
+		}
+	}()
+	if d.policy, err = read(order, ast.RegoV1, projector); err != nil {
+		// What is no Rego of today may be that of OPA before 1.0.
+		if old, err := read(order, ast.RegoV0, projector); err == nil {
+			d.policy = old
+			return d, nil
+		}
 		return nil, fault("%s", d.complaint(err))
 	}
 	return d, nil
+}
+
+func read(order replaypolicy.Order, version ast.RegoVersion, projector *domain.Projector) (*explain.Policy, error) {
+	b, err := load(order, version)
+	if err != nil {
+		return nil, err
+	}
+	return explain.New(b, projector)
 }
 
 // all decides what it reads.
@@ -139,7 +128,7 @@ func (d *decider) all(ctx context.Context, in *bufio.Scanner, out io.Writer) err
 	w := bufio.NewWriterSize(out, 64<<10)
 	for first := true; ; first = false {
 		var lines [][]byte
-		for len(lines) < batch && in.Scan() {
+		for size := 0; len(lines) < batch && size < batchBytes && in.Scan(); size += len(in.Bytes()) {
 			lines = append(lines, append([]byte(nil), in.Bytes()...))
 			if first {
 				break // whose answer shows that the policy is one
@@ -149,26 +138,26 @@ func (d *decider) all(ctx context.Context, in *bufio.Scanner, out io.Writer) err
 			return in.Err()
 		}
 		answers, err := d.beside(ctx, lines, first)
-		if err != nil {
-			return err
-		}
-		if d.late.Load() >= maxLate {
-			return fault("it took longer than %s for each of %d decisions", patience, d.late.Load())
-		}
 		for _, a := range answers {
-			if len(a) > 0 {
-				w.Write(a)        //nolint:errcheck // Flush tells
-				w.WriteByte('\n') //nolint:errcheck // Flush tells
-			}
+			w.Write(a)        //nolint:errcheck // Flush tells
+			w.WriteByte('\n') //nolint:errcheck // Flush tells
 		}
-		if err := w.Flush(); err != nil {
+		if flushed := w.Flush(); err == nil {
+			err = flushed
+		}
+		if err == nil && d.late.Load() >= maxLate {
+			err = fault("it took longer than %s for each of %d decisions", patience, d.late.Load())
+		}
+		if err != nil {
 			return err
 		}
 	}
 }
 
-// beside decides several beside each other. Where one does not stop, the process has to.
+// beside decides several beside each other. Where one does not stop, the process has to: the answers are those in front
+// of it then.
 func (d *decider) beside(ctx context.Context, lines [][]byte, why bool) ([][]byte, error) {
+	var mu sync.Mutex
 	answers := make([][]byte, len(lines))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
@@ -177,29 +166,40 @@ func (d *decider) beside(ctx context.Context, lines [][]byte, why bool) ([][]byt
 		for at := 0; at < len(lines); at += share {
 			group.Go(func() error {
 				for i := at; i < min(at+share, len(lines)) && d.late.Load() < maxLate; i++ {
-					answers[i] = d.decide(ctx, lines[i], why)
+					answer := d.decide(ctx, lines[i], why)
+					mu.Lock()
+					answers[i] = answer
+					mu.Unlock()
 				}
 				return ctx.Err()
 			})
 		}
 		done <- group.Wait()
 	}()
+	var err error
 	select {
-	case err := <-done:
-		return answers, err
+	case err = <-done:
 	case id := <-d.stuck:
-		return nil, fault("it did not stop, %s after it had to: it decided about %s", patience+grace, id)
+		err = fault("it did not stop, %s after it had to: it decided about %s", patience+grace, id)
 	}
+	mu.Lock()
+	defer mu.Unlock()
+	if n := slices.IndexFunc(answers, func(a []byte) bool { return a == nil }); n >= 0 {
+		return slices.Clone(answers[:n]), err
+	}
+	return answers, err
 }
 
-// decide answers one line; nil is a line without a decision, which the end of an export is.
+// decide answers one line.
 func (d *decider) decide(ctx context.Context, text []byte, why bool) []byte {
 	var event []byte
-	var tenant, received, outcome string
+	var id, tenant, received, outcome string
 	gjson.ParseBytes(text).ForEach(func(key, value gjson.Result) bool {
 		switch key.Str {
 		case "event":
 			event = []byte(value.Raw)
+		case "decision_id":
+			id = value.Str
 		case "tenant":
 			tenant = value.Str
 		case "received_at":
@@ -209,40 +209,40 @@ func (d *decider) decide(ctx context.Context, text []byte, why bool) []byte {
 		}
 		return true
 	})
-	if event == nil {
-		return nil
-	}
 	at, err := time.Parse(time.RFC3339Nano, received)
+	if err == nil && event == nil {
+		err = errors.New("it has no event")
+	}
 	if err != nil {
-		return api.Marshal(api.Replayed{Error: api.Text("the line is no decision: received_at: " + err.Error())})
+		return api.Marshal(api.Replayed{Error: api.Text("the line is no decision: " + err.Error()), Doubts: []string{}})
 	}
 	row := d.projector.Project(domain.Record{Value: event, Headers: domain.Headers{Tenant: tenant, ReceivedAt: at}})
 	projected := row.Outcome
-	row.Outcome = domain.Outcome(outcome)
+	row.ID, row.Outcome = cmp.Or(id, row.ID), domain.Outcome(outcome)
 
-	decide, cancel := context.WithTimeout(ctx, patience)
+	own, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	late := time.AfterFunc(patience+grace, func() { d.stuck <- row.ID })
 	defer late.Stop()
-	a := d.policy.Decide(decide, &row, why)
+	a := d.ask(own, &row, why)
 	if row.Outcome != projected {
 		a.Doubts = append(a.Doubts, explain.OtherMapping)
 	}
-	if a.Err != nil && decide.Err() != nil && ctx.Err() == nil {
+	if a.Err != nil && own.Err() != nil && ctx.Err() == nil {
 		d.late.Add(1)
 		a.Err = fmt.Errorf("the policy took longer than %s", patience)
 	}
 	return api.Marshal(replaypolicy.Line{Replayed: d.spell(&row, &a, why)})
 }
 
-// complaint is what OPA complains of, with the names of files as whoever wrote the policy knows them.
-func (d *decider) complaint(err error) string {
-	return strings.TrimPrefix(strings.ReplaceAll(err.Error(), d.root, ""), "1 error occurred: ")
-}
-
-// place is where something stands as whoever wrote the policy knows it.
-func (d *decider) place(at string) string {
-	return strings.TrimPrefix(strings.TrimPrefix(at, d.root), "/")
+// ask asks the policy. OPA panics at some inputs, such as numbers that are too large for it.
+func (d *decider) ask(ctx context.Context, row *domain.Decision, why bool) (a explain.Answer) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			a = explain.Answer{Was: row.Outcome, Err: fmt.Errorf("OPA cannot decide it: %v", panicked)}
+		}
+	}()
+	return d.policy.Decide(ctx, row, why)
 }
 
 func (d *decider) spell(row *domain.Decision, a *explain.Answer, why bool) *api.Replayed {
@@ -254,24 +254,33 @@ func (d *decider) spell(row *domain.Decision, a *explain.Answer, why bool) *api.
 		out.Doubts = append(out.Doubts, string(doubt))
 	}
 	if a.Err != nil {
-		out.Error = api.Text(strings.Join(strings.Fields(d.complaint(a.Err)), " "))
+		out.Error = api.Text(oneLine(d.complaint(a.Err)))
 		return out
 	}
-	out.Now, out.Reason, out.Same = api.Text(a.Now), api.Text(a.Reason), a.Same
+	out.Now, out.Reason, out.Same, out.Hidden = api.Text(a.Now), api.Text(a.Reason), a.Same, a.Hidden
 	out.Flipped, out.Exact = a.Flipped(), len(a.Doubts) == 0
-	switch {
-	case len(a.Result) > maxResult:
-		out.ResultBytes = len(a.Result)
-	case why || !a.Same:
-		out.Result = json.RawMessage(a.Result)
+	if a.Failure != "" {
+		out.Reason = api.Text(oneLine(d.complaint(errors.New(a.Failure))))
+	}
+	if why || !a.Same {
+		out.Result, out.ResultBytes = within(a.Result)
+		out.Stored, _ = within(a.Stored)
 	}
 	for _, rule := range a.Because.Rules {
 		out.Rules = append(out.Rules, d.place(rule))
 	}
 	for _, f := range a.Because.Failed {
-		out.Failed = append(out.Failed, api.Condition{
-			Rule: f.Rule, At: d.place(f.At), Condition: f.Condition,
-		})
+		out.Failed = append(out.Failed, api.Condition{Rule: f.Rule, At: d.place(f.At), Condition: f.Condition})
 	}
 	return out
 }
+
+// within is a result, or how long it is where it is too long.
+func within(result []byte) (json.RawMessage, int) {
+	if len(result) > maxResult {
+		return nil, len(result)
+	}
+	return result, 0
+}
+
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

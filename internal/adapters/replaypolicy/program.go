@@ -24,8 +24,9 @@ const MaxLine = 80 << 20
 
 // Order is the first line that the process reads; decisions follow as an export has them.
 type Order struct {
-	// Policy is the path of a directory, a file of Rego, or a bundle.
-	Policy string `json:"policy"`
+	// Policy is the path of a directory, a file of Rego, or a bundle. Without one, Text is Rego or a bundle.
+	Policy string `json:"policy,omitempty"`
+	Text   []byte `json:"text,omitempty"`
 	// Mappings are those that make outcomes of results.
 	Mappings []domain.Mapping `json:"mappings"`
 }
@@ -56,10 +57,10 @@ type FaultError struct{ Text string }
 // Error says it.
 func (e *FaultError) Error() string { return "the policy: " + e.Text }
 
-// Decide has the process decide what feed writes, by the policy at a path, and visits its answers in their order. feed
-// ends when nobody reads any more. The process has nothing of this one's environment.
+// Decide has the process decide what feed writes, by the policy of an order, and visits its answers in their order.
+// feed ends when nobody reads any more. The process has nothing of this one's environment.
 func (p Program) Decide(
-	ctx context.Context, policy string, feed func(context.Context, io.Writer) error, visit func(*api.Replayed) error,
+	ctx context.Context, order Order, feed func(context.Context, io.Writer) error, visit func(*api.Replayed) error,
 ) error {
 	if p.Path == "" {
 		return ErrNoDecider
@@ -68,7 +69,8 @@ func (p Program) Decide(
 	defer stop()
 	cmd := exec.CommandContext(running, p.Path, "replay-policy", "--stdin")
 	cmd.Env = []string{"GOTRACEBACK=none"}
-	var complaint tail
+	apart(cmd)
+	var complaint beginning
 	cmd.Stderr = &complaint
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -83,7 +85,8 @@ func (p Program) Decide(
 	}
 	fed := make(chan error, 1)
 	go func() {
-		err := Feed(in, append(api.Marshal(Order{Policy: policy, Mappings: p.Mappings}), '\n'))
+		order.Mappings = p.Mappings
+		err := Feed(in, append(api.Marshal(order), '\n'))
 		if err == nil {
 			err = feed(running, in)
 		}
@@ -141,19 +144,22 @@ func eachLine(answers io.Reader, visit func(*api.Replayed) error) error {
 
 // fate says why the process ended early. Go's own last words tell of memory that it did not get.
 func fate(ended error, complaint string) error {
-	for _, sign := range []string{"out of memory", "cannot allocate memory", "stack exceeds", "signal: killed"} {
-		if strings.Contains(complaint+ended.Error(), sign) {
+	for _, sign := range []string{"out of memory", "cannot allocate memory", "stack exceeds"} {
+		if strings.Contains(complaint, sign) {
 			return &FaultError{"it takes more memory than a replay has, which is 1 GiB"}
 		}
+	}
+	if ended.Error() == "signal: killed" {
+		return errors.New("somebody killed the process that decides; where memory is short, that is the kernel")
 	}
 	return fmt.Errorf("the process that decides ended early: %w: %s", ended, strings.TrimSpace(complaint))
 }
 
-// tail keeps the beginning of what a process complains about.
-type tail struct{ bytes.Buffer }
+// beginning keeps that of what a process complains about.
+type beginning struct{ bytes.Buffer }
 
 // Write keeps what there is room for.
-func (t *tail) Write(b []byte) (int, error) {
+func (t *beginning) Write(b []byte) (int, error) {
 	const most = 4 << 10
 	t.Buffer.Write(b[:min(len(b), max(0, most-t.Len()))])
 	return len(b), nil

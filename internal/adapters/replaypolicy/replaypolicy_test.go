@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +49,7 @@ func program(t *testing.T) replaypolicy.Program {
 const policy = "package orders\n\ndefault allow := false\n\nallow if input.role == \"admin\"\n"
 
 // service has decisions of a real store: every second one is an admin's, and all were allowed.
-func service(t *testing.T, decisions int) *replaypolicy.Service {
+func service(t *testing.T, decisions int, stopping <-chan struct{}) *replaypolicy.Service {
 	t.Helper()
 	dir, err := sqlite.OpenDir(t.TempDir())
 	require.NoError(t, err)
@@ -78,7 +79,7 @@ func service(t *testing.T, decisions int) *replaypolicy.Service {
 	}
 	_, err = store.SaveBatch(t.Context(), rows)
 	require.NoError(t, err)
-	return replaypolicy.NewService(program(t), search.WithEvents(store))
+	return replaypolicy.NewService(program(t), search.WithEvents(store), stopping)
 }
 
 func asked(t *testing.T, query string) replaypolicy.Asked {
@@ -89,7 +90,7 @@ func asked(t *testing.T, query string) replaypolicy.Asked {
 }
 
 func TestService(t *testing.T) {
-	s := service(t, 2500)
+	s := service(t, 2500, nil)
 	for _, c := range []struct {
 		name, query   string
 		scope         domain.Scope
@@ -100,14 +101,14 @@ func TestService(t *testing.T) {
 	}{
 		{name: "all", query: "limit=20000", scope: domain.AllTenants(), same: 1250, flipped: 1250, complete: true},
 		{name: "the newest", query: "", scope: domain.AllTenants(), same: 500, flipped: 500,
-			why: "these are the newest 1000 decisions; there are more"},
+			why: "only the newest 1000 were asked for; there are more"},
 		{name: "exactly all of them", query: "limit=2500", scope: domain.AllTenants(), same: 1250, flipped: 1250,
 			complete: true},
 		{name: "a search", query: "q=input.role:guest&limit=2000", scope: domain.AllTenants(), flipped: 1250, complete: true},
 		{name: "one tenant", query: "limit=2000", scope: domain.Tenants("other"), same: 417, flipped: 416, complete: true},
 		{name: "nothing", query: "q=path:none", scope: domain.AllTenants(), complete: true},
 		{name: "a bundle", query: "limit=10", scope: domain.AllTenants(), same: 5, flipped: 5,
-			why: "these are the newest 10 decisions; there are more", policy: tarball(t, "orders/policy.rego", policy)},
+			why: "only the newest 10 were asked for; there are more", policy: tarball(t, "orders/policy.rego", policy)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.policy == nil {
@@ -146,12 +147,11 @@ func tarball(t *testing.T, name, text string) []byte {
 
 // TestPoliciesThatTakeTooMuch end the process, and nothing else.
 func TestPoliciesThatTakeTooMuch(t *testing.T) {
-	s := service(t, 4)
+	s := service(t, 4, nil)
 	for _, c := range []struct{ name, policy, fault string }{
 		{"no policy", "package a\n\nallow if nosuch(1)", "undefined function nosuch"},
 		{"memory", `package orders
-s := concat("", [x | some i in numbers.range(1, 400000); x := "aaaaaaaaaa"])
-allow if contains(replace(replace(replace(s, "a", "aaaaaaaa"), "a", "bbbb"), "b", "aaaaaaaaaaaa"), "c")`,
+allow if bits.lsh(1, 34359738368) > 3`,
 			"it takes more memory than a replay has"},
 		{"it does not stop", `package orders
 big := bits.lsh(1, 400000000)
@@ -167,38 +167,99 @@ allow if { x := big * big; x > 3 }`, "it did not stop, 7s after it had to"},
 	}
 	t.Run("it is slow", func(t *testing.T) {
 		t.Parallel()
-		got, err := s.Replay(t.Context(), domain.AllTenants(), asked(t, "limit=1"), []byte(`package orders
-allow if { some i, j in numbers.range(1, 100000); some k in numbers.range(1, 100000); i + j + k < 0 }`))
+		got, err := s.Replay(t.Context(), domain.AllTenants(), asked(t, "limit=1"), []byte(slow))
 		require.NoError(t, err)
 		require.Equal(t, 1, got.Failed)
 		require.Equal(t, "the policy took longer than 5s", string(got.Groups[0].Error))
 	})
+	t.Run("it is slow too often", func(t *testing.T) {
+		t.Parallel()
+		got, err := service(t, 40, nil).Replay(t.Context(), domain.AllTenants(), asked(t, ""), []byte(slow))
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, got.Failed, 1)
+		require.False(t, got.Complete)
+		require.Contains(t, string(got.Why), "it took longer than 5s for each of")
+	})
+	t.Run("it reads files", func(t *testing.T) {
+		t.Parallel()
+		file := filepath.Join(t.TempDir(), "secret.json")
+		require.NoError(t, os.WriteFile(file, []byte(`{"properties":{"role":{"const":"s3cr3t"}}}`), 0o600))
+		got, err := s.Replay(t.Context(), domain.AllTenants(), asked(t, "limit=1"), fmt.Appendf(nil, `package orders
+allow := json.match_schema(input, {"$ref": "file://%s"})
+time_in_paris := time.clock([input.at, "Europe/Paris"])`, file))
+		require.NoError(t, err)
+		require.NotContains(t, string(got.First.Result), "s3cr3t")
+		require.Equal(t, "undefined", string(got.First.Now), "%s", got.First.Result)
+		require.Contains(t, got.First.Missing, "json.match_schema")
+	})
+	t.Run("it asks for the time somewhere", func(t *testing.T) {
+		t.Parallel()
+		got, err := s.Replay(t.Context(), domain.AllTenants(), asked(t, "limit=1"), []byte(`package orders
+allow := time.clock([0, "Europe/Paris"])`))
+		require.NoError(t, err)
+		require.Equal(t, `[1,0,0]`, string(got.First.Result))
+	})
 }
 
-// TestGivenUp has nobody wait for the answer any more.
+const slow = `package orders
+allow if { some i, j in numbers.range(1, 100000); some k in numbers.range(1, 100000); i + j + k < 0 }`
+
+// TestGivenUp has nobody wait for the answer any more, or docket stop, while a decision is made.
 func TestGivenUp(t *testing.T) {
-	s := service(t, 4)
+	stopping := make(chan struct{})
+	s := service(t, 40, stopping)
+	running := func(do func()) {
+		require.Eventually(t, func() bool {
+			if runtime.GOOS == "linux" && !hasChildren(t) {
+				return false
+			}
+			do()
+			return true
+		}, 10*time.Second, 10*time.Millisecond)
+	}
+	replay := func(ctx context.Context) chan error {
+		done := make(chan error, 1)
+		go func() {
+			got, err := s.Replay(ctx, domain.AllTenants(), asked(t, ""), []byte(slow))
+			if err == nil {
+				err = fmt.Errorf("%+v", got)
+			}
+			done <- err
+		}()
+		return done
+	}
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() {
-		_, err := s.Replay(ctx, domain.AllTenants(), asked(t, ""), []byte(`package orders
-allow if { some i, j in numbers.range(1, 100000); some k in numbers.range(1, 100000); i + j + k < 0 }`))
-		done <- err
-	}()
-	cancel()
+	done := replay(ctx)
+	running(cancel)
 	require.ErrorIs(t, <-done, context.Canceled)
+
+	done = replay(t.Context())
+	running(func() { close(stopping) })
+	err := <-done
+	require.Equal(t, domain.Unavailable, domain.ClassOf(err), "%v", err)
+}
+
+// hasChildren reports that this process has started another one.
+func hasChildren(t *testing.T) bool {
+	files, err := filepath.Glob("/proc/self/task/*/children")
+	require.NoError(t, err)
+	for _, file := range files {
+		if children, err := os.ReadFile(file); err == nil && len(children) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // TestWhoFeedsTheProcess sees its own failures told.
 func TestWhoFeedsTheProcess(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "policy.rego")
-	require.NoError(t, os.WriteFile(file, []byte(policy), 0o600))
+	order := replaypolicy.Order{Text: []byte(policy)}
 	failure := errors.New("the store is away")
-	err := program(t).Decide(t.Context(), file, func(context.Context, io.Writer) error { return failure },
+	err := program(t).Decide(t.Context(), order, func(context.Context, io.Writer) error { return failure },
 		func(*api.Replayed) error { return nil })
 	require.ErrorIs(t, err, failure)
 	line := []byte(`{"outcome":"allowed","received_at":"2026-11-27T12:00:00Z","event":{"path":"orders/allow"}}` + "\n")
-	err = program(t).Decide(t.Context(), file, func(_ context.Context, to io.Writer) error {
+	err = program(t).Decide(t.Context(), order, func(_ context.Context, to io.Writer) error {
 		for range 10_000 {
 			if err := replaypolicy.Feed(to, line); err != nil {
 				return err
@@ -207,11 +268,11 @@ func TestWhoFeedsTheProcess(t *testing.T) {
 		return nil
 	}, func(*api.Replayed) error { return failure })
 	require.ErrorIs(t, err, failure, "who visits answers")
-	err = replaypolicy.Program{Path: "/bin/false"}.Decide(t.Context(), file,
+	err = replaypolicy.Program{Path: "/bin/false"}.Decide(t.Context(), order,
 		func(_ context.Context, to io.Writer) error { return replaypolicy.Feed(to, line) },
 		func(*api.Replayed) error { return nil })
 	require.ErrorContains(t, err, "ended early")
-	err = replaypolicy.Program{}.Decide(t.Context(), file, nil, nil)
+	err = replaypolicy.Program{}.Decide(t.Context(), order, nil, nil)
 	require.ErrorIs(t, err, replaypolicy.ErrNoDecider)
 }
 
@@ -250,7 +311,7 @@ func (nothing) Search(context.Context, domain.Scope, domain.Query) (domain.Page,
 }
 
 func TestDamagedEventsAreTold(t *testing.T) {
-	s := replaypolicy.NewService(program(t), damaged{nothing{}})
+	s := replaypolicy.NewService(program(t), damaged{nothing{}}, nil)
 	got, err := s.Replay(t.Context(), domain.AllTenants(), asked(t, ""), []byte(policy))
 	require.NoError(t, err)
 	require.Equal(t, 1, got.Decisions)

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -70,12 +68,13 @@ func ParseAsked(raw string, now time.Time) (out Asked, err error) {
 type Service struct {
 	program   Program
 	decisions search.Reader
+	stopping  <-chan struct{}
 	turns     *semaphore.Weighted
 }
 
-// NewService makes one; decisions come with their events.
-func NewService(p Program, decisions search.Reader) *Service {
-	return &Service{program: p, decisions: decisions, turns: semaphore.NewWeighted(atOnce)}
+// NewService makes one; decisions come with their events. What is decided when stopping is closed is the answer.
+func NewService(p Program, decisions search.Reader, stopping <-chan struct{}) *Service {
+	return &Service{program: p, decisions: decisions, stopping: stopping, turns: semaphore.NewWeighted(atOnce)}
 }
 
 // Able reports whether this program can decide by a policy.
@@ -87,50 +86,52 @@ func (s *Service) Replay(ctx context.Context, scope domain.Scope, asked Asked, p
 	if !s.Able() {
 		return nil, ErrNoDecider
 	}
-	whole, cancel := context.WithTimeout(ctx, maxTime)
+	wait, cancel := context.WithTimeout(ctx, maxTime)
 	defer cancel()
-	if err := s.turns.Acquire(whole, 1); err != nil {
+	if err := s.turns.Acquire(wait, 1); err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		return nil, domain.Errorf(domain.Unavailable, "other replays go on: try again when they have ended")
 	}
 	defer s.turns.Release(1)
-	dir, err := os.MkdirTemp("", "docket-policy-")
-	if err != nil {
-		return nil, fmt.Errorf("keep the policy while it is asked: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, "policy.rego")
-	if bytes.HasPrefix(policy, []byte{0x1f, 0x8b}) { // gzip
-		file = filepath.Join(dir, "bundle.tar.gz")
-	}
-	if err := os.WriteFile(file, policy, 0o600); err != nil {
-		return nil, fmt.Errorf("keep the policy while it is asked: %w", err)
-	}
+	whole, cancel := context.WithTimeout(ctx, maxTime)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.stopping:
+			cancel()
+		case <-whole.Done():
+		}
+	}()
 	out := api.NewReplay()
 	f := feeder{Service: s, scope: scope, asked: asked}
-	err = s.program.Decide(whole, file, f.feed, func(a *api.Replayed) error {
+	err := s.program.Decide(whole, Order{Text: policy}, f.feed, func(a *api.Replayed) error {
 		out.Add(a)
 		return nil
 	})
+	out.Sort()
+	fault := (*FaultError)(nil)
 	switch {
-	case err == nil && f.more:
-		out.Why = api.Text(fmt.Sprintf("these are the newest %d decisions; there are more", out.Decisions))
-	case err == nil && f.damaged > 0:
-		out.Why = api.Text(fmt.Sprintf("%d events are damaged in the store; docket verify names them", f.damaged))
-	case err == nil:
-		out.Complete = true
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case whole.Err() != nil && out.Decisions > 0:
-		out.Why = api.Text(fmt.Sprintf("in %s these %d decisions could be decided; there are more", maxTime, out.Decisions))
-	case whole.Err() != nil:
-		return nil, &FaultError{fmt.Sprintf("it decided nothing in %s", maxTime)}
-	default:
+	case errors.As(err, &fault) && out.Decisions > 0:
+		out.Why = api.Text(fmt.Sprintf("%s; %d were decided before", err, out.Decisions))
+	case err != nil && whole.Err() != nil && out.Decisions > 0:
+		out.Why = api.Text(fmt.Sprintf("there was time for %d; there are more", out.Decisions))
+	case err != nil && whole.Err() != nil:
+		return nil, domain.Errorf(domain.Unavailable, "there was no time to decide anything: ask for fewer decisions")
+	case err != nil:
 		return nil, err
+	case f.more:
+		out.Why = api.Text(fmt.Sprintf("only the newest %d were asked for; there are more", out.Decisions))
+	case f.damaged > 0:
+		out.Why = api.Text(fmt.Sprintf("%d events are damaged in the store; docket verify names them", f.damaged))
+	case out.Decisions < f.fed:
+		out.Why = api.Text(fmt.Sprintf("%d were not answered", f.fed-out.Decisions))
+	default:
+		out.Complete = true
 	}
-	out.Sort()
 	return out, nil
 }
 
@@ -140,6 +141,7 @@ type feeder struct {
 	scope   domain.Scope
 	asked   Asked
 	more    bool // than were asked for
+	fed     int
 	damaged int
 }
 
@@ -161,6 +163,7 @@ func (f *feeder) feed(ctx context.Context, to io.Writer) error {
 				continue
 			}
 			api.ExportOf(api.NDJSON{}, &b, *d, false)
+			f.fed++
 			left--
 		}
 		if err := Feed(to, b.Bytes()); err != nil {
