@@ -34,7 +34,7 @@ allow if {
 	require.NoError(t, os.WriteFile(bad, []byte("package a\n\nallow if nosuch(1)\n"), 0o600))
 	row := func(id, path, outcome, input, result string) string {
 		var b bytes.Buffer
-		require.NoError(t, json.Compact(&b, fmt.Appendf(nil, `{"decision_id":%[1]q,"tenant":"acme","outcome":%[3]q,
+		require.NoError(t, json.Compact(&b, fmt.Appendf(nil, `{"decision_id":%[1]q,"tenant":"acme","outcome":%[3]q,"path":"%[2]s",
 			"time":"2026-11-20T12:34:56Z","received_at":"2026-11-20T12:34:57Z","event":{"decision_id":%[1]q,"path":"%[2]s",
 			"timestamp":"2026-11-20T12:34:56Z","bundles":{"a":{"revision":"r1"}},"input":%[4]s,"result":%[5]s}}`,
 			id, path, outcome, input, result)))

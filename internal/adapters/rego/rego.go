@@ -5,7 +5,6 @@ package rego
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -192,47 +191,69 @@ func (d *decider) beside(ctx context.Context, lines [][]byte, why bool) ([][]byt
 
 // decide answers one line.
 func (d *decider) decide(ctx context.Context, text []byte, why bool) []byte {
-	var event []byte
-	var id, tenant, received, outcome string
-	gjson.ParseBytes(text).ForEach(func(key, value gjson.Result) bool {
-		switch key.Str {
-		case "event":
-			event = []byte(value.Raw)
-		case "decision_id":
-			id = value.Str
-		case "tenant":
-			tenant = value.Str
-		case "received_at":
-			received = value.Str
-		case "outcome":
-			outcome = value.Str
-		}
-		return true
-	})
-	at, err := time.Parse(time.RFC3339Nano, received)
-	if err == nil && event == nil {
-		err = errors.New("it has no event")
-	}
+	row, err := rowOf(text)
 	if err != nil {
 		return api.Marshal(api.Replayed{Error: api.Text("the line is no decision: " + err.Error()), Doubts: []string{}})
 	}
-	row := d.projector.Project(domain.Record{Value: event, Headers: domain.Headers{Tenant: tenant, ReceivedAt: at}})
-	projected := row.Outcome
-	row.ID, row.Outcome = cmp.Or(id, row.ID), domain.Outcome(outcome)
-
 	own, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	late := time.AfterFunc(patience+grace, func() { d.stuck <- row.ID })
 	defer late.Stop()
 	a := d.ask(own, &row, why)
-	if row.Outcome != projected {
-		a.Doubts = append(a.Doubts, explain.OtherMapping)
-	}
-	if a.Err != nil && own.Err() != nil && ctx.Err() == nil {
+	switch {
+	case a.Err != nil && own.Err() != nil && ctx.Err() == nil:
 		d.late.Add(1)
 		a.Err = fmt.Errorf("the policy took longer than %s", patience)
+	case a.Err == nil && !a.Same: // the same result is the same outcome, whatever mappings made it
+		projected := d.projector.Project(domain.Record{
+			Value: row.Event, Headers: domain.Headers{Tenant: row.Tenant, ReceivedAt: row.ReceivedAt},
+		})
+		if projected.Outcome != row.Outcome {
+			a.Doubts = append(a.Doubts, explain.OtherMapping)
+		}
 	}
 	return api.Marshal(replaypolicy.Line{Replayed: d.spell(&row, &a, why)})
+}
+
+// rowOf reads a decision as an export has it.
+func rowOf(text []byte) (row domain.Decision, err error) {
+	var decided, received string
+	gjson.ParseBytes(text).ForEach(func(key, value gjson.Result) bool {
+		switch key.Str {
+		case "event":
+			row.Event = []byte(value.Raw)
+		case "decision_id":
+			row.ID = value.Str
+		case "tenant":
+			row.Tenant = value.Str
+		case "path":
+			row.Path = value.Str
+		case "time":
+			decided = value.Str
+		case "received_at":
+			received = value.Str
+		case "outcome":
+			row.Outcome = domain.Outcome(value.Str)
+		case "reason":
+			row.Reason = value.Str
+		case "bundles":
+			value.ForEach(func(name, bundle gjson.Result) bool {
+				row.Bundles = append(row.Bundles, domain.Bundle{Name: name.Str, Revision: bundle.Get("revision").Str})
+				return true
+			})
+		}
+		return true
+	})
+	if row.Event == nil {
+		return row, errors.New("it has no event")
+	}
+	if row.Timestamp, err = time.Parse(time.RFC3339Nano, decided); err != nil {
+		return row, fmt.Errorf("time: %w", err)
+	}
+	if row.ReceivedAt, err = time.Parse(time.RFC3339Nano, received); err != nil {
+		return row, fmt.Errorf("received_at: %w", err)
+	}
+	return row, nil
 }
 
 // ask asks the policy. OPA panics at some inputs, such as numbers that are too large for it.

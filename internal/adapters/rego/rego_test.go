@@ -49,8 +49,8 @@ func file(t *testing.T, name, text string) string {
 }
 
 func line(id, path, outcome, input, result string) string {
-	return fmt.Sprintf(`{"decision_id":%q,"tenant":"acme","received_at":"2026-11-27T12:00:00Z","outcome":%q,"event":{`+
-		`"decision_id":%[1]q,"path":%[3]q,"timestamp":"2026-11-27T11:00:00Z","input":%s,"result":%s}}`,
+	return fmt.Sprintf(`{"decision_id":%q,"tenant":"acme","time":"2026-11-27T11:00:00Z",`+
+		`"received_at":"2026-11-27T12:00:00Z","outcome":%q,"path":%q,"event":{"decision_id":%[1]q,"path":%[3]q,"timestamp":"2026-11-27T11:00:00Z","input":%s,"result":%s}}`,
 		id, outcome, path, input, result)
 }
 
@@ -101,8 +101,8 @@ func TestPolicies(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}
 	answers, fault := decide(t, replaypolicy.Order{Policy: dir},
-		strings.Replace(line("d", "orders/by_data", "unknown", `{"user":"alice"}`, "true"), `"path"`,
-			`"bundles":{"b":{"revision":"r7"}},"path"`, 1))
+		strings.Replace(line("d", "orders/by_data", "unknown", `{"user":"alice"}`, "true"), `"event"`,
+			`"bundles":{"b":{"revision":"r7"}},"event"`, 1))
 	require.Empty(t, fault)
 	require.Equal(t, "true", string(answers[0].Result))
 	require.Equal(t, []string{"no_revision"}, answers[0].Doubts, "a directory may have been changed since")

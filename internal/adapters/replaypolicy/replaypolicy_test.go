@@ -258,7 +258,7 @@ func TestWhoFeedsTheProcess(t *testing.T) {
 	err := program(t).Decide(t.Context(), order, func(context.Context, io.Writer) error { return failure },
 		func(*api.Replayed) error { return nil })
 	require.ErrorIs(t, err, failure)
-	line := []byte(`{"outcome":"allowed","received_at":"2026-11-27T12:00:00Z","event":{"path":"orders/allow"}}` + "\n")
+	line := []byte(`{"outcome":"allowed","time":"2026-11-27T12:00:00Z","received_at":"2026-11-27T12:00:00Z","event":{"path":"orders/allow"}}` + "\n")
 	err = program(t).Decide(t.Context(), order, func(_ context.Context, to io.Writer) error {
 		for range 10_000 {
 			if err := replaypolicy.Feed(to, line); err != nil {
