@@ -266,12 +266,14 @@ func (p *Policy) Decide(ctx context.Context, d *domain.Decision, why bool) Answe
 			out.Err = err
 			return out
 		}
-		out.Same = !e.failed && same(e.result, out.Result)
+		out.Same = same(e.result, out.Result)
 		if !out.Same || e.altered { // otherwise the outcome is that of the event
 			again := p.projector.Project(domain.Record{
 				Value: e.with(out.Result), Headers: domain.Headers{Tenant: d.Tenant, ReceivedAt: d.ReceivedAt},
 			})
 			out.Now, out.Reason = again.Outcome, again.Reason
+			// Without a result, as before: that was an error, or one of OPA's spellings of undefined.
+			out.Same = out.Same && (!e.failed || out.Was == out.Now)
 		}
 	}
 	switch known := !slices.ContainsFunc(out.Doubts, Doubt.ofRevision); {

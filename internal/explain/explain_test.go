@@ -140,6 +140,8 @@ func TestDecide(t *testing.T) {
 			domain.OutcomeUnknown, domain.OutcomeError, "", []explain.Doubt{explain.OtherData}, nil},
 		{"it does not fail any more", `{"path":"orders/allow","input":{},"error":{"code":"eval_cancel_error"}` + by,
 			domain.OutcomeError, domain.OutcomeDenied, "false", []explain.Doubt{explain.OtherData}, nil},
+		{"undefined, spelled as an error", `{"path":"orders/none","input":{},"error":{"code":"undefined_document"}` + by,
+			domain.OutcomeUndefined, domain.OutcomeUndefined, "", nil, nil},
 		{"Envoy's query", `{"query":"data.orders.allow","input":{"role":"admin"},"result":true` + by,
 			domain.OutcomeAllowed, domain.OutcomeAllowed, "true", nil, nil},
 		{"a builtin that fails", `{"path":"orders/broken","input":{"zero":0}` + by,
