@@ -97,7 +97,7 @@ type Answer struct {
 	Doubts []Doubt
 	// Missing are the builtins whose answers the event does not have, and data that the policy does not have.
 	Missing []string
-	// Because is why, where the outcome is another one, or where it was asked for.
+	// Because is why, where the result is another one, or where it was asked for.
 	Because Because
 	// Err is why there is no answer.
 	Err error

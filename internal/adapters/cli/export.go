@@ -12,10 +12,8 @@ import (
 	"strconv"
 
 	"github.com/docket-project/docket/internal/adapters/api"
+	"github.com/docket-project/docket/internal/adapters/replaypolicy"
 )
-
-// maxLine is longer than any line of an export, in bytes: an event of 64 MiB, at most, and its columns.
-const maxLine = 80 << 20
 
 // lines asks for a stream and visits its lines until visit wants no more. It has no limit of time: what does not come
 // in time is ended by docket, or by the person who waits.
@@ -39,7 +37,7 @@ func (s Console) lines(
 		return refusal(resp, answer)
 	}
 	in := bufio.NewScanner(resp.Body)
-	in.Buffer(make([]byte, 0, 64<<10), maxLine)
+	in.Buffer(make([]byte, 0, 64<<10), replaypolicy.MaxLine)
 	in.Split(wholeLines)
 	for in.Scan() {
 		if more, err := visit(in.Bytes()); err != nil || !more {

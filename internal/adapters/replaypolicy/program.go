@@ -19,7 +19,8 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// MaxLine is longer than any line that the two sides exchange, in bytes.
+// MaxLine is longer than any line that the two sides exchange, and any of an export, in bytes: an event of 64 MiB, at
+// most, and its columns.
 const MaxLine = 80 << 20
 
 // Order is the first line that the process reads; decisions follow as an export has them.
