@@ -275,6 +275,17 @@ type opa struct {
 	addr string
 }
 
+// opaVersion is what the OPA of that release says its version is; go.mod says which one is built.
+func opaVersion(t *testing.T, release string) string {
+	t.Helper()
+	out, err := exec.Command(opaBinary(t, release), "version").Output()
+	require.NoError(t, err)
+	first, _, _ := strings.Cut(string(out), "\n")
+	version, ok := strings.CutPrefix(first, "Version: "+release+".")
+	require.True(t, ok, "%s", out)
+	return release + "." + version
+}
+
 // startOPA runs an OPA whose decisions go to url.
 func startOPA(t *testing.T, version, url, tokenFile string, args ...string) *opa {
 	t.Helper()
