@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Role is what a caller may do on the console listener. An uploader has none.
@@ -43,8 +44,29 @@ type Caller struct {
 	Tenants Scope
 	// Role is what the caller may do; "" for one that uploads.
 	Role Role
-	// How says what the caller was known by: ByToken or ByNothing.
+	// How says what the caller was known by.
 	How string
+	// Partitions are those of the upload path that it may upload to, and OPAs patterns of the labels.id that its events
+	// may have, with * for any text. Without any, every one is fine.
+	Partitions, OPAs []string
+	// Expires is when the credential ends; zero where it does not.
+	Expires time.Time
+}
+
+// Same reports whether another caller is the same one and may do the same on the console.
+func (c Caller) Same(other Caller) bool {
+	return c.Name == other.Name && c.How == other.How && c.Tenants == other.Tenants && c.Role == other.Role
+}
+
+// UploadsTo reports whether the caller may upload to a partition; "" is the path without one.
+func (c Caller) UploadsTo(partition string) bool {
+	return len(c.Partitions) == 0 || slices.Contains(c.Partitions, partition)
+}
+
+// UploadsOf reports whether the caller may upload what the OPA of this id decided; "" is one without a name.
+func (c Caller) UploadsOf(opa string) bool {
+	return len(c.OPAs) == 0 ||
+		slices.ContainsFunc(c.OPAs, func(pattern string) bool { return Matches(opa, Literals(pattern)) })
 }
 
 // Tenant is the tenant that the caller uploads for: its only one, and DefaultTenant for a caller that has all.

@@ -81,6 +81,28 @@ func Literals(pattern string) []string {
 	return append(literals, last.String())
 }
 
+// Matches reports that a text is what a pattern with these literals stands for: that it has them in this order, the
+// first at its beginning and the last at its end.
+func Matches(text string, literals []string) bool {
+	last := len(literals) - 1
+	if last == 0 {
+		return text == literals[0]
+	}
+	rest, ok := strings.CutPrefix(text, literals[0])
+	if !ok {
+		return false
+	}
+	if rest, ok = strings.CutSuffix(rest, literals[last]); !ok {
+		return false
+	}
+	for _, literal := range literals[1:last] {
+		if _, rest, ok = strings.Cut(rest, literal); !ok {
+			return false
+		}
+	}
+	return true
+}
+
 // Equals is a field with this text.
 func Equals(f Field, text string) Expr { return Expr{Op: OpEqual, Field: f, Value: text} }
 

@@ -6,6 +6,17 @@ import "time"
 // up must not grow what is kept, nor cost an upload anything.
 const MaxOPAs = 10_000
 
+// Labels are what an OPA says of itself, in events and in status reports. It is its own word.
+type Labels struct{ ID, Version, App string }
+
+// ReadLabels reads the JSON value of "labels" as the columns opa and app are read: where a key repeats the last one
+// stands, and what is no text is absent.
+func ReadLabels(labels []byte) Labels {
+	var c capture
+	of := func(key string) string { return c.spell(ValueAt(labels, []string{key})) }
+	return Labels{ID: of("id"), Version: of("version"), App: of("app")}
+}
+
 // OtherOPAs is the line of those that are not told apart.
 const OtherOPAs = "(others)"
 

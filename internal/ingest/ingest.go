@@ -5,6 +5,7 @@ package ingest
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,11 +49,9 @@ func (s *Service) LargestUpload() int {
 
 // Upload is one request to /logs.
 type Upload struct {
-	// Tenant is the credential's, and Partition the {partition} of the path.
-	Tenant    string
-	Partition string
-	// Caller is the credential's name, and Address where the upload came from.
-	Caller, Address string
+	// Caller is who uploads, Address where the upload came from, and Partition the {partition} of the path.
+	Caller             domain.Caller
+	Address, Partition string
 	// Wire is the body as received, and Gzipped says to inflate it. The log keeps Wire where the body is quarantined:
 	// nobody may write to it again.
 	Wire    []byte
@@ -64,20 +63,36 @@ type Upload struct {
 	ReceivedAt time.Time
 }
 
+// ForeignOPA is an upload with decisions of an OPA that its credential is not for. Nothing of it is kept.
+type ForeignOPA struct {
+	// Caller is the credential's name, and OPA the labels.id; "" where an event has none.
+	Caller, OPA string
+}
+
+// Error names both.
+func (e *ForeignOPA) Error() string {
+	return fmt.Sprintf("the credential %s is not for the OPA %q: it may upload for others only (opas=)", e.Caller, e.OPA)
+}
+
 // Accept makes an upload durable. After an error nothing is promised and the sender has to send it again: repeating an
-// upload stores nothing twice. Errors: those of ports.Publisher and of Upload.Charge.
+// upload stores nothing twice. Errors: a ForeignOPA, and those of ports.Publisher and of Upload.Charge.
 func (s *Service) Accept(ctx context.Context, u Upload) (Receipt, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.publishTimeout)
 	defer cancel()
 	a, err := s.assembler.Assemble(ctx, Body{
 		Wire: u.Wire, Gzipped: u.Gzipped, Topic: s.assembler.Topics.Decisions, Charge: u.Charge,
 		Headers: domain.Headers{
-			Tenant: u.Tenant, OPAPartition: domain.Name(u.Partition), ReceivedAt: u.ReceivedAt, Upload: uploadOf(u.Wire),
-			Uploader: domain.Name(u.Caller), RemoteAddress: domain.Name(u.Address), TraceParent: traceParent(ctx),
+			Tenant: u.Caller.Tenant(), OPAPartition: domain.Name(u.Partition), ReceivedAt: u.ReceivedAt, Upload: uploadOf(u.Wire),
+			Uploader: domain.Name(u.Caller.Name), RemoteAddress: domain.Name(u.Address), TraceParent: traceParent(ctx),
 		},
 	})
 	if err != nil {
 		return Receipt{}, err
+	}
+	for _, from := range a.Senders {
+		if err := allowed(u.Caller, from.Labels); err != nil {
+			return Receipt{}, err
+		}
 	}
 	if records := a.Records(); len(records) > 0 {
 		if err := s.log.Publish(ctx, records); err != nil {
@@ -88,6 +103,17 @@ func (s *Service) Accept(ctx context.Context, u Upload) (Receipt, error) {
 	s.events.WithLabelValues("quarantined").Add(float64(a.Receipt.Quarantined))
 	s.inventory.saw(u, a)
 	return a.Receipt, nil
+}
+
+// allowed reports a ForeignOPA.
+func allowed(caller domain.Caller, labels []byte) error {
+	if len(caller.OPAs) == 0 {
+		return nil
+	}
+	if opa := domain.ReadLabels(labels).ID; !caller.UploadsOf(opa) {
+		return &ForeignOPA{Caller: caller.Name, OPA: opa}
+	}
+	return nil
 }
 
 // traceParent spells docket's own span, if one is recorded.

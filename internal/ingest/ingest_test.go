@@ -49,8 +49,12 @@ func newService(p publisher) (*Service, *Inventory, *recorder) {
 	), inventory, store
 }
 
+func ofTenant(name string) domain.Caller {
+	return domain.Caller{Name: "edge", Tenants: domain.Tenants(name)}
+}
+
 func upload(body string) Upload {
-	return Upload{Tenant: "t", Partition: "p", Wire: []byte(body), ReceivedAt: time.Unix(5, 0).UTC()}
+	return Upload{Caller: ofTenant("t"), Partition: "p", Wire: []byte(body), ReceivedAt: time.Unix(5, 0).UTC()}
 }
 
 func TestAcceptPublishesEverythingAtOnce(t *testing.T) {
@@ -125,9 +129,9 @@ func TestInventory(t *testing.T) {
 			_, err := s.Accept(t.Context(), upload(event))
 			require.NoError(t, err)
 		}
-		inventory.Status("t", "", []byte(`{"labels":{"id":"opa-1"},"x":1}`), time.Unix(9, 0))
-		inventory.Status("t", "", []byte(`no JSON`), time.Unix(9, 0))
-		inventory.Status("t", "", []byte(`{"labels":{}}`), time.Unix(9, 0))
+		require.NoError(t, inventory.Status(ofTenant("t"), "", []byte(`{"labels":{"id":"opa-1"},"x":1}`), time.Unix(9, 0)))
+		require.NoError(t, inventory.Status(ofTenant("t"), "", []byte(`no JSON`), time.Unix(9, 0)))
+		require.NoError(t, inventory.Status(ofTenant("t"), "", []byte(`{"labels":{}}`), time.Unix(9, 0)))
 		time.Sleep(reportEvery + time.Millisecond)
 		synctest.Wait()
 		require.Len(t, store.got, 1)
@@ -284,13 +288,57 @@ func BenchmarkInventory(b *testing.B) {
 			b.ReportAllocs()
 			for n := 0; b.Loop(); n++ {
 				raw := fmt.Appendf(nil, `{"app":"shop","env":"prod","id":"4f0c1d2e-9a1b-4c3d-8e5f-%012d","version":"1.22.2"}`, n%ids)
-				inventory.saw(Upload{Tenant: "t"}, Assembly{
+				inventory.saw(Upload{Caller: ofTenant("t")}, Assembly{
 					Receipt: Receipt{Accepted: 1}, Senders: []domain.Sender{{Labels: raw, Events: 1}},
 				})
 				if n%100_000 == 0 {
 					_ = inventory.report(b.Context())
 				}
 			}
+		})
+	}
+}
+
+// TestForeignOPAs has uploads by a credential that is for some OPAs only. What the column opa would say is what counts.
+func TestForeignOPAs(t *testing.T) {
+	published := 0
+	s, inventory, _ := newService(func(context.Context, []domain.Record) error { published++; return nil })
+	caller := ofTenant("t")
+	caller.OPAs = []string{"edge-*", "core"}
+	for name, c := range map[string]struct{ labels, foreign string }{
+		"one of its own":                   {`{"id":"edge-1"}`, ""},
+		"one that is named":                {`{"id":"core"}`, ""},
+		"another":                          {`{"id":"victim"}`, "victim"},
+		"one that begins like it":          {`{"id":"core-2"}`, "core-2"},
+		"the last id stands":               {`{"id":"edge-1","id":"victim"}`, "victim"},
+		"an id in other letters":           {`{"id":"victim","ID":"edge-1"}`, "victim"},
+		"an id in other letters beside it": {`{"ID":"victim","id":"edge-1"}`, ""},
+		"escaped":                          {`{"id":"\u0076ictim"}`, "victim"},
+		"an escaped key":                   {`{"id":"edge-1","\u0069d":"victim"}`, "victim"},
+		"a number":                         {`{"id":7}`, "7"},
+		"none":                             {`{}`, ""},
+		"no object":                        {`["edge-1"]`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			refused := c.foreign != "" || name == "none" || name == "no object"
+			projector, err := domain.NewProjector(nil)
+			require.NoError(t, err)
+			event := `{"labels":` + c.labels + `}`
+			row := projector.Project(domain.Record{Value: []byte(event)})
+			require.Equal(t, refused, !caller.UploadsOf(row.OPA), "as the row says: %q", row.OPA)
+
+			published = 0
+			u := upload(`[{"labels":{"id":"edge-9"}},` + event + `]`)
+			u.Caller = caller
+			_, err = s.Accept(t.Context(), u)
+			var foreign *ForeignOPA
+			require.Equal(t, refused, errors.As(err, &foreign), "%v", err)
+			if refused {
+				require.Zero(t, published, "nothing of it is kept")
+				require.Equal(t, c.foreign, foreign.OPA)
+			}
+			err = inventory.Status(caller, "", []byte(event), time.Unix(9, 0))
+			require.Equal(t, c.foreign != "", errors.As(err, &foreign), "a status that names no OPA is not kept anyway: %v", err)
 		})
 	}
 }

@@ -41,8 +41,8 @@ type Inventory struct {
 	mu       sync.Mutex
 	seen     map[inventoryKey]*domain.Observation
 	tenants  map[string]*tenantOPAs
-	statuses int               // bytes
-	read     map[string]labels // by their JSON: an OPA sends the same ones with every event
+	statuses int                      // bytes
+	read     map[string]domain.Labels // by their JSON: an OPA sends the same ones with every event
 }
 
 type inventoryKey struct{ tenant, opa string }
@@ -59,7 +59,7 @@ type tenantOPAs struct {
 func NewInventory(store ports.OPARecorder, log *slog.Logger) *Inventory {
 	return &Inventory{
 		store: store, log: log, seen: map[inventoryKey]*domain.Observation{}, tenants: map[string]*tenantOPAs{},
-		read: map[string]labels{},
+		read: map[string]domain.Labels{},
 	}
 }
 
@@ -216,13 +216,6 @@ func (i *Inventory) add(s domain.Observation) {
 	i.seen[key] = &s
 }
 
-// labels are what an OPA says of itself, in events and in status reports.
-type labels struct {
-	ID      string `json:"id"`
-	Version string `json:"version"`
-	App     string `json:"app"`
-}
-
 // saw notes an upload that was acknowledged, once for every OPA in it.
 func (i *Inventory) saw(u Upload, a Assembly) {
 	if a.Receipt.Accepted+a.Receipt.Quarantined == 0 {
@@ -235,17 +228,17 @@ func (i *Inventory) saw(u Upload, a Assembly) {
 	if len(a.Senders) > 1 { // OPA itself sends its own events only
 		seen = map[string]bool{}
 	}
-	unread := 0
+	tenant, unread := u.Caller.Tenant(), 0
 	for _, from := range a.Senders {
-		l := labels{ID: domain.OtherOPAs}
+		l := domain.Labels{ID: domain.OtherOPAs}
 		if unread < maxUnread {
 			var fresh bool
-			if l, fresh = i.labelsOf(u.Tenant, from.Labels); fresh {
+			if l, fresh = i.labelsOf(tenant, from.Labels); fresh {
 				unread++
 			}
 		}
 		s := domain.Observation{
-			Tenant: u.Tenant, OPA: domain.Name(l.ID), Version: domain.Name(cmp.Or(l.Version, u.Version)),
+			Tenant: tenant, OPA: domain.Name(l.ID), Version: domain.Name(cmp.Or(l.Version, u.Version)),
 			App: domain.Name(l.App), First: u.ReceivedAt, Last: u.ReceivedAt, Events: int64(from.Events),
 		}
 		if !seen[s.OPA] {
@@ -266,7 +259,7 @@ const (
 
 // labelsOf reads labels; fresh says that it had to. Odd ones leave the OPA without a name. In a crowd, labels that come
 // for the first time are not read at all: their OPA would not be told apart in any case.
-func (i *Inventory) labelsOf(tenant string, raw []byte) (l labels, fresh bool) {
+func (i *Inventory) labelsOf(tenant string, raw []byte) (l domain.Labels, fresh bool) {
 	if raw == nil {
 		return l, false
 	}
@@ -280,9 +273,9 @@ func (i *Inventory) labelsOf(tenant string, raw []byte) (l labels, fresh bool) {
 		return l, false
 	}
 	if stranger {
-		return labels{ID: domain.OtherOPAs}, false
+		return domain.Labels{ID: domain.OtherOPAs}, false
 	}
-	_ = json.Unmarshal(raw, &l)
+	l = domain.ReadLabels(raw)
 	if len(raw) > maxReadBytes {
 		return l, true
 	}
@@ -299,16 +292,22 @@ func (i *Inventory) labelsOf(tenant string, raw []byte) (l labels, fresh bool) {
 }
 
 // Status keeps the newest status report of an OPA. Content is never an error: a body that names no OPA, or is longer
-// than 64 KiB, is not kept.
-func (i *Inventory) Status(tenant, version string, body []byte, at time.Time) {
-	var report struct {
-		Labels labels `json:"labels"`
+// than 64 KiB, is not kept. Its error is a ForeignOPA.
+func (i *Inventory) Status(caller domain.Caller, version string, body []byte, at time.Time) error {
+	if len(body) > maxStatus || !json.Valid(body) {
+		return nil
 	}
-	if len(body) > maxStatus || json.Unmarshal(body, &report) != nil || report.Labels.ID == "" {
-		return
+	raw := domain.ValueAt(body, []string{"labels"})
+	l := domain.ReadLabels(raw)
+	if l.ID == "" {
+		return nil
+	}
+	if err := allowed(caller, raw); err != nil {
+		return err
 	}
 	i.add(domain.Observation{
-		Tenant: tenant, OPA: domain.Name(report.Labels.ID), Version: domain.Name(cmp.Or(report.Labels.Version, version)),
-		App: domain.Name(report.Labels.App), Status: body, StatusAt: at,
+		Tenant: caller.Tenant(), OPA: domain.Name(l.ID), Version: domain.Name(cmp.Or(l.Version, version)),
+		App: domain.Name(l.App), Status: body, StatusAt: at,
 	})
+	return nil
 }

@@ -83,7 +83,7 @@ func column(e domain.Expr) judge {
 		fits = func(text string) bool { return strings.HasPrefix(text, e.Value) }
 	case domain.OpGlob:
 		literals := domain.Literals(e.Value)
-		fits = func(text string) bool { return matches(text, literals) }
+		fits = func(text string) bool { return domain.Matches(text, literals) }
 	default: // no column is before or behind another
 		fits = func(string) bool { return false }
 	}
@@ -97,27 +97,6 @@ func column(e domain.Expr) judge {
 		text := of(d)
 		return text != "" && fits(text)
 	}
-}
-
-// matches reports that a text has literals in this order, the first at its beginning and the last at its end.
-func matches(text string, literals []string) bool {
-	last := len(literals) - 1
-	if last == 0 {
-		return text == literals[0]
-	}
-	rest, ok := strings.CutPrefix(text, literals[0])
-	if !ok {
-		return false
-	}
-	if rest, ok = strings.CutSuffix(rest, literals[last]); !ok {
-		return false
-	}
-	for _, literal := range literals[1:last] {
-		if _, rest, ok = strings.Cut(rest, literal); !ok {
-			return false
-		}
-	}
-	return true
 }
 
 // inEvent judges a value of the event, or any element of it.
@@ -204,7 +183,7 @@ func scalar(e domain.Expr) func(jsontext.Value) bool {
 		literals := domain.Literals(e.Value)
 		return func(v jsontext.Value) bool {
 			text, ok := domain.TextOf(v)
-			return ok && matches(text, literals)
+			return ok && domain.Matches(text, literals)
 		}
 	case domain.OpLess, domain.OpAtMost, domain.OpAtLeast, domain.OpMore:
 		if isNumber {
@@ -287,7 +266,7 @@ func text(e domain.Expr) judge {
 			return false
 		}
 		domain.Texts(d.Event, func(text []byte) bool {
-			found = matches(fold(string(text)), literals)
+			found = domain.Matches(fold(string(text)), literals)
 			return !found
 		})
 		return found

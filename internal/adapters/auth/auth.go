@@ -9,8 +9,8 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// Authenticator says who a request comes from. Errors: ErrNoCredentials, ErrUnknown and
-// ErrSessionEnded.
+// Authenticator says who a request comes from. Errors: ErrNoCredentials, ErrUnknown, ErrExpired
+// and ErrSessionEnded.
 type Authenticator interface {
 	Authenticate(r *http.Request) (domain.Caller, error)
 }
@@ -21,6 +21,8 @@ var (
 	ErrNoCredentials = errors.New("this listener wants a bearer token: send Authorization: Bearer <token>")
 	// ErrUnknown is a token that is in no file, or not any more.
 	ErrUnknown = errors.New("the bearer token is not known here")
+	// ErrExpired is a token whose time is over.
+	ErrExpired = errors.New("the bearer token expired")
 	// ErrSessionEnded is a session that is over, or whose token is in no file any more.
 	ErrSessionEnded = errors.New("the session has ended: log in again")
 )

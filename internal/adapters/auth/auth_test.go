@@ -63,8 +63,8 @@ func TestTokensFile(t *testing.T) {
 		"ann viewer":                "line 1: want three fields",
 		"\nann viewer " + hash[:10]: "line 2: the third field",
 		"a viewer " + hash + "\nb operator " + hash: "line 2: b has the same token as a",
-		"ann king " + hash:                          "\"king\" is no role: they are viewer and operator",
-		"ann viewer " + hash + " and more":          "line 1: want three fields",
+		"ann king " + hash:                          "\"king\" is no role: they are viewer, operator and admin",
+		"ann viewer " + hash + " and more":          "line 1: want terms such as expires=",
 	} {
 		_, _, err := load(t, bad, ConsoleUser)
 		require.ErrorContains(t, err, want)
@@ -165,4 +165,95 @@ func TestAnonymous(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, operator.Role.Includes(domain.Operator))
 	require.True(t, operator.Tenants.All())
+}
+
+// TestTerms has what may stand behind a token, in both files.
+func TestTerms(t *testing.T) {
+	at := time.Date(2027, 1, 31, 0, 0, 0, 0, time.UTC)
+	uploader := domain.Caller{Name: "edge", Tenants: domain.Tenants("acme"), How: domain.ByToken}
+	user := domain.Caller{Name: "edge", Tenants: domain.AllTenants(), Role: domain.Operator, How: domain.ByToken}
+	with := func(c domain.Caller, change func(*domain.Caller)) domain.Caller { change(&c); return c }
+	for terms, want := range map[string]domain.Caller{
+		"":                   uploader,
+		"partitions=eu,us":   with(uploader, func(c *domain.Caller) { c.Partitions = []string{"eu", "us"} }),
+		"partitions=eu, us,": with(uploader, func(c *domain.Caller) { c.Partitions = []string{"eu", "us"} }),
+		"opas=edge-*\texpires=2027-01-31T01:00:00+01:00": with(uploader, func(c *domain.Caller) {
+			c.OPAs, c.Expires = []string{"edge-*"}, at
+		}),
+		"tenants=acme": uploader,
+	} {
+		tokens, _, err := load(t, "edge acme "+hashOf("secret")+" "+terms+" # a comment", Uploader)
+		require.NoError(t, err, terms)
+		caller, err := ask(tokens, "Bearer secret")
+		require.NoError(t, err, terms)
+		caller.Expires = caller.Expires.UTC()
+		require.Equal(t, want, caller, terms)
+	}
+	for terms, want := range map[string]domain.Caller{
+		"tenants=b,a": with(user, func(c *domain.Caller) { c.Tenants = domain.Tenants("a", "b") }),
+		"expires=2027-01-31T00:00:00Z,tenants=a": with(user, func(c *domain.Caller) {
+			c.Tenants, c.Expires = domain.Tenants("a"), at
+		}),
+	} {
+		tokens, _, err := load(t, "edge,operator,"+hashOf("secret")+","+terms, ConsoleUser)
+		require.NoError(t, err, terms)
+		caller, err := ask(tokens, "Bearer secret")
+		require.NoError(t, err, terms)
+		require.Equal(t, want, caller, terms)
+	}
+	for terms, want := range map[string]string{
+		"expires=tomorrow":                    "is one time as in RFC 3339",
+		"expires=2027-01-31":                  "is one time as in RFC 3339",
+		"expires=2027-01-31T00:00:00Z,x":      "is one time as in RFC 3339",
+		"partition=eu":                        `there is no term "partition": known are tenants, partitions, opas, expires`,
+		"opas=":                               "opas= is empty",
+		"opas=a opas=b":                       "opas stands twice",
+		"tenants=acme,other":                  "an upload is one tenant's",
+		"tenants=other":                       "an upload is one tenant's",
+		"=x":                                  `there is no term ""`,
+		"PARTITIONS=eu":                       `there is no term "PARTITIONS"`,
+		"a " + hashOf("x") + " partitions=eu": "want terms such as",
+	} {
+		_, _, err := load(t, "edge acme "+hashOf("secret")+" "+terms, Uploader)
+		require.ErrorContains(t, err, want, terms)
+		require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
+	}
+	for terms, want := range map[string]string{
+		"opas=x": "opas= bounds uploads", "partitions=x": "partitions= bounds uploads", "tenants=*": "leave the term out for all",
+	} {
+		_, _, err := load(t, "edge viewer "+hashOf("secret")+" "+terms, ConsoleUser)
+		require.ErrorContains(t, err, want, terms)
+	}
+}
+
+// TestExpiry has a token whose successor is in the file already, and the session of one.
+func TestExpiry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at := time.Now().Add(time.Hour)
+		text := fmt.Sprintf("ann viewer %s expires=%s\nann viewer %s\n", hashOf("old"), at.Format(time.RFC3339), hashOf("new"))
+		tokens, _, err := load(t, text, ConsoleUser)
+		require.NoError(t, err)
+		sessions, err := NewSessions(tokens, "")
+		require.NoError(t, err)
+		cookie, err := sessions.Begin("old", "/", false)
+		require.NoError(t, err)
+		for _, token := range []string{"old", "new"} {
+			_, err := ask(tokens, "Bearer "+token)
+			require.NoError(t, err)
+		}
+		time.Sleep(time.Hour - time.Nanosecond)
+		_, err = ask(tokens, "Bearer old")
+		require.NoError(t, err)
+		_, err = visit(sessions, cookie)
+		require.NoError(t, err)
+		time.Sleep(time.Nanosecond)
+		_, err = ask(tokens, "Bearer old")
+		require.ErrorIs(t, err, ErrExpired)
+		require.ErrorContains(t, err, at.Format(time.RFC3339))
+		_, err = visit(sessions, cookie)
+		require.ErrorIs(t, err, ErrSessionEnded)
+		caller, err := ask(tokens, "Bearer new")
+		require.NoError(t, err)
+		require.Equal(t, "ann", caller.Name)
+	})
 }

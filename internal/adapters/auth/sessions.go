@@ -70,7 +70,7 @@ func (s *Sessions) Authenticate(r *http.Request) (domain.Caller, error) {
 	}
 	var held session
 	if s.seal.Decode(SessionCookie, cookie.Value, &held) == nil {
-		if caller, ok := s.tokens.find(held.Token); ok {
+		if caller, err := s.tokens.find(held.Token); err == nil {
 			return caller, nil
 		}
 	}

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"reflect"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,27 +18,9 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// Grant makes the caller of a line in a file of tokens, whose second field is what it says.
-type Grant func(name, second string) (domain.Caller, error)
-
-// Uploader is the grant of the upload listener's tokens: the second field is the tenant.
-func Uploader(name, tenant string) (domain.Caller, error) {
-	return domain.Caller{Name: name, Tenants: domain.Tenants(tenant), How: domain.ByToken}, nil
-}
-
-// consoleRoles are those that a console token may have.
-var consoleRoles = []domain.Role{domain.Viewer, domain.Operator}
-
-// ConsoleUser is the grant of the console listener's tokens: the second field is the role. It has all tenants.
-func ConsoleUser(name, role string) (domain.Caller, error) {
-	if !slices.Contains(consoleRoles, domain.Role(role)) {
-		return domain.Caller{}, fmt.Errorf("%q is no role: they are %s and %s", role, consoleRoles[0], consoleRoles[1])
-	}
-	return domain.Caller{Name: name, Tenants: domain.AllTenants(), Role: domain.Role(role), How: domain.ByToken}, nil
-}
-
 // Tokens are the bearer tokens of one listener, from a file that is read again when it changes: a line each with a
-// name, a tenant or role, and the hex SHA-256 of the token, parted by white space or commas; # begins a comment.
+// name, a tenant or role, the hex SHA-256 of the token, and terms such as expires=…, parted by white space or commas;
+// # begins a comment.
 //
 // What the file says is in force, and nothing else: a file that is gone, empty or cannot be read lets nobody in, and a
 // line that cannot be read lets in nobody by it. So a token is revoked by every way of taking it out.
@@ -124,15 +105,22 @@ func (t *Tokens) read(r io.Reader) (byHash map[[sha256.Size]byte]domain.Caller, 
 
 // line reads the fields of a line.
 func (t *Tokens) line(fields []string) (hash [sha256.Size]byte, caller domain.Caller, err error) {
-	if len(fields) != 3 {
+	if len(fields) < 3 {
 		return hash, caller, fmt.Errorf(
-			"want three fields (name, tenant or role, hex SHA-256 of the token), found %d",
-			len(fields),
+			"want three fields (name, tenant or role, hex SHA-256 of the token) and then terms, found %d", len(fields),
 		)
 	}
-	if caller, err = t.grant(fields[0], fields[1]); err != nil {
+	terms, err := readTerms(fields[3:])
+	if err != nil {
 		return hash, caller, err
 	}
+	if caller, err = t.grant(fields[0], fields[1], terms); err != nil {
+		return hash, caller, err
+	}
+	if caller.Expires, err = terms.expiry(); err != nil {
+		return hash, caller, err
+	}
+	caller.How = domain.ByToken
 	b, err := hex.DecodeString(fields[2])
 	if err != nil || len(b) != sha256.Size {
 		return hash, caller, fmt.Errorf(
@@ -143,16 +131,24 @@ func (t *Tokens) line(fields []string) (hash [sha256.Size]byte, caller domain.Ca
 	return hash, caller, nil
 }
 
-// find returns whose token has this hash. To compare hashes of secrets needs no constant time.
-func (t *Tokens) find(hash [sha256.Size]byte) (domain.Caller, bool) {
+// find returns whose token has this hash; its error is ErrUnknown or ErrExpired. To compare hashes of secrets needs no
+// constant time.
+func (t *Tokens) find(hash [sha256.Size]byte) (domain.Caller, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if now := time.Now(); now.Sub(t.checked) >= reloadEvery {
+	now := time.Now()
+	if now.Sub(t.checked) >= reloadEvery {
 		t.checked = now
 		t.refresh()
 	}
 	caller, ok := t.byHash[hash]
-	return caller, ok
+	if !ok {
+		return domain.Caller{}, ErrUnknown
+	}
+	if until := caller.Expires; !until.IsZero() && !now.Before(until) {
+		return domain.Caller{}, fmt.Errorf("%w at %s: ask for another one", ErrExpired, until.UTC().Format(time.RFC3339))
+	}
+	return caller, nil
 }
 
 // refresh reads the file again where it has changed, and says once what is wrong with it.
@@ -183,9 +179,5 @@ func (t *Tokens) Authenticate(r *http.Request) (domain.Caller, error) {
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return domain.Caller{}, ErrNoCredentials
 	}
-	caller, ok := t.find(sha256.Sum256([]byte(strings.TrimSpace(token))))
-	if !ok {
-		return domain.Caller{}, ErrUnknown
-	}
-	return caller, nil
+	return t.find(sha256.Sum256([]byte(strings.TrimSpace(token))))
 }

@@ -83,7 +83,7 @@ func (r *routes) tail(c echo.Context) error {
 			return nil
 		case <-beat.C:
 			// A token may have been taken away meanwhile, or see other tenants.
-			if now, err := web.Authenticate(r.Who, c.Request()); err != nil || now != web.Caller(c) {
+			if now, err := web.Authenticate(r.Who, c.Request()); err != nil || !now.Same(web.Caller(c)) {
 				return nil
 			}
 			b.WriteString(":\n\n")

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -107,12 +108,11 @@ type receipt struct {
 func (u *upload) logs(c echo.Context) error {
 	return u.body(c, func(ctx context.Context, in incoming) error {
 		r, err := u.ingest.Accept(ctx, ingest.Upload{
-			Tenant: in.caller.Tenant(), Partition: strings.TrimSuffix(c.Param("*"), "/"), Wire: in.wire, Gzipped: in.gzipped,
-			Caller: in.caller.Name, Address: addressOf(c.Request()),
+			Caller: in.caller, Address: addressOf(c.Request()), Partition: partitionOf(c), Wire: in.wire, Gzipped: in.gzipped,
 			Charge: in.share.charge, Version: versionOf(c.Request().UserAgent()), ReceivedAt: time.Now().UTC(),
 		})
 		if err != nil {
-			return notDurable(err)
+			return notTaken(err)
 		}
 		answer, err := json.Marshal(receipt(r))
 		if err != nil {
@@ -131,14 +131,24 @@ func (u *upload) status(c echo.Context) error {
 		if domain.ClassOf(err) == domain.Unavailable { // charge's
 			return err
 		}
-		u.inventory.Status(in.caller.Tenant(), versionOf(c.Request().UserAgent()), report, time.Now().UTC())
+		err = u.inventory.Status(in.caller, versionOf(c.Request().UserAgent()), report, time.Now().UTC())
+		if err != nil {
+			return notTaken(err)
+		}
 		return c.JSON(http.StatusOK, struct{}{})
 	})
 }
 
-// notDurable is the one way an upload is refused once its body was read: send it again. What the log says is kept,
-// under the status that OPA's operators know.
-func notDurable(err error) error {
+// partitionOf is the {partition} of the path, or "".
+func partitionOf(c echo.Context) string { return strings.TrimSuffix(c.Param("*"), "/") }
+
+// notTaken is how an upload is refused once its body was read: it is another OPA's, or it is to be sent again. What the
+// log says is kept, under the status that OPA's operators know.
+func notTaken(err error) error {
+	var foreign *ingest.ForeignOPA
+	if errors.As(err, &foreign) {
+		return web.Problem(http.StatusForbidden, err.Error())
+	}
 	class := domain.ClassOf(err)
 	if class != domain.Invalid && class != domain.Unknown {
 		return err
@@ -163,6 +173,12 @@ func (u *upload) body(c echo.Context, take func(context.Context, incoming) error
 	caller, err := web.Authenticate(u.who, r)
 	if err != nil {
 		return err
+	}
+	if partition := partitionOf(c); !caller.UploadsTo(partition) {
+		return web.Problem(http.StatusForbidden, fmt.Sprintf(
+			"the credential %s is not for the partition %q of %s: it may upload to others only (partitions=)", caller.Name,
+			partition, r.URL.Path,
+		))
 	}
 	gzipped, err := encodingOf(r)
 	if err != nil {

@@ -1,0 +1,116 @@
+package auth
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// Grant makes the caller of a line in a file of tokens, whose second field and terms are what it says.
+type Grant func(name, second string, t Terms) (domain.Caller, error)
+
+// Terms are what stands behind the token of a line: a key and its values each.
+type Terms map[termKey][]string
+
+// termKey is what a term is about.
+type termKey string
+
+// The terms of tokens.
+const (
+	termTenants    termKey = "tenants"
+	termPartitions termKey = "partitions"
+	termOPAs       termKey = "opas"
+	termExpires    termKey = "expires"
+)
+
+var termKeys = []termKey{termTenants, termPartitions, termOPAs, termExpires}
+
+// readTerms reads terms such as tenants=a,b and expires=2027-01-31T00:00:00Z, which are split at commas already.
+func readTerms(fields []string) (Terms, error) {
+	terms, last := Terms{}, termKey("")
+	for _, field := range fields {
+		name, value, isTerm := strings.Cut(field, "=")
+		key := termKey(name)
+		switch {
+		case !isTerm && last == "":
+			return nil, fmt.Errorf("want terms such as %s=… behind the three fields, found %q", termExpires, field)
+		case !isTerm:
+			terms[last] = append(terms[last], field)
+			continue
+		case !slices.Contains(termKeys, key):
+			return nil, fmt.Errorf("there is no term %q: known are %s", name, joined(termKeys))
+		case terms[key] != nil:
+			return nil, fmt.Errorf("%s stands twice: write %s=a,b", key, key)
+		case value == "":
+			return nil, fmt.Errorf("%s= is empty: a token that may do nothing is one that is taken out", key)
+		}
+		terms[key], last = []string{value}, key
+	}
+	return terms, nil
+}
+
+// joined names keys for people.
+func joined(keys []termKey) string {
+	names := make([]string, len(keys))
+	for i, key := range keys {
+		names[i] = string(key)
+	}
+	return strings.Join(names, ", ")
+}
+
+// expiry is when the token ends, or zero.
+func (t Terms) expiry() (time.Time, error) {
+	values := t[termExpires]
+	if len(values) == 0 {
+		return time.Time{}, nil
+	}
+	at, err := domain.ParseRFC3339(values[0])
+	if err != nil || len(values) > 1 {
+		return at, fmt.Errorf("%s= is one time as in RFC 3339, such as 2027-01-31T00:00:00Z", termExpires)
+	}
+	return at, nil
+}
+
+// Uploader is the grant of the upload listener's tokens: the second field is the tenant. The terms partitions and opas
+// bound what the token may upload; tenants, which console tokens have, may repeat the tenant.
+func Uploader(name, tenant string, t Terms) (domain.Caller, error) {
+	if tenants := t[termTenants]; len(tenants) > 0 && !slices.Equal(tenants, []string{tenant}) {
+		return domain.Caller{}, errors.New("an upload is one tenant's, that of the second field: make a token for each tenant")
+	}
+	return domain.Caller{
+		Name: name, Tenants: domain.Tenants(tenant), Partitions: t[termPartitions], OPAs: t[termOPAs],
+	}, nil
+}
+
+// ConsoleUser is the grant of the console listener's tokens: the second field is the role. It has all tenants unless the
+// term tenants names some.
+func ConsoleUser(name, role string, t Terms) (domain.Caller, error) {
+	for _, key := range []termKey{termPartitions, termOPAs} {
+		if t[key] != nil {
+			return domain.Caller{}, fmt.Errorf("%s= bounds uploads, and a console token uploads nothing", key)
+		}
+	}
+	r, err := roleOf(role)
+	if err != nil {
+		return domain.Caller{}, err
+	}
+	tenants := domain.AllTenants()
+	if names := t[termTenants]; slices.Contains(names, "*") {
+		return domain.Caller{}, fmt.Errorf("%s=* is no tenant: leave the term out for all of them", termTenants)
+	} else if len(names) > 0 {
+		tenants = domain.Tenants(names...)
+	}
+	return domain.Caller{Name: name, Tenants: tenants, Role: r}, nil
+}
+
+// roleOf reads a role.
+func roleOf(name string) (domain.Role, error) {
+	if role := domain.Role(name); slices.Contains(domain.Roles, role) {
+		return role, nil
+	}
+	return "", fmt.Errorf("%q is no role: they are %s, %s and %s", name, domain.Viewer, domain.Operator, domain.Admin)
+}
