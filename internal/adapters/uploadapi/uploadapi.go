@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
@@ -19,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.opentelemetry.io/contrib/instrumentation/github.com/labstack/echo/otelecho"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/time/rate"
 
 	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/adapters/web"
@@ -35,6 +37,8 @@ type upload struct {
 	budget    *budget
 	requests  *prometheus.CounterVec
 	duration  prometheus.Histogram
+	logger    *slog.Logger
+	say       rate.Sometimes // of what a credential is not for
 }
 
 // Parts are what the upload API works with.
@@ -52,6 +56,7 @@ type Parts struct {
 func New(p Parts, reg prometheus.Registerer) http.Handler {
 	u := &upload{
 		cfg: p.Config, who: p.Who, ingest: p.Ingest, inventory: p.Inventory,
+		logger: p.Door.Logger, say: rate.Sometimes{First: 1, Interval: time.Minute},
 		budget: newBudget(p.Config.MaxInFlightBytes, p.Config.MaxWireBytes+int64(p.Ingest.LargestUpload())),
 		requests: promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
 			Name: "docket_ingest_requests_total", Help: "Uploads and status reports, by the status of the answer.",
@@ -112,7 +117,7 @@ func (u *upload) logs(c echo.Context) error {
 			Charge: in.share.charge, Version: versionOf(c.Request().UserAgent()), ReceivedAt: time.Now().UTC(),
 		})
 		if err != nil {
-			return notTaken(err)
+			return u.notTaken(c, err)
 		}
 		answer, err := json.Marshal(receipt(r))
 		if err != nil {
@@ -133,7 +138,7 @@ func (u *upload) status(c echo.Context) error {
 		}
 		err = u.inventory.Status(in.caller, versionOf(c.Request().UserAgent()), report, time.Now().UTC())
 		if err != nil {
-			return notTaken(err)
+			return u.notTaken(c, err)
 		}
 		return c.JSON(http.StatusOK, struct{}{})
 	})
@@ -144,16 +149,29 @@ func partitionOf(c echo.Context) string { return strings.TrimSuffix(c.Param("*")
 
 // notTaken is how an upload is refused once its body was read: it is another OPA's, or it is to be sent again. What the
 // log says is kept, under the status that OPA's operators know.
-func notTaken(err error) error {
+func (u *upload) notTaken(c echo.Context, err error) error {
 	var foreign *ingest.ForeignOPA
 	if errors.As(err, &foreign) {
-		return web.Problem(http.StatusForbidden, err.Error())
+		return u.forbidden(c, err.Error())
 	}
 	class := domain.ClassOf(err)
 	if class != domain.Invalid && class != domain.Unknown {
 		return err
 	}
 	return &domain.Error{Class: domain.Unavailable, Text: "not durable: " + err.Error(), Err: err}
+}
+
+// forbidden refuses what the credential is not for, and logs the first of a minute: somebody uploads in another's name,
+// or an OPA's credential does not say all that it is for, and decisions wait there.
+func (u *upload) forbidden(c echo.Context, why string) error {
+	u.say.Do(func() {
+		u.logger.Error(
+			"an upload was refused, because its credential is not for what it brought; docket_ingest_requests_total{code=\"403\"} "+
+				"counts those of the next minute. If it is an OPA of yours, its decisions wait there",
+			"why", why, "from", c.Request().RemoteAddr,
+		)
+	})
+	return web.Problem(http.StatusForbidden, why)
 }
 
 // maxReport bounds what is read of a status report, inflated, in bytes.
@@ -175,9 +193,8 @@ func (u *upload) body(c echo.Context, take func(context.Context, incoming) error
 		return err
 	}
 	if partition := partitionOf(c); !caller.UploadsTo(partition) {
-		return web.Problem(http.StatusForbidden, fmt.Sprintf(
-			"the credential %s is not for the partition %q of %s: it may upload to others only (partitions=)", caller.Name,
-			partition, r.URL.Path,
+		return u.forbidden(c, fmt.Sprintf(
+			"the credential %s is not for the partition %q: it may upload to others only (partitions=)", caller.Name, partition,
 		))
 	}
 	gzipped, err := encodingOf(r)

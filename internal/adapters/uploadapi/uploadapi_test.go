@@ -65,6 +65,42 @@ func TestTenantIsTheCallers(t *testing.T) {
 	require.Equal(t, "192.0.2.1", got[0].Headers.RemoteAddress, "without the port")
 }
 
+// TestBoundedCredential has a credential that is for one partition and some OPAs.
+func TestBoundedCredential(t *testing.T) {
+	published := 0
+	h := newUploadFor(func(context.Context, []domain.Record) error { published++; return nil }, 1<<30,
+		auth.Anonymous{Caller: domain.Caller{
+			Name: "edge", Tenants: domain.Tenants("acme"), Partitions: []string{"eu"}, OPAs: []string{"edge-*"},
+		}})
+	own, foreign := `{"labels":{"id":"edge-1"}}`, `{"labels":{"id":"victim"}}`
+	for name, c := range map[string]struct {
+		path, body string
+		status     int
+		says       string
+	}{
+		"its own":                   {"/logs/eu", "[" + own + "]", 200, ""},
+		"with a slash at the end":   {"/logs/eu/", "[" + own + "]", 200, ""},
+		"its own status":            {"/status/eu", own, 200, ""},
+		"a status without a name":   {"/status/eu", `{}`, 200, ""},
+		"another partition":         {"/logs/us", "[" + own + "]", 403, `the credential edge is not for the partition \"us\"`},
+		"below its own":             {"/logs/eu/x", "[" + own + "]", 403, `partition \"eu/x\"`},
+		"none":                      {"/logs", "[" + own + "]", 403, `partition \"\"`},
+		"a status of another":       {"/status/us", own, 403, `partition \"us\"`},
+		"another's decision":        {"/logs/eu", "[" + own + "," + foreign + "]", 403, `is not for the OPA \"victim\"`},
+		"another's status":          {"/status/eu", foreign, 403, `is not for the OPA \"victim\"`},
+		"a decision without a name": {"/logs/eu", "[{}]", 403, `is not for the OPA \"\"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			published = 0
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, c.path, strings.NewReader(c.body)))
+			require.Equal(t, c.status, w.Code, w.Body.String())
+			require.Contains(t, w.Body.String(), c.says)
+			require.Equal(t, c.status == 200 && strings.HasPrefix(c.path, "/logs"), published > 0)
+		})
+	}
+}
+
 // TestEveryRequestIsCounted has the answers that come from in front of the handler, and from behind a panic.
 func TestEveryRequestIsCounted(t *testing.T) {
 	reg := prometheus.NewRegistry()
