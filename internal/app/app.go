@@ -17,7 +17,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/adapters/sqlite"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ports"
@@ -108,31 +107,6 @@ func (a *App) fatal(err error) {
 	a.logger.Error("the disk lost a write; docket stops at once, because nothing it says would be certain. "+
 		"What was acknowledged before is safe. Check the disk, then start docket again", "error", err)
 	os.Exit(1)
-}
-
-// authenticators say who asks on the upload and on the console listener: by tokens where there is a file, and otherwise
-// everybody alike, which Config.Validate allows on loopback or when it is told to. People have sessions where they need
-// tokens.
-func (a *App) authenticators() (upload, users auth.Authenticator, sessions *auth.Sessions, err error) {
-	upload, users = auth.AnonymousUploader(), auth.AnonymousOperator()
-	refused := auth.NewRefusals(a.reg)
-	if file := a.cfg.UploadTokensFile; file != "" {
-		if upload, err = auth.LoadTokens(file, auth.Uploader, a.logger); err != nil {
-			return nil, nil, nil, err
-		}
-	}
-	if file := a.cfg.ConsoleTokensFile; file != "" {
-		tokens, err := auth.LoadTokens(file, auth.ConsoleUser, a.logger)
-		if err != nil {
-			return nil, nil, nil, err
-		}
-		if sessions, err = auth.NewSessions(tokens, a.cfg.Console.SessionKeyFile); err != nil {
-			return nil, nil, nil, err
-		}
-		users = sessions
-	}
-	upload, users = auth.Watch(upload, "upload", refused, a.logger), auth.Watch(users, "console", refused, a.logger)
-	return upload, users, sessions, nil
 }
 
 // run starts a background task that ends with the process.

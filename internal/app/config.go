@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/adapters/console"
 	"github.com/docket-project/docket/internal/adapters/kafka"
 	"github.com/docket-project/docket/internal/adapters/replaypolicy"
@@ -58,10 +59,13 @@ type Listeners struct {
 	ConsoleListen string `help:"Console listener, where people and programs ask." env:"DOCKET_CONSOLE_LISTEN"`
 	AdminListen   string `help:"Admin listener: /metrics, /livez, /readyz, and pprof on loopback. Unset: 127.0.0.1, port 9180 for serve, 9181 for ingest, 9182 for saver, 9183 for parking, 9184 for console." env:"DOCKET_ADMIN_LISTEN"`
 
-	UploadTokensFile  string   `help:"Bearer tokens for uploads, a line each: name, tenant, hex SHA-256 of the token. Read again when it changes." env:"DOCKET_UPLOAD_TOKENS_FILE" type:"path"`
-	ConsoleTokensFile string   `help:"Bearer tokens for the console, a line each: name, role (viewer or operator), hex SHA-256 of the token. Read again when it changes." env:"DOCKET_CONSOLE_TOKENS_FILE" type:"path"`
+	UploadTokensFile  string   `help:"Bearer tokens for uploads, a line each: name, tenant, hex SHA-256 of the token, terms (docs/security.md). Read again when it changes." env:"DOCKET_UPLOAD_TOKENS_FILE" type:"path"`
+	ConsoleTokensFile string   `help:"Bearer tokens for the console, a line each: name, role (viewer, operator or admin), hex SHA-256 of the token, terms (docs/security.md). Read again when it changes." env:"DOCKET_CONSOLE_TOKENS_FILE" type:"path"`
 	TLSCertFile       string   `name:"tls-cert-file" help:"Certificate for the upload and console listeners." env:"DOCKET_TLS_CERT_FILE" type:"path"`
 	TLSKeyFile        string   `name:"tls-key-file" help:"Key of the certificate." env:"DOCKET_TLS_KEY_FILE" type:"path"`
+	TLSClientCAFile   string   `name:"tls-client-ca-file" help:"Certificates of the authorities that the certificates of clients are checked by; client_certificates says what those may do. Read again when it changes." env:"DOCKET_TLS_CLIENT_CA_FILE" type:"path"`
+	TLSClientCRLFile  string   `name:"tls-client-crl-file" help:"Lists of the client certificates that the authorities have revoked (PEM). Read again when it changes." env:"DOCKET_TLS_CLIENT_CRL_FILE" type:"path"`
+	TLSClientRequired []string `name:"tls-client-required" help:"Listeners (upload, console) where everybody needs a client certificate of these authorities, beside a token or instead of one." env:"DOCKET_TLS_CLIENT_REQUIRED" type:"names" placeholder:"LISTENER,…"`
 	AllowedHosts      []string `help:"Names that a request's Host may have, besides addresses and localhost. On loopback any other name is refused; elsewhere none is, unless this is set." env:"DOCKET_ALLOWED_HOSTS" type:"names" placeholder:"NAME,…"`
 	Insecure          bool     `help:"Listen off loopback without tokens: something in front of docket asks who they are." env:"DOCKET_INSECURE"`
 }
@@ -75,7 +79,10 @@ const (
 // Sections are the settings that have a structure.
 type Sections struct {
 	// Mappings say what the events of a policy path mean, and where they have what people search by.
-	Mappings Mappings `yaml:"mappings"`
+	Mappings Mappings `yaml:"mappings,omitempty"`
+	// Issuers are those whose JSON web tokens are taken, and ClientCertificates those that TLSClientCAFile has signed.
+	Issuers            []auth.Issuer            `yaml:"issuers,omitempty"`
+	ClientCertificates []auth.ClientCertificate `yaml:"client_certificates,omitempty"`
 }
 
 // DefaultConfig is that of `docket serve` without a word.
@@ -95,6 +102,8 @@ func (c *Config) Validate(role status.Role) error {
 		c.validateServers(role),
 		c.Kafka.Validate(),
 		c.validateListeners(role),
+		auth.ValidateIssuers(c.Sections.Issuers),
+		auth.ValidateCertificates(c.Sections.ClientCertificates),
 		c.Ingest.Validate(),
 		c.Upload.Validate(),
 		c.Console.Validate(),
@@ -147,21 +156,70 @@ func (c *Config) validateServers(role status.Role) error {
 	)
 }
 
-func (l Listeners) validateListeners(role status.Role) error {
-	errs := []error{config.Together("tls_cert_file and tls_key_file", l.TLSCertFile != "", l.TLSKeyFile != "")}
+func (c *Config) validateListeners(role status.Role) error {
+	errs := []error{
+		config.Together("tls_cert_file and tls_key_file", c.TLSCertFile != "", c.TLSKeyFile != ""), c.validateClients(),
+	}
 	for _, open := range []struct {
-		role                        status.Role
-		name, addr, tokens, setting string
+		role                          status.Role
+		name, addr, listener, setting string
 	}{
-		{status.Ingest, "listen", l.Listen, l.UploadTokensFile, "DOCKET_UPLOAD_TOKENS_FILE"},
-		{status.Console, "console_listen", l.ConsoleListen, l.ConsoleTokensFile, "DOCKET_CONSOLE_TOKENS_FILE"},
+		{status.Ingest, "listen", c.Listen, auth.UploadListener, "DOCKET_UPLOAD_TOKENS_FILE"},
+		{status.Console, "console_listen", c.ConsoleListen, auth.ConsoleListener, "DOCKET_CONSOLE_TOKENS_FILE"},
 	} {
-		if role.Is(open.role) && open.tokens == "" && !l.Insecure && !web.Loopback(open.addr) {
+		if role.Is(open.role) && !c.asks(open.listener) && !c.Insecure && !web.Loopback(open.addr) {
 			errs = append(
 				errs,
 				fmt.Errorf("%s %s can be reached from other machines, and docket would ask nobody who they are: "+
-					"set %s, or --insecure if something in front of docket asks", open.name, open.addr, open.setting),
+					"set %s (or issuers or client_certificates, docs/security.md), or --insecure if something in front of "+
+					"docket asks", open.name, open.addr, open.setting),
 			)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// asks reports whether docket asks who somebody is on a listener.
+func (c *Config) asks(listener string) bool {
+	return c.tokensFile(listener) != "" || auth.Granted(listener, c.Sections.Issuers, c.Sections.ClientCertificates)
+}
+
+func (c *Config) tokensFile(listener string) string {
+	if listener == auth.UploadListener {
+		return c.UploadTokensFile
+	}
+	return c.ConsoleTokensFile
+}
+
+// validateClients reports settings of client certificates that miss another.
+func (c *Config) validateClients() error {
+	var errs []error
+	for _, needs := range []struct {
+		key string
+		set bool
+	}{
+		{"tls_client_crl_file", c.TLSClientCRLFile != ""}, {"tls_client_required", len(c.TLSClientRequired) > 0},
+		{"client_certificates", len(c.Sections.ClientCertificates) > 0},
+	} {
+		if needs.set && c.TLSClientCAFile == "" {
+			errs = append(
+				errs, fmt.Errorf("%s needs tls_client_ca_file: the authorities that certificates are checked by", needs.key),
+			)
+		}
+	}
+	if c.TLSClientCAFile != "" && c.TLSCertFile == "" {
+		errs = append(errs, errors.New("tls_client_ca_file needs tls_cert_file: clients show their certificates with TLS only"))
+	}
+	if c.TLSClientCAFile != "" && len(c.TLSClientRequired)+len(c.Sections.ClientCertificates) == 0 {
+		errs = append(errs, errors.New("tls_client_ca_file does nothing without client_certificates or tls_client_required"))
+	}
+	for _, listener := range c.TLSClientRequired {
+		errs = append(errs, config.OneOf("tls_client_required", listener, auth.UploadListener, auth.ConsoleListener))
+		if !c.asks(listener) {
+			errs = append(errs, fmt.Errorf(
+				"tls_client_required %s: a certificate alone says nothing; say in client_certificates what its holder may do, "+
+					"or ask for tokens as well", listener,
+			))
 		}
 	}
 	return errors.Join(errs...)

@@ -8,9 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"syscall"
 	"time"
 
+	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/adapters/web"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/status"
@@ -42,12 +44,12 @@ func (a *App) listenAll(ctx context.Context) error {
 		return l, nil
 	}
 	if a.role.Is(status.Ingest) {
-		if a.upload, err = take("upload", "listen", a.cfg.Listen, shares.upload, tlsConfig); err != nil {
+		if a.upload, err = take("upload", "listen", a.cfg.Listen, shares.upload, a.askFor(tlsConfig, auth.UploadListener)); err != nil {
 			return err
 		}
 	}
 	if a.role.Is(status.Console) {
-		if a.console, err = take("console", "console_listen", a.cfg.ConsoleListen, shares.console, tlsConfig); err != nil {
+		if a.console, err = take("console", "console_listen", a.cfg.ConsoleListen, shares.console, a.askFor(tlsConfig, auth.ConsoleListener)); err != nil {
 			return err
 		}
 		a.console.server.MaxHeaderBytes = maxConsoleHeader
@@ -157,6 +159,18 @@ func (a *App) tls() (*tls.Config, error) {
 		return nil, err
 	}
 	return certificate.Config(), nil
+}
+
+// askFor is the TLS of a listener, which asks clients for a certificate where one counts for something. Whether it is
+// good is the authenticator's to say, with words: a handshake could only end.
+func (a *App) askFor(shared *tls.Config, listener string) *tls.Config {
+	required := slices.Contains(a.cfg.TLSClientRequired, listener)
+	if shared == nil || !required && !auth.Granted(listener, nil, a.cfg.Sections.ClientCertificates) {
+		return shared
+	}
+	asking := shared.Clone()
+	asking.ClientAuth = tls.RequestClientCert
+	return asking
 }
 
 // serve starts a listener's server. Stopping one answers what is in flight: uploads within their time, anything else

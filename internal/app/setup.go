@@ -51,7 +51,7 @@ func (a *App) setup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	uploaders, users, sessions, err := a.authenticators()
+	who, err := a.authenticators()
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (a *App) setup(ctx context.Context) error {
 		inventory := ingest.NewInventory(back.Control, a.logger)
 		a.run("OPA inventory", inventory.Run)
 		a.upload.server.Handler = uploadapi.New(uploadapi.Parts{
-			Config: a.cfg.Upload, Who: uploaders, Inventory: inventory, Traces: tracing.provider,
+			Config: a.cfg.Upload, Who: who.upload, Inventory: inventory, Traces: tracing.provider,
 			Ingest: ingest.New(
 				a.assembler(), a.cfg.Ingest.PublishTimeout, back.uploads(log), inventory, a.reg,
 			),
@@ -136,7 +136,7 @@ func (a *App) setup(ctx context.Context) error {
 		a.console.server.RegisterOnShutdown(func() { close(stopping) })
 		questions := queryapi.Parts{
 			Decisions: back.Decisions, Control: back.Control, Log: back.Log, Operate: operate.New(back.Control),
-			Trail: trail.New(look, back.Log, a.stages()), Pipeline: sampler.Pipeline, Who: users,
+			Trail: trail.New(look, back.Log, a.stages()), Pipeline: sampler.Pipeline, Who: who.console,
 			Overview: watch.Look, Disk: back.free, Stopping: stopping, Searches: web.NewSearches(a.reg),
 			Statistics: statistics,
 			Replay:     replaypolicy.NewService(a.cfg.Replay, search.WithEvents(back.Decisions), stopping),
@@ -145,7 +145,7 @@ func (a *App) setup(ctx context.Context) error {
 		pages := console.Parts{
 			Config: a.cfg.Console, Decisions: back.Decisions, Control: back.Control, Log: back.Log,
 			Trail: questions.Trail, Operate: questions.Operate, Pipeline: sampler.Pipeline, Overview: watch.Look,
-			Statistics: statistics, Searches: questions.Searches, Disk: back.free, Who: users, Sessions: sessions,
+			Statistics: statistics, Searches: questions.Searches, Disk: back.free, Who: who.console, Sessions: who.sessions,
 			Replay: questions.Replay, Logger: a.logger,
 		}
 		if a.upload != nil {

@@ -319,7 +319,7 @@ func (c *configCommand) Run(kctx *kong.Context, out cli.Out) error {
 		}
 		fmt.Fprintf(out.Stdout, "%s: %s\n", keyOf(flag.Name), b)
 	}
-	if len(c.Sections.Mappings) > 0 {
+	if s := c.Sections; len(s.Mappings)+len(s.Issuers)+len(s.ClientCertificates) > 0 {
 		b, err := yaml.Marshal(c.Sections)
 		if err != nil {
 			return err

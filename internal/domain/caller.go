@@ -32,6 +32,9 @@ func (r Role) Includes(needed Role) bool {
 const (
 	// ByToken is a bearer token of the listener's file.
 	ByToken = "token"
+	// ByJWT is a JSON web token of an issuer that docket was told of, and ByCertificate a client's certificate.
+	ByJWT         = "jwt"
+	ByCertificate = "certificate"
 	// ByNothing is a listener that asks for no credentials.
 	ByNothing = "anonymous"
 )

@@ -54,7 +54,7 @@ func newPlan(m Mapping) *plan {
 	p := &plan{root: &node{slot: -1}, mapping: m}
 	var all []*placed
 	place := func(pointer string, optional bool) *placed {
-		at := &placed{pointer: pointer, steps: stepsOf(pointer), optional: optional}
+		at := &placed{pointer: pointer, steps: Steps(pointer), optional: optional}
 		n := p.root.at(at.steps)
 		n.slot, n.seen = 0, false
 		all = append(all, at)
@@ -119,8 +119,8 @@ func newPlan(m Mapping) *plan {
 	return p
 }
 
-// stepsOf splits a JSON pointer into its steps.
-func stepsOf(pointer string) []string {
+// Steps are those of a JSON pointer (RFC 6901), as ValueAt takes them.
+func Steps(pointer string) []string {
 	steps := strings.Split(strings.TrimPrefix(pointer, "/"), "/")
 	for i, step := range steps {
 		steps[i] = strings.ReplaceAll(strings.ReplaceAll(step, "~1", "/"), "~0", "~")

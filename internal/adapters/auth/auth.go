@@ -17,7 +17,7 @@ type Authenticator interface {
 
 // Why a caller is not known.
 var (
-	// ErrNoCredentials is a request without a bearer token.
+	// ErrNoCredentials is a request without a bearer token, and without a client certificate.
 	ErrNoCredentials = errors.New("this listener wants a bearer token: send Authorization: Bearer <token>")
 	// ErrUnknown is a token that is in no file, or not any more.
 	ErrUnknown = errors.New("the bearer token is not known here")

@@ -49,12 +49,12 @@ func TestTokensFile(t *testing.T) {
 	} {
 		tokens, _, err := load(t, good, ConsoleUser)
 		require.NoError(t, err, good)
-		caller, err := ask(tokens, "Bearer secret")
+		caller, err := ask(&Credentials{Tokens: tokens}, "Bearer secret")
 		require.NoError(t, err)
 		require.Equal(
 			t, domain.Caller{Name: "ann", Tenants: domain.AllTenants(), Role: domain.Viewer, How: domain.ByToken}, caller,
 		)
-		_, err = ask(tokens, "Bearer other")
+		_, err = ask(&Credentials{Tokens: tokens}, "Bearer other")
 		require.ErrorIs(t, err, ErrUnknown)
 	}
 	for bad, want := range map[string]string{
@@ -79,7 +79,7 @@ func TestTokensFile(t *testing.T) {
 func TestGrants(t *testing.T) {
 	tokens, _, err := load(t, "edge operator "+hashOf("secret"), Uploader)
 	require.NoError(t, err)
-	caller, err := ask(tokens, "Bearer secret")
+	caller, err := ask(&Credentials{Tokens: tokens}, "Bearer secret")
 	require.NoError(t, err)
 	require.Equal(t, domain.Caller{Name: "edge", Tenants: domain.Tenants("operator"), How: domain.ByToken}, caller)
 	require.Equal(t, "operator", caller.Tenant())
@@ -93,7 +93,7 @@ func TestCredentials(t *testing.T) {
 		"": ErrNoCredentials, "Bearer": ErrNoCredentials, "Basic secret": ErrNoCredentials, "secret": ErrNoCredentials,
 		"Bearer ": ErrNoCredentials, "Bearer x": ErrUnknown, "bearer secret": nil, "Bearer  secret ": nil,
 	} {
-		caller, err := ask(tokens, header)
+		caller, err := ask(&Credentials{Tokens: tokens}, header)
 		require.ErrorIs(t, err, want, header)
 		if want != nil {
 			require.Equal(t, domain.Caller{}, caller, header)
@@ -136,7 +136,10 @@ func TestTokensAreReadAgain(t *testing.T) {
 			var said bytes.Buffer
 			tokens.logger = slog.New(slog.NewTextHandler(&said, nil))
 			synctest.Test(t, func(t *testing.T) {
-				works := func(token string) bool { _, err := ask(tokens, "Bearer "+token); return err == nil }
+				works := func(token string) bool {
+					_, err := ask(&Credentials{Tokens: tokens}, "Bearer "+token)
+					return err == nil
+				}
 				require.True(t, works("secret"))
 				c.change(t, file)
 				for range 3 {
@@ -184,7 +187,7 @@ func TestTerms(t *testing.T) {
 	} {
 		tokens, _, err := load(t, "edge acme "+hashOf("secret")+" "+terms+" # a comment", Uploader)
 		require.NoError(t, err, terms)
-		caller, err := ask(tokens, "Bearer secret")
+		caller, err := ask(&Credentials{Tokens: tokens}, "Bearer secret")
 		require.NoError(t, err, terms)
 		caller.Expires = caller.Expires.UTC()
 		require.Equal(t, want, caller, terms)
@@ -197,7 +200,7 @@ func TestTerms(t *testing.T) {
 	} {
 		tokens, _, err := load(t, "edge,operator,"+hashOf("secret")+","+terms, ConsoleUser)
 		require.NoError(t, err, terms)
-		caller, err := ask(tokens, "Bearer secret")
+		caller, err := ask(&Credentials{Tokens: tokens}, "Bearer secret")
 		require.NoError(t, err, terms)
 		require.Equal(t, want, caller, terms)
 	}
@@ -233,26 +236,26 @@ func TestExpiry(t *testing.T) {
 		text := fmt.Sprintf("ann viewer %s expires=%s\nann viewer %s\n", hashOf("old"), at.Format(time.RFC3339), hashOf("new"))
 		tokens, _, err := load(t, text, ConsoleUser)
 		require.NoError(t, err)
-		sessions, err := NewSessions(tokens, "")
+		sessions, err := NewSessions(&Credentials{Tokens: tokens}, "")
 		require.NoError(t, err)
 		cookie, err := sessions.Begin("old", "/", false)
 		require.NoError(t, err)
 		for _, token := range []string{"old", "new"} {
-			_, err := ask(tokens, "Bearer "+token)
+			_, err := ask(&Credentials{Tokens: tokens}, "Bearer "+token)
 			require.NoError(t, err)
 		}
 		time.Sleep(time.Hour - time.Nanosecond)
-		_, err = ask(tokens, "Bearer old")
+		_, err = ask(&Credentials{Tokens: tokens}, "Bearer old")
 		require.NoError(t, err)
 		_, err = visit(sessions, cookie)
 		require.NoError(t, err)
 		time.Sleep(time.Nanosecond)
-		_, err = ask(tokens, "Bearer old")
+		_, err = ask(&Credentials{Tokens: tokens}, "Bearer old")
 		require.ErrorIs(t, err, ErrExpired)
 		require.ErrorContains(t, err, at.Format(time.RFC3339))
 		_, err = visit(sessions, cookie)
 		require.ErrorIs(t, err, ErrSessionEnded)
-		caller, err := ask(tokens, "Bearer new")
+		caller, err := ask(&Credentials{Tokens: tokens}, "Bearer new")
 		require.NoError(t, err)
 		require.Equal(t, "ann", caller.Name)
 	})

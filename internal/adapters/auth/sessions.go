@@ -23,8 +23,8 @@ const SessionFor = 12 * time.Hour
 // the browser alone, sealed with a key of docket's, so that it needs no store: a console can be looked at while the
 // database is away. It ends after SessionFor, or as soon as its token is taken out of the file.
 type Sessions struct {
-	tokens *Tokens
-	seal   *securecookie.SecureCookie
+	credentials *Credentials
+	seal        *securecookie.SecureCookie
 }
 
 // session is what the cookie holds.
@@ -35,10 +35,10 @@ type session struct {
 // sessionKey is how many bytes the keys have that a session is signed and encrypted with.
 const sessionKey = 32
 
-// NewSessions lets in whoever has a token. keyFile holds the key that sessions are sealed with, at least 32 bytes,
+// NewSessions lets in whoever has a token of the file, or shows a credential with each request. keyFile holds the key that sessions are sealed with, at least 32 bytes,
 // which all consoles behind one name have to share; "" makes one that only this process knows. Its error is
 // Misconfigured.
-func NewSessions(tokens *Tokens, keyFile string) (*Sessions, error) {
+func NewSessions(credentials *Credentials, keyFile string) (*Sessions, error) {
 	secret := make([]byte, sessionKey)
 	_, _ = rand.Read(secret) // it never fails
 	if keyFile != "" {
@@ -56,21 +56,24 @@ func NewSessions(tokens *Tokens, keyFile string) (*Sessions, error) {
 	sign := sha256.Sum256(append([]byte("sign "), secret...))
 	encrypt := sha256.Sum256(append([]byte("encrypt "), secret...))
 	seal := securecookie.New(sign[:], encrypt[:]).MaxAge(int(SessionFor.Seconds()))
-	return &Sessions{tokens: tokens, seal: seal.SetSerializer(securecookie.JSONEncoder{})}, nil
+	return &Sessions{credentials: credentials, seal: seal.SetSerializer(securecookie.JSONEncoder{})}, nil
 }
 
-// Authenticate reads the bearer token or, without one, the session.
+// Authenticate reads the bearer token or, without one, the session; without either it looks at the certificate.
 func (s *Sessions) Authenticate(r *http.Request) (domain.Caller, error) {
 	if r.Header.Get("Authorization") != "" {
-		return s.tokens.Authenticate(r)
+		return s.credentials.Authenticate(r)
 	}
 	cookie, err := r.Cookie(SessionCookie)
 	if err != nil {
-		return domain.Caller{}, ErrNoCredentials
+		return s.credentials.Authenticate(r)
+	}
+	if err := s.credentials.Certificates.demand(r); err != nil {
+		return domain.Caller{}, err
 	}
 	var held session
 	if s.seal.Decode(SessionCookie, cookie.Value, &held) == nil {
-		if caller, err := s.tokens.find(held.Token); err == nil {
+		if caller, err := s.credentials.Tokens.find(held.Token); err == nil {
 			return caller, nil
 		}
 	}

@@ -24,7 +24,7 @@ func newSessions(t *testing.T, key string) (*Sessions, string) {
 	t.Helper()
 	tokens, file, err := load(t, "ann viewer "+hashOf("secret")+"\nbob operator "+hashOf("other"), ConsoleUser)
 	require.NoError(t, err)
-	s, err := NewSessions(tokens, key)
+	s, err := NewSessions(&Credentials{Tokens: tokens}, key)
 	require.NoError(t, err)
 	return s, file
 }
@@ -71,7 +71,7 @@ func TestSessionEnds(t *testing.T) {
 		c, err := s.Begin("secret", "/", false)
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(file, []byte("bob operator "+hashOf("other")), 0o600))
-		s.tokens.checked = time.Time{} // a second later
+		s.credentials.Tokens.checked = time.Time{} // a second later
 		_, err = visit(s, c)
 		require.ErrorIs(t, err, ErrSessionEnded)
 	})
@@ -110,7 +110,7 @@ func TestKeysOfSessionsThatAreNone(t *testing.T) {
 	short := filepath.Join(t.TempDir(), "key")
 	require.NoError(t, os.WriteFile(short, make([]byte, 31), 0o600))
 	for file, want := range map[string]string{short: "31 bytes", "/nowhere": "no such file"} {
-		_, err := NewSessions(tokens, file)
+		_, err := NewSessions(&Credentials{Tokens: tokens}, file)
 		require.ErrorContains(t, err, want)
 		require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
 	}

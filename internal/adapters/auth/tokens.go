@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"os"
 	"reflect"
 	"strings"
@@ -171,13 +170,4 @@ func (t *Tokens) refresh() {
 		t.logger.Info("the file of tokens is as it has to be again", "file", t.path, "tokens", len(t.byHash))
 	}
 	t.trouble = trouble
-}
-
-// Authenticate reads the bearer token (RFC 6750 section 2.1).
-func (t *Tokens) Authenticate(r *http.Request) (domain.Caller, error) {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return domain.Caller{}, ErrNoCredentials
-	}
-	return t.find(sha256.Sum256([]byte(strings.TrimSpace(token))))
 }

@@ -313,7 +313,7 @@ func TestLogin(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "vera viewer %x\n", hash), 0o600))
 	tokens, err := auth.LoadTokens(file, auth.ConsoleUser, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	sessions, err := auth.NewSessions(tokens, "")
+	sessions, err := auth.NewSessions(&auth.Credentials{Tokens: tokens}, "")
 	require.NoError(t, err)
 	h := b.pages(domain.Caller{}, func(p *Parts) { p.Who, p.Sessions, p.Config.Prefix = sessions, sessions, "/docket" })
 

@@ -150,6 +150,12 @@ func Authenticated(a auth.Authenticator) echo.MiddlewareFunc {
 // Authenticate says who a request comes from; its error is a Problem.
 func Authenticate(a auth.Authenticator, r *http.Request) (domain.Caller, error) {
 	caller, err := a.Authenticate(r)
+	if domain.ClassOf(err) == domain.Unavailable { // nobody can tell at the moment
+		return caller, err
+	}
+	if errors.Is(err, auth.ErrNotGranted) {
+		return caller, Problem(http.StatusForbidden, err.Error())
+	}
 	if err != nil {
 		return caller, Problem(http.StatusUnauthorized, err.Error())
 	}

@@ -1,0 +1,60 @@
+package auth
+
+import (
+	"crypto/sha256"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// ErrContradiction is a certificate and a token that are of different tenants.
+var ErrContradiction = errors.New("the client certificate and the bearer token are of different tenants: show one, or two " +
+	"of the same tenant")
+
+// Credentials know the callers of one listener by what they show: a bearer token, which is one of the file or a JSON web
+// token, a client certificate, or both. Without a kind of them nobody is known by it.
+type Credentials struct {
+	Tokens       *Tokens
+	Issuers      *Issuers
+	Certificates *Certificates
+}
+
+// Authenticate looks at the bearer token (RFC 6750 section 2.1) and at the certificate. Where there are both, the token
+// says who it is.
+func (c *Credentials) Authenticate(r *http.Request) (domain.Caller, error) {
+	if err := c.Certificates.demand(r); err != nil {
+		return domain.Caller{}, err
+	}
+	holder, shown, err := c.Certificates.find(r)
+	token, ok := bearer(r)
+	if !ok && (shown || err != nil) {
+		return holder, err
+	}
+	if !ok {
+		return domain.Caller{}, ErrNoCredentials
+	}
+	caller, err := c.bearer(r, token)
+	if err == nil && shown && !caller.Tenants.Meets(holder.Tenants) {
+		return domain.Caller{}, ErrContradiction
+	}
+	return caller, err
+}
+
+func (c *Credentials) bearer(r *http.Request, token string) (domain.Caller, error) {
+	if caller, ok, err := c.Issuers.find(r.Context(), token); ok {
+		return caller, err
+	}
+	if c.Tokens == nil {
+		return domain.Caller{}, ErrUnknown
+	}
+	return c.Tokens.find(sha256.Sum256([]byte(token)))
+}
+
+// bearer is the bearer token of a request.
+func bearer(r *http.Request) (string, bool) {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	token = strings.TrimSpace(token)
+	return token, strings.EqualFold(scheme, "Bearer") && token != ""
+}

@@ -1,0 +1,209 @@
+package auth
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/MicahParks/jwkset"
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// Issuer is one whose JSON web tokens (RFC 7519) are taken: those of OPA's oauth2 credentials, of Kubernetes' service
+// accounts, of programs.
+type Issuer struct {
+	// Issuer is what the tokens have as iss, to the letter.
+	Issuer string `yaml:"issuer"`
+	// JWKSURL is where its keys are (RFC 7517): https://, file://, or http:// on loopback. Without it the issuer says so at
+	// /.well-known/openid-configuration (OpenID Connect Discovery 1.0).
+	JWKSURL string `yaml:"jwks_url,omitempty"`
+	// CAFile has the certificates that the issuer's own is checked by, and TokenFile the bearer token that docket asks for
+	// the keys with, which Kubernetes wants.
+	CAFile    string `yaml:"ca_file,omitempty"`
+	TokenFile string `yaml:"token_file,omitempty"`
+	// Audiences are those of which a token has to be for one, and Algorithms what it may be signed with: RS256 and ES256
+	// unless set.
+	Audiences  []string `yaml:"audiences"`
+	Algorithms []string `yaml:"algorithms,omitempty"`
+	// Name is a JSON pointer to the claim that names the caller: /sub unless set.
+	Name   string `yaml:"name,omitempty"`
+	grants `yaml:",inline"`
+}
+
+// algorithms are those that a token may be signed with: none in which the key that checks can also sign.
+var algorithms = []string{
+	"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+}
+
+var usualAlgorithms = []string{"RS256", "ES256"}
+
+const usualName = "/sub"
+
+// ValidateIssuers reports everything that is wrong with the section.
+func ValidateIssuers(issuers []Issuer) error {
+	known := map[string]bool{}
+	return sectionErrors("issuers", issuers, func(i Issuer) error {
+		errs := []error{i.validate(true), checkClaim("name", i.Name, true)}
+		if i.Issuer == "" {
+			errs = append(errs, errors.New("set issuer: what its tokens have as iss"))
+		}
+		if known[i.Issuer] {
+			errs = append(errs, fmt.Errorf("%s has an entry already", i.Issuer))
+		}
+		known[i.Issuer] = true
+		if len(i.Audiences) == 0 {
+			errs = append(errs, errors.New("set audiences: a token that was made for something else must not count here"))
+		}
+		keys, what := i.JWKSURL, "jwks_url"
+		if keys == "" {
+			keys, what = i.Issuer, "issuer, which is asked where the keys are as there is no jwks_url"
+		}
+		if err := checkURL(keys); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+		}
+		for _, name := range i.Algorithms {
+			if !slices.Contains(algorithms, name) {
+				errs = append(errs, fmt.Errorf("algorithms: %q is none of %s", name, strings.Join(algorithms, ", ")))
+			}
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// checkURL reports a URL that keys must not come from.
+func checkURL(text string) error {
+	u, err := url.Parse(text)
+	if err != nil {
+		return err
+	}
+	switch {
+	case u.Scheme == "https" && u.Host != "", u.Scheme == "file" && u.Path != "" && u.Host == "":
+		return nil
+	case u.Scheme == "http" && loopback(u.Hostname()):
+		return nil
+	}
+	return fmt.Errorf(
+		"%q is no https:// or file:/// URL: keys that come in the clear, but from this machine, may be anybody's", text,
+	)
+}
+
+const (
+	// leeway is how far the clocks of docket and the issuer may differ.
+	leeway = 30 * time.Second
+	// maxJWT bounds a token, in bytes.
+	maxJWT = 16 << 10
+)
+
+// Issuers know callers by the JSON web tokens of their issuers, on one listener. An issuer that is away is missed by
+// nobody whose key was known before.
+type Issuers struct {
+	listener string
+	byName   map[string]*issuer
+}
+
+type issuer struct {
+	Issuer
+	keys   *keySet
+	parser *jwt.Parser
+	grant  granted
+}
+
+// NewIssuers knows the callers of those issuers that something is granted to on a listener; nil where there are none.
+func NewIssuers(listener string, issuers []Issuer, keys KeySets) *Issuers {
+	out := &Issuers{listener: listener, byName: map[string]*issuer{}}
+	for _, i := range issuers {
+		grant := i.on(listener)
+		if grant == nil {
+			continue
+		}
+		if i.Algorithms == nil {
+			i.Algorithms = usualAlgorithms
+		}
+		if i.Name == "" {
+			i.Name = usualName
+		}
+		out.byName[i.Issuer] = &issuer{
+			Issuer: i, keys: keys[i.Issuer], grant: grant,
+			parser: jwt.NewParser(
+				jwt.WithValidMethods(i.Algorithms), jwt.WithIssuer(i.Issuer), jwt.WithAudience(i.Audiences...),
+				jwt.WithExpirationRequired(), jwt.WithLeeway(leeway),
+			),
+		}
+	}
+	if len(out.byName) == 0 {
+		return nil
+	}
+	return out
+}
+
+// find returns whose token this is; ok is false where it is no token of these issuers. Errors: ErrUnknown, ErrExpired,
+// ErrNotGranted, and Unavailable while the issuer's keys were never read.
+func (s *Issuers) find(ctx context.Context, token string) (c domain.Caller, ok bool, err error) {
+	if s == nil || strings.Count(token, ".") != 2 || len(token) > maxJWT {
+		return c, false, nil
+	}
+	_, rest, _ := strings.Cut(token, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	claims, err := base64.RawURLEncoding.DecodeString(payload)
+	if err != nil {
+		return c, false, nil
+	}
+	var named jwt.RegisteredClaims
+	if _, _, err := jwt.NewParser().ParseUnverified(token, &named); err != nil {
+		return c, false, nil
+	}
+	i := s.byName[named.Issuer]
+	if i == nil {
+		return c, true, fmt.Errorf("%w: its issuer is none of this listener's", ErrUnknown)
+	}
+	signed := &jwt.RegisteredClaims{}
+	read, err := i.parser.ParseWithClaims(token, signed, i.keys.known.KeyfuncCtx(ctx))
+	if errors.Is(err, jwkset.ErrKeyNotFound) && i.keys.ask(ctx, read) {
+		_, err = i.parser.ParseWithClaims(token, signed, i.keys.known.KeyfuncCtx(ctx))
+	}
+	if err != nil {
+		return c, true, i.why(ctx, err, named.ExpiresAt)
+	}
+	names := texts(claims, i.Name)
+	if len(names) != 1 {
+		return c, true, fmt.Errorf("%w: its claim %s has to be one text, the caller's name", ErrNotGranted, i.Name)
+	}
+	if c, err = i.grant.caller(names[0], claims); err != nil {
+		return c, true, err
+	}
+	c.How, c.Expires = domain.ByJWT, signed.ExpiresAt.Time
+	return c, true, nil
+}
+
+// why words what is wrong with a token, without a word of it.
+func (i *issuer) why(ctx context.Context, err error, expires *jwt.NumericDate) error {
+	switch {
+	case errors.Is(err, jwkset.ErrKeyNotFound), errors.Is(err, jwt.ErrTokenUnverifiable):
+		if all, err := i.keys.known.Storage().KeyReadAll(ctx); err == nil && len(all) == 0 {
+			return domain.Errorf(
+				domain.Unavailable, "the keys of the issuer %s could not be read so far: docket cannot tell whose the token is",
+				i.Issuer.Issuer,
+			)
+		}
+		return fmt.Errorf("%w: the issuer %s has no key of its kid and alg, as far as docket knows; it asks every %s at most",
+			ErrUnknown, i.Issuer.Issuer, newKeyEvery)
+	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
+		return fmt.Errorf("%w: it is not signed by %s with one of %s", ErrUnknown, i.Issuer.Issuer, strings.Join(i.Algorithms, ", "))
+	case errors.Is(err, jwt.ErrTokenExpired) && expires != nil:
+		return fmt.Errorf("%w at %s: ask for another one", ErrExpired, expires.UTC().Format(time.RFC3339))
+	case errors.Is(err, jwt.ErrTokenInvalidAudience):
+		return fmt.Errorf("%w: it is for another audience than %s", ErrUnknown, strings.Join(i.Audiences, ", "))
+	case errors.Is(err, jwt.ErrTokenNotValidYet), errors.Is(err, jwt.ErrTokenUsedBeforeIssued):
+		return fmt.Errorf("%w: it is not valid yet; do the clocks agree?", ErrUnknown)
+	case errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
+		return fmt.Errorf("%w: it has no exp or no aud, so that it would count for ever or anywhere", ErrUnknown)
+	}
+	return fmt.Errorf("%w: it is no valid token of %s", ErrUnknown, i.Issuer.Issuer)
+}

@@ -1,0 +1,397 @@
+package auth
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
+	"encoding/pem"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/MicahParks/jwkset"
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// signer is a key of an issuer.
+type signer struct {
+	kid    string
+	method jwt.SigningMethod
+	key    crypto.Signer
+}
+
+var (
+	rsaKey, _   = rsa.GenerateKey(rand.Reader, 2048)
+	ecKey, _    = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	otherKey, _ = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	signRSA     = signer{"rsa", jwt.SigningMethodRS256, rsaKey}
+	signEC      = signer{"ec", jwt.SigningMethodES256, ecKey}
+	signOther   = signer{"other", jwt.SigningMethodES256, otherKey}
+)
+
+// issuing is an issuer that can be away.
+type issuing struct {
+	*httptest.Server
+	mu    sync.Mutex
+	away  bool
+	keys  []signer
+	asked map[string]int // paths
+	shown string         // the Authorization header
+}
+
+func newIssuing(t *testing.T, keys ...signer) *issuing {
+	i := &issuing{keys: keys, asked: map[string]int{}}
+	i.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.asked[r.URL.Path]++
+		i.shown = r.Header.Get("Authorization")
+		switch {
+		case i.away:
+			w.WriteHeader(http.StatusBadGateway)
+		case r.URL.Path == "/.well-known/openid-configuration":
+			_ = json.NewEncoder(w).Encode(map[string]string{"issuer": i.URL, "jwks_uri": i.URL + "/keys"})
+		case r.URL.Path == "/keys":
+			_, _ = w.Write(jwks(i.keys...))
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	t.Cleanup(i.Close)
+	return i
+}
+
+func (i *issuing) set(away bool, keys ...signer) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.away, i.keys = away, keys
+}
+
+func jwks(keys ...signer) []byte {
+	store := jwkset.NewMemoryStorage()
+	for _, k := range keys {
+		jwk, err := jwkset.NewJWKFromKey(k.key.Public(), jwkset.JWKOptions{
+			Metadata: jwkset.JWKMetadataOptions{KID: k.kid, ALG: jwkset.ALG(k.method.Alg()), USE: jwkset.UseSig},
+		})
+		if err == nil {
+			err = store.KeyWrite(context.Background(), jwk)
+		}
+		if err != nil {
+			panic(err)
+		}
+	}
+	b, err := store.JSONPublic(context.Background())
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// caFile is a file with the issuer's own certificate.
+func (i *issuing) caFile(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	b := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: i.Certificate().Raw})
+	require.NoError(t, os.WriteFile(file, b, 0o600))
+	return file
+}
+
+// config takes the issuer's tokens on both listeners.
+func (i *issuing) config(t *testing.T) Issuer {
+	return Issuer{
+		Issuer: i.URL, CAFile: i.caFile(t), Audiences: []string{"docket", "logs"},
+		grants: grants{
+			Upload: &UploadGrant{TenantClaim: "/kubernetes.io/namespace", Tenants: map[string]string{"payments": "acme"}},
+			Console: &ConsoleGrant{
+				RoleClaim: "/groups", Roles: map[string]string{"sre": "operator", "dev": "viewer"}, TenantsClaim: "/teams",
+			},
+		},
+	}
+}
+
+// claims are good ones of the issuer, with changes; nil takes one out.
+func (i *issuing) claims(changes map[string]any) jwt.MapClaims {
+	c := jwt.MapClaims{
+		"iss": i.URL, "sub": "system:serviceaccount:payments:opa", "aud": "docket", "exp": time.Now().Add(time.Hour).Unix(),
+		"kubernetes.io": map[string]any{"namespace": "payments"}, "groups": []string{"all", "dev"}, "teams": []string{"acme"},
+	}
+	maps.Copy(c, changes)
+	maps.DeleteFunc(c, func(_ string, v any) bool { return v == nil })
+	return c
+}
+
+func (s signer) sign(t *testing.T, claims jwt.Claims) string {
+	t.Helper()
+	token := jwt.NewWithClaims(s.method, claims)
+	token.Header["kid"] = s.kid
+	text, err := token.SignedString(s.key)
+	require.NoError(t, err)
+	return text
+}
+
+func listenersOf(t *testing.T, logger *slog.Logger, issuers ...Issuer) (upload, console *Credentials) {
+	t.Helper()
+	require.NoError(t, ValidateIssuers(issuers))
+	keys, err := LoadKeys(t.Context(), issuers, nil, logger)
+	require.NoError(t, err)
+	return &Credentials{Issuers: NewIssuers(UploadListener, issuers, keys)},
+		&Credentials{Issuers: NewIssuers(ConsoleListener, issuers, keys)}
+}
+
+func TestJWT(t *testing.T) {
+	i := newIssuing(t, signRSA, signEC)
+	upload, console := listenersOf(t, slog.New(slog.DiscardHandler), i.config(t))
+	good := i.claims(nil)
+	for _, s := range []signer{signRSA, signEC} {
+		caller, err := ask(upload, "Bearer "+s.sign(t, good))
+		require.NoError(t, err)
+		require.WithinDuration(t, time.Now().Add(time.Hour), caller.Expires, 2*time.Second)
+		caller.Expires = time.Time{}
+		require.Equal(t, domain.Caller{
+			Name: "system:serviceaccount:payments:opa", Tenants: domain.Tenants("acme"), How: domain.ByJWT,
+		}, caller)
+		caller, err = ask(console, "Bearer "+s.sign(t, good))
+		require.NoError(t, err)
+		require.Equal(t, domain.Viewer, caller.Role)
+		require.Equal(t, domain.Tenants("acme"), caller.Tenants)
+	}
+	caller, err := ask(console, "Bearer "+signEC.sign(t, i.claims(map[string]any{
+		"groups": []string{"dev", "sre", "dev"}, "teams": "initech", "aud": []string{"x", "logs"},
+	})))
+	require.NoError(t, err)
+	require.Equal(t, domain.Operator, caller.Role, "the most that any of them grants")
+	require.Equal(t, domain.Tenants("initech"), caller.Tenants)
+
+	noKid := jwt.NewWithClaims(signRSA.method, good)
+	text, err := noKid.SignedString(rsaKey)
+	require.NoError(t, err)
+	_, err = ask(upload, "Bearer "+text)
+	require.NoError(t, err, "without a kid, any key may fit")
+}
+
+// TestJWTs that must not count.
+func TestJWTsThatAreRefused(t *testing.T) {
+	i := newIssuing(t, signRSA, signEC)
+	upload, console := listenersOf(t, slog.New(slog.DiscardHandler), i.config(t))
+	changed := func(key string, value any) string { return signRSA.sign(t, i.claims(map[string]any{key: value})) }
+	good := signRSA.sign(t, i.claims(nil))
+	parts := strings.Split(good, ".")
+	evil := strings.Split(changed("kubernetes.io", map[string]any{"namespace": "other"}), ".")
+	unsigned, err := jwt.NewWithClaims(jwt.SigningMethodNone, i.claims(nil)).SignedString(jwt.UnsafeAllowNoneSignatureType)
+	require.NoError(t, err)
+	// The public key as the secret of an HMAC, for whoever lets the token say how it is checked.
+	confused := jwt.NewWithClaims(jwt.SigningMethodHS256, i.claims(nil))
+	confused.Header["kid"] = "rsa"
+	hmac, err := confused.SignedString(rsaKey.N.Bytes())
+	require.NoError(t, err)
+	strong := signer{"rsa", jwt.SigningMethodRS512, rsaKey}
+	hour := time.Hour
+	for name, c := range map[string]struct {
+		token string
+		want  error
+		says  string
+	}{
+		"another payload":       {parts[0] + "." + evil[1] + "." + parts[2], ErrUnknown, "it is not signed by"},
+		"no signature":          {parts[0] + "." + parts[1] + ".", ErrUnknown, "it is not signed by"},
+		"alg none":              {unsigned, ErrUnknown, "it is not signed by"},
+		"HMAC by a public key":  {hmac, ErrUnknown, "it is not signed by"},
+		"an algorithm too many": {strong.sign(t, i.claims(nil)), ErrUnknown, "it is not signed by"},
+		"a key of nobody":       {signOther.sign(t, i.claims(nil)), ErrUnknown, "has no key of its kid"},
+		"another's key under a known name": {
+			signer{"ec", jwt.SigningMethodES256, otherKey}.sign(t, i.claims(nil)), ErrUnknown, "it is not signed by",
+		},
+		"expired":              {changed("exp", time.Now().Add(-hour).Unix()), ErrExpired, "ask for another one"},
+		"without end":          {changed("exp", nil), ErrUnknown, "it has no exp"},
+		"not yet":              {changed("nbf", time.Now().Add(hour).Unix()), ErrUnknown, "do the clocks agree"},
+		"another audience":     {changed("aud", "somebody"), ErrUnknown, "another audience"},
+		"no audience":          {changed("aud", nil), ErrUnknown, ""},
+		"another issuer":       {changed("iss", "https://evil.example"), ErrUnknown, "its issuer is none"},
+		"nearly its issuer":    {changed("iss", i.URL+"/"), ErrUnknown, "its issuer is none"},
+		"no issuer":            {changed("iss", nil), ErrUnknown, "its issuer is none"},
+		"no name":              {changed("sub", nil), ErrNotGranted, "/sub"},
+		"a name that is none":  {changed("sub", "a\x00b"), ErrNotGranted, "/sub"},
+		"no tenant":            {changed("kubernetes.io", nil), ErrNotGranted, "has to be one text"},
+		"an unknown tenant":    {changed("kubernetes.io", map[string]any{"namespace": "x"}), ErrNotGranted, "is no tenant here"},
+		"two tenants":          {changed("kubernetes.io", map[string]any{"namespace": []string{"payments", "x"}}), ErrNotGranted, "one text"},
+		"a tenant of a number": {changed("kubernetes.io", map[string]any{"namespace": 7}), ErrNotGranted, "one text"},
+		"very long":            {changed("x", strings.Repeat("x", maxJWT)), ErrUnknown, ""},
+		"rubbish with dots":    {"a.b.c", ErrUnknown, ""},
+		"no token":             {"", ErrNoCredentials, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			caller, err := ask(upload, "Bearer "+c.token)
+			require.ErrorIs(t, err, c.want)
+			require.ErrorContains(t, err, c.says)
+			require.Equal(t, domain.Caller{}, caller)
+			if c.token != "" {
+				require.NotContains(t, err.Error(), c.token)
+			}
+		})
+	}
+	for name, c := range map[string]struct {
+		change map[string]any
+		says   string
+	}{
+		"no role":              {map[string]any{"groups": []string{"all"}}, "is a role here"},
+		"no groups":            {map[string]any{"groups": nil}, "is a role here"},
+		"a role as its group":  {map[string]any{"groups": "admin"}, "is a role here"},
+		"no teams":             {map[string]any{"teams": nil}, "names no tenant"},
+		"teams of numbers":     {map[string]any{"teams": []any{"acme", 1}}, "names no tenant"},
+		"a team with a NUL":    {map[string]any{"teams": "a\x00initech"}, "names no tenant"},
+		"an empty team":        {map[string]any{"teams": []string{""}}, "names no tenant"},
+		"a list without teams": {map[string]any{"teams": []string{}}, "names no tenant"},
+	} {
+		t.Run("console: "+name, func(t *testing.T) {
+			_, err := ask(console, "Bearer "+signRSA.sign(t, i.claims(c.change)))
+			require.ErrorIs(t, err, ErrNotGranted)
+			require.ErrorContains(t, err, c.says)
+		})
+	}
+}
+
+// TestKeysOfAnIssuer has one that rotates its keys, and is away.
+func TestKeysOfAnIssuer(t *testing.T) {
+	i := newIssuing(t, signRSA)
+	var said bytes.Buffer
+	reg := prometheus.NewRegistry()
+	cfg := i.config(t)
+	tokenFile := filepath.Join(t.TempDir(), "token")
+	require.NoError(t, os.WriteFile(tokenFile, []byte("for the keys\n"), 0o600))
+	cfg.TokenFile = tokenFile
+	i.set(true)
+	keys, err := loadKeys(t.Context(), []Issuer{cfg}, rate.Inf, reg, slog.New(slog.NewTextHandler(&said, nil)))
+	require.NoError(t, err, "docket starts without its issuers")
+	require.Contains(t, said.String(), "the keys of an issuer were not read")
+	upload := &Credentials{Issuers: NewIssuers(UploadListener, []Issuer{cfg}, keys)}
+	old, fresh := signRSA.sign(t, i.claims(nil)), signEC.sign(t, i.claims(nil))
+	_, err = ask(upload, "Bearer "+old)
+	require.Equal(t, domain.Unavailable, domain.ClassOf(err), "nobody can tell: %v", err)
+
+	i.set(false, signRSA)
+	_, err = ask(upload, "Bearer "+old)
+	require.NoError(t, err)
+	require.Equal(t, "Bearer for the keys", i.shown)
+	families, err := reg.Gather()
+	require.NoError(t, err)
+	require.Equal(t, "docket_issuer_keys_age_seconds", families[0].GetName())
+	require.Equal(t, i.URL, families[0].GetMetric()[0].GetLabel()[0].GetValue())
+
+	i.set(true)
+	_, err = ask(upload, "Bearer "+old)
+	require.NoError(t, err, "an issuer that is away is missed by nobody whose key is known")
+	_, err = ask(upload, "Bearer "+fresh)
+	require.ErrorIs(t, err, ErrUnknown)
+	i.set(false, signRSA, signEC)
+	for _, token := range []string{old, fresh} {
+		_, err = ask(upload, "Bearer "+token)
+		require.NoError(t, err, "a key that is new is asked for")
+	}
+	i.set(false, signEC)
+	_, err = ask(upload, "Bearer "+signOther.sign(t, i.claims(nil)))
+	require.ErrorIs(t, err, ErrUnknown)
+	_, err = ask(upload, "Bearer "+old)
+	require.ErrorIs(t, err, ErrUnknown, "a key that the issuer withdrew")
+}
+
+// TestStrangersAndAnIssuer has tokens with made-up key ids, which must not make docket ask the issuer for each.
+func TestStrangersAndAnIssuer(t *testing.T) {
+	i := newIssuing(t, signRSA)
+	upload, _ := listenersOf(t, slog.New(slog.DiscardHandler), i.config(t))
+	for n := range 50 {
+		made := signOther
+		made.kid = strings.Repeat("x", n)
+		_, err := ask(upload, "Bearer "+made.sign(t, i.claims(nil)))
+		require.ErrorIs(t, err, ErrUnknown)
+	}
+	require.LessOrEqual(t, i.asked["/keys"], 3)
+	require.Equal(t, 1, i.asked["/.well-known/openid-configuration"])
+	_, err := ask(upload, "Bearer "+signRSA.sign(t, i.claims(nil)))
+	require.NoError(t, err)
+}
+
+// TestKeysFromAFile has an issuer that docket cannot reach, and one whose word on its keys is not taken.
+func TestKeysFromAFile(t *testing.T) {
+	i := newIssuing(t)
+	file := filepath.Join(t.TempDir(), "keys.json")
+	require.NoError(t, os.WriteFile(file, jwks(signRSA), 0o600))
+	cfg := i.config(t)
+	cfg.JWKSURL, cfg.CAFile = "file://"+file, ""
+	upload, _ := listenersOf(t, slog.New(slog.DiscardHandler), cfg)
+	_, err := ask(upload, "Bearer "+signRSA.sign(t, i.claims(nil)))
+	require.NoError(t, err)
+	require.Empty(t, i.asked)
+
+	var said bytes.Buffer
+	liar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(map[string]string{"issuer": "https://other.example", "jwks_uri": "http://other.example/"})
+	}))
+	defer liar.Close()
+	cfg.Issuer, cfg.JWKSURL = liar.URL, ""
+	_, _ = listenersOf(t, slog.New(slog.NewTextHandler(&said, nil)), cfg)
+	require.Contains(t, said.String(), "is about another issuer")
+}
+
+func TestIssuersThatAreNone(t *testing.T) {
+	good := Issuer{
+		Issuer: "https://a.example", Audiences: []string{"docket"}, grants: grants{Upload: &UploadGrant{Tenant: "acme"}},
+	}
+	require.NoError(t, ValidateIssuers([]Issuer{good}))
+	local := good
+	local.JWKSURL = "http://127.0.0.1:8080/keys"
+	require.NoError(t, ValidateIssuers([]Issuer{local}))
+	for says, change := range map[string]func(*Issuer){
+		"set issuer":                            func(i *Issuer) { i.Issuer = "" },
+		"set audiences":                         func(i *Issuer) { i.Audiences = nil },
+		"is no https:// or file:/// URL":        func(i *Issuer) { i.JWKSURL = "http://keys.example/" },
+		"which is asked where the keys are":     func(i *Issuer) { i.Issuer = "kubernetes/serviceaccount" },
+		`algorithms: "HS256" is none of`:        func(i *Issuer) { i.Algorithms = []string{"HS256"} },
+		`algorithms: "none" is none of`:         func(i *Issuer) { i.Algorithms = []string{"none"} },
+		"name: \"sub\" is no JSON pointer":      func(i *Issuer) { i.Name = "sub" },
+		"set upload or console":                 func(i *Issuer) { i.grants = grants{} },
+		"upload: set either tenant or":          func(i *Issuer) { i.Upload = &UploadGrant{} },
+		"upload: tenants says what values of":   func(i *Issuer) { i.Upload.Tenants = map[string]string{"a": "b"} },
+		"upload.tenant_claim: \"x\" is no JSON": func(i *Issuer) { i.Upload = &UploadGrant{TenantClaim: "x"} },
+		"tenants: \"a\" has no tenant": func(i *Issuer) {
+			i.Upload = &UploadGrant{TenantClaim: "/x", Tenants: map[string]string{"a": ""}}
+		},
+		"console: set either role or role_claim": func(i *Issuer) { i.Console = &ConsoleGrant{} },
+		`"king" is no role`:                      func(i *Issuer) { i.Console = &ConsoleGrant{Role: "king"} },
+		`roles: "a": "king" is no role`: func(i *Issuer) {
+			i.Console = &ConsoleGrant{RoleClaim: "/x", Roles: map[string]string{"a": "king"}}
+		},
+		"console: set tenants or tenants_claim": func(i *Issuer) {
+			i.Console = &ConsoleGrant{Role: "viewer", Tenants: []string{"a"}, TenantsClaim: "/x"}
+		},
+		"console: tenants is empty": func(i *Issuer) { i.Console = &ConsoleGrant{Role: "viewer", Tenants: []string{}} },
+	} {
+		changed := good
+		upload := *good.Upload
+		changed.Upload = &upload
+		change(&changed)
+		err := ValidateIssuers([]Issuer{good, changed})
+		require.ErrorContains(t, err, says)
+		require.ErrorContains(t, err, "issuers: entry 2")
+	}
+	require.ErrorContains(t, ValidateIssuers([]Issuer{good, good}), "has an entry already")
+	missing := good
+	missing.CAFile = "/nowhere"
+	_, err := LoadKeys(t.Context(), []Issuer{missing}, nil, slog.New(slog.DiscardHandler))
+	require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
+}

@@ -1,0 +1,115 @@
+package auth
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/MicahParks/jwkset"
+	"github.com/MicahParks/keyfunc/v3"
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+const (
+	// keysEvery is how old the keys of an issuer become before it is asked again. So long does a key count that the issuer
+	// has withdrawn.
+	keysEvery = 5 * time.Minute
+	// newKeyEvery is how soon it is asked again for a key that is not known: strangers can name any.
+	newKeyEvery = 10 * time.Second
+	// keysTimeout bounds each request for keys.
+	keysTimeout = 5 * time.Second
+)
+
+// keySet is what an issuer signs with.
+type keySet struct {
+	known  keyfunc.Keyfunc
+	fresh  jwkset.Storage // asks the issuer for what it does not have
+	often  *rate.Limiter
+	asking singleflight.Group
+}
+
+// ask asks the issuer for the key of a token, unless it was asked just now; false says that nothing is new.
+func (k *keySet) ask(ctx context.Context, token *jwt.Token) bool {
+	kid, _ := token.Header[jwkset.HeaderKID].(string)
+	asked, _, _ := k.asking.Do("", func() (any, error) { // whoever comes meanwhile waits for the same answer
+		if !k.often.Allow() {
+			return false, nil
+		}
+		_, err := k.fresh.KeyRead(context.WithoutCancel(ctx), kid)
+		return true, err
+	})
+	return asked == true
+}
+
+// KeySets are the keys of all issuers, which the listeners of a process share.
+type KeySets map[string]*keySet
+
+// LoadKeys asks the issuers for their keys, and goes on to until ctx is done. One that does not answer is asked again.
+// Its error is Misconfigured.
+func LoadKeys(
+	ctx context.Context, issuers []Issuer, reg prometheus.Registerer, logger *slog.Logger,
+) (KeySets, error) {
+	return loadKeys(ctx, issuers, rate.Every(newKeyEvery), reg, logger)
+}
+
+func loadKeys(
+	ctx context.Context, issuers []Issuer, often rate.Limit, reg prometheus.Registerer, logger *slog.Logger,
+) (KeySets, error) {
+	sets, ages := KeySets{}, newKeyAges(reg)
+	for _, i := range issuers {
+		set, err := newKeySet(ctx, i, often, ages, logger)
+		if err != nil {
+			return nil, domain.Errorf(domain.Misconfigured, "issuer %s: %w", i.Issuer, err)
+		}
+		sets[i.Issuer] = set
+	}
+	return sets, nil
+}
+
+func newKeySet(
+	ctx context.Context, i Issuer, often rate.Limit, ages *keyAges, logger *slog.Logger,
+) (*keySet, error) {
+	source, err := newKeySource(i, ages)
+	if err != nil {
+		return nil, err
+	}
+	say := &rate.Sometimes{First: 1, Interval: time.Minute}
+	from, err := jwkset.NewStorageFromHTTP(source.name(), jwkset.HTTPClientStorageOptions{
+		Ctx: ctx, Client: &http.Client{Transport: source}, HTTPTimeout: keysTimeout, RefreshInterval: keysEvery,
+		NoErrorReturnFirstHTTPReq: true,
+		RefreshErrorHandler: func(_ context.Context, err error) {
+			say.Do(func() {
+				logger.Error(
+					"the keys of an issuer were not read: a token that is signed with a new one is refused. Those whose key is known "+
+						"are taken on. The issuer is asked again for the next new key, and every few minutes",
+					"issuer", i.Issuer, "error", err,
+				)
+			})
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	stored := map[string]jwkset.Storage{source.name(): from}
+	known, err := jwkset.NewHTTPClient(jwkset.HTTPClientOptions{HTTPURLs: stored})
+	if err != nil {
+		return nil, err
+	}
+	set := &keySet{often: rate.NewLimiter(often, 1)}
+	set.fresh, err = jwkset.NewHTTPClient(jwkset.HTTPClientOptions{
+		HTTPURLs: stored, RefreshUnknownKID: rate.NewLimiter(rate.Inf, 1), RateLimitWaitMax: keysTimeout,
+	})
+	if err != nil {
+		return nil, err
+	}
+	set.known, err = keyfunc.New(keyfunc.Options{
+		Ctx: ctx, Storage: known, UseWhitelist: []jwkset.USE{jwkset.UseSig, ""}, // a use may be left out: RFC 7517 section 4.2
+	})
+	return set, err
+}
