@@ -208,7 +208,7 @@ func (c *Config) validateClients() error {
 		}
 	}
 	if c.TLSClientCAFile != "" && c.TLSCertFile == "" {
-		errs = append(errs, errors.New("tls_client_ca_file needs tls_cert_file: clients show their certificates with TLS only"))
+		errs = append(errs, errors.New("tls_client_ca_file needs tls_cert_file: clients show certificates with TLS only"))
 	}
 	if c.TLSClientCAFile != "" && len(c.TLSClientRequired)+len(c.Sections.ClientCertificates) == 0 {
 		errs = append(errs, errors.New("tls_client_ca_file does nothing without client_certificates or tls_client_required"))

@@ -44,12 +44,14 @@ func (a *App) listenAll(ctx context.Context) error {
 		return l, nil
 	}
 	if a.role.Is(status.Ingest) {
-		if a.upload, err = take("upload", "listen", a.cfg.Listen, shares.upload, a.askFor(tlsConfig, auth.UploadListener)); err != nil {
+		asking := a.askFor(tlsConfig, auth.UploadListener)
+		if a.upload, err = take("upload", "listen", a.cfg.Listen, shares.upload, asking); err != nil {
 			return err
 		}
 	}
 	if a.role.Is(status.Console) {
-		if a.console, err = take("console", "console_listen", a.cfg.ConsoleListen, shares.console, a.askFor(tlsConfig, auth.ConsoleListener)); err != nil {
+		asking := a.askFor(tlsConfig, auth.ConsoleListener)
+		if a.console, err = take("console", "console_listen", a.cfg.ConsoleListen, shares.console, asking); err != nil {
 			return err
 		}
 		a.console.server.MaxHeaderBytes = maxConsoleHeader

@@ -82,8 +82,9 @@ func (s *Service) Accept(ctx context.Context, u Upload) (Receipt, error) {
 	a, err := s.assembler.Assemble(ctx, Body{
 		Wire: u.Wire, Gzipped: u.Gzipped, Topic: s.assembler.Topics.Decisions, Charge: u.Charge,
 		Headers: domain.Headers{
-			Tenant: u.Caller.Tenant(), OPAPartition: domain.Name(u.Partition), ReceivedAt: u.ReceivedAt, Upload: uploadOf(u.Wire),
-			Uploader: domain.Name(u.Caller.Name), RemoteAddress: domain.Name(u.Address), TraceParent: traceParent(ctx),
+			Tenant: u.Caller.Tenant(), OPAPartition: domain.Name(u.Partition), ReceivedAt: u.ReceivedAt,
+			Upload: uploadOf(u.Wire), Uploader: domain.Name(u.Caller.Name), RemoteAddress: domain.Name(u.Address),
+			TraceParent: traceParent(ctx),
 		},
 	})
 	if err != nil {

@@ -222,7 +222,8 @@ func TestTerms(t *testing.T) {
 		require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
 	}
 	for terms, want := range map[string]string{
-		"opas=x": "opas= bounds uploads", "partitions=x": "partitions= bounds uploads", "tenants=*": "leave the term out for all",
+		"opas=x": "opas= bounds uploads", "partitions=x": "partitions= bounds uploads",
+		"tenants=*": "leave the term out for all",
 	} {
 		_, _, err := load(t, "edge viewer "+hashOf("secret")+" "+terms, ConsoleUser)
 		require.ErrorContains(t, err, want, terms)
@@ -233,7 +234,8 @@ func TestTerms(t *testing.T) {
 func TestExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		at := time.Now().Add(time.Hour)
-		text := fmt.Sprintf("ann viewer %s expires=%s\nann viewer %s\n", hashOf("old"), at.Format(time.RFC3339), hashOf("new"))
+		until := at.Format(time.RFC3339)
+		text := fmt.Sprintf("ann viewer %s expires=%s\nann viewer %s\n", hashOf("old"), until, hashOf("new"))
 		tokens, _, err := load(t, text, ConsoleUser)
 		require.NoError(t, err)
 		sessions, err := NewSessions(&Credentials{Tokens: tokens}, "")

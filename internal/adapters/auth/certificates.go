@@ -215,7 +215,9 @@ func (a *Authorities) check(chain []*x509.Certificate) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrCertificate, err)
 	}
-	good := slices.IndexFunc(verified, func(way []*x509.Certificate) bool { return !slices.ContainsFunc(way, a.isRevoked) })
+	good := slices.IndexFunc(verified, func(way []*x509.Certificate) bool {
+		return !slices.ContainsFunc(way, a.isRevoked)
+	})
 	if good < 0 {
 		return fmt.Errorf("%w: it was revoked", ErrCertificate)
 	}

@@ -160,7 +160,9 @@ func authoritiesOf(t *testing.T, logger *slog.Logger, ca, crl []byte) (*Authorit
 }
 
 var certificateRules = []ClientCertificate{
-	{SAN: "spiffe://example.org/ns/payments/*", grants: grants{Upload: &UploadGrant{Tenant: "acme", OPAs: []string{"edge-*"}}}},
+	{SAN: "spiffe://example.org/ns/payments/*", grants: grants{
+		Upload: &UploadGrant{Tenant: "acme", OPAs: []string{"edge-*"}},
+	}},
 	{SAN: "*.Acme.example", grants: grants{
 		Upload: &UploadGrant{Tenant: "acme"}, Console: &ConsoleGrant{Role: "operator", Tenants: []string{"acme"}},
 	}},
@@ -201,7 +203,10 @@ func TestCertificates(t *testing.T) {
 		c.DNSNames, c.ExtKeyUsage = []string{"a.acme.example"}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	})
 	common := signed(t, root, func(c *x509.Certificate) { c.Subject.CommonName = "a.acme.example" })
-	odd := signed(t, root, func(c *x509.Certificate) { c.EmailAddresses = []string{"spiffe://example.org/ns/payments/x@y"} })
+	odd := signed(t, root, func(c *x509.Certificate) {
+		c.EmailAddresses = []string{"spiffe://example.org/ns/payments/x@y"}
+	})
+	child := signed(t, spiffe, func(c *x509.Certificate) { c.DNSNames = []string{"a.acme.example"} })
 	for name, c := range map[string]struct {
 		on      *mutual
 		own     *authority
@@ -218,7 +223,7 @@ func TestCertificates(t *testing.T) {
 		"another name":                 {upload, root.named(t, "spiffe://example.org/ns/other/sa/opa"), nil, ErrNotGranted},
 		"nearly the name":              {upload, root.named(t, "acme.example"), nil, ErrNotGranted},
 		"nothing on that listener":     {console, spiffe, nil, ErrNotGranted},
-		"an authority of its own kind": {upload, signed(t, spiffe, func(c *x509.Certificate) { c.DNSNames = []string{"a.acme.example"} }), []*authority{spiffe}, ErrCertificate},
+		"an authority of its own kind": {upload, child, []*authority{spiffe}, ErrCertificate},
 	} {
 		t.Run(name, func(t *testing.T) {
 			caller, err := c.on.get(t, c.on.client(c.own, c.between...), "")
@@ -234,9 +239,11 @@ func TestCertificatesAndTokens(t *testing.T) {
 	a, _, _ := authoritiesOf(t, slog.New(slog.DiscardHandler), root.pem(), nil)
 	tokens, _, err := load(t, "edge acme "+hashOf("acme's")+"\nother initech "+hashOf("initech's"), Uploader)
 	require.NoError(t, err)
-	either := newMutual(t, &Credentials{Tokens: tokens, Certificates: NewCertificates(a, UploadListener, certificateRules, false)})
-	both := newMutual(t, &Credentials{Tokens: tokens, Certificates: NewCertificates(a, UploadListener, certificateRules, true)})
-	onlyTLS := newMutual(t, &Credentials{Tokens: tokens, Certificates: NewCertificates(a, UploadListener, nil, true)})
+	listener := func(rules []ClientCertificate, required bool) *mutual {
+		return newMutual(t, &Credentials{Tokens: tokens, Certificates: NewCertificates(a, UploadListener, rules, required)})
+	}
+	either, both := listener(certificateRules, false), listener(certificateRules, true)
+	onlyTLS := listener(nil, true)
 	known, nobody := root.named(t, "a.acme.example"), root.named(t, "b.example")
 	for name, c := range map[string]struct {
 		on    *mutual
@@ -269,10 +276,8 @@ func TestCertificatesAndTokens(t *testing.T) {
 			require.Equal(t, c.who, caller.Name)
 		})
 	}
-	plain, _, err := (&Credentials{Certificates: NewCertificates(a, UploadListener, certificateRules, false)}).Certificates.find(
-		httptest.NewRequest(http.MethodGet, "/", nil))
-	require.NoError(t, err)
-	require.Empty(t, plain.Name)
+	_, err = ask(either.who, "")
+	require.ErrorIs(t, err, ErrNoCredentials, "without TLS")
 }
 
 // TestSessionsNeedTheCertificate has a console where everybody needs one, and a cookie that came without.

@@ -10,11 +10,12 @@ import (
 )
 
 // ErrContradiction is a certificate and a token that are of different tenants.
-var ErrContradiction = errors.New("the client certificate and the bearer token are of different tenants: show one, or two " +
-	"of the same tenant")
+var ErrContradiction = errors.New(
+	"the client certificate and the bearer token are of different tenants: show one, or two of the same tenant",
+)
 
-// Credentials know the callers of one listener by what they show: a bearer token, which is one of the file or a JSON web
-// token, a client certificate, or both. Without a kind of them nobody is known by it.
+// Credentials know the callers of one listener by what they show: a bearer token (of the file, or a JSON web token),
+// a client certificate, or both. By a kind of which there is none here nobody is known.
 type Credentials struct {
 	Tokens       *Tokens
 	Issuers      *Issuers

@@ -127,7 +127,7 @@ func (s *keySource) where(ctx context.Context) (*url.URL, error) {
 		JWKSURI string `json:"jwks_uri"`
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s: set jwks_url where the issuer does not say where its keys are", at, resp.Status)
+		return nil, fmt.Errorf("%s answers %s: set jwks_url if the issuer does not say where its keys are", at, resp.Status)
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&says); err != nil {
 		return nil, fmt.Errorf("%s: %w", at, err)

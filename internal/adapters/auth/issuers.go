@@ -21,8 +21,8 @@ import (
 type Issuer struct {
 	// Issuer is what the tokens have as iss, to the letter.
 	Issuer string `yaml:"issuer"`
-	// JWKSURL is where its keys are (RFC 7517): https://, file://, or http:// on loopback. Without it the issuer says so at
-	// /.well-known/openid-configuration (OpenID Connect Discovery 1.0).
+	// JWKSURL is where its keys are (RFC 7517): https://, file://, or http:// on loopback. Without it the issuer says so,
+	// at /.well-known/openid-configuration (OpenID Connect Discovery 1.0).
 	JWKSURL string `yaml:"jwks_url,omitempty"`
 	// CAFile has the certificates that the issuer's own is checked by, and TokenFile the bearer token that docket asks for
 	// the keys with, which Kubernetes wants.
@@ -146,17 +146,11 @@ func NewIssuers(listener string, issuers []Issuer, keys KeySets) *Issuers {
 // find returns whose token this is; ok is false where it is no token of these issuers. Errors: ErrUnknown, ErrExpired,
 // ErrNotGranted, and Unavailable while the issuer's keys were never read.
 func (s *Issuers) find(ctx context.Context, token string) (c domain.Caller, ok bool, err error) {
-	if s == nil || strings.Count(token, ".") != 2 || len(token) > maxJWT {
+	if s == nil {
 		return c, false, nil
 	}
-	_, rest, _ := strings.Cut(token, ".")
-	payload, _, _ := strings.Cut(rest, ".")
-	claims, err := base64.RawURLEncoding.DecodeString(payload)
-	if err != nil {
-		return c, false, nil
-	}
-	var named jwt.RegisteredClaims
-	if _, _, err := jwt.NewParser().ParseUnverified(token, &named); err != nil {
+	claims, named, ok := claimsOf(token)
+	if !ok {
 		return c, false, nil
 	}
 	i := s.byName[named.Issuer]
@@ -182,6 +176,20 @@ func (s *Issuers) find(ctx context.Context, token string) (c domain.Caller, ok b
 	return c, true, nil
 }
 
+// claimsOf are what a token says, which nobody has checked; ok is false where it is no JSON web token.
+func claimsOf(token string) (claims []byte, named jwt.RegisteredClaims, ok bool) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 || len(token) > maxJWT {
+		return nil, named, false
+	}
+	claims, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return nil, named, false
+	}
+	_, _, err = jwt.NewParser().ParseUnverified(token, &named)
+	return claims, named, err == nil
+}
+
 // why words what is wrong with a token, without a word of it.
 func (i *issuer) why(ctx context.Context, err error, expires *jwt.NumericDate) error {
 	switch {
@@ -195,7 +203,9 @@ func (i *issuer) why(ctx context.Context, err error, expires *jwt.NumericDate) e
 		return fmt.Errorf("%w: the issuer %s has no key of its kid and alg, as far as docket knows; it asks every %s at most",
 			ErrUnknown, i.Issuer.Issuer, newKeyEvery)
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
-		return fmt.Errorf("%w: it is not signed by %s with one of %s", ErrUnknown, i.Issuer.Issuer, strings.Join(i.Algorithms, ", "))
+		return fmt.Errorf(
+			"%w: it is not signed by %s with one of %s", ErrUnknown, i.Issuer.Issuer, strings.Join(i.Algorithms, ", "),
+		)
 	case errors.Is(err, jwt.ErrTokenExpired) && expires != nil:
 		return fmt.Errorf("%w at %s: ask for another one", ErrExpired, expires.UTC().Format(time.RFC3339))
 	case errors.Is(err, jwt.ErrTokenInvalidAudience):

@@ -191,9 +191,10 @@ func TestJWTsThatAreRefused(t *testing.T) {
 	i := newIssuing(t, signRSA, signEC)
 	upload, console := listenersOf(t, slog.New(slog.DiscardHandler), i.config(t))
 	changed := func(key string, value any) string { return signRSA.sign(t, i.claims(map[string]any{key: value})) }
+	inNamespace := func(value any) string { return changed("kubernetes.io", map[string]any{"namespace": value}) }
 	good := signRSA.sign(t, i.claims(nil))
 	parts := strings.Split(good, ".")
-	evil := strings.Split(changed("kubernetes.io", map[string]any{"namespace": "other"}), ".")
+	evil := strings.Split(inNamespace("other"), ".")
 	unsigned, err := jwt.NewWithClaims(jwt.SigningMethodNone, i.claims(nil)).SignedString(jwt.UnsafeAllowNoneSignatureType)
 	require.NoError(t, err)
 	// The public key as the secret of an HMAC, for whoever lets the token say how it is checked.
@@ -228,9 +229,9 @@ func TestJWTsThatAreRefused(t *testing.T) {
 		"no name":              {changed("sub", nil), ErrNotGranted, "/sub"},
 		"a name that is none":  {changed("sub", "a\x00b"), ErrNotGranted, "/sub"},
 		"no tenant":            {changed("kubernetes.io", nil), ErrNotGranted, "has to be one text"},
-		"an unknown tenant":    {changed("kubernetes.io", map[string]any{"namespace": "x"}), ErrNotGranted, "is no tenant here"},
-		"two tenants":          {changed("kubernetes.io", map[string]any{"namespace": []string{"payments", "x"}}), ErrNotGranted, "one text"},
-		"a tenant of a number": {changed("kubernetes.io", map[string]any{"namespace": 7}), ErrNotGranted, "one text"},
+		"an unknown tenant":    {inNamespace("x"), ErrNotGranted, "is no tenant here"},
+		"two tenants":          {inNamespace([]string{"payments", "x"}), ErrNotGranted, "one text"},
+		"a tenant of a number": {inNamespace(7), ErrNotGranted, "one text"},
 		"very long":            {changed("x", strings.Repeat("x", maxJWT)), ErrUnknown, ""},
 		"rubbish with dots":    {"a.b.c", ErrUnknown, ""},
 		"no token":             {"", ErrNoCredentials, ""},
@@ -340,7 +341,7 @@ func TestKeysFromAFile(t *testing.T) {
 
 	var said bytes.Buffer
 	liar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(map[string]string{"issuer": "https://other.example", "jwks_uri": "http://other.example/"})
+		_ = json.NewEncoder(w).Encode(map[string]string{"issuer": "https://x.example", "jwks_uri": "http://x.example/"})
 	}))
 	defer liar.Close()
 	cfg.Issuer, cfg.JWKSURL = liar.URL, ""

@@ -109,7 +109,8 @@ func newKeySet(
 		return nil, err
 	}
 	set.known, err = keyfunc.New(keyfunc.Options{
-		Ctx: ctx, Storage: known, UseWhitelist: []jwkset.USE{jwkset.UseSig, ""}, // a use may be left out: RFC 7517 section 4.2
+		Ctx: ctx, Storage: known,
+		UseWhitelist: []jwkset.USE{jwkset.UseSig, ""}, // it may be left out: RFC 7517 section 4.2
 	})
 	return set, err
 }

@@ -35,9 +35,9 @@ type session struct {
 // sessionKey is how many bytes the keys have that a session is signed and encrypted with.
 const sessionKey = 32
 
-// NewSessions lets in whoever has a token of the file, or shows a credential with each request. keyFile holds the key that sessions are sealed with, at least 32 bytes,
-// which all consoles behind one name have to share; "" makes one that only this process knows. Its error is
-// Misconfigured.
+// NewSessions lets in whoever has a token of the file, or shows a credential with each request. keyFile holds the key
+// that sessions are sealed with, at least 32 bytes, which all consoles behind one name have to share; "" makes one that
+// only this process knows. Its error is Misconfigured.
 func NewSessions(credentials *Credentials, keyFile string) (*Sessions, error) {
 	secret := make([]byte, sessionKey)
 	_, _ = rand.Read(secret) // it never fails

@@ -79,15 +79,15 @@ func (t Terms) expiry() (time.Time, error) {
 // bound what the token may upload; tenants, which console tokens have, may repeat the tenant.
 func Uploader(name, tenant string, t Terms) (domain.Caller, error) {
 	if tenants := t[termTenants]; len(tenants) > 0 && !slices.Equal(tenants, []string{tenant}) {
-		return domain.Caller{}, errors.New("an upload is one tenant's, that of the second field: make a token for each tenant")
+		return domain.Caller{}, errors.New("an upload is one tenant's, the second field: make a token for each tenant")
 	}
 	return domain.Caller{
 		Name: name, Tenants: domain.Tenants(tenant), Partitions: t[termPartitions], OPAs: t[termOPAs],
 	}, nil
 }
 
-// ConsoleUser is the grant of the console listener's tokens: the second field is the role. It has all tenants unless the
-// term tenants names some.
+// ConsoleUser is the grant of the console listener's tokens: the second field is the role. Its caller has all tenants,
+// unless the term tenants names some.
 func ConsoleUser(name, role string, t Terms) (domain.Caller, error) {
 	for _, key := range []termKey{termPartitions, termOPAs} {
 		if t[key] != nil {

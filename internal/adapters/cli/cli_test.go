@@ -377,7 +377,8 @@ func TestToken(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(file, []byte("s3cret\n"), 0o600))
 	f := Find{
-		Console: Console{Server: s.URL, TokenFile: file}, Form: Form{Output: "json"}, Wanted: Wanted{Since: "1h"}, Limit: 1,
+		Console: Console{Server: s.URL, Identity: Identity{TokenFile: file}}, Form: Form{Output: "json"},
+		Wanted: Wanted{Since: "1h"}, Limit: 1,
 	}
 	_, err := screen(func(o Out) error { return f.Run(t.Context(), o) })
 	require.NoError(t, err)

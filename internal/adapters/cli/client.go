@@ -12,7 +12,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -98,14 +97,14 @@ type Form struct {
 
 // Reach is how every command that asks reaches a docket; its flags stand in front of a command or behind it.
 type Reach struct {
-	Server    string `help:"Console listener of the docket to ask." default:"http://127.0.0.1:8081" env:"DOCKET_SERVER" placeholder:"URL"`
-	TokenFile string `help:"File with the bearer token." env:"DOCKET_TOKEN_FILE" type:"path" placeholder:"FILE"`
+	Server   string `help:"Console listener of the docket to ask." default:"http://127.0.0.1:8081" env:"DOCKET_SERVER" placeholder:"URL"`
+	Identity `embed:""`
 }
 
 // Console is a docket that a command asks, as Reach says.
 type Console struct {
-	Server    string `kong:"-"`
-	TokenFile string `kong:"-"`
+	Server   string `kong:"-"`
+	Identity `kong:"-"`
 }
 
 // noRoute is how every listener of docket's answers for a path that it does not serve.
@@ -128,14 +127,16 @@ func (s Console) get(ctx context.Context, path string, query url.Values) ([]byte
 	if len(query) > 0 {
 		u += "?" + query.Encode()
 	}
-	return do(ctx, http.MethodGet, u, s.TokenFile, nil, "")
+	return do(ctx, http.MethodGet, u, s.Identity, nil, "")
 }
 
 // do makes one request and turns every failure into one message with an exit code.
-func do(caller context.Context, method, u, tokenFile string, body []byte, encoding string) ([]byte, error) {
+func do(
+	caller context.Context, method, u string, who Identity, body []byte, encoding string,
+) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(caller, requestTimeout)
 	defer cancel()
-	resp, err := answerTo(ctx, caller, method, u, tokenFile, body, encoding)
+	resp, err := answerTo(ctx, caller, method, u, who, body, encoding)
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +165,7 @@ func wholeOf(resp *http.Response) ([]byte, error) {
 
 // answerTo makes a request within ctx, for a caller who may interrupt it, and returns the answer, whatever its status.
 func answerTo(
-	ctx, caller context.Context, method, u, tokenFile string, body []byte, encoding string,
+	ctx, caller context.Context, method, u string, who Identity, body []byte, encoding string,
 ) (*http.Response, error) {
 	if parsed, err := url.Parse(u); err != nil || parsed.Host == "" ||
 		(parsed.Scheme != "http" && parsed.Scheme != "https") {
@@ -183,22 +184,18 @@ func answerTo(
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if tokenFile != "" {
-		token, err := os.ReadFile(tokenFile)
-		if err != nil {
-			return nil, fail(ExitMisconfigured, "read the token: %v", err)
-		}
-		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	client, err := who.show(req)
+	if err != nil {
+		return nil, err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil && caller.Err() != nil {
 		return nil, fail(ExitFailed, "interrupted")
 	}
 	if err != nil {
 		return nil, fail(
 			ExitUnavailable,
-			"docket does not answer: %v\nIs it running (docket serve), and is this its address? See --server, --upload-server.",
-			err,
+			"docket does not answer: %v\n%s", err, whyNot(err),
 		)
 	}
 	return resp, nil
@@ -298,10 +295,10 @@ func show[T any](
 
 // post asks the console listener to do something.
 func (s Console) post(ctx context.Context, path string, body []byte) ([]byte, error) {
-	return do(ctx, http.MethodPost, urlOf(s.Server, path), s.TokenFile, body, "")
+	return do(ctx, http.MethodPost, urlOf(s.Server, path), s.Identity, body, "")
 }
 
 // remove asks the console listener to delete something.
 func (s Console) remove(ctx context.Context, path string) ([]byte, error) {
-	return do(ctx, http.MethodDelete, urlOf(s.Server, path), s.TokenFile, nil, "")
+	return do(ctx, http.MethodDelete, urlOf(s.Server, path), s.Identity, nil, "")
 }

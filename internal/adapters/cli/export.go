@@ -23,7 +23,7 @@ func (s Console) lines(
 	asked, cancel := context.WithCancel(ctx)
 	defer cancel()
 	resp, err := answerTo(
-		asked, ctx, http.MethodGet, urlOf(s.Server, path)+"?"+query.Encode(), s.TokenFile, nil, "",
+		asked, ctx, http.MethodGet, urlOf(s.Server, path)+"?"+query.Encode(), s.Identity, nil, "",
 	)
 	if err != nil {
 		return err

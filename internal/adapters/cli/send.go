@@ -141,7 +141,7 @@ func (s *Send) post(ctx context.Context, body []byte, total *sent) error {
 	if s.Partition != "" {
 		u += "/" + url.PathEscape(s.Partition)
 	}
-	answer, err := do(ctx, http.MethodPost, u, s.TokenFile, zipped.Bytes(), "gzip")
+	answer, err := do(ctx, http.MethodPost, u, s.Identity, zipped.Bytes(), "gzip")
 	if err != nil {
 		return err
 	}

@@ -166,8 +166,9 @@ func (u *upload) notTaken(c echo.Context, err error) error {
 func (u *upload) forbidden(c echo.Context, why string) error {
 	u.say.Do(func() {
 		u.logger.Error(
-			"an upload was refused, because its credential is not for what it brought; docket_ingest_requests_total{code=\"403\"} "+
-				"counts those of the next minute. If it is an OPA of yours, its decisions wait there",
+			"an upload was refused, because its credential is not for what it brought; "+
+				"docket_ingest_requests_total{code=\"403\"} counts those of the next minute. If it is an OPA of yours, its "+
+				"decisions wait there",
 			"why", why, "from", c.Request().RemoteAddr,
 		)
 	})
