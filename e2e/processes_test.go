@@ -299,6 +299,12 @@ func startOPA(t *testing.T, version, url, tokenFile string, args ...string) *opa
 		// A status plugin of that age has no trigger to upload before its first bundle; the rest is as we ship it.
 		text = strings.Replace(text, "\nstatus:\n  service: docket\n", "\n", 1)
 	}
+	return runOPA(t, version, text, args...)
+}
+
+// runOPA runs an OPA with a configuration.
+func runOPA(t *testing.T, version, text string, args ...string) *opa {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "config.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	o := &opa{addr: freeAddr(t)}

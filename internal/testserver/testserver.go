@@ -1,5 +1,6 @@
 // Package testserver starts the real servers that tests and benchmarks need, on loopback and on free ports: PostgreSQL,
-// PgBouncer and Apache Kafka. It owns their processes and directories until Close. The product does not import it.
+// PgBouncer and Apache Kafka; and an issuer of tokens and an authority of certificates, which sign real ones. It owns
+// their processes and directories until Close. The product does not import it.
 package testserver
 
 import (

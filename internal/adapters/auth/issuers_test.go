@@ -2,14 +2,9 @@ package auth
 
 import (
 	"bytes"
-	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -17,106 +12,39 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/MicahParks/jwkset"
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/time/rate"
 
 	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/testserver"
 )
-
-// signer is a key of an issuer.
-type signer struct {
-	kid    string
-	method jwt.SigningMethod
-	key    crypto.Signer
-}
 
 var (
-	rsaKey, _   = rsa.GenerateKey(rand.Reader, 2048)
-	ecKey, _    = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	otherKey, _ = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	signRSA     = signer{"rsa", jwt.SigningMethodRS256, rsaKey}
-	signEC      = signer{"ec", jwt.SigningMethodES256, ecKey}
-	signOther   = signer{"other", jwt.SigningMethodES256, otherKey}
+	signRSA   = testserver.NewSigner("rsa", jwt.SigningMethodRS256)
+	signEC    = testserver.NewSigner("ec", jwt.SigningMethodES256)
+	signOther = testserver.NewSigner("other", jwt.SigningMethodES256)
 )
 
-// issuing is an issuer that can be away.
-type issuing struct {
-	*httptest.Server
-	mu    sync.Mutex
-	away  bool
-	keys  []signer
-	asked map[string]int // paths
-	shown string         // the Authorization header
-}
+// issuing is an issuer of tokens with claims as these tests have them.
+type issuing struct{ *testserver.Issuer }
 
-func newIssuing(t *testing.T, keys ...signer) *issuing {
-	i := &issuing{keys: keys, asked: map[string]int{}}
-	i.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		i.mu.Lock()
-		defer i.mu.Unlock()
-		i.asked[r.URL.Path]++
-		i.shown = r.Header.Get("Authorization")
-		switch {
-		case i.away:
-			w.WriteHeader(http.StatusBadGateway)
-		case r.URL.Path == "/.well-known/openid-configuration":
-			_ = json.NewEncoder(w).Encode(map[string]string{"issuer": i.URL, "jwks_uri": i.URL + "/keys"})
-		case r.URL.Path == "/keys":
-			_, _ = w.Write(jwks(i.keys...))
-		default:
-			w.WriteHeader(http.StatusNotFound)
-		}
-	}))
+func newIssuing(t *testing.T, keys ...testserver.Signer) issuing {
+	i := issuing{testserver.NewIssuer(keys...)}
 	t.Cleanup(i.Close)
 	return i
 }
 
-func (i *issuing) set(away bool, keys ...signer) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.away, i.keys = away, keys
-}
-
-func jwks(keys ...signer) []byte {
-	store := jwkset.NewMemoryStorage()
-	for _, k := range keys {
-		jwk, err := jwkset.NewJWKFromKey(k.key.Public(), jwkset.JWKOptions{
-			Metadata: jwkset.JWKMetadataOptions{KID: k.kid, ALG: jwkset.ALG(k.method.Alg()), USE: jwkset.UseSig},
-		})
-		if err == nil {
-			err = store.KeyWrite(context.Background(), jwk)
-		}
-		if err != nil {
-			panic(err)
-		}
-	}
-	b, err := store.JSONPublic(context.Background())
-	if err != nil {
-		panic(err)
-	}
-	return b
-}
-
-// caFile is a file with the issuer's own certificate.
-func (i *issuing) caFile(t *testing.T) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "ca.pem")
-	b := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: i.Certificate().Raw})
-	require.NoError(t, os.WriteFile(file, b, 0o600))
-	return file
-}
-
 // config takes the issuer's tokens on both listeners.
-func (i *issuing) config(t *testing.T) Issuer {
+func (i issuing) config(t *testing.T) Issuer {
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	require.NoError(t, os.WriteFile(file, i.CA(), 0o600))
 	return Issuer{
-		Issuer: i.URL, CAFile: i.caFile(t), Audiences: []string{"docket", "logs"},
+		Issuer: i.URL, CAFile: file, Audiences: []string{"docket", "logs"},
 		grants: grants{
 			Upload: &UploadGrant{TenantClaim: "/kubernetes.io/namespace", Tenants: map[string]string{"payments": "acme"}},
 			Console: &ConsoleGrant{
@@ -127,23 +55,13 @@ func (i *issuing) config(t *testing.T) Issuer {
 }
 
 // claims are good ones of the issuer, with changes; nil takes one out.
-func (i *issuing) claims(changes map[string]any) jwt.MapClaims {
-	c := jwt.MapClaims{
-		"iss": i.URL, "sub": "system:serviceaccount:payments:opa", "aud": "docket", "exp": time.Now().Add(time.Hour).Unix(),
-		"kubernetes.io": map[string]any{"namespace": "payments"}, "groups": []string{"all", "dev"}, "teams": []string{"acme"},
-	}
+func (i issuing) claims(changes map[string]any) jwt.MapClaims {
+	c := i.ClaimsFor("system:serviceaccount:payments:opa", "docket")
+	c["kubernetes.io"] = map[string]any{"namespace": "payments"}
+	c["groups"], c["teams"] = []string{"all", "dev"}, []string{"acme"}
 	maps.Copy(c, changes)
 	maps.DeleteFunc(c, func(_ string, v any) bool { return v == nil })
 	return c
-}
-
-func (s signer) sign(t *testing.T, claims jwt.Claims) string {
-	t.Helper()
-	token := jwt.NewWithClaims(s.method, claims)
-	token.Header["kid"] = s.kid
-	text, err := token.SignedString(s.key)
-	require.NoError(t, err)
-	return text
 }
 
 func listenersOf(t *testing.T, logger *slog.Logger, issuers ...Issuer) (upload, console *Credentials) {
@@ -159,28 +77,28 @@ func TestJWT(t *testing.T) {
 	i := newIssuing(t, signRSA, signEC)
 	upload, console := listenersOf(t, slog.New(slog.DiscardHandler), i.config(t))
 	good := i.claims(nil)
-	for _, s := range []signer{signRSA, signEC} {
-		caller, err := ask(upload, "Bearer "+s.sign(t, good))
+	for _, s := range []testserver.Signer{signRSA, signEC} {
+		caller, err := ask(upload, "Bearer "+s.Sign(good))
 		require.NoError(t, err)
 		require.WithinDuration(t, time.Now().Add(time.Hour), caller.Expires, 2*time.Second)
 		caller.Expires = time.Time{}
 		require.Equal(t, domain.Caller{
 			Name: "system:serviceaccount:payments:opa", Tenants: domain.Tenants("acme"), How: domain.ByJWT,
 		}, caller)
-		caller, err = ask(console, "Bearer "+s.sign(t, good))
+		caller, err = ask(console, "Bearer "+s.Sign(good))
 		require.NoError(t, err)
 		require.Equal(t, domain.Viewer, caller.Role)
 		require.Equal(t, domain.Tenants("acme"), caller.Tenants)
 	}
-	caller, err := ask(console, "Bearer "+signEC.sign(t, i.claims(map[string]any{
+	caller, err := ask(console, "Bearer "+signEC.Sign(i.claims(map[string]any{
 		"groups": []string{"dev", "sre", "dev"}, "teams": "initech", "aud": []string{"x", "logs"},
 	})))
 	require.NoError(t, err)
 	require.Equal(t, domain.Operator, caller.Role, "the most that any of them grants")
 	require.Equal(t, domain.Tenants("initech"), caller.Tenants)
 
-	noKid := jwt.NewWithClaims(signRSA.method, good)
-	text, err := noKid.SignedString(rsaKey)
+	noKid := jwt.NewWithClaims(signRSA.Method, good)
+	text, err := noKid.SignedString(signRSA.Key)
 	require.NoError(t, err)
 	_, err = ask(upload, "Bearer "+text)
 	require.NoError(t, err, "without a kid, any key may fit")
@@ -190,9 +108,9 @@ func TestJWT(t *testing.T) {
 func TestJWTsThatAreRefused(t *testing.T) {
 	i := newIssuing(t, signRSA, signEC)
 	upload, console := listenersOf(t, slog.New(slog.DiscardHandler), i.config(t))
-	changed := func(key string, value any) string { return signRSA.sign(t, i.claims(map[string]any{key: value})) }
+	changed := func(key string, value any) string { return signRSA.Sign(i.claims(map[string]any{key: value})) }
 	inNamespace := func(value any) string { return changed("kubernetes.io", map[string]any{"namespace": value}) }
-	good := signRSA.sign(t, i.claims(nil))
+	good := signRSA.Sign(i.claims(nil))
 	parts := strings.Split(good, ".")
 	evil := strings.Split(inNamespace("other"), ".")
 	unsigned, err := jwt.NewWithClaims(jwt.SigningMethodNone, i.claims(nil)).SignedString(jwt.UnsafeAllowNoneSignatureType)
@@ -200,9 +118,10 @@ func TestJWTsThatAreRefused(t *testing.T) {
 	// The public key as the secret of an HMAC, for whoever lets the token say how it is checked.
 	confused := jwt.NewWithClaims(jwt.SigningMethodHS256, i.claims(nil))
 	confused.Header["kid"] = "rsa"
-	hmac, err := confused.SignedString(rsaKey.N.Bytes())
+	hmac, err := confused.SignedString(x509.MarshalPKCS1PublicKey(signRSA.Key.Public().(*rsa.PublicKey)))
 	require.NoError(t, err)
-	strong := signer{"rsa", jwt.SigningMethodRS512, rsaKey}
+	strong := testserver.Signer{ID: "rsa", Method: jwt.SigningMethodRS512, Key: signRSA.Key}
+	posing := testserver.Signer{ID: "ec", Method: jwt.SigningMethodES256, Key: signOther.Key}
 	hour := time.Hour
 	for name, c := range map[string]struct {
 		token string
@@ -213,10 +132,10 @@ func TestJWTsThatAreRefused(t *testing.T) {
 		"no signature":          {parts[0] + "." + parts[1] + ".", ErrUnknown, "it is not signed by"},
 		"alg none":              {unsigned, ErrUnknown, "it is not signed by"},
 		"HMAC by a public key":  {hmac, ErrUnknown, "it is not signed by"},
-		"an algorithm too many": {strong.sign(t, i.claims(nil)), ErrUnknown, "it is not signed by"},
-		"a key of nobody":       {signOther.sign(t, i.claims(nil)), ErrUnknown, "has no key of its kid"},
+		"an algorithm too many": {strong.Sign(i.claims(nil)), ErrUnknown, "it is not signed by"},
+		"a key of nobody":       {signOther.Sign(i.claims(nil)), ErrUnknown, "has no key of its kid"},
 		"another's key under a known name": {
-			signer{"ec", jwt.SigningMethodES256, otherKey}.sign(t, i.claims(nil)), ErrUnknown, "it is not signed by",
+			posing.Sign(i.claims(nil)), ErrUnknown, "it is not signed by",
 		},
 		"expired":              {changed("exp", time.Now().Add(-hour).Unix()), ErrExpired, "ask for another one"},
 		"without end":          {changed("exp", nil), ErrUnknown, "it has no exp"},
@@ -260,7 +179,7 @@ func TestJWTsThatAreRefused(t *testing.T) {
 		"a list without teams": {map[string]any{"teams": []string{}}, "names no tenant"},
 	} {
 		t.Run("console: "+name, func(t *testing.T) {
-			_, err := ask(console, "Bearer "+signRSA.sign(t, i.claims(c.change)))
+			_, err := ask(console, "Bearer "+signRSA.Sign(i.claims(c.change)))
 			require.ErrorIs(t, err, ErrNotGranted)
 			require.ErrorContains(t, err, c.says)
 		})
@@ -276,36 +195,36 @@ func TestKeysOfAnIssuer(t *testing.T) {
 	tokenFile := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(tokenFile, []byte("for the keys\n"), 0o600))
 	cfg.TokenFile = tokenFile
-	i.set(true)
+	i.Set(true)
 	keys, err := loadKeys(t.Context(), []Issuer{cfg}, rate.Inf, reg, slog.New(slog.NewTextHandler(&said, nil)))
 	require.NoError(t, err, "docket starts without its issuers")
 	require.Contains(t, said.String(), "the keys of an issuer were not read")
 	upload := &Credentials{Issuers: NewIssuers(UploadListener, []Issuer{cfg}, keys)}
-	old, fresh := signRSA.sign(t, i.claims(nil)), signEC.sign(t, i.claims(nil))
+	old, fresh := signRSA.Sign(i.claims(nil)), signEC.Sign(i.claims(nil))
 	_, err = ask(upload, "Bearer "+old)
 	require.Equal(t, domain.Unavailable, domain.ClassOf(err), "nobody can tell: %v", err)
 
-	i.set(false, signRSA)
+	i.Set(false, signRSA)
 	_, err = ask(upload, "Bearer "+old)
 	require.NoError(t, err)
-	require.Equal(t, "Bearer for the keys", i.shown)
+	require.Equal(t, "Bearer for the keys", i.Shown())
 	families, err := reg.Gather()
 	require.NoError(t, err)
 	require.Equal(t, "docket_issuer_keys_age_seconds", families[0].GetName())
 	require.Equal(t, i.URL, families[0].GetMetric()[0].GetLabel()[0].GetValue())
 
-	i.set(true)
+	i.Set(true)
 	_, err = ask(upload, "Bearer "+old)
 	require.NoError(t, err, "an issuer that is away is missed by nobody whose key is known")
 	_, err = ask(upload, "Bearer "+fresh)
 	require.ErrorIs(t, err, ErrUnknown)
-	i.set(false, signRSA, signEC)
+	i.Set(false, signRSA, signEC)
 	for _, token := range []string{old, fresh} {
 		_, err = ask(upload, "Bearer "+token)
 		require.NoError(t, err, "a key that is new is asked for")
 	}
-	i.set(false, signEC)
-	_, err = ask(upload, "Bearer "+signOther.sign(t, i.claims(nil)))
+	i.Set(false, signEC)
+	_, err = ask(upload, "Bearer "+signOther.Sign(i.claims(nil)))
 	require.ErrorIs(t, err, ErrUnknown)
 	_, err = ask(upload, "Bearer "+old)
 	require.ErrorIs(t, err, ErrUnknown, "a key that the issuer withdrew")
@@ -317,13 +236,13 @@ func TestStrangersAndAnIssuer(t *testing.T) {
 	upload, _ := listenersOf(t, slog.New(slog.DiscardHandler), i.config(t))
 	for n := range 50 {
 		made := signOther
-		made.kid = strings.Repeat("x", n)
-		_, err := ask(upload, "Bearer "+made.sign(t, i.claims(nil)))
+		made.ID = strings.Repeat("x", n)
+		_, err := ask(upload, "Bearer "+made.Sign(i.claims(nil)))
 		require.ErrorIs(t, err, ErrUnknown)
 	}
-	require.LessOrEqual(t, i.asked["/keys"], 3)
-	require.Equal(t, 1, i.asked["/.well-known/openid-configuration"])
-	_, err := ask(upload, "Bearer "+signRSA.sign(t, i.claims(nil)))
+	require.LessOrEqual(t, i.Asked("/keys"), 3)
+	require.Equal(t, 1, i.Asked("/.well-known/openid-configuration"))
+	_, err := ask(upload, "Bearer "+signRSA.Sign(i.claims(nil)))
 	require.NoError(t, err)
 }
 
@@ -331,13 +250,13 @@ func TestStrangersAndAnIssuer(t *testing.T) {
 func TestKeysFromAFile(t *testing.T) {
 	i := newIssuing(t)
 	file := filepath.Join(t.TempDir(), "keys.json")
-	require.NoError(t, os.WriteFile(file, jwks(signRSA), 0o600))
+	require.NoError(t, os.WriteFile(file, testserver.KeySet(signRSA), 0o600))
 	cfg := i.config(t)
 	cfg.JWKSURL, cfg.CAFile = "file://"+file, ""
 	upload, _ := listenersOf(t, slog.New(slog.DiscardHandler), cfg)
-	_, err := ask(upload, "Bearer "+signRSA.sign(t, i.claims(nil)))
+	_, err := ask(upload, "Bearer "+signRSA.Sign(i.claims(nil)))
 	require.NoError(t, err)
-	require.Empty(t, i.asked)
+	require.Zero(t, i.Asked("/keys"))
 
 	var said bytes.Buffer
 	liar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -66,9 +66,11 @@ func TestIdentity(t *testing.T) {
 		"its own":                  {Identity{CAFile: ca}, ExitDone, "", 0},
 		"and a client's":           {Identity{CAFile: ca, CertFile: cert, KeyFile: key}, ExitDone, "", 7},
 		"no key":                   {Identity{CAFile: ca, CertFile: cert}, ExitUsage, "go together", 0},
-		"a key that is none":       {Identity{CAFile: ca, CertFile: cert, KeyFile: rubbish}, ExitMisconfigured, "client certificate", 0},
-		"no such file":             {Identity{CAFile: "/nowhere"}, ExitMisconfigured, "--ca-file", 0},
-		"no certificate in it":     {Identity{CAFile: rubbish}, ExitMisconfigured, "no certificate in", 0},
+		"a key that is none": {
+			Identity{CAFile: ca, CertFile: cert, KeyFile: rubbish}, ExitMisconfigured, "client certificate", 0,
+		},
+		"no such file":         {Identity{CAFile: "/nowhere"}, ExitMisconfigured, "--ca-file", 0},
+		"no certificate in it": {Identity{CAFile: rubbish}, ExitMisconfigured, "no certificate in", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := Find{

@@ -111,9 +111,19 @@ type receipt struct {
 
 // logs takes an upload of decisions.
 func (u *upload) logs(c echo.Context) error {
-	return u.body(c, func(ctx context.Context, in incoming) error {
+	partition := partitionOf(c)
+	caller, err := web.Authenticate(u.who, c.Request())
+	if err != nil {
+		return err
+	}
+	if !caller.UploadsTo(partition) {
+		return u.forbidden(c, fmt.Sprintf(
+			"the credential %s is not for the partition %q: it may upload to others only (partitions=)", caller.Name, partition,
+		))
+	}
+	return u.body(c, caller, func(ctx context.Context, in incoming) error {
 		r, err := u.ingest.Accept(ctx, ingest.Upload{
-			Caller: in.caller, Address: addressOf(c.Request()), Partition: partitionOf(c), Wire: in.wire, Gzipped: in.gzipped,
+			Caller: caller, Address: addressOf(c.Request()), Partition: partition, Wire: in.wire, Gzipped: in.gzipped,
 			Charge: in.share.charge, Version: versionOf(c.Request().UserAgent()), ReceivedAt: time.Now().UTC(),
 		})
 		if err != nil {
@@ -127,16 +137,21 @@ func (u *upload) logs(c echo.Context) error {
 	})
 }
 
-// status takes OPA's report on itself. Whatever is in it, the answer is 200.
+// status takes OPA's report on itself. Whatever is in it, the answer is 200, unless it is another OPA's. The partition of
+// its path says nothing: OPA has a name of its own for that.
 func (u *upload) status(c echo.Context) error {
-	return u.body(c, func(_ context.Context, in incoming) error {
+	caller, err := web.Authenticate(u.who, c.Request())
+	if err != nil {
+		return err
+	}
+	return u.body(c, caller, func(_ context.Context, in incoming) error {
 		body, done := ingest.Open(in.wire, in.gzipped)
 		defer done()
 		report, err := io.ReadAll(io.LimitReader(charged{body, in.share}, maxReport))
 		if domain.ClassOf(err) == domain.Unavailable { // charge's
 			return err
 		}
-		err = u.inventory.Status(in.caller, versionOf(c.Request().UserAgent()), report, time.Now().UTC())
+		err = u.inventory.Status(caller, versionOf(c.Request().UserAgent()), report, time.Now().UTC())
 		if err != nil {
 			return u.notTaken(c, err)
 		}
@@ -180,24 +195,14 @@ const maxReport = 2 << 20
 
 // incoming is a request whose body has been read.
 type incoming struct {
-	caller  domain.Caller
 	wire    []byte
 	gzipped bool
 	share   *share
 }
 
-// body authenticates and reads the body.
-func (u *upload) body(c echo.Context, take func(context.Context, incoming) error) error {
+// body reads the body.
+func (u *upload) body(c echo.Context, caller domain.Caller, take func(context.Context, incoming) error) error {
 	r := c.Request()
-	caller, err := web.Authenticate(u.who, r)
-	if err != nil {
-		return err
-	}
-	if partition := partitionOf(c); !caller.UploadsTo(partition) {
-		return u.forbidden(c, fmt.Sprintf(
-			"the credential %s is not for the partition %q: it may upload to others only (partitions=)", caller.Name, partition,
-		))
-	}
 	gzipped, err := encodingOf(r)
 	if err != nil {
 		return err
@@ -215,7 +220,7 @@ func (u *upload) body(c echo.Context, take func(context.Context, incoming) error
 		return err
 	}
 	gzipped = gzipped || ingest.LooksGzipped(wire)
-	return take(r.Context(), incoming{caller: caller, wire: wire, gzipped: gzipped, share: s})
+	return take(r.Context(), incoming{wire: wire, gzipped: gzipped, share: s})
 }
 
 // addressOf is the other end of the connection: a proxy's, where there is one. What a header says of others is

@@ -80,6 +80,9 @@ func answerError(logger *slog.Logger) echo.HTTPErrorHandler {
 		if p.Status == http.StatusUnauthorized {
 			c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Bearer realm="docket"`)
 		}
+		if turnedAway(p.Status, c.Request()) {
+			c.Response().Header().Set(echo.HeaderConnection, "close")
+		}
 		if p.Status >= http.StatusInternalServerError || p.Status == http.StatusTooManyRequests {
 			c.Response().Header().Set(echo.HeaderRetryAfter, "1")
 		}
@@ -91,6 +94,12 @@ func answerError(logger *slog.Logger) echo.HTTPErrorHandler {
 			logger.Debug("answer not sent", "error", err)
 		}
 	}
+}
+
+// turnedAway reports a caller whose certificate is to be shown anew: a client keeps its connection, and with it the
+// certificate that it had when it connected, for as long as docket answers there.
+func turnedAway(status int, r *http.Request) bool {
+	return r.TLS != nil && (status == http.StatusUnauthorized || status == http.StatusForbidden)
 }
 
 // ProblemOf is what a handler's error comes to. It logs what is docket's own failure.
