@@ -105,18 +105,10 @@ prints what is in force, secrets hidden.
 What a policy's answer means, and where an event has the principal, action, resource and reason, is told per policy path
 by ` + "`mappings`" + `, in the file only: [mappings.md](mappings.md).
 
-## Tokens
+## Who may do what
 
-` + "`DOCKET_UPLOAD_TOKENS_FILE`" + ` and ` + "`DOCKET_CONSOLE_TOKENS_FILE`" +
-		` have a line for each token: a name, the tenant (uploads) or role
-(console: ` + "`viewer` or `operator`" + `), and the hex SHA-256 of the token, parted by white space or commas. ` +
-		"`#`" + ` begins a comment. The
-files are read again when they change; no restart is needed.
-
-` + "```" + `
-TOKEN=$(openssl rand -hex 32)
-echo "edge-eu default $(printf %s "$TOKEN" | sha256sum | cut -d' ' -f1)" >> upload-tokens
-` + "```" + `
+Tokens, JSON web tokens (` + "`issuers`" + `) and client certificates (` + "`client_certificates`" +
+		`), the latter two in the file only: [security.md](security.md).
 `)
 	const file = "../../docs/configuration.md"
 	if *update {
@@ -125,6 +117,38 @@ echo "edge-eu default $(printf %s "$TOKEN" | sha256sum | cut -d' ' -f1)" >> uplo
 	got, err := os.ReadFile(file)
 	require.NoError(t, err)
 	require.Equal(t, b.String(), string(got), "run with -update")
+}
+
+// TestSecurityDocument reads the examples of docs/security.md: what is not an OPA's is docket's.
+func TestSecurityDocument(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/security.md")
+	require.NoError(t, err)
+	var text strings.Builder
+	for _, part := range strings.Split(string(doc), "```yaml\n")[1:] {
+		if example, _, _ := strings.Cut(part, "```"); !strings.HasPrefix(example, "services:") {
+			text.WriteString(example)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "docket.yaml")
+	settings := "tls_cert_file: a\ntls_key_file: b\ntls_client_ca_file: c\n"
+	require.NoError(t, os.WriteFile(file, []byte(settings+text.String()), 0o600))
+	printed := configOf(t, file)
+	for _, want := range []string{
+		"tenant_claim: /kubernetes.io/namespace", "payments-canary: payments", "role_claim: /groups", "san: '*.sre.example.org'",
+	} {
+		require.Contains(t, printed, want)
+	}
+	again := filepath.Join(t.TempDir(), "docket.yaml")
+	require.NoError(t, os.WriteFile(again, []byte(printed), 0o600))
+	require.Equal(t, printed, configOf(t, again), "what it prints can be read")
+}
+
+// configOf is what docket config prints of a file.
+func configOf(t *testing.T, file string) string {
+	t.Helper()
+	var out bytes.Buffer
+	require.Zero(t, Main(t.Context(), []string{"--config", file, "config"}, &out, &out), out.String())
+	return out.String()
 }
 
 // TestMappingsDocument reads the examples of docs/mappings.md.
@@ -136,9 +160,7 @@ func TestMappingsDocument(t *testing.T) {
 	example, _, _ := strings.Cut(rest, "```")
 	file := filepath.Join(t.TempDir(), "docket.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(example), 0o600))
-	var out bytes.Buffer
-	require.Zero(t, Main(t.Context(), []string{"--config", file, "config"}, &out, &out), out.String())
-	require.Contains(t, out.String(), "equals: high")
+	require.Contains(t, configOf(t, file), "equals: high")
 	for _, when := range domain.Whens {
 		require.Contains(t, string(doc), string(when))
 	}
