@@ -11,6 +11,7 @@ import (
 // callers know who asks, on each listener.
 type callers struct {
 	upload, console auth.Authenticator
+	uses            *auth.Uses
 	// sessions are people's, where they need tokens; nil otherwise.
 	sessions *auth.Sessions
 }
@@ -21,6 +22,10 @@ func (a *App) authenticators() (c callers, err error) {
 	known, err := a.credentials()
 	if err != nil {
 		return c, err
+	}
+	c.uses = auth.NewUses(a.logger)
+	for listener, of := range known {
+		c.uses.List(listener, of.Tokens)
 	}
 	c.upload, c.console = auth.AnonymousUploader(), auth.AnonymousOperator()
 	if upload := known[auth.UploadListener]; upload != nil {
@@ -36,8 +41,8 @@ func (a *App) authenticators() (c callers, err error) {
 		}
 	}
 	refused := auth.NewRefusals(a.reg)
-	c.upload = auth.Watch(c.upload, auth.UploadListener, refused, a.logger)
-	c.console = auth.Watch(c.console, auth.ConsoleListener, refused, a.logger)
+	c.upload = auth.Watch(c.upload, auth.UploadListener, refused, c.uses, a.logger)
+	c.console = auth.Watch(c.console, auth.ConsoleListener, refused, c.uses, a.logger)
 	return c, nil
 }
 

@@ -221,7 +221,7 @@ func TestDependencies(t *testing.T) {
 		"internal/adapters/sqlite":   and([]string{"internal/adapters/sqlstore", "internal/search"}, overPorts),
 		"internal/adapters/kafka":    and([]string{"internal/config"}, overPorts),
 
-		"internal/adapters/auth": values,
+		"internal/adapters/auth": append(slices.Clone(values), "internal/ports"),
 		// OPA's library is imported by these and by nothing that other programs than docket have.
 		"internal/adapters/rego": and(
 			[]string{"internal/adapters/api", "internal/adapters/replaypolicy", "internal/explain"}, values,

@@ -101,6 +101,9 @@ func (a *App) setup(ctx context.Context) error {
 		a.run("store probe", s.breaker.Watch)
 		a.run("dead-letter guard", s.guard.Run)
 	}
+	if a.role.Is(status.Ingest) || a.role.Is(status.Console) {
+		a.run("uses of credentials", func(ctx context.Context) { who.uses.Run(ctx, back.Control) })
+	}
 	if a.role.Is(status.Ingest) {
 		inventory := ingest.NewInventory(back.Control, a.logger)
 		a.run("OPA inventory", inventory.Run)

@@ -49,6 +49,7 @@ type commandLine struct {
 	Jobs         cli.Jobs         `cmd:"" help:"Look at jobs, and pause, resume or cancel them."`
 	Audit        cli.Audit        `cmd:"" help:"List what operators did, and why."`
 	Status       cli.Status       `cmd:"" help:"Tell whether everything is well, in one line, and what waits; --check is for scripts."`
+	Credentials  cli.Credentials  `cmd:"" help:"List the tokens, certificates and issuers' subjects that docket knows, and when they were used last."`
 	OPAs         cli.OPAs         `cmd:"" name:"opas" help:"List OPAs: live, silent and gone, by application, with what they say of themselves."`
 	Migrate      migrateCommand   `cmd:"" help:"Create or update topics and schema, and stop."`
 	Config       configCommand    `cmd:"" help:"Print the settings in force, secrets hidden."`

@@ -134,7 +134,8 @@ func TestSecurityDocument(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte(settings+text.String()), 0o600))
 	printed := configOf(t, file)
 	for _, want := range []string{
-		"tenant_claim: /kubernetes.io/namespace", "payments-canary: payments", "role_claim: /groups", "san: '*.sre.example.org'",
+		"tenant_claim: /kubernetes.io/namespace", "payments-canary: payments", "role_claim: /groups",
+		"san: '*.sre.example.org'",
 	} {
 		require.Contains(t, printed, want)
 	}

@@ -47,8 +47,8 @@ type Caller struct {
 	Tenants Scope
 	// Role is what the caller may do; "" for one that uploads.
 	Role Role
-	// How says what the caller was known by.
-	How string
+	// How says what the caller was known by, and Credential which of the credentials of its name that was; see Credential.
+	How, Credential string
 	// Partitions are those of the upload path that it may upload to, and OPAs patterns of the labels.id that its events
 	// may have, with * for any text. Without any, every one is fine.
 	Partitions, OPAs []string

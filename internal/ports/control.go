@@ -28,6 +28,20 @@ type OPAReader interface {
 	OPAGroups(ctx context.Context, scope domain.Scope, at time.Time) ([]domain.OPAGroup, error)
 }
 
+// CredentialRecorder is the list of credentials as the listeners see it.
+type CredentialRecorder interface {
+	// RecordCredentials adds what was seen of credentials to what is known. Repeating a call counts twice: these are
+	// figures for people. Those neither used nor listed for domain.CredentialsKept are forgotten.
+	RecordCredentials(ctx context.Context, credentials []domain.Credential) error
+}
+
+// CredentialReader is the list of credentials as people see it.
+type CredentialReader interface {
+	// Credentials returns those of the scope's tenants, at most domain.MaxCredentials, the last used first and then those
+	// that were never used. One for all tenants is seen by who has all.
+	Credentials(ctx context.Context, scope domain.Scope) ([]domain.Credential, error)
+}
+
 // Processes is what docket's processes tell each other of themselves.
 type Processes interface {
 	// BeatProcess says that a process lives, and how it is. Age and Seen are the store's to fill in. Processes that were
@@ -198,6 +212,8 @@ type Control interface {
 	LossReader
 	OPARecorder
 	OPAReader
+	CredentialRecorder
+	CredentialReader
 	RejectionReader
 	RejectionStats
 	Acceptances

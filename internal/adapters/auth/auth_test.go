@@ -52,7 +52,9 @@ func TestTokensFile(t *testing.T) {
 		caller, err := ask(&Credentials{Tokens: tokens}, "Bearer secret")
 		require.NoError(t, err)
 		require.Equal(
-			t, domain.Caller{Name: "ann", Tenants: domain.AllTenants(), Role: domain.Viewer, How: domain.ByToken}, caller,
+			t, domain.Caller{
+				Name: "ann", Tenants: domain.AllTenants(), Role: domain.Viewer, How: domain.ByToken, Credential: hash[:8],
+			}, caller,
 		)
 		_, err = ask(&Credentials{Tokens: tokens}, "Bearer other")
 		require.ErrorIs(t, err, ErrUnknown)
@@ -81,7 +83,9 @@ func TestGrants(t *testing.T) {
 	require.NoError(t, err)
 	caller, err := ask(&Credentials{Tokens: tokens}, "Bearer secret")
 	require.NoError(t, err)
-	require.Equal(t, domain.Caller{Name: "edge", Tenants: domain.Tenants("operator"), How: domain.ByToken}, caller)
+	require.Equal(t, domain.Caller{
+		Name: "edge", Tenants: domain.Tenants("operator"), How: domain.ByToken, Credential: hashOf("secret")[:8],
+	}, caller)
 	require.Equal(t, "operator", caller.Tenant())
 	require.False(t, caller.Role.Includes(domain.Viewer), "an uploader reads nothing")
 }
@@ -173,8 +177,11 @@ func TestAnonymous(t *testing.T) {
 // TestTerms has what may stand behind a token, in both files.
 func TestTerms(t *testing.T) {
 	at := time.Date(2027, 1, 31, 0, 0, 0, 0, time.UTC)
-	uploader := domain.Caller{Name: "edge", Tenants: domain.Tenants("acme"), How: domain.ByToken}
-	user := domain.Caller{Name: "edge", Tenants: domain.AllTenants(), Role: domain.Operator, How: domain.ByToken}
+	uploader := domain.Caller{
+		Name: "edge", Tenants: domain.Tenants("acme"), How: domain.ByToken, Credential: hashOf("secret")[:8],
+	}
+	user := uploader
+	user.Tenants, user.Role = domain.AllTenants(), domain.Operator
 	with := func(c domain.Caller, change func(*domain.Caller)) domain.Caller { change(&c); return c }
 	for terms, want := range map[string]domain.Caller{
 		"":                   uploader,

@@ -289,6 +289,7 @@ func (c *Certificates) find(r *http.Request) (caller domain.Caller, shown bool, 
 		}
 		caller, err := rule.on(c.listener).caller(name, nil)
 		caller.How, caller.Expires = domain.ByCertificate, own.NotAfter
+		caller.Credential = domain.Name(own.Issuer.String())
 		return caller, err == nil, err
 	}
 	return caller, false, fmt.Errorf("%w: no entry of client_certificates has one of its names", ErrNotGranted)

@@ -106,7 +106,7 @@ func TestCertificates(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, domain.Caller{
 			Name: "spiffe://example.org/ns/payments/sa/opa", Tenants: domain.Tenants("acme"), OPAs: []string{"edge-*"},
-			How: domain.ByCertificate, Expires: spiffe.Cert.NotAfter,
+			How: domain.ByCertificate, Credential: root.Cert.Subject.String(), Expires: spiffe.Cert.NotAfter,
 		}, caller)
 	}
 	caller, err := console.get(t, console.client(between.Client("Ops.ACME.example"), between), "")

@@ -172,7 +172,7 @@ func (s *Issuers) find(ctx context.Context, token string) (c domain.Caller, ok b
 	if c, err = i.grant.caller(names[0], claims); err != nil {
 		return c, true, err
 	}
-	c.How, c.Expires = domain.ByJWT, signed.ExpiresAt.Time
+	c.How, c.Credential, c.Expires = domain.ByJWT, domain.Name(i.Issuer.Issuer), signed.ExpiresAt.Time
 	return c, true, nil
 }
 

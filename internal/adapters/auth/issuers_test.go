@@ -84,6 +84,7 @@ func TestJWT(t *testing.T) {
 		caller.Expires = time.Time{}
 		require.Equal(t, domain.Caller{
 			Name: "system:serviceaccount:payments:opa", Tenants: domain.Tenants("acme"), How: domain.ByJWT,
+			Credential: i.URL,
 		}, caller)
 		caller, err = ask(console, "Bearer "+s.Sign(good))
 		require.NoError(t, err)

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -119,7 +121,6 @@ func (t *Tokens) line(fields []string) (hash [sha256.Size]byte, caller domain.Ca
 	if caller.Expires, err = terms.expiry(); err != nil {
 		return hash, caller, err
 	}
-	caller.How = domain.ByToken
 	b, err := hex.DecodeString(fields[2])
 	if err != nil || len(b) != sha256.Size {
 		return hash, caller, fmt.Errorf(
@@ -127,6 +128,7 @@ func (t *Tokens) line(fields []string) (hash [sha256.Size]byte, caller domain.Ca
 		)
 	}
 	copy(hash[:], b)
+	caller.How, caller.Credential = domain.ByToken, hex.EncodeToString(hash[:4])
 	return hash, caller, nil
 }
 
@@ -136,10 +138,7 @@ func (t *Tokens) find(hash [sha256.Size]byte) (domain.Caller, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	if now.Sub(t.checked) >= reloadEvery {
-		t.checked = now
-		t.refresh()
-	}
+	t.current(now)
 	caller, ok := t.byHash[hash]
 	if !ok {
 		return domain.Caller{}, ErrUnknown
@@ -148,6 +147,22 @@ func (t *Tokens) find(hash [sha256.Size]byte) (domain.Caller, error) {
 		return domain.Caller{}, fmt.Errorf("%w at %s: ask for another one", ErrExpired, until.UTC().Format(time.RFC3339))
 	}
 	return caller, nil
+}
+
+// all are the callers of the file as it is now.
+func (t *Tokens) all() []domain.Caller {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.current(time.Now())
+	return slices.Collect(maps.Values(t.byHash))
+}
+
+// current reads the file again where it may have changed.
+func (t *Tokens) current(now time.Time) {
+	if now.Sub(t.checked) >= reloadEvery {
+		t.checked = now
+		t.refresh()
+	}
 }
 
 // refresh reads the file again where it has changed, and says once what is wrong with it.

@@ -289,6 +289,28 @@ func TestOPAScreens(t *testing.T) {
 	require.Contains(t, got, "No OPA has uploaded anything yet")
 }
 
+func TestCredentialsScreen(t *testing.T) {
+	s := serve(t, map[string]string{"/api/v1/credentials": `{"items":[
+		{"listener":"upload","kind":"token","name":"edge-eu","credential":"9f86d081","tenant":"payments","role":null,
+			"state":"active","expires_at":"2027-01-31T00:00:00Z","first_used_at":"2026-11-20T11:00:00Z",
+			"last_used_at":"2026-11-20T11:59:58Z","uses":1234,"last_address":"192.0.2.1"},
+		{"listener":"console","kind":"certificate","name":"ops.sre.example.org","credential":"CN=an authority","tenant":null,
+			"role":"operator","state":"expired","expires_at":"2026-11-20T00:00:00Z","uses":3,
+			"last_used_at":"2026-11-19T11:59:58Z","last_address":"192.0.2.2"},
+		{"listener":"upload","kind":"token","name":"edge-eu","credential":"60303ae2","tenant":"payments","state":"removed"}]}`})
+	got, err := screen(func(o Out) error {
+		return (&Credentials{Console: Console{Server: s.URL}, Form: Form{Output: "table", UTC: true}}).Run(t.Context(), o)
+	})
+	require.NoError(t, err)
+	golden(t, "credentials", got)
+	nothing := serve(t, map[string]string{"/api/v1/credentials": `{"items":[]}`})
+	got, err = screen(func(o Out) error {
+		return (&Credentials{Console: Console{Server: nothing.URL}, Form: Form{Output: "table"}}).Run(t.Context(), o)
+	})
+	require.NoError(t, err)
+	require.Contains(t, got, "nobody is asked who they are")
+}
+
 func TestGuardScreens(t *testing.T) {
 	answer := `{"on":true,"judged":30000,"rejected":620,"within_seconds":600,"items":[
 		{"fingerprint":"0a1b2c3d4e5f","class":"invalid","code":"23514",

@@ -21,7 +21,8 @@ type Config struct {
 var (
 	prefixes = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)+$`)
 	ownPaths = []string{
-		"api", "assets", "login", "logout", "decisions", "compare", "contrast", "opas", "pipeline", "audit", "jobs",
+		"api", "assets", "login", "logout", "decisions", "compare", "contrast", "opas", "pipeline", "audit", "credentials",
+		"jobs",
 		"dead-letters",
 	}
 )

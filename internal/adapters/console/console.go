@@ -36,6 +36,7 @@ import (
 type Control interface {
 	ports.DeadLetterReader
 	ports.OPAReader
+	ports.CredentialReader
 	ports.AuditReader
 }
 
@@ -104,6 +105,7 @@ func Mount(e *echo.Echo, p Parts) {
 	e.GET("/opas", r.page(r.opas))
 	e.GET("/pipeline", r.page(r.pipeline))
 	e.GET("/audit", r.page(r.audit))
+	e.GET("/credentials", r.page(r.credentials))
 	e.GET("/jobs", r.page(r.jobs))
 	e.GET("/jobs/:id", r.page(r.job))
 	for _, m := range domain.JobMoves {

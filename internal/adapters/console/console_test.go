@@ -221,6 +221,7 @@ func TestPages(t *testing.T) {
 		"/opas":                             {"There is none."},
 		"/pipeline":                         {"Breaker closed"},
 		"/audit":                            {"Nobody has changed anything."},
+		"/credentials":                      {"There is none: nobody is asked who they are"},
 		"/jobs":                             {"There is none."},
 		"/dead-letters":                     {"There is none"},
 		"/dead-letters/list?state=open":     {"No dead letter fits this."},
@@ -495,12 +496,34 @@ func harmless(t *testing.T, path string, w *httptest.ResponseRecorder) {
 	require.Equal(t, 1, scripts, path)
 }
 
+// TestCredentialsPage has a token that is used, one that is not, and a viewer, who does not see them.
+func TestCredentialsPage(t *testing.T) {
+	b := newBench(t)
+	now := time.Now()
+	require.NoError(t, b.store.RecordCredentials(t.Context(), []domain.Credential{
+		{
+			Listener: "upload", How: domain.ByToken, Name: "edge-<eu>", ID: "9f86d081", Tenant: "acme", Listed: now,
+			First: now.Add(-time.Hour), Last: now.Add(-time.Minute), Uses: 1234, Address: "192.0.2.1",
+		},
+		{Listener: "console", How: domain.ByToken, Name: "vera", ID: "60303ae2", Role: domain.Viewer, Listed: now},
+		{Listener: "console", How: domain.ByToken, Name: "gone", ID: "11111111", Listed: now.Add(-time.Hour)},
+	}))
+	h := b.pages(admin)
+	shows(t, get(h, "/credentials"), http.StatusOK,
+		"edge-<eu>", "9f86d081", "acme", "1 234", "192.0.2.1", "never", "all", "removed", "active")
+	shows(t, get(b.pages(viewer), "/credentials"), http.StatusForbidden, "operator")
+	acme := domain.Caller{Name: "bob", Tenants: domain.Tenants("acme"), Role: domain.Operator}
+	own := get(b.pages(acme), "/credentials")
+	shows(t, own, http.StatusOK, "edge-<eu>")
+	require.NotContains(t, own.Body.String(), "vera", "who may do what for all tenants is for those who have all")
+}
+
 func TestStoreAway(t *testing.T) {
 	b := newBench(t)
 	h := b.pages(admin, func(p *Parts) { p.Decisions, p.Control = away{}, away{} })
 	shows(t, get(h, "/"), http.StatusOK, "OK", "The newest denials cannot be shown: the store is away")
 	shows(t, get(h, "/decisions"), http.StatusOK, "The decisions cannot be shown: the store is away")
-	for _, path := range []string{"/decisions/d1", "/opas", "/audit", "/dead-letters", "/compare?a=d1"} {
+	for _, path := range []string{"/decisions/d1", "/opas", "/audit", "/credentials", "/dead-letters", "/compare?a=d1"} {
 		shows(t, get(h, path), http.StatusServiceUnavailable, "the store is away")
 	}
 	shows(t, get(h, "/pipeline"), http.StatusOK, "Stages")
@@ -527,6 +550,9 @@ func (away) Decisions(context.Context, domain.Scope, string) ([]domain.Decision,
 }
 func (away) OPAs(context.Context, domain.Scope) ([]domain.OPA, error) { return nil, errAway }
 func (away) Audits(context.Context, domain.Scope, time.Time, int) ([]domain.AuditEntry, error) {
+	return nil, errAway
+}
+func (away) Credentials(context.Context, domain.Scope) ([]domain.Credential, error) {
 	return nil, errAway
 }
 

@@ -24,6 +24,7 @@ var pages = []struct{ name, path string }{
 	{"OPAs", "/opas"},
 	{"Pipeline", "/pipeline"},
 	{"Audit", "/audit"},
+	{"Credentials", "/credentials"},
 }
 
 // sent sends what there is of a page, before something is waited for. templ.Flush renders the block it is given, and

@@ -66,6 +66,24 @@ func (r *routes) pipeline(c echo.Context, v *view) error {
 	return v.render(c, http.StatusOK, v.pipelinePage(&p, &s))
 }
 
+// credentials answers GET /credentials.
+func (r *routes) credentials(c echo.Context, v *view) error {
+	if err := knows(c); err != nil {
+		return err
+	}
+	if err := operate.Allow(v.caller); err != nil {
+		return err
+	}
+	known, err := r.Control.Credentials(v.ctx, v.caller.Tenants)
+	if err != nil {
+		return err
+	}
+	now := r.now()
+	return v.render(c, http.StatusOK, v.credentialsPage(api.ItemsOf(known, func(k domain.Credential) api.Credential {
+		return api.CredentialOf(k, now)
+	}).Items))
+}
+
 // audit answers GET /audit.
 func (r *routes) audit(c echo.Context, v *view) error {
 	if err := knows(c, "until"); err != nil {

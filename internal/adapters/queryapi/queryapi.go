@@ -35,6 +35,7 @@ import (
 type Control interface {
 	ports.DeadLetterReader
 	ports.OPAReader
+	ports.CredentialReader
 	ports.AuditReader
 }
 
@@ -110,6 +111,7 @@ func Mount(e *echo.Echo, p Parts) {
 	g.POST("/decisions/replay-policy", r.searching("replay_policy", r.replayPolicy), web.Operators)
 	g.POST("/decisions/reprojections", r.createJob(domain.Reproject), web.Operators)
 	g.GET("/opas", r.opas, noParameters)
+	g.GET("/credentials", r.credentials, web.Operators, noParameters)
 	g.GET("/dead-letters", r.deadLetters)
 	g.GET("/dead-letters/groups", r.deadGroups)
 	g.GET("/dead-letters/guard", r.guard)
@@ -321,6 +323,18 @@ func (r *routes) opas(c echo.Context) error {
 	}
 	now := r.now()
 	return c.JSON(http.StatusOK, api.ItemsOf(known, func(o domain.OPA) api.OPA { return api.OPAOf(o, now) }))
+}
+
+// credentials answers GET /api/v1/credentials.
+func (r *routes) credentials(c echo.Context) error {
+	known, err := r.Control.Credentials(c.Request().Context(), scope(c))
+	if err != nil {
+		return err
+	}
+	now := r.now()
+	return c.JSON(http.StatusOK, api.ItemsOf(known, func(k domain.Credential) api.Credential {
+		return api.CredentialOf(k, now)
+	}))
 }
 
 // audit answers GET /api/v1/audit.

@@ -122,6 +122,9 @@ func (b *bench) fill(t *testing.T, tenant string) (deadLetter string) {
 	require.NoError(t, b.store.RecordOPAs(t.Context(), []domain.Observation{{
 		Tenant: tenant, OPA: tenant + "-opa", First: now, Last: now, Uploads: 1,
 	}}))
+	require.NoError(t, b.store.RecordCredentials(t.Context(), []domain.Credential{{
+		Listener: "upload", How: domain.ByToken, Name: "edge", Tenant: tenant, Listed: now, Last: now, Uses: 1,
+	}}))
 	backlog, err := b.log.Backlog(t.Context(), "", topics.DLQ)
 	require.NoError(t, err)
 	dead := domain.Record{Topic: topics.DLQ, Offset: backlog[0].End, Key: tenant +
@@ -182,6 +185,7 @@ func TestScopeOfTheCaller(t *testing.T) {
 	for _, path := range []string{
 		"/api/v1/decisions", "/api/v1/dead-letters", "/api/v1/dead-letters/groups", "/api/v1/dead-letters/guard",
 		"/api/v1/jobs", "/api/v1/dead-letters/replays", "/api/v1/audit", "/api/v1/opas", "/api/v1/decisions/shared",
+		"/api/v1/credentials",
 		"/api/v1/decisions/shared/raw",
 	} {
 		code, answer := ask(h, http.MethodGet, path, "")

@@ -137,8 +137,8 @@ func (u *upload) logs(c echo.Context) error {
 	})
 }
 
-// status takes OPA's report on itself. Whatever is in it, the answer is 200, unless it is another OPA's. The partition in
-// its path says nothing: OPA has a name of its own for that.
+// status takes OPA's report on itself. Whatever is in it, the answer is 200, unless it is another OPA's. The partition
+// in its path says nothing: OPA has a name of its own for that.
 func (u *upload) status(c echo.Context) error {
 	caller, err := web.Authenticate(u.who, c.Request())
 	if err != nil {

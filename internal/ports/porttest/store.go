@@ -90,6 +90,7 @@ func Control(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 	t.Helper()
 	runStore(t, harness, []storeCase{
 		{"a scope hides other tenants' OPAs", scopeOPAs},
+		{"a scope hides other tenants' credentials", scopeCredentials},
 		{"a scope hides other tenants' rejections and acceptances", scopeRejections},
 		{"a scope hides other tenants' dead letters", scopeDeadLetters},
 		{"a scope hides other tenants' jobs and audit", scopeJobs},
@@ -97,6 +98,7 @@ func Control(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"marks of the log move on, and not back", storeMarks},
 		{"losses of the log are noted once", storeLosses},
 		{"OPAs are counted and their interval is learned", storeOPAs},
+		{"uses of credentials add up", storeCredentials},
 		{"processes tell of themselves", storeProcesses},
 		{"every column of a dead letter comes back", storeDeadLetters},
 		{"copies of a dead letter are one", storeDeadCopies},
