@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/MicahParks/jwkset"
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/maypok86/otter/v2"
 
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -99,6 +101,9 @@ const (
 	leeway = 30 * time.Second
 	// maxJWT bounds a token, in bytes.
 	maxJWT = 16 << 10
+	// goodFor is how long a token is not looked at again: to check a signature takes as long as to split a small upload.
+	goodFor = time.Minute
+	maxGood = 10_000
 )
 
 // Issuers know callers by the JSON web tokens of their issuers, on one listener. An issuer that is away is missed by
@@ -106,6 +111,13 @@ const (
 type Issuers struct {
 	listener string
 	byName   map[string]*issuer
+	good     *otter.Cache[[sha256.Size]byte, goodToken] // by the hash of a token
+}
+
+// goodToken is a token that was checked, and whose it is.
+type goodToken struct {
+	caller domain.Caller
+	until  time.Time
 }
 
 type issuer struct {
@@ -117,7 +129,10 @@ type issuer struct {
 
 // NewIssuers knows the callers of those issuers that something is granted to on a listener; nil where there are none.
 func NewIssuers(listener string, issuers []Issuer, keys KeySets) *Issuers {
-	out := &Issuers{listener: listener, byName: map[string]*issuer{}}
+	out := &Issuers{
+		listener: listener, byName: map[string]*issuer{},
+		good: otter.Must(&otter.Options[[sha256.Size]byte, goodToken]{MaximumSize: maxGood}),
+	}
 	for _, i := range issuers {
 		grant := i.on(listener)
 		if grant == nil {
@@ -149,6 +164,22 @@ func (s *Issuers) find(ctx context.Context, token string) (c domain.Caller, ok b
 	if s == nil {
 		return c, false, nil
 	}
+	hash, now := sha256.Sum256([]byte(token)), time.Now()
+	if known, ok := s.good.GetIfPresent(hash); ok && now.Before(known.until) {
+		return known.caller, true, nil
+	}
+	if c, ok, err = s.check(ctx, token); ok && err == nil {
+		until := now.Add(goodFor)
+		if c.Expires.Before(until) {
+			until = c.Expires
+		}
+		s.good.Set(hash, goodToken{c, until})
+	}
+	return c, ok, err
+}
+
+// check is find of a token that was not seen lately.
+func (s *Issuers) check(ctx context.Context, token string) (c domain.Caller, ok bool, err error) {
 	claims, named, ok := claimsOf(token)
 	if !ok {
 		return c, false, nil

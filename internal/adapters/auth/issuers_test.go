@@ -3,6 +3,7 @@ package auth
 import (
 	"bytes"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"log/slog"
@@ -228,7 +229,33 @@ func TestKeysOfAnIssuer(t *testing.T) {
 	_, err = ask(upload, "Bearer "+signOther.Sign(i.claims(nil)))
 	require.ErrorIs(t, err, ErrUnknown)
 	_, err = ask(upload, "Bearer "+old)
+	require.NoError(t, err, "it was good a moment ago")
+	upload.Issuers.good.InvalidateAll() // a minute later
+	_, err = ask(upload, "Bearer "+old)
 	require.ErrorIs(t, err, ErrUnknown, "a key that the issuer withdrew")
+}
+
+// TestGoodTokens are remembered for no longer than they count.
+func TestGoodTokens(t *testing.T) {
+	i := newIssuing(t, signRSA)
+	upload, _ := listenersOf(t, slog.New(slog.DiscardHandler), i.config(t))
+	token := signRSA.Sign(i.claims(map[string]any{"exp": time.Now().Add(-leeway / 2).Unix()}))
+	_, err := ask(upload, "Bearer "+token)
+	require.NoError(t, err, "within the leeway of clocks")
+	known, ok := upload.Issuers.good.GetIfPresent(sha256.Sum256([]byte(token)))
+	require.True(t, ok)
+	require.False(t, time.Now().Before(known.until))
+	lasting := signRSA.Sign(i.claims(nil))
+	_, err = ask(upload, "Bearer "+lasting)
+	require.NoError(t, err)
+	known, ok = upload.Issuers.good.GetIfPresent(sha256.Sum256([]byte(lasting)))
+	require.True(t, ok)
+	require.WithinDuration(t, time.Now().Add(goodFor), known.until, time.Second)
+	refused := signOther.Sign(i.claims(nil))
+	_, err = ask(upload, "Bearer "+refused)
+	require.Error(t, err)
+	_, ok = upload.Issuers.good.GetIfPresent(sha256.Sum256([]byte(refused)))
+	require.False(t, ok, "only good ones are")
 }
 
 // TestStrangersAndAnIssuer has tokens with made-up key ids, which must not make docket ask the issuer for each.
