@@ -25,6 +25,7 @@ func (a *App) authenticators() (c callers, err error) {
 	}
 	c.uses = auth.NewUses(a.logger)
 	for listener, of := range known {
+		of.Listener, of.Uses = listener, c.uses
 		c.uses.List(listener, of.Tokens)
 	}
 	c.upload, c.console = auth.AnonymousUploader(), auth.AnonymousOperator()
@@ -41,8 +42,8 @@ func (a *App) authenticators() (c callers, err error) {
 		}
 	}
 	refused := auth.NewRefusals(a.reg)
-	c.upload = auth.Watch(c.upload, auth.UploadListener, refused, c.uses, a.logger)
-	c.console = auth.Watch(c.console, auth.ConsoleListener, refused, c.uses, a.logger)
+	c.upload = auth.Watch(c.upload, auth.UploadListener, refused, a.logger)
+	c.console = auth.Watch(c.console, auth.ConsoleListener, refused, a.logger)
 	return c, nil
 }
 

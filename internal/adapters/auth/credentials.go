@@ -20,11 +20,29 @@ type Credentials struct {
 	Tokens       *Tokens
 	Issuers      *Issuers
 	Certificates *Certificates
+	// Listener is where they count, and Uses is told who was known by them; nil tells nobody.
+	Listener string
+	Uses     *Uses
 }
 
 // Authenticate looks at the bearer token (RFC 6750 section 2.1) and at the certificate. Where there are both, the token
 // says who it is.
 func (c *Credentials) Authenticate(r *http.Request) (domain.Caller, error) {
+	caller, err := c.known(r)
+	if err == nil {
+		c.note(caller, r)
+	}
+	return caller, err
+}
+
+// note tells that a caller was known.
+func (c *Credentials) note(caller domain.Caller, r *http.Request) {
+	if c.Uses != nil {
+		c.Uses.saw(c.Listener, caller, r)
+	}
+}
+
+func (c *Credentials) known(r *http.Request) (domain.Caller, error) {
 	if err := c.Certificates.demand(r); err != nil {
 		return domain.Caller{}, err
 	}

@@ -36,10 +36,11 @@ func BenchmarkAuthenticate(b *testing.B) {
 	root := testserver.NewAuthority(nil)
 	authorities, err := LoadAuthorities(write("ca", root.CertPEM()), "", logger)
 	require.NoError(b, err)
-	who := Watch(&Credentials{
+	who := &Credentials{
+		Listener: UploadListener, Uses: NewUses(logger),
 		Tokens: tokens, Issuers: NewIssuers(UploadListener, []Issuer{issuer}, keys),
 		Certificates: NewCertificates(authorities, UploadListener, certificateRules, false),
-	}, UploadListener, NewRefusals(nil), NewUses(logger), logger)
+	}
 	request := func(token string) *http.Request {
 		r := httptest.NewRequest(http.MethodPost, "/logs", nil)
 		if token != "" {

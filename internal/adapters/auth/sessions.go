@@ -74,6 +74,7 @@ func (s *Sessions) Authenticate(r *http.Request) (domain.Caller, error) {
 	var held session
 	if s.seal.Decode(SessionCookie, cookie.Value, &held) == nil {
 		if caller, err := s.credentials.Tokens.find(held.Token); err == nil {
+			s.credentials.note(caller, r)
 			return caller, nil
 		}
 	}
@@ -81,8 +82,13 @@ func (s *Sessions) Authenticate(r *http.Request) (domain.Caller, error) {
 }
 
 // Begin makes the cookie of a token's session. path is where pages begin, and secure that they are reached by TLS only.
+// Its error is ErrUnknown or ErrExpired where the token is none of the file.
 func (s *Sessions) Begin(token, path string, secure bool) (*http.Cookie, error) {
-	value, err := s.seal.Encode(SessionCookie, session{sha256.Sum256([]byte(token))})
+	hash := sha256.Sum256([]byte(token))
+	if _, err := s.credentials.Tokens.find(hash); err != nil {
+		return nil, err
+	}
+	value, err := s.seal.Encode(SessionCookie, session{hash})
 	if err != nil {
 		return nil, fmt.Errorf("seal the session: %w", err)
 	}

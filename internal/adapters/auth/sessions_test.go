@@ -31,6 +31,8 @@ func newSessions(t *testing.T, key string) (*Sessions, string) {
 
 func TestSession(t *testing.T) {
 	s, _ := newSessions(t, "")
+	_, err := s.Begin("x.y.z", "/", true)
+	require.ErrorIs(t, err, ErrUnknown, "a session is that of a token of the file")
 	c, err := s.Begin("secret", "/docket/", true)
 	require.NoError(t, err)
 	require.NotContains(t, c.Value, "secret")

@@ -52,7 +52,7 @@ func TestUses(t *testing.T) {
 		uses, store := NewUses(logger), &shelf{got: map[string]*domain.Credential{}, err: errors.New("away")}
 		uses.List(ConsoleListener, tokens)
 		uses.List(UploadListener, nil)
-		who := Watch(&Credentials{Tokens: tokens}, ConsoleListener, NewRefusals(nil), uses, logger)
+		who := &Credentials{Tokens: tokens, Listener: ConsoleListener, Uses: uses}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {

@@ -11,13 +11,12 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
-// Watched notes whom an Authenticator knows, counts whom it refuses, and logs the first of a minute: somebody guesses
-// tokens, or an OPA has one that was revoked, and decisions pile up there.
+// Watched counts whom an Authenticator refuses, and logs the first of a minute: somebody guesses tokens, or an OPA has
+// one that was revoked, and decisions pile up there.
 type Watched struct {
 	who      Authenticator
 	listener string
 	refused  prometheus.Counter
-	uses     *Uses
 	logger   *slog.Logger
 	say      rate.Sometimes
 }
@@ -33,12 +32,10 @@ func NewRefusals(reg prometheus.Registerer) *prometheus.CounterVec {
 	return refused
 }
 
-// Watch watches who at a listener, and notes in uses by which credentials callers were known.
-func Watch(
-	who Authenticator, listener string, refused *prometheus.CounterVec, uses *Uses, logger *slog.Logger,
-) *Watched {
+// Watch watches who at a listener.
+func Watch(who Authenticator, listener string, refused *prometheus.CounterVec, logger *slog.Logger) *Watched {
 	return &Watched{
-		who: who, listener: listener, refused: refused.WithLabelValues(listener), uses: uses, logger: logger,
+		who: who, listener: listener, refused: refused.WithLabelValues(listener), logger: logger,
 		say: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 }
@@ -55,8 +52,6 @@ func (w *Watched) Authenticate(r *http.Request) (domain.Caller, error) {
 				"listener", w.listener, "from", r.RemoteAddr, "why", err,
 			)
 		})
-		return caller, err
 	}
-	w.uses.saw(w.listener, caller, r)
-	return caller, nil
+	return caller, err
 }

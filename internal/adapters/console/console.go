@@ -176,8 +176,8 @@ func (r *routes) page(show func(echo.Context, *view) error) echo.HandlerFunc {
 func (r *routes) known(show func(echo.Context, *view) error) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		v := r.view(c)
-		if !v.identify(c.Request()) {
-			return r.toLogin(c)
+		if err := v.identify(c.Request()); err != nil {
+			return r.toLogin(c, err)
 		}
 		ctx, cancel := context.WithCancel(c.Request().Context())
 		defer v.running.Wait()
@@ -187,17 +187,17 @@ func (r *routes) known(show func(echo.Context, *view) error) echo.HandlerFunc {
 	}
 }
 
-// identify finds out who the caller is; false is that nobody knows. A stranger who only comes by, and somebody whose
+// identify finds out who the caller is; its error is that nobody knows. A stranger who only comes by, and somebody whose
 // session has ended, is not somebody who guesses tokens: nobody is asked about them.
-func (v *view) identify(r *http.Request) bool {
+func (v *view) identify(r *http.Request) error {
 	if v.Sessions != nil && r.Header.Get(echo.HeaderAuthorization) == "" {
 		caller, err := v.Sessions.Authenticate(r)
 		v.caller = caller
-		return err == nil
+		return err
 	}
 	caller, err := v.Who.Authenticate(r)
 	v.caller = caller
-	return err == nil
+	return err
 }
 
 // act is a route that changes something and then shows a page.
@@ -288,7 +288,7 @@ func (v *view) header(h http.Header) {
 func (r *routes) problem(err error, c echo.Context) {
 	p := web.ProblemOf(err, c, r.Logger)
 	v := r.view(c)
-	v.identify(c.Request()) // whoever is not known sees no way around
+	_ = v.identify(c.Request()) // whoever is not known sees no way around
 	if err := v.render(c, p.Status, v.problemPage(p)); err != nil {
 		r.Logger.Debug("answer not sent", "error", err)
 	}

@@ -307,6 +307,16 @@ func TestTenantsAreApart(t *testing.T) {
 	shows(t, get(h, "/decisions/same?tenant=other"), http.StatusNotFound)
 }
 
+// TestPagesWithoutLogin has a console that knows programs and certificates only: there is nothing to log in with.
+func TestPagesWithoutLogin(t *testing.T) {
+	b := newBench(t)
+	h := b.pages(domain.Caller{}, func(p *Parts) { p.Who = &auth.Credentials{} })
+	for _, path := range []string{"/", "/decisions?q=a"} {
+		shows(t, get(h, path), http.StatusUnauthorized, "this listener wants a bearer token")
+	}
+	require.Equal(t, http.StatusSeeOther, get(h, "/login").Code)
+}
+
 func TestLogin(t *testing.T) {
 	b := newBench(t)
 	file := filepath.Join(t.TempDir(), "tokens")
@@ -326,6 +336,10 @@ func TestLogin(t *testing.T) {
 	w = do(h, http.MethodPost, "/docket/login", "token=wrong&to=/decisions")
 	shows(t, w, http.StatusUnauthorized, "This token is not known here")
 	require.Empty(t, w.Result().Cookies())
+
+	shows(t, do(h, http.MethodPost, "/docket/login", "token="), http.StatusUnauthorized, "Paste a token")
+	w = do(h, http.MethodPost, "/docket/login", "token=a.b.c")
+	shows(t, w, http.StatusUnauthorized, "This looks like a JSON web token")
 
 	w = do(h, http.MethodPost, "/docket/login", "token=secret&to=/decisions%3Fq%3Da")
 	require.Equal(t, http.StatusSeeOther, w.Code)

@@ -10,10 +10,14 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/docket-project/docket/internal/adapters/auth"
+	"github.com/docket-project/docket/internal/adapters/web"
 )
 
 // toLogin sends a person to the login, and back afterwards. What would have changed something is not repeated.
-func (r *routes) toLogin(c echo.Context) error {
+func (r *routes) toLogin(c echo.Context, why error) error {
+	if r.Sessions == nil { // there is nothing to log in with
+		return web.Unidentified(why)
+	}
 	v := r.view(c)
 	to := ""
 	if c.Request().Method == http.MethodGet {
@@ -35,7 +39,7 @@ func (r *routes) loginPage(c echo.Context) error {
 	}
 	why := ""
 	if c.QueryParam("ended") != "" {
-		why = "Your session has ended: its 12 hours are over, docket was started anew, or the token was taken away."
+		why = "Your session has ended: its 12 hours are over, docket was started anew, or the token was taken away or expired."
 	}
 	return v.render(c, http.StatusOK, v.loginForm(to, why))
 }
@@ -53,19 +57,30 @@ func (r *routes) login(c echo.Context) error {
 	token := strings.TrimSpace(c.Request().PostForm.Get("token"))
 	shown := c.Request().Clone(c.Request().Context())
 	shown.Header.Set(echo.HeaderAuthorization, "Bearer "+token)
-	if _, err := r.Who.Authenticate(shown); err != nil {
-		why := "This token is not known here. Look whether it was copied as a whole, or ask whoever runs docket for another."
-		if errors.Is(err, auth.ErrNoCredentials) {
-			why = "Paste a token: there was none."
-		}
-		return v.render(c, http.StatusUnauthorized, v.loginForm(to, why))
+	_, err := r.Who.Authenticate(shown)
+	var cookie *http.Cookie
+	if err == nil {
+		cookie, err = r.Sessions.Begin(token, v.cookiePath(), secure(c.Request()))
 	}
-	cookie, err := r.Sessions.Begin(token, v.cookiePath(), secure(c.Request()))
 	if err != nil {
-		return err
+		return v.render(c, http.StatusUnauthorized, v.loginForm(to, notLoggedIn(token, err)))
 	}
 	c.SetCookie(cookie)
 	return c.Redirect(http.StatusSeeOther, v.link(to))
+}
+
+// notLoggedIn says why a token begins no session.
+func notLoggedIn(token string, err error) string {
+	switch {
+	case token == "":
+		return "Paste a token: there was none."
+	case errors.Is(err, auth.ErrUnknown) && strings.Count(token, ".") == 2:
+		return "This looks like a JSON web token, which programs show with each request. A session begins with a token of " +
+			"docket's file: ask whoever runs docket for one."
+	case errors.Is(err, auth.ErrUnknown):
+		return "This token is not known here. Look whether it was copied as a whole, or ask whoever runs docket for another."
+	}
+	return "You are not logged in: " + err.Error() + "."
 }
 
 // logout answers POST /logout.

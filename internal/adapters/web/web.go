@@ -156,19 +156,24 @@ func Authenticated(a auth.Authenticator) echo.MiddlewareFunc {
 	}
 }
 
-// Authenticate says who a request comes from; its error is a Problem.
+// Authenticate says who a request comes from; its error is that of Unidentified.
 func Authenticate(a auth.Authenticator, r *http.Request) (domain.Caller, error) {
 	caller, err := a.Authenticate(r)
-	if domain.ClassOf(err) == domain.Unavailable { // nobody can tell at the moment
-		return caller, err
-	}
-	if errors.Is(err, auth.ErrNotGranted) {
-		return caller, Problem(http.StatusForbidden, err.Error())
-	}
 	if err != nil {
-		return caller, Problem(http.StatusUnauthorized, err.Error())
+		return caller, Unidentified(err)
 	}
 	return caller, nil
+}
+
+// Unidentified is how an Authenticator's error is answered: a Problem, unless nobody can tell at the moment.
+func Unidentified(err error) error {
+	switch {
+	case domain.ClassOf(err) == domain.Unavailable:
+		return err
+	case errors.Is(err, auth.ErrNotGranted):
+		return Problem(http.StatusForbidden, err.Error())
+	}
+	return Problem(http.StatusUnauthorized, err.Error())
 }
 
 // Caller is who a request behind Authenticated comes from.
