@@ -63,6 +63,7 @@ func TestTokensFile(t *testing.T) {
 		"":                          "no token",
 		"# only a comment":          "no token",
 		"ann viewer":                "line 1: want three fields",
+		"ann viewer " + hashOf(""):  "the SHA-256 of nothing",
 		"\nann viewer " + hash[:10]: "line 2: the third field",
 		"a viewer " + hash + "\nb operator " + hash: "line 2: b has the same token as a",
 		"ann king " + hash:                          "\"king\" is no role: they are viewer, operator and admin",
@@ -221,6 +222,7 @@ func TestTerms(t *testing.T) {
 		"tenants=acme,other":                  "an upload is one tenant's",
 		"tenants=other":                       "an upload is one tenant's",
 		"=x":                                  `there is no term ""`,
+		"opas=a\x00":                          "is no name",
 		"PARTITIONS=eu":                       `there is no term "PARTITIONS"`,
 		"a " + hashOf("x") + " partitions=eu": "want terms such as",
 	} {
@@ -230,7 +232,8 @@ func TestTerms(t *testing.T) {
 	}
 	for terms, want := range map[string]string{
 		"opas=x": "opas= bounds uploads", "partitions=x": "partitions= bounds uploads",
-		"tenants=*": "leave the term out for all",
+		"tenants=*":      "leave tenants out for all",
+		"tenants=a\x00b": "is no name",
 	} {
 		_, _, err := load(t, "edge viewer "+hashOf("secret")+" "+terms, ConsoleUser)
 		require.ErrorContains(t, err, want, terms)

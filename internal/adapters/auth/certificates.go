@@ -1,18 +1,24 @@
 package auth
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/maypok86/otter/v2"
+	"golang.org/x/time/rate"
 
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -27,8 +33,8 @@ var (
 
 // ClientCertificate grants something to the certificates with a name.
 type ClientCertificate struct {
-	// SAN is a pattern of a subject alternative name (RFC 5280 section 4.2.1.6) with * for any text: a URI where it has a
-	// "://", a mail address where it has an "@", a DNS name or an address otherwise.
+	// SAN is a pattern of a subject alternative name (RFC 5280 section 4.2.1.6) with * for any text: of an address if it is
+	// one, of a URI where it has a colon, of a mail address where it has an "@", and of a DNS name otherwise.
 	SAN    string `yaml:"san"`
 	grants `yaml:",inline"`
 }
@@ -37,7 +43,7 @@ type ClientCertificate struct {
 func ValidateCertificates(rules []ClientCertificate) error {
 	return sectionErrors("client_certificates", rules, func(rule ClientCertificate) error {
 		errs := []error{rule.validate(false)}
-		if strings.Trim(rule.SAN, "*") == "" {
+		if strings.Trim(rule.SAN, `*.:/@\ `) == "" || rule.SAN != strings.TrimSpace(rule.SAN) {
 			errs = append(errs, errors.New("set san: the name that its certificates have; a pattern of anything is none"))
 		}
 		return errors.Join(errs...)
@@ -50,13 +56,28 @@ type Authorities struct {
 	caFile, crlFile string
 	logger          *slog.Logger
 
-	mu      sync.Mutex
+	mu       sync.Mutex
+	inForce  *ruling
+	read     [2]stamp
+	looked   time.Time
+	trouble  string
+	outdated rate.Sometimes
+}
+
+// ruling is what the files said when they were read, and what was found by it. Only its caches change.
+type ruling struct {
 	pool    *x509.CertPool
-	revoked map[string]bool      // by issuer and serial number
-	checked map[[32]byte]checked // by their SHA-256
-	read    [2]stamp
-	looked  time.Time
-	trouble string
+	revoked map[string]bool // by issuer and serial number
+	next    time.Time       // when the first list of revoked ones is out of date; zero without any
+	good    *otter.Cache[[sha256.Size]byte, time.Time]
+	bad     *otter.Cache[[sha256.Size]byte, badChain]
+}
+
+// badChain is what is wrong with certificates, which are not looked at again for a while: anybody can show some that
+// take long.
+type badChain struct {
+	err   error
+	until time.Time
 }
 
 // stamp tells one content of a file from another.
@@ -65,15 +86,23 @@ type stamp struct {
 	size    int64
 }
 
-// checked is a certificate that was found to be good, and until when it is.
-type checked struct{ until time.Time }
-
-// maxChecked bounds the certificates that are remembered.
-const maxChecked = 10_000
+const (
+	// maxChecked bounds the certificates that are remembered, good ones and bad ones each.
+	maxChecked = 10_000
+	// badFor is how long bad ones are.
+	badFor = 10 * time.Second
+	// maxChain bounds what a client shows: its own certificate and those that lead to an authority. A handshake asks for
+	// them and does not check them, and to try many takes long.
+	maxChain = 6
+	// outdatedEvery is how often it is said that a list is out of date.
+	outdatedEvery = time.Hour
+)
 
 // LoadAuthorities reads the files; crlFile may be "". Its error is Misconfigured.
 func LoadAuthorities(caFile, crlFile string, logger *slog.Logger) (*Authorities, error) {
-	a := &Authorities{caFile: caFile, crlFile: crlFile, logger: logger}
+	a := &Authorities{
+		caFile: caFile, crlFile: crlFile, logger: logger, outdated: rate.Sometimes{First: 1, Interval: outdatedEvery},
+	}
 	if err := a.load(); err != nil {
 		return nil, domain.Errorf(domain.Misconfigured, "read the authorities of client certificates: %w", err)
 	}
@@ -100,16 +129,20 @@ func (a *Authorities) load() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", a.caFile, err)
 	}
-	revoked := map[string]bool{}
+	fresh := &ruling{
+		pool: pool,
+		good: otter.Must(&otter.Options[[sha256.Size]byte, time.Time]{MaximumSize: maxChecked}),
+		bad:  otter.Must(&otter.Options[[sha256.Size]byte, badChain]{MaximumSize: maxChecked}),
+	}
 	if a.crlFile != "" {
 		if b, err = os.ReadFile(a.crlFile); err != nil {
 			return err
 		}
-		if revoked, err = readRevoked(b, authorities, a.logger); err != nil {
+		if fresh.revoked, fresh.next, err = readRevoked(b, authorities); err != nil {
 			return fmt.Errorf("%s: %w", a.crlFile, err)
 		}
 	}
-	a.pool, a.revoked, a.read, a.checked = pool, revoked, read, map[[32]byte]checked{}
+	a.inForce, a.read = fresh, read
 	return nil
 }
 
@@ -133,27 +166,32 @@ func readAuthorities(b []byte) (*x509.CertPool, []*x509.Certificate, error) {
 	return pool, all, nil
 }
 
-// readRevoked reads lists of revoked certificates (RFC 5280 section 5). A list that is older than it should be counts
-// all the same: what it revokes is revoked.
-func readRevoked(b []byte, authorities []*x509.Certificate, logger *slog.Logger) (map[string]bool, error) {
-	revoked, lists := map[string]bool{}, 0
+// readRevoked reads lists of revoked certificates (RFC 5280 section 5), each of the authority that signed it. A list
+// that is older than it should be counts all the same: what it revokes is revoked.
+func readRevoked(
+	b []byte, authorities []*x509.Certificate,
+) (revoked map[string]bool, next time.Time, err error) {
+	revoked = map[string]bool{}
+	lists := 0
 	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "X509 CRL" {
 			continue
 		}
 		list, err := x509.ParseRevocationList(block.Bytes)
 		if err != nil {
-			return nil, err
+			return nil, next, err
 		}
-		signed := func(c *x509.Certificate) bool { return list.CheckSignatureFrom(c) == nil }
+		signed := func(c *x509.Certificate) bool {
+			return bytes.Equal(c.RawSubject, list.RawIssuer) && list.CheckSignatureFrom(c) == nil
+		}
 		if !slices.ContainsFunc(authorities, signed) {
-			return nil, fmt.Errorf("the list of %s is signed by none of the authorities", list.Issuer)
+			return nil, next, fmt.Errorf("the list of %s is signed by none of the authorities", list.Issuer)
 		}
-		if !list.NextUpdate.IsZero() && time.Now().After(list.NextUpdate) {
-			logger.Warn(
-				"a list of revoked client certificates is out of date: those that were revoked since are taken. Put the newest "+
-					"list in its place", "issuer", list.Issuer.String(), "next_update", list.NextUpdate,
-			)
+		if slices.ContainsFunc(list.Extensions, func(e pkix.Extension) bool { return e.Critical }) {
+			return nil, next, fmt.Errorf("the list of %s is not of all certificates, or of others' (a critical extension)", list.Issuer)
+		}
+		if !list.NextUpdate.IsZero() && (next.IsZero() || list.NextUpdate.Before(next)) {
+			next = list.NextUpdate
 		}
 		for _, c := range list.RevokedCertificateEntries {
 			revoked[revokedKey(list.RawIssuer, c.SerialNumber.Bytes())] = true
@@ -161,22 +199,36 @@ func readRevoked(b []byte, authorities []*x509.Certificate, logger *slog.Logger)
 		lists++
 	}
 	if lists == 0 {
-		return nil, errors.New("there is no list of revoked certificates in it (PEM, X509 CRL)")
+		return nil, next, errors.New("there is no list of revoked certificates in it (PEM, X509 CRL)")
 	}
-	return revoked, nil
+	return revoked, next, nil
 }
 
 func revokedKey(issuer, serial []byte) string { return string(issuer) + "\x00" + string(serial) }
 
-// refresh reads the files again where one has changed, and says once what is wrong with them.
-func (a *Authorities) refresh(now time.Time) {
+// current is what counts now. It reads the files again where one has changed, and says once what is wrong with them.
+func (a *Authorities) current(now time.Time) *ruling {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if now.Sub(a.looked) < reloadEvery {
-		return
+		return a.inForce
 	}
 	a.looked = now
-	if a.trouble == "" && a.stamps() == a.read {
-		return
+	if a.trouble != "" || a.stamps() != a.read {
+		a.refresh()
 	}
+	if next := a.inForce.next; !next.IsZero() && now.After(next) {
+		a.outdated.Do(func() {
+			a.logger.Warn(
+				"a list of revoked client certificates is out of date: those that were revoked since are taken. Put the newest "+
+					"list in its place", "revoked", a.crlFile, "next_update", next,
+			)
+		})
+	}
+	return a.inForce
+}
+
+func (a *Authorities) refresh() {
 	trouble := ""
 	if err := a.load(); err != nil {
 		trouble = err.Error()
@@ -197,45 +249,59 @@ func (a *Authorities) refresh(now time.Time) {
 // authority. That the client has the key was seen by the handshake. What it found is remembered, because a connection
 // brings many requests; a connection does not outlive its certificate, nor one that was revoked.
 func (a *Authorities) check(chain []*x509.Certificate) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	now := time.Now()
-	a.refresh(now)
-	key := sha256.Sum256(chain[0].Raw)
-	if known, ok := a.checked[key]; ok && now.Before(known.until) {
+	r := a.current(now)
+	own := sha256.Sum256(chain[0].Raw)
+	if until, ok := r.good.GetIfPresent(own); ok && now.Before(until) {
 		return nil
 	}
+	if len(chain) > maxChain {
+		return fmt.Errorf("%w: it comes with more than %d others", ErrCertificate, maxChain-1)
+	}
+	h := sha256.New()
+	for _, c := range chain {
+		h.Write(c.Raw)
+	}
+	all := [sha256.Size]byte(h.Sum(nil))
+	if known, ok := r.bad.GetIfPresent(all); ok && now.Before(known.until) {
+		return known.err
+	}
+	until, err := r.verify(chain, now)
+	if err != nil {
+		r.bad.Set(all, badChain{err, now.Add(badFor)})
+		return err
+	}
+	r.good.Set(own, until)
+	return nil
+}
+
+// verify returns until when a client's certificates are good.
+func (r *ruling) verify(chain []*x509.Certificate, now time.Time) (until time.Time, err error) {
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
 	verified, err := chain[0].Verify(x509.VerifyOptions{
-		Roots: a.pool, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, CurrentTime: now,
+		Roots: r.pool, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, CurrentTime: now,
 	})
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrCertificate, err)
+		return until, fmt.Errorf("%w: %w", ErrCertificate, err)
 	}
-	good := slices.IndexFunc(verified, func(way []*x509.Certificate) bool {
-		return !slices.ContainsFunc(way, a.isRevoked)
-	})
+	good := slices.IndexFunc(verified, func(way []*x509.Certificate) bool { return !slices.ContainsFunc(way, r.isRevoked) })
 	if good < 0 {
-		return fmt.Errorf("%w: it was revoked", ErrCertificate)
+		return until, fmt.Errorf("%w: it was revoked", ErrCertificate)
 	}
-	if len(a.checked) >= maxChecked {
-		clear(a.checked)
-	}
-	until := chain[0].NotAfter
+	until = chain[0].NotAfter
 	for _, c := range verified[good] {
 		if c.NotAfter.Before(until) {
 			until = c.NotAfter
 		}
 	}
-	a.checked[key] = checked{until}
-	return nil
+	return until, nil
 }
 
-func (a *Authorities) isRevoked(c *x509.Certificate) bool {
-	return a.revoked[revokedKey(c.RawIssuer, c.SerialNumber.Bytes())]
+func (r *ruling) isRevoked(c *x509.Certificate) bool {
+	return r.revoked[revokedKey(c.RawIssuer, c.SerialNumber.Bytes())]
 }
 
 // Certificates know callers by their client certificates, on one listener.
@@ -249,16 +315,10 @@ type Certificates struct {
 // NewCertificates knows those callers that a rule grants something to on a listener; required says that every caller
 // needs a good certificate, whatever else it shows. It is nil where no certificate counts.
 func NewCertificates(a *Authorities, listener string, rules []ClientCertificate, required bool) *Certificates {
-	c := &Certificates{authorities: a, listener: listener, required: required}
-	for _, rule := range rules {
-		if rule.on(listener) != nil {
-			c.rules = append(c.rules, rule)
-		}
-	}
-	if len(c.rules) == 0 && !required {
+	if !required && !Granted(listener, nil, rules) {
 		return nil
 	}
-	return c
+	return &Certificates{authorities: a, listener: listener, rules: rules, required: required}
 }
 
 // demand reports a client that has not shown the certificate that it needs.
@@ -287,7 +347,13 @@ func (c *Certificates) find(r *http.Request) (caller domain.Caller, shown bool, 
 		if !ok {
 			continue
 		}
-		caller, err := rule.on(c.listener).caller(name, nil)
+		grant := rule.on(c.listener)
+		if grant == nil {
+			return caller, false, fmt.Errorf(
+				"%w: the entry of client_certificates that fits grants nothing on the %s listener", ErrNotGranted, c.listener,
+			)
+		}
+		caller, err := grant.caller(name, nil)
 		caller.How, caller.Expires = domain.ByCertificate, own.NotAfter
 		caller.Credential = domain.Name(own.Issuer.String())
 		return caller, err == nil, err
@@ -300,7 +366,12 @@ func (rule ClientCertificate) names(c *x509.Certificate) (string, bool) {
 	var names []string
 	pattern := rule.SAN
 	switch {
-	case strings.Contains(pattern, "://"):
+	case net.ParseIP(pattern) != nil:
+		pattern = net.ParseIP(pattern).String()
+		for _, ip := range c.IPAddresses {
+			names = append(names, ip.String())
+		}
+	case strings.Contains(pattern, ":"):
 		for _, u := range c.URIs {
 			names = append(names, u.String())
 		}
@@ -310,9 +381,6 @@ func (rule ClientCertificate) names(c *x509.Certificate) (string, bool) {
 		pattern = strings.ToLower(pattern)
 		for _, name := range c.DNSNames {
 			names = append(names, strings.ToLower(name))
-		}
-		for _, ip := range c.IPAddresses {
-			names = append(names, ip.String())
 		}
 	}
 	literals := domain.Literals(pattern)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -44,19 +45,44 @@ func (g *UploadGrant) validate(claims bool) error {
 	if g == nil {
 		return nil
 	}
-	errs := []error{checkClaim("upload.tenant_claim", g.TenantClaim, claims)}
+	errs := []error{
+		checkClaim("upload.tenant_claim", g.TenantClaim, claims), checkNames("upload: partitions", g.Partitions...),
+		checkNames("upload: opas", g.OPAs...), checkNames("upload: tenant", given(g.Tenant)...),
+		checkNames("upload: tenants", slices.Collect(maps.Values(g.Tenants))...),
+	}
 	if (g.Tenant == "") == (g.TenantClaim == "") {
 		errs = append(errs, errors.New("upload: set either tenant or tenant_claim"))
 	}
 	if g.Tenants != nil && g.TenantClaim == "" {
 		errs = append(errs, errors.New("upload: tenants says what values of tenant_claim mean, which is not set"))
 	}
-	for _, value := range slices.Sorted(maps.Keys(g.Tenants)) {
-		if g.Tenants[value] == "" {
-			errs = append(errs, fmt.Errorf("upload: tenants: %q has no tenant", value))
+	return errors.Join(errs...)
+}
+
+// given is a name alone, or nothing where it is not set.
+func given(name string) []string {
+	if name == "" {
+		return nil
+	}
+	return []string{name}
+}
+
+// checkNames reports names that nothing can have: they would be changed, and be another's then.
+func checkNames(key string, names ...string) error {
+	for _, name := range names {
+		if name == "" || name != domain.Name(name) || strings.TrimSpace(name) != name {
+			return fmt.Errorf("%s: %q is no name", key, name)
 		}
 	}
-	return errors.Join(errs...)
+	return nil
+}
+
+// checkTenants is checkNames of tenants that a caller sees.
+func checkTenants(key string, names ...string) error {
+	if slices.Contains(names, "*") {
+		return fmt.Errorf("%s: * is no tenant: leave tenants out for all of them", key)
+	}
+	return checkNames(key, names...)
 }
 
 func (g *ConsoleGrant) validate(claims bool) error {
@@ -65,6 +91,7 @@ func (g *ConsoleGrant) validate(claims bool) error {
 	}
 	errs := []error{
 		checkClaim("console.role_claim", g.RoleClaim, claims), checkClaim("console.tenants_claim", g.TenantsClaim, claims),
+		checkTenants("console: tenants", g.Tenants...),
 	}
 	if (g.Role == "") == (g.RoleClaim == "") {
 		errs = append(errs, errors.New("console: set either role or role_claim"))
@@ -107,8 +134,8 @@ func checkClaim(key, pointer string, claims bool) error {
 func (g *UploadGrant) caller(name string, claims []byte) (domain.Caller, error) {
 	tenant := g.Tenant
 	if g.TenantClaim != "" {
-		values := texts(claims, g.TenantClaim)
-		if len(values) != 1 {
+		values, whole := texts(claims, g.TenantClaim)
+		if len(values) != 1 || !whole {
 			return domain.Caller{}, fmt.Errorf("%w: its claim %s has to be one text, the tenant", ErrNotGranted, g.TenantClaim)
 		}
 		if tenant = values[0]; g.Tenants != nil {
@@ -125,7 +152,8 @@ func (g *UploadGrant) caller(name string, claims []byte) (domain.Caller, error) 
 
 func (g *ConsoleGrant) caller(name string, claims []byte) (domain.Caller, error) {
 	c := domain.Caller{Name: name, Role: domain.Role(g.Role), Tenants: domain.AllTenants()}
-	for _, value := range texts(claims, g.RoleClaim) {
+	values, _ := texts(claims, g.RoleClaim) // an odd group grants nothing, and takes nothing
+	for _, value := range values {
 		if g.Roles != nil {
 			value = g.Roles[value]
 		}
@@ -140,8 +168,8 @@ func (g *ConsoleGrant) caller(name string, claims []byte) (domain.Caller, error)
 		c.Tenants = domain.Tenants(g.Tenants...)
 	}
 	if g.TenantsClaim != "" {
-		tenants := texts(claims, g.TenantsClaim)
-		if len(tenants) == 0 {
+		tenants, whole := texts(claims, g.TenantsClaim)
+		if len(tenants) == 0 || !whole {
 			return domain.Caller{}, fmt.Errorf("%w: its claim %s names no tenant", ErrNotGranted, g.TenantsClaim)
 		}
 		c.Tenants = domain.Tenants(tenants...)
@@ -149,22 +177,22 @@ func (g *ConsoleGrant) caller(name string, claims []byte) (domain.Caller, error)
 	return c, nil
 }
 
-// texts are the texts of a claim, which is one or an array of them; none where the claim is anything else.
-func texts(claims []byte, pointer string) (out []string) {
+// texts are the names in a claim, which is one or an array of them; whole says that there is nothing else in it.
+func texts(claims []byte, pointer string) (names []string, whole bool) {
 	if pointer == "" {
-		return nil
+		return nil, false
 	}
-	v := domain.ValueAt(claims, domain.Steps(pointer))
-	domain.Elements(v, func(v jsontext.Value) bool {
+	whole = true
+	domain.Elements(domain.ValueAt(claims, domain.Steps(pointer)), func(v jsontext.Value) bool {
 		text, ok := domain.TextOf(v)
-		if !ok || text == "" || text != domain.Name(text) { // a name that had to be changed would be another's
-			out = nil
-			return false
+		if ok && checkNames("", text) == nil {
+			names = append(names, text)
+		} else {
+			whole = false
 		}
-		out = append(out, text)
 		return true
 	})
-	return out
+	return names, whole
 }
 
 // granted makes the caller of a credential on one listener; its claims are JSON, or nil.

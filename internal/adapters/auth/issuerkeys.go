@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,10 +12,12 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/MicahParks/jwkset"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/docket-project/docket/internal/domain"
@@ -65,30 +68,62 @@ func (s *keySource) name() string {
 	return s.issuer.Issuer
 }
 
-// RoundTrip asks for the keys.
+// RoundTrip asks for the keys, and hands on those that tokens may be signed with. An answer without any is none: the
+// keys that are known must not be lost to a page that says that the issuer is being repaired.
 func (s *keySource) RoundTrip(r *http.Request) (*http.Response, error) {
-	at, err := s.where(r.Context())
+	keys, err := s.keys(r.Context())
+	if err != nil {
+		s.mu.Lock()
+		if s.issuer.JWKSURL == "" { // it may have moved them
+			s.url = nil
+		}
+		s.mu.Unlock()
+		return nil, err
+	}
+	s.ages.read(s.issuer.Issuer)
+	return &http.Response{
+		StatusCode: http.StatusOK, Proto: r.Proto, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Request: r,
+		Body: io.NopCloser(bytes.NewReader(keys)), ContentLength: int64(len(keys)),
+	}, nil
+}
+
+// keys are the usable ones of the issuer, as a JWK set.
+func (s *keySource) keys(ctx context.Context) ([]byte, error) {
+	at, err := s.where(ctx)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := s.get(r.Context(), at)
-	if err == nil && resp.StatusCode == http.StatusOK {
-		s.ages.read(s.issuer.Issuer)
-	} else if s.issuer.JWKSURL == "" { // it may have moved them
-		s.mu.Lock()
-		s.url = nil
-		s.mu.Unlock()
+	answer, err := s.get(ctx, at)
+	if err != nil {
+		return nil, err
 	}
-	return resp, err
+	var all jwkset.JWKSMarshal
+	if err := json.Unmarshal(answer, &all); err != nil {
+		return nil, fmt.Errorf("%s answers no JWK set: %w", at, err)
+	}
+	usable := jwkset.JWKSMarshal{}
+	for _, key := range all.Keys {
+		signs := key.USE == "" || key.USE == jwkset.UseSig // it may be left out: RFC 7517 section 4.2
+		if signs && key.KTY != jwkset.KtyOct && (key.ALG == "" || slices.Contains(s.issuer.algorithms(), key.ALG.String())) {
+			usable.Keys = append(usable.Keys, key)
+		}
+	}
+	if len(usable.Keys) == 0 {
+		return nil, fmt.Errorf(
+			"%s answers without a key for signatures by %s", at, strings.Join(s.issuer.algorithms(), ", "),
+		)
+	}
+	return json.Marshal(usable)
 }
 
-// get asks for something of the issuer.
-func (s *keySource) get(ctx context.Context, at *url.URL) (*http.Response, error) {
+// get asks for something of the issuer. Its token is shown where the configuration says to ask, and nowhere that the
+// issuer's answer leads to.
+func (s *keySource) get(ctx context.Context, at *url.URL) ([]byte, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
 	if err != nil {
 		return nil, err
 	}
-	if s.issuer.TokenFile != "" {
+	if asked, err := url.Parse(s.name()); s.issuer.TokenFile != "" && err == nil && asked.Host == at.Host {
 		token, err := os.ReadFile(s.issuer.TokenFile) // Kubernetes writes a new one every hour
 		if err != nil {
 			return nil, fmt.Errorf("token_file: %w", err)
@@ -99,11 +134,15 @@ func (s *keySource) get(ctx context.Context, at *url.URL) (*http.Response, error
 	if err != nil {
 		return nil, err
 	}
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.LimitReader(resp.Body, maxKeys), resp.Body}
-	return resp, nil
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answers %s; docket follows no redirects: jwks_url says where the keys are", at, resp.Status)
+	}
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxKeys+1))
+	if len(answer) > maxKeys {
+		return nil, fmt.Errorf("%s answers more than %d bytes", at, maxKeys)
+	}
+	return answer, err
 }
 
 // where asks the issuer where its keys are, unless that is known.
@@ -117,26 +156,23 @@ func (s *keySource) where(ctx context.Context) (*url.URL, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp, err := s.get(ctx, at)
+	answer, err := s.get(ctx, at)
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
 	var says struct {
 		Issuer  string `json:"issuer"`
 		JWKSURI string `json:"jwks_uri"`
 	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s: set jwks_url if the issuer does not say where its keys are", at, resp.Status)
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&says); err != nil {
+	if err := json.Unmarshal(answer, &says); err != nil {
 		return nil, fmt.Errorf("%s: %w", at, err)
 	}
 	if says.Issuer != s.issuer.Issuer {
 		return nil, fmt.Errorf("%s is about another issuer, %q", at, domain.Name(says.Issuer))
 	}
-	if err := checkURL(says.JWKSURI); err != nil {
-		return nil, fmt.Errorf("%s: jwks_uri: %w", at, err)
+	if err := checkURL(says.JWKSURI); err != nil || strings.HasPrefix(says.JWKSURI, "file:") ||
+		at.Scheme == "https" && !strings.HasPrefix(says.JWKSURI, "https:") {
+		return nil, fmt.Errorf("%s: jwks_uri %q is no https:// URL", at, domain.Name(says.JWKSURI))
 	}
 	s.url, err = url.Parse(says.JWKSURI)
 	return s.url, err
@@ -157,7 +193,7 @@ type keyAges struct {
 
 func newKeyAges(reg prometheus.Registerer) *keyAges {
 	a := &keyAges{at: map[string]time.Time{}, desc: prometheus.NewDesc(
-		"docket_issuer_keys_age_seconds", "Seconds since the keys of an issuer of tokens were read.", []string{"issuer"}, nil,
+		"docket_issuer_keys_age_seconds", "Seconds since the keys of an issuer of tokens were read, or since the start.", []string{"issuer"}, nil,
 	)}
 	if reg != nil {
 		reg.MustRegister(a)

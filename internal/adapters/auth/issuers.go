@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/MicahParks/jwkset"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/maypok86/otter/v2"
 
@@ -39,9 +40,17 @@ type Issuer struct {
 	grants `yaml:",inline"`
 }
 
-// algorithms are those that a token may be signed with: none in which the key that checks can also sign.
-var algorithms = []string{
+// safeAlgorithms are those that a token may be signed with: none in which the key that checks can also sign.
+var safeAlgorithms = []string{
 	"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+}
+
+// algorithms are those that the issuer's tokens may be signed with.
+func (i Issuer) algorithms() []string {
+	if len(i.Algorithms) == 0 {
+		return usualAlgorithms
+	}
+	return i.Algorithms
 }
 
 var usualAlgorithms = []string{"RS256", "ES256"}
@@ -52,7 +61,9 @@ const usualName = "/sub"
 func ValidateIssuers(issuers []Issuer) error {
 	known := map[string]bool{}
 	return sectionErrors("issuers", issuers, func(i Issuer) error {
-		errs := []error{i.validate(true), checkClaim("name", i.Name, true)}
+		errs := []error{
+			i.validate(true), checkClaim("name", i.Name, true), checkNames("audiences", i.Audiences...),
+		}
 		if i.Issuer == "" {
 			errs = append(errs, errors.New("set issuer: what its tokens have as iss"))
 		}
@@ -71,8 +82,8 @@ func ValidateIssuers(issuers []Issuer) error {
 			errs = append(errs, fmt.Errorf("%s: %w", what, err))
 		}
 		for _, name := range i.Algorithms {
-			if !slices.Contains(algorithms, name) {
-				errs = append(errs, fmt.Errorf("algorithms: %q is none of %s", name, strings.Join(algorithms, ", ")))
+			if !slices.Contains(safeAlgorithms, name) {
+				errs = append(errs, fmt.Errorf("algorithms: %q is none of %s", name, strings.Join(safeAlgorithms, ", ")))
 			}
 		}
 		return errors.Join(errs...)
@@ -138,16 +149,13 @@ func NewIssuers(listener string, issuers []Issuer, keys KeySets) *Issuers {
 		if grant == nil {
 			continue
 		}
-		if i.Algorithms == nil {
-			i.Algorithms = usualAlgorithms
-		}
 		if i.Name == "" {
 			i.Name = usualName
 		}
 		out.byName[i.Issuer] = &issuer{
 			Issuer: i, keys: keys[i.Issuer], grant: grant,
 			parser: jwt.NewParser(
-				jwt.WithValidMethods(i.Algorithms), jwt.WithIssuer(i.Issuer), jwt.WithAudience(i.Audiences...),
+				jwt.WithValidMethods(i.algorithms()), jwt.WithIssuer(i.Issuer), jwt.WithAudience(i.Audiences...),
 				jwt.WithExpirationRequired(), jwt.WithLeeway(leeway),
 			),
 		}
@@ -164,6 +172,9 @@ func (s *Issuers) find(ctx context.Context, token string) (c domain.Caller, ok b
 	if s == nil {
 		return c, false, nil
 	}
+	if len(token) > maxJWT && strings.Count(token, ".") == 2 {
+		return c, true, fmt.Errorf("%w: it is longer than %d bytes", ErrUnknown, maxJWT)
+	}
 	hash, now := sha256.Sum256([]byte(token)), time.Now()
 	if known, ok := s.good.GetIfPresent(hash); ok && now.Before(known.until) {
 		return known.caller, true, nil
@@ -178,6 +189,16 @@ func (s *Issuers) find(ctx context.Context, token string) (c domain.Caller, ok b
 	return c, ok, err
 }
 
+// isNew reports an error that a key which docket does not know yet may explain: without a kid, any key may be meant.
+func isNew(token *jwt.Token, err error) bool {
+	if err == nil || token == nil {
+		return false
+	}
+	_, named := token.Header[jwkset.HeaderKID]
+	return errors.Is(err, jwkset.ErrKeyNotFound) ||
+		!named && (errors.Is(err, jwt.ErrTokenSignatureInvalid) || errors.Is(err, jwt.ErrTokenUnverifiable))
+}
+
 // check is find of a token that was not seen lately.
 func (s *Issuers) check(ctx context.Context, token string) (c domain.Caller, ok bool, err error) {
 	claims, named, ok := claimsOf(token)
@@ -190,14 +211,15 @@ func (s *Issuers) check(ctx context.Context, token string) (c domain.Caller, ok 
 	}
 	signed := &jwt.RegisteredClaims{}
 	read, err := i.parser.ParseWithClaims(token, signed, i.keys.known.KeyfuncCtx(ctx))
-	if errors.Is(err, jwkset.ErrKeyNotFound) && i.keys.ask(ctx, read) {
+	if isNew(read, err) {
+		i.keys.ask(ctx, read)
 		_, err = i.parser.ParseWithClaims(token, signed, i.keys.known.KeyfuncCtx(ctx))
 	}
 	if err != nil {
 		return c, true, i.why(ctx, err, named.ExpiresAt)
 	}
-	names := texts(claims, i.Name)
-	if len(names) != 1 {
+	names, whole := texts(claims, i.Name)
+	if len(names) != 1 || !whole {
 		return c, true, fmt.Errorf("%w: its claim %s has to be one text, the caller's name", ErrNotGranted, i.Name)
 	}
 	if c, err = i.grant.caller(names[0], claims); err != nil {
@@ -207,19 +229,31 @@ func (s *Issuers) check(ctx context.Context, token string) (c domain.Caller, ok 
 	return c, true, nil
 }
 
-// claimsOf are what a token says, which nobody has checked; ok is false where it is no JSON web token.
-func claimsOf(token string) (claims []byte, named jwt.RegisteredClaims, ok bool) {
+// claimsOf are what a token says, which nobody has checked; ok is false where it is no JSON web token. Names that stand
+// twice, or that others could read as one of RFC 7519's, make it none: one reader must not check what another grants by.
+func claimsOf(token string) (claims jsontext.Value, named jwt.RegisteredClaims, ok bool) {
 	parts := strings.Split(token, ".")
-	if len(parts) != 3 || len(token) > maxJWT {
+	if len(parts) != 3 {
 		return nil, named, false
 	}
 	claims, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
+	if err != nil || !claims.IsValid() || claims.Kind() != '{' {
+		return nil, named, false
+	}
+	odd := false
+	domain.Members(claims, func(key string, _ jsontext.Value) bool {
+		odd = slices.ContainsFunc(registered, func(name string) bool { return key != name && strings.EqualFold(key, name) })
+		return !odd
+	})
+	if odd {
 		return nil, named, false
 	}
 	_, _, err = jwt.NewParser().ParseUnverified(token, &named)
 	return claims, named, err == nil
 }
+
+// registered are the claims that are checked, as RFC 7519 section 4.1 spells them.
+var registered = []string{"iss", "sub", "aud", "exp", "nbf", "iat"}
 
 // why words what is wrong with a token, without a word of it.
 func (i *issuer) why(ctx context.Context, err error, expires *jwt.NumericDate) error {
@@ -235,7 +269,7 @@ func (i *issuer) why(ctx context.Context, err error, expires *jwt.NumericDate) e
 			ErrUnknown, i.Issuer.Issuer, newKeyEvery)
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
 		return fmt.Errorf(
-			"%w: it is not signed by %s with one of %s", ErrUnknown, i.Issuer.Issuer, strings.Join(i.Algorithms, ", "),
+			"%w: it is not signed by %s with one of %s", ErrUnknown, i.Issuer.Issuer, strings.Join(i.algorithms(), ", "),
 		)
 	case errors.Is(err, jwt.ErrTokenExpired) && expires != nil:
 		return fmt.Errorf("%w at %s: ask for another one", ErrExpired, expires.UTC().Format(time.RFC3339))

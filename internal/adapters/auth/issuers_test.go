@@ -316,7 +316,7 @@ func TestIssuersThatAreNone(t *testing.T) {
 		"upload: set either tenant or":          func(i *Issuer) { i.Upload = &UploadGrant{} },
 		"upload: tenants says what values of":   func(i *Issuer) { i.Upload.Tenants = map[string]string{"a": "b"} },
 		"upload.tenant_claim: \"x\" is no JSON": func(i *Issuer) { i.Upload = &UploadGrant{TenantClaim: "x"} },
-		"tenants: \"a\" has no tenant": func(i *Issuer) {
+		`upload: tenants: "" is no name`: func(i *Issuer) {
 			i.Upload = &UploadGrant{TenantClaim: "/x", Tenants: map[string]string{"a": ""}}
 		},
 		"console: set either role or role_claim": func(i *Issuer) { i.Console = &ConsoleGrant{} },

@@ -10,6 +10,7 @@ import (
 	"github.com/MicahParks/keyfunc/v3"
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
 
@@ -24,6 +25,8 @@ const (
 	newKeyEvery = 10 * time.Second
 	// keysTimeout bounds each request for keys.
 	keysTimeout = 5 * time.Second
+	// askPatience is how long a request waits for an issuer: OPA waits for ten seconds in all.
+	askPatience = 2 * time.Second
 )
 
 // keySet is what an issuer signs with.
@@ -34,17 +37,23 @@ type keySet struct {
 	asking singleflight.Group
 }
 
-// ask asks the issuer for the key of a token, unless it was asked just now; false says that nothing is new.
-func (k *keySet) ask(ctx context.Context, token *jwt.Token) bool {
+// ask asks the issuer for the key of a token, unless it was asked just now, and waits for its answer for as long as the
+// token's bearer may wait.
+func (k *keySet) ask(ctx context.Context, token *jwt.Token) {
 	kid, _ := token.Header[jwkset.HeaderKID].(string)
-	asked, _, _ := k.asking.Do("", func() (any, error) { // whoever comes meanwhile waits for the same answer
+	answered := k.asking.DoChan("", func() (any, error) { // whoever comes meanwhile waits for the same answer
 		if !k.often.Allow() {
-			return false, nil
+			return nil, nil
 		}
-		_, err := k.fresh.KeyRead(context.WithoutCancel(ctx), kid)
-		return true, err
+		return k.fresh.KeyRead(context.WithoutCancel(ctx), kid)
 	})
-	return asked == true
+	patience := time.NewTimer(askPatience)
+	defer patience.Stop()
+	select {
+	case <-answered:
+	case <-ctx.Done():
+	case <-patience.C:
+	}
 }
 
 // KeySets are the keys of all issuers, which the listeners of a process share.
@@ -61,13 +70,24 @@ func LoadKeys(
 func loadKeys(
 	ctx context.Context, issuers []Issuer, often rate.Limit, reg prometheus.Registerer, logger *slog.Logger,
 ) (KeySets, error) {
-	sets, ages := KeySets{}, newKeyAges(reg)
-	for _, i := range issuers {
-		set, err := newKeySet(ctx, i, often, ages, logger)
-		if err != nil {
-			return nil, domain.Errorf(domain.Misconfigured, "issuer %s: %w", i.Issuer, err)
-		}
-		sets[i.Issuer] = set
+	ages := newKeyAges(reg)
+	loaded := make([]*keySet, len(issuers))
+	var asking errgroup.Group // one that hangs keeps the others from nothing
+	for n, i := range issuers {
+		ages.read(i.Issuer)
+		asking.Go(func() (err error) {
+			if loaded[n], err = newKeySet(ctx, i, often, ages, logger); err != nil {
+				err = domain.Errorf(domain.Misconfigured, "issuer %s: %w", i.Issuer, err)
+			}
+			return err
+		})
+	}
+	if err := asking.Wait(); err != nil {
+		return nil, err
+	}
+	sets := KeySets{}
+	for n, i := range issuers {
+		sets[i.Issuer] = loaded[n]
 	}
 	return sets, nil
 }
@@ -108,9 +128,6 @@ func newKeySet(
 	if err != nil {
 		return nil, err
 	}
-	set.known, err = keyfunc.New(keyfunc.Options{
-		Ctx: ctx, Storage: known,
-		UseWhitelist: []jwkset.USE{jwkset.UseSig, ""}, // it may be left out: RFC 7517 section 4.2
-	})
+	set.known, err = keyfunc.New(keyfunc.Options{Ctx: ctx, Storage: known})
 	return set, err
 }

@@ -78,6 +78,12 @@ func (t Terms) expiry() (time.Time, error) {
 // Uploader is the grant of the upload listener's tokens: the second field is the tenant. The terms partitions and opas
 // bound what the token may upload; tenants, which console tokens have, may repeat the tenant.
 func Uploader(name, tenant string, t Terms) (domain.Caller, error) {
+	if err := errors.Join(
+		checkNames("the tenant", tenant), checkNames(string(termPartitions), t[termPartitions]...),
+		checkNames(string(termOPAs), t[termOPAs]...),
+	); err != nil {
+		return domain.Caller{}, err
+	}
 	if tenants := t[termTenants]; len(tenants) > 0 && !slices.Equal(tenants, []string{tenant}) {
 		return domain.Caller{}, errors.New("an upload is one tenant's, the second field: make a token for each tenant")
 	}
@@ -99,9 +105,10 @@ func ConsoleUser(name, role string, t Terms) (domain.Caller, error) {
 		return domain.Caller{}, err
 	}
 	tenants := domain.AllTenants()
-	if names := t[termTenants]; slices.Contains(names, "*") {
-		return domain.Caller{}, fmt.Errorf("%s=* is no tenant: leave the term out for all of them", termTenants)
-	} else if len(names) > 0 {
+	if err := checkTenants(string(termTenants), t[termTenants]...); err != nil {
+		return domain.Caller{}, err
+	}
+	if names := t[termTenants]; len(names) > 0 {
 		tenants = domain.Tenants(names...)
 	}
 	return domain.Caller{Name: name, Tenants: tenants, Role: r}, nil

@@ -128,6 +128,9 @@ func (t *Tokens) line(fields []string) (hash [sha256.Size]byte, caller domain.Ca
 		)
 	}
 	copy(hash[:], b)
+	if hash == sha256.Sum256(nil) {
+		return hash, caller, errors.New("the third field is the SHA-256 of nothing: $TOKEN was empty")
+	}
 	caller.How, caller.Credential = domain.ByToken, hex.EncodeToString(hash[:4])
 	return hash, caller, nil
 }
