@@ -78,7 +78,7 @@ issuers:
     jwks_url: file://%s
     audiences: [docket]
     upload: {tenant_claim: /team}
-    console: {role_claim: /role, tenants_claim: /team}
+    console: {role_claim: /role, roles: {viewer: viewer, operator: operator}, tenants_claim: /team}
 client_certificates:
   - san: spiffe://example.org/*
     upload: {tenant: acme}

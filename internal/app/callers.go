@@ -18,8 +18,8 @@ type callers struct {
 
 // authenticators make the callers of the role's listeners: by what they show where something is granted to a
 // credential, and otherwise everybody alike, which Config.Validate allows on loopback or when it is told to.
-func (a *App) authenticators() (c callers, err error) {
-	known, err := a.credentials()
+func (a *App) authenticators(ctx context.Context) (c callers, err error) {
+	known, err := a.credentials(ctx)
 	if err != nil {
 		return c, err
 	}
@@ -47,30 +47,46 @@ func (a *App) authenticators() (c callers, err error) {
 	return c, nil
 }
 
+// listenersOf are those of a role that ask who somebody is, with what a line in their file of tokens grants.
+func listenersOf(role status.Role) map[string]auth.Grant {
+	out := map[string]auth.Grant{}
+	if role.Is(status.Ingest) {
+		out[auth.UploadListener] = auth.Uploader
+	}
+	if role.Is(status.Console) {
+		out[auth.ConsoleListener] = auth.ConsoleUser
+	}
+	return out
+}
+
 // credentials are those of each listener of the role that asks for some.
-func (a *App) credentials() (map[string]*auth.Credentials, error) {
+func (a *App) credentials(ctx context.Context) (map[string]*auth.Credentials, error) {
 	var authorities *auth.Authorities
-	var keys auth.KeySets
 	var err error
-	if a.cfg.TLSClientCAFile != "" {
+	listeners := listenersOf(a.role)
+	if a.cfg.TLSClientCAFile != "" && len(listeners) > 0 {
 		authorities, err = auth.LoadAuthorities(a.cfg.TLSClientCAFile, a.cfg.TLSClientCRLFile, a.logger)
 		if err != nil {
 			return nil, err
 		}
 	}
-	if len(a.cfg.Sections.Issuers) > 0 && (a.role.Is(status.Ingest) || a.role.Is(status.Console)) {
-		ctx, cancel := context.WithCancel(context.Background())
-		a.onStop("keys of issuers", func(context.Context) error { cancel(); return nil })
-		if keys, err = auth.LoadKeys(ctx, a.cfg.Sections.Issuers, a.reg, a.logger); err != nil {
-			return nil, err
+	ctx, cancel := context.WithCancel(ctx)
+	a.onStop("keys of issuers", func(context.Context) error { cancel(); return nil })
+	asked := slices.DeleteFunc(slices.Clone(a.cfg.Sections.Issuers), func(i auth.Issuer) bool {
+		for listener := range listeners {
+			if auth.Granted(listener, []auth.Issuer{i}, nil) {
+				return false
+			}
 		}
+		return true
+	})
+	keys, err := auth.LoadKeys(ctx, asked, a.reg, a.logger)
+	if err != nil {
+		return nil, err
 	}
 	out := map[string]*auth.Credentials{}
-	for listener, of := range map[string]struct {
-		role  status.Role
-		grant auth.Grant
-	}{auth.UploadListener: {status.Ingest, auth.Uploader}, auth.ConsoleListener: {status.Console, auth.ConsoleUser}} {
-		if !a.role.Is(of.role) || !a.cfg.asks(listener) {
+	for listener, grant := range listeners {
+		if !a.cfg.asks(listener) {
 			continue
 		}
 		known := &auth.Credentials{
@@ -80,7 +96,7 @@ func (a *App) credentials() (map[string]*auth.Credentials, error) {
 			),
 		}
 		if file := a.cfg.tokensFile(listener); file != "" {
-			if known.Tokens, err = auth.LoadTokens(file, of.grant, a.logger); err != nil {
+			if known.Tokens, err = auth.LoadTokens(file, grant, a.logger); err != nil {
 				return nil, err
 			}
 		}

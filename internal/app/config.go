@@ -158,7 +158,7 @@ func (c *Config) validateServers(role status.Role) error {
 
 func (c *Config) validateListeners(role status.Role) error {
 	errs := []error{
-		config.Together("tls_cert_file and tls_key_file", c.TLSCertFile != "", c.TLSKeyFile != ""), c.validateClients(),
+		config.Together("tls_cert_file and tls_key_file", c.TLSCertFile != "", c.TLSKeyFile != ""), c.validateClients(role),
 	}
 	for _, open := range []struct {
 		role                          status.Role
@@ -192,7 +192,7 @@ func (c *Config) tokensFile(listener string) string {
 }
 
 // validateClients reports settings of client certificates that miss another.
-func (c *Config) validateClients() error {
+func (c *Config) validateClients(role status.Role) error {
 	var errs []error
 	for _, needs := range []struct {
 		key string
@@ -214,8 +214,9 @@ func (c *Config) validateClients() error {
 		errs = append(errs, errors.New("tls_client_ca_file does nothing without client_certificates or tls_client_required"))
 	}
 	for _, listener := range c.TLSClientRequired {
-		errs = append(errs, config.OneOf("tls_client_required", listener, auth.UploadListener, auth.ConsoleListener))
-		if !c.asks(listener) {
+		if err := config.OneOf("tls_client_required", listener, auth.UploadListener, auth.ConsoleListener); err != nil {
+			errs = append(errs, err)
+		} else if _, served := listenersOf(role)[listener]; served && !c.asks(listener) {
 			errs = append(errs, fmt.Errorf(
 				"tls_client_required %s: a certificate alone says nothing; say in client_certificates what its holder may do, "+
 					"or ask for tokens as well", listener,

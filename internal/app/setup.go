@@ -51,7 +51,7 @@ func (a *App) setup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	who, err := a.authenticators()
+	who, err := a.authenticators(ctx)
 	if err != nil {
 		return err
 	}

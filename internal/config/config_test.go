@@ -121,6 +121,15 @@ func TestFileMistakes(t *testing.T) {
 		"two documents":           {"a: 1\n---\nb: 2\n", "there is a second document"},
 		"a section's unknown key": {"mappings:\n  - {path: a, colour: red}\n", "colour"},
 		"a section of other kind": {"mappings: 7\n", "mappings"},
+		"an unknown key's place":  {"issuers:\n  a:\n    uri: x\n", `line 3: issuers.a: there is no key "uri": known are url`},
+		"an emptied list":         {"mappings: []\n", "line 1: mappings: there is nothing in it"},
+		"an emptied key":          {"issuers:\n  a:\n    url:\n", "line 3: issuers.a.url: there is nothing in it"},
+		"an empty text":           {"issuers: {a: {url: ''}}\n", "issuers.a.url: there is nothing in it"},
+		"a list for a text":       {"issuers: {a: {url: [x]}}\n", "issuers.a.url: want text"},
+		"a key of a section twice": {
+			"mappings:\n  - path: a\n    path: b\n", "line 3: mappings[1]: path is set twice",
+		},
+		"a section misspelled": {"issuer:\n  - {url: x}\n", "these are issuers, mappings"},
 		"more than anybody sets": {
 			"a: &a {b: 1}\n" + "x: &x {" + manyKeys + "}\ny: &y {" + manyAliases + "}\n", "there are more than",
 		},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
@@ -100,8 +101,8 @@ func (f *File) add(prefix string, n *yaml.Node, sections map[string]any) error {
 				if err := value.Decode(section); err != nil {
 					return fmt.Errorf("%s %w", f.Name, err)
 				}
-			} else if err := decodeStrictly(value, section); err != nil {
-				return fmt.Errorf("%s line %d: %s: %w", f.Name, value.Line, key, err)
+			} else if err := decodeSection(key, value, section); err != nil {
+				return fmt.Errorf("%s %w", f.Name, err)
 			}
 		case value.Kind == yaml.MappingNode:
 			delete(f.lines, key)
@@ -111,7 +112,10 @@ func (f *File) add(prefix string, n *yaml.Node, sections map[string]any) error {
 		case value.Kind == yaml.SequenceNode:
 			var items []string
 			if err := value.Decode(&items); err != nil {
-				return fmt.Errorf("%s line %d: %s: %w", f.Name, value.Line, key, err)
+				return fmt.Errorf(
+					"%s line %d: %s: want a list of texts; what has keys of its own is a section, and these are %s", f.Name, value.Line,
+					key, strings.Join(slices.Sorted(maps.Keys(sections)), ", "),
+				)
 			}
 			f.values[key] = strings.Join(items, ",")
 		case value.Tag == "!!null": // as if the key were not there
@@ -120,17 +124,6 @@ func (f *File) add(prefix string, n *yaml.Node, sections map[string]any) error {
 		}
 	}
 	return nil
-}
-
-// decodeStrictly refuses keys that the type does not have.
-func decodeStrictly(n *yaml.Node, into any) error {
-	b, err := yaml.Marshal(n)
-	if err != nil {
-		return err
-	}
-	dec := yaml.NewDecoder(bytes.NewReader(b))
-	dec.KnownFields(true)
-	return dec.Decode(into)
 }
 
 // Value is what the file says of a key.

@@ -66,8 +66,8 @@ func TestTokensFile(t *testing.T) {
 		"ann viewer " + hashOf(""):  "the SHA-256 of nothing",
 		"\nann viewer " + hash[:10]: "line 2: the third field",
 		"a viewer " + hash + "\nb operator " + hash: "line 2: b has the same token as a",
-		"ann king " + hash:                          "\"king\" is no role: they are viewer, operator and admin",
-		"ann viewer " + hash + " and more":          "line 1: want terms such as expires=",
+		"ann king " + hash:                          "the second field is no role: they are viewer, operator and admin",
+		"ann viewer " + hash + " and more":          "line 1: field 4 is no term",
 	} {
 		_, _, err := load(t, bad, ConsoleUser)
 		require.ErrorContains(t, err, want)
@@ -216,15 +216,18 @@ func TestTerms(t *testing.T) {
 		"expires=tomorrow":                    "is one time as in RFC 3339",
 		"expires=2027-01-31":                  "is one time as in RFC 3339",
 		"expires=2027-01-31T00:00:00Z,x":      "is one time as in RFC 3339",
-		"partition=eu":                        `there is no term "partition": known are tenants, partitions, opas, expires`,
+		"partition=eu":                        "field 4 is no term: behind the first three are terms such as expires=…, and known are tenants, partitions, opas, expires",
 		"opas=":                               "opas= is empty",
+		"opas=a expires:2027-01-31T00:00:00Z": "field 5 is no term",
+		"opas=a expires 2027":                 "field 5 is no term",
+		"partitions=eu-*":                     "they are names and no patterns",
 		"opas=a opas=b":                       "opas stands twice",
 		"tenants=acme,other":                  "an upload is one tenant's",
 		"tenants=other":                       "an upload is one tenant's",
-		"=x":                                  `there is no term ""`,
+		"=x":                                  "field 4 is no term",
 		"opas=a\x00":                          "is no name",
-		"PARTITIONS=eu":                       `there is no term "PARTITIONS"`,
-		"a " + hashOf("x") + " partitions=eu": "want terms such as",
+		"PARTITIONS=eu":                       "field 4 is no term",
+		"a " + hashOf("x") + " partitions=eu": "field 4 is no term",
 	} {
 		_, _, err := load(t, "edge acme "+hashOf("secret")+" "+terms, Uploader)
 		require.ErrorContains(t, err, want, terms)

@@ -41,11 +41,16 @@ type ClientCertificate struct {
 
 // ValidateCertificates reports everything that is wrong with the section.
 func ValidateCertificates(rules []ClientCertificate) error {
+	known := map[string]bool{}
 	return sectionErrors("client_certificates", rules, func(rule ClientCertificate) error {
 		errs := []error{rule.validate(false)}
 		if strings.Trim(rule.SAN, `*.:/@\ `) == "" || rule.SAN != strings.TrimSpace(rule.SAN) {
 			errs = append(errs, errors.New("set san: the name that its certificates have; a pattern of anything is none"))
 		}
+		if known[rule.SAN] {
+			errs = append(errs, fmt.Errorf("%s has an entry already", rule.SAN))
+		}
+		known[rule.SAN] = true
 		return errors.Join(errs...)
 	})
 }
@@ -358,7 +363,22 @@ func (c *Certificates) find(r *http.Request) (caller domain.Caller, shown bool, 
 		caller.Credential = domain.Name(own.Issuer.String())
 		return caller, err == nil, err
 	}
-	return caller, false, fmt.Errorf("%w: no entry of client_certificates has one of its names", ErrNotGranted)
+	return caller, false, fmt.Errorf("%w: no entry of client_certificates fits %s", ErrNotGranted, namesOf(own))
+}
+
+// namesOf are the first names of a certificate, for people.
+func namesOf(c *x509.Certificate) string {
+	names := append(slices.Clone(c.DNSNames), c.EmailAddresses...)
+	for _, u := range c.URIs {
+		names = append(names, u.String())
+	}
+	for _, ip := range c.IPAddresses {
+		names = append(names, ip.String())
+	}
+	if len(names) == 0 {
+		return "a certificate without a subject alternative name"
+	}
+	return domain.Name(strings.Join(names[:min(len(names), 3)], ", "))
 }
 
 // names returns the name of a certificate that the rule is about.

@@ -29,10 +29,11 @@ type Credentials struct {
 // says who it is.
 func (c *Credentials) Authenticate(r *http.Request) (domain.Caller, error) {
 	caller, err := c.known(r)
-	if err == nil {
-		c.note(caller, r)
+	if err != nil {
+		return domain.Caller{}, err
 	}
-	return caller, err
+	c.note(caller, r)
+	return caller, nil
 }
 
 // note tells that a caller was known.
@@ -55,20 +56,30 @@ func (c *Credentials) known(r *http.Request) (domain.Caller, error) {
 		return domain.Caller{}, ErrNoCredentials
 	}
 	caller, err := c.bearer(r, token)
-	if err == nil && shown && !caller.Tenants.Meets(holder.Tenants) {
-		return domain.Caller{}, ErrContradiction
+	if err != nil {
+		return domain.Caller{}, err
 	}
-	return caller, err
+	return caller, agree(caller, holder, shown)
+}
+
+// agree reports a token, or a session, and a certificate of different tenants.
+func agree(caller, holder domain.Caller, shown bool) error {
+	if shown && !caller.Tenants.Meets(holder.Tenants) {
+		return ErrContradiction
+	}
+	return nil
 }
 
 func (c *Credentials) bearer(r *http.Request, token string) (domain.Caller, error) {
+	if c.Tokens != nil {
+		if caller, err := c.Tokens.find(sha256.Sum256([]byte(token))); !errors.Is(err, ErrUnknown) {
+			return caller, err
+		}
+	}
 	if caller, ok, err := c.Issuers.find(r.Context(), token); ok {
 		return caller, err
 	}
-	if c.Tokens == nil {
-		return domain.Caller{}, ErrUnknown
-	}
-	return c.Tokens.find(sha256.Sum256([]byte(token)))
+	return domain.Caller{}, ErrUnknown
 }
 
 // bearer is the bearer token of a request.

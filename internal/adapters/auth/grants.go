@@ -30,8 +30,8 @@ type UploadGrant struct {
 // ConsoleGrant is what a credential may do on the console listener.
 type ConsoleGrant struct {
 	Role string `yaml:"role,omitempty"`
-	// RoleClaim is a JSON pointer to the claim: a text or an array of texts, of which the most that any grants counts.
-	// Where there are Roles, its values are keys of them; otherwise they are roles.
+	// RoleClaim is a JSON pointer to the claim: a text or an array of texts, which are keys of Roles. The most that any of
+	// them grants counts.
 	RoleClaim string            `yaml:"role_claim,omitempty"`
 	Roles     map[string]string `yaml:"roles,omitempty"`
 	// Tenants are those that it sees, or TenantsClaim leads to them: a text or an array of texts. Without either it sees
@@ -46,7 +46,7 @@ func (g *UploadGrant) validate(claims bool) error {
 		return nil
 	}
 	errs := []error{
-		checkClaim("upload.tenant_claim", g.TenantClaim, claims), checkNames("upload: partitions", g.Partitions...),
+		checkClaim("upload.tenant_claim", g.TenantClaim, claims), checkPartitions("upload: partitions", g.Partitions...),
 		checkNames("upload: opas", g.OPAs...), checkNames("upload: tenant", given(g.Tenant)...),
 		checkNames("upload: tenants", slices.Collect(maps.Values(g.Tenants))...),
 	}
@@ -77,10 +77,22 @@ func checkNames(key string, names ...string) error {
 	return nil
 }
 
+// checkPartitions is checkNames of partitions.
+func checkPartitions(key string, names ...string) error {
+	for _, name := range names {
+		if strings.Contains(name, "*") {
+			return fmt.Errorf("%s: %q is no partition: they are names and no patterns", key, name)
+		}
+	}
+	return checkNames(key, names...)
+}
+
 // checkTenants is checkNames of tenants that a caller sees.
 func checkTenants(key string, names ...string) error {
-	if slices.Contains(names, "*") {
-		return fmt.Errorf("%s: * is no tenant: leave tenants out for all of them", key)
+	for _, name := range names {
+		if strings.Contains(name, "*") {
+			return fmt.Errorf("%s: %q is no tenant, and no pattern: leave tenants out for all of them", key, name)
+		}
 	}
 	return checkNames(key, names...)
 }
@@ -100,8 +112,8 @@ func (g *ConsoleGrant) validate(claims bool) error {
 		_, err := roleOf(g.Role)
 		errs = append(errs, err)
 	}
-	if g.Roles != nil && g.RoleClaim == "" {
-		errs = append(errs, errors.New("console: roles says what values of role_claim mean, which is not set"))
+	if (len(g.Roles) > 0) != (g.RoleClaim != "") {
+		errs = append(errs, errors.New("console: role_claim and roles, which says what its values mean, go together"))
 	}
 	for _, value := range slices.Sorted(maps.Keys(g.Roles)) {
 		if _, err := roleOf(g.Roles[value]); err != nil {
@@ -154,10 +166,7 @@ func (g *ConsoleGrant) caller(name string, claims []byte) (domain.Caller, error)
 	c := domain.Caller{Name: name, Role: domain.Role(g.Role), Tenants: domain.AllTenants()}
 	values, _ := texts(claims, g.RoleClaim) // an odd group grants nothing, and takes nothing
 	for _, value := range values {
-		if g.Roles != nil {
-			value = g.Roles[value]
-		}
-		if role, err := roleOf(value); err == nil && role.Includes(c.Role) {
+		if role, err := roleOf(g.Roles[value]); err == nil && role.Includes(c.Role) {
 			c.Role = role
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -32,13 +33,16 @@ type keySource struct {
 	issuer Issuer
 	via    *http.Transport
 	ages   *keyAges
+	logger *slog.Logger
 
-	mu  sync.Mutex
-	url *url.URL // nil until the issuer has said where its keys are
+	mu      sync.Mutex
+	url     *url.URL // nil until the issuer has said where its keys are
+	known   bool     // some were read
+	trouble string   // what was said of it last
 }
 
-func newKeySource(i Issuer, ages *keyAges) (*keySource, error) {
-	s := &keySource{issuer: i, ages: ages, via: &http.Transport{
+func newKeySource(i Issuer, ages *keyAges, logger *slog.Logger) (*keySource, error) {
+	s := &keySource{issuer: i, ages: ages, logger: logger, via: &http.Transport{
 		Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 	}}
 	s.via.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
@@ -72,12 +76,8 @@ func (s *keySource) name() string {
 // keys that are known must not be lost to a page that says that the issuer is being repaired.
 func (s *keySource) RoundTrip(r *http.Request) (*http.Response, error) {
 	keys, err := s.keys(r.Context())
+	s.note(err)
 	if err != nil {
-		s.mu.Lock()
-		if s.issuer.JWKSURL == "" { // it may have moved them
-			s.url = nil
-		}
-		s.mu.Unlock()
 		return nil, err
 	}
 	s.ages.read(s.issuer.Issuer)
@@ -85,6 +85,31 @@ func (s *keySource) RoundTrip(r *http.Request) (*http.Response, error) {
 		StatusCode: http.StatusOK, Proto: r.Proto, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Request: r,
 		Body: io.NopCloser(bytes.NewReader(keys)), ContentLength: int64(len(keys)),
 	}, nil
+}
+
+// note says once what is wrong with an issuer, and that it is well again.
+func (s *keySource) note(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		if s.trouble != "" {
+			s.logger.Info("the keys of an issuer were read again", "issuer", s.issuer.Issuer)
+		}
+		s.known, s.trouble = true, ""
+		return
+	}
+	if s.issuer.JWKSURL == "" { // it may have moved them
+		s.url = nil
+	}
+	effect := "none is known, so that its tokens are answered 503; it is asked again when the next one comes"
+	if s.known {
+		effect = "those that are known count on, and a token that is signed with a new one is refused; it is asked again when " +
+			"one comes, and every few minutes"
+	}
+	if err.Error() != s.trouble {
+		s.logger.Error("the keys of an issuer were not read: "+effect, "issuer", s.issuer.Issuer, "error", err)
+	}
+	s.trouble = err.Error()
 }
 
 // keys are the usable ones of the issuer, as a JWK set.
@@ -132,7 +157,7 @@ func (s *keySource) get(ctx context.Context, at *url.URL) ([]byte, error) {
 	}
 	resp, err := s.via.RoundTrip(r)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ask %s: %w", at, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {

@@ -94,7 +94,10 @@ func ValidateIssuers(issuers []Issuer) error {
 func checkURL(text string) error {
 	u, err := url.Parse(text)
 	if err != nil {
-		return err
+		return errors.New("it cannot be read as a URL")
+	}
+	if u.User != nil {
+		return errors.New("a URL here has no user and password: they would be printed; docket shows the token of token_file")
 	}
 	switch {
 	case u.Scheme == "https" && u.Host != "", u.Scheme == "file" && u.Path != "" && u.Host == "":

@@ -95,23 +95,13 @@ func loadKeys(
 func newKeySet(
 	ctx context.Context, i Issuer, often rate.Limit, ages *keyAges, logger *slog.Logger,
 ) (*keySet, error) {
-	source, err := newKeySource(i, ages)
+	source, err := newKeySource(i, ages, logger)
 	if err != nil {
 		return nil, err
 	}
-	say := &rate.Sometimes{First: 1, Interval: time.Minute}
 	from, err := jwkset.NewStorageFromHTTP(source.name(), jwkset.HTTPClientStorageOptions{
 		Ctx: ctx, Client: &http.Client{Transport: source}, HTTPTimeout: keysTimeout, RefreshInterval: keysEvery,
 		NoErrorReturnFirstHTTPReq: true,
-		RefreshErrorHandler: func(_ context.Context, err error) {
-			say.Do(func() {
-				logger.Error(
-					"the keys of an issuer were not read: a token that is signed with a new one is refused. Those whose key is known "+
-						"are taken on. The issuer is asked again for the next new key, and every few minutes",
-					"issuer", i.Issuer, "error", err,
-				)
-			})
-		},
 	})
 	if err != nil {
 		return nil, err

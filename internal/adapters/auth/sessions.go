@@ -68,18 +68,28 @@ func (s *Sessions) Authenticate(r *http.Request) (domain.Caller, error) {
 	if err != nil {
 		return s.credentials.Authenticate(r)
 	}
-	if err := s.credentials.Certificates.demand(r); err != nil {
+	if err := s.Demand(r); err != nil {
 		return domain.Caller{}, err
 	}
 	var held session
 	if s.seal.Decode(SessionCookie, cookie.Value, &held) == nil {
 		if caller, err := s.credentials.Tokens.find(held.Token); err == nil {
+			holder, shown, _ := s.credentials.Certificates.find(r)
+			if err := agree(caller, holder, shown); err != nil {
+				return domain.Caller{}, err
+			}
 			s.credentials.note(caller, r)
 			return caller, nil
 		}
 	}
+	if caller, err := s.credentials.Authenticate(r); err == nil { // an old cookie does not stand before a certificate
+		return caller, nil
+	}
 	return domain.Caller{}, ErrSessionEnded
 }
+
+// Demand reports a browser that has not shown the certificate that everybody needs: a token would not help it.
+func (s *Sessions) Demand(r *http.Request) error { return s.credentials.Certificates.demand(r) }
 
 // Begin makes the cookie of a token's session. path is where pages begin, and secure that they are reached by TLS only.
 // Its error is ErrUnknown or ErrExpired where the token is none of the file.

@@ -29,20 +29,46 @@ const (
 
 var termKeys = []termKey{termTenants, termPartitions, termOPAs, termExpires}
 
-// readTerms reads terms such as tenants=a,b and expires=2027-01-31T00:00:00Z, which are split at commas already.
-func readTerms(fields []string) (Terms, error) {
+// word is a field of a line; listed says that a comma stands in front of it.
+type word struct {
+	text   string
+	listed bool
+}
+
+// words splits a line at white space and commas.
+func words(line string) (out []word) {
+	listed, start := false, -1
+	for i, r := range line + " " {
+		switch {
+		case r != ' ' && r != '\t' && r != '\r' && r != ',':
+			if start < 0 {
+				start = i
+			}
+			continue
+		case start >= 0:
+			out, start, listed = append(out, word{line[start:i], listed}), -1, false
+		}
+		listed = listed || r == ','
+	}
+	return out
+}
+
+// readTerms reads terms such as tenants=a,b and expires=2027-01-31T00:00:00Z. Its errors do not repeat what is no term:
+// it may be a token in the wrong place.
+func readTerms(fields []word) (Terms, error) {
 	terms, last := Terms{}, termKey("")
-	for _, field := range fields {
-		name, value, isTerm := strings.Cut(field, "=")
+	for i, field := range fields {
+		name, value, isTerm := strings.Cut(field.text, "=")
 		key := termKey(name)
 		switch {
-		case !isTerm && last == "":
-			return nil, fmt.Errorf("want terms such as %s=… behind the three fields, found %q", termExpires, field)
-		case !isTerm:
-			terms[last] = append(terms[last], field)
+		case !isTerm && field.listed && last != "":
+			terms[last] = append(terms[last], field.text)
 			continue
-		case !slices.Contains(termKeys, key):
-			return nil, fmt.Errorf("there is no term %q: known are %s", name, joined(termKeys))
+		case !isTerm, !slices.Contains(termKeys, key):
+			return nil, fmt.Errorf(
+				"field %d is no term: behind the first three are terms such as %s=…, and known are %s", i+4, termExpires,
+				joined(termKeys),
+			)
 		case terms[key] != nil:
 			return nil, fmt.Errorf("%s stands twice: write %s=a,b", key, key)
 		case value == "":
@@ -79,7 +105,7 @@ func (t Terms) expiry() (time.Time, error) {
 // bound what the token may upload; tenants, which console tokens have, may repeat the tenant.
 func Uploader(name, tenant string, t Terms) (domain.Caller, error) {
 	if err := errors.Join(
-		checkNames("the tenant", tenant), checkNames(string(termPartitions), t[termPartitions]...),
+		checkNames("the tenant", tenant), checkPartitions(string(termPartitions), t[termPartitions]...),
 		checkNames(string(termOPAs), t[termOPAs]...),
 	); err != nil {
 		return domain.Caller{}, err
@@ -102,7 +128,7 @@ func ConsoleUser(name, role string, t Terms) (domain.Caller, error) {
 	}
 	r, err := roleOf(role)
 	if err != nil {
-		return domain.Caller{}, err
+		return domain.Caller{}, errors.New("the second field is no role: they are viewer, operator and admin")
 	}
 	tenants := domain.AllTenants()
 	if err := checkTenants(string(termTenants), t[termTenants]...); err != nil {

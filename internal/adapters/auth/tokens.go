@@ -81,7 +81,7 @@ func (t *Tokens) read(r io.Reader) (byHash map[[sha256.Size]byte]domain.Caller, 
 	lines := bufio.NewScanner(r)
 	for n := 1; lines.Scan(); n++ {
 		text, _, _ := strings.Cut(strings.TrimPrefix(lines.Text(), "\ufeff"), "#")
-		fields := strings.FieldsFunc(text, func(r rune) bool { return r == ' ' || r == '\t' || r == ',' || r == '\r' })
+		fields := words(text)
 		if len(fields) == 0 {
 			continue
 		}
@@ -105,23 +105,23 @@ func (t *Tokens) read(r io.Reader) (byHash map[[sha256.Size]byte]domain.Caller, 
 }
 
 // line reads the fields of a line.
-func (t *Tokens) line(fields []string) (hash [sha256.Size]byte, caller domain.Caller, err error) {
+func (t *Tokens) line(fields []word) (hash [sha256.Size]byte, caller domain.Caller, err error) {
 	if len(fields) < 3 {
 		return hash, caller, fmt.Errorf(
-			"want three fields (name, tenant or role, hex SHA-256 of the token) and then terms, found %d", len(fields),
+			"want three fields (name, tenant or role, hex SHA-256 of the token), and terms behind them, found %d", len(fields),
 		)
 	}
 	terms, err := readTerms(fields[3:])
 	if err != nil {
 		return hash, caller, err
 	}
-	if caller, err = t.grant(fields[0], fields[1], terms); err != nil {
+	if caller, err = t.grant(fields[0].text, fields[1].text, terms); err != nil {
 		return hash, caller, err
 	}
 	if caller.Expires, err = terms.expiry(); err != nil {
 		return hash, caller, err
 	}
-	b, err := hex.DecodeString(fields[2])
+	b, err := hex.DecodeString(fields[2].text)
 	if err != nil || len(b) != sha256.Size {
 		return hash, caller, fmt.Errorf(
 			"the third field is not a hex SHA-256 (make one with: printf %%s \"$TOKEN\" | sha256sum)",

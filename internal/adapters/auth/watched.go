@@ -21,6 +21,11 @@ type Watched struct {
 	say      rate.Sometimes
 }
 
+// waiting is what a refusal means, by the listener.
+var waiting = map[string]string{
+	UploadListener: ". If it is an OPA of yours, its decisions wait there",
+}
+
 // NewRefusals registers the counter of refusals, which the listeners of a process share.
 func NewRefusals(reg prometheus.Registerer) *prometheus.CounterVec {
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -43,15 +48,15 @@ func Watch(who Authenticator, listener string, refused *prometheus.CounterVec, l
 // Authenticate asks the one that is watched.
 func (w *Watched) Authenticate(r *http.Request) (domain.Caller, error) {
 	caller, err := w.who.Authenticate(r)
-	if err != nil {
-		w.refused.Inc()
-		w.say.Do(func() {
-			w.logger.Error(
-				"a request was refused for its credentials; docket_auth_failures_total counts those of the next minute. If it is "+
-					"an OPA of yours, it has no token or one that was revoked, and its decisions wait there",
-				"listener", w.listener, "from", r.RemoteAddr, "why", err,
-			)
-		})
+	if err == nil || domain.ClassOf(err) == domain.Unavailable { // the latter is not the caller's fault
+		return caller, err
 	}
+	w.refused.Inc()
+	w.say.Do(func() {
+		w.logger.Error(
+			"a request was refused for its credentials; docket_auth_failures_total counts those of the next minute"+waiting[w.listener],
+			"listener", w.listener, "from", r.RemoteAddr, "why", err,
+		)
+	})
 	return caller, err
 }

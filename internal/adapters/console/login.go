@@ -15,7 +15,7 @@ import (
 
 // toLogin sends a person to the login, and back afterwards. What would have changed something is not repeated.
 func (r *routes) toLogin(c echo.Context, why error) error {
-	if r.Sessions == nil { // there is nothing to log in with
+	if r.Sessions == nil || r.Sessions.Demand(c.Request()) != nil { // a login would not help
 		return web.Unidentified(why)
 	}
 	v := r.view(c)

@@ -77,12 +77,7 @@ func answerError(logger *slog.Logger) echo.HTTPErrorHandler {
 			return
 		}
 		p := ProblemOf(err, c, logger)
-		if p.Status == http.StatusUnauthorized {
-			c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Bearer realm="docket"`)
-		}
-		if turnedAway(p.Status, c.Request()) {
-			c.Response().Header().Set(echo.HeaderConnection, "close")
-		}
+		TurnAway(c, p.Status)
 		if p.Status >= http.StatusInternalServerError || p.Status == http.StatusTooManyRequests {
 			c.Response().Header().Set(echo.HeaderRetryAfter, "1")
 		}
@@ -96,10 +91,15 @@ func answerError(logger *slog.Logger) echo.HTTPErrorHandler {
 	}
 }
 
-// turnedAway reports a caller whose certificate is to be shown anew: a client keeps its connection, and with it the
-// certificate that it had when it connected, for as long as docket answers there.
-func turnedAway(status int, r *http.Request) bool {
-	return r.TLS != nil && (status == http.StatusUnauthorized || status == http.StatusForbidden)
+// TurnAway sets the headers of an answer to somebody who is not known, or may not do this. Over TLS the connection ends:
+// a client keeps it, and with it the certificate that it had when it connected, for as long as docket answers there.
+func TurnAway(c echo.Context, status int) {
+	if status == http.StatusUnauthorized {
+		c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Bearer realm="docket"`)
+	}
+	if c.Request().TLS != nil && (status == http.StatusUnauthorized || status == http.StatusForbidden) {
+		c.Response().Header().Set(echo.HeaderConnection, "close")
+	}
 }
 
 // ProblemOf is what a handler's error comes to. It logs what is docket's own failure.
@@ -169,7 +169,9 @@ func Authenticate(a auth.Authenticator, r *http.Request) (domain.Caller, error) 
 func Unidentified(err error) error {
 	switch {
 	case domain.ClassOf(err) == domain.Unavailable:
-		return err
+		p := Problem(http.StatusServiceUnavailable, err.Error())
+		p.Class = domain.Unavailable
+		return p
 	case errors.Is(err, auth.ErrNotGranted):
 		return Problem(http.StatusForbidden, err.Error())
 	}
