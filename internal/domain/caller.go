@@ -66,10 +66,19 @@ func (c Caller) UploadsTo(partition string) bool {
 	return len(c.Partitions) == 0 || slices.Contains(c.Partitions, partition)
 }
 
-// UploadsOf reports whether the caller may upload what the OPA of this id decided; "" is one without a name.
-func (c Caller) UploadsOf(opa string) bool {
-	return len(c.OPAs) == 0 ||
-		slices.ContainsFunc(c.OPAs, func(pattern string) bool { return Matches(opa, Literals(pattern)) })
+// UploadsOf makes what reports whether the caller may upload what the OPA of an id decided; "" is one without a name. It
+// is nil where every one is fine.
+func (c Caller) UploadsOf() func(opa string) bool {
+	if len(c.OPAs) == 0 {
+		return nil
+	}
+	patterns := make([][]string, len(c.OPAs))
+	for i, pattern := range c.OPAs {
+		patterns[i] = Literals(pattern)
+	}
+	return func(opa string) bool {
+		return slices.ContainsFunc(patterns, func(literals []string) bool { return Matches(opa, literals) })
+	}
 }
 
 // Tenant is the tenant that the caller uploads for: its only one, and DefaultTenant for a caller that has all.

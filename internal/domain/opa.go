@@ -12,9 +12,15 @@ type Labels struct{ ID, Version, App string }
 // ReadLabels reads the JSON value of "labels" as the columns opa and app are read: where a key repeats the last one
 // stands, and what is no text is absent.
 func ReadLabels(labels []byte) Labels {
+	return Labels{ID: LabelID(labels), Version: label(labels, "version"), App: label(labels, "app")}
+}
+
+// LabelID is the ID of ReadLabels.
+func LabelID(labels []byte) string { return label(labels, "id") }
+
+func label(labels []byte, key string) string {
 	var c capture
-	of := func(key string) string { return c.spell(ValueAt(labels, []string{key})) }
-	return Labels{ID: of("id"), Version: of("version"), App: of("app")}
+	return c.spell(ValueAt(labels, []string{key}))
 }
 
 // OtherOPAs is the line of those that are not told apart.

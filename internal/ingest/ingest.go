@@ -90,10 +90,8 @@ func (s *Service) Accept(ctx context.Context, u Upload) (Receipt, error) {
 	if err != nil {
 		return Receipt{}, err
 	}
-	for _, from := range a.Senders {
-		if err := allowed(u.Caller, from.Labels); err != nil {
-			return Receipt{}, err
-		}
+	if err := allowed(ctx, u.Caller, a.Senders); err != nil {
+		return Receipt{}, err
 	}
 	if records := a.Records(); len(records) > 0 {
 		if err := s.log.Publish(ctx, records); err != nil {
@@ -106,13 +104,19 @@ func (s *Service) Accept(ctx context.Context, u Upload) (Receipt, error) {
 	return a.Receipt, nil
 }
 
-// allowed reports a ForeignOPA.
-func allowed(caller domain.Caller, labels []byte) error {
-	if len(caller.OPAs) == 0 {
+// allowed reports a ForeignOPA, or ctx's error. What is quarantined names none that could be read.
+func allowed(ctx context.Context, caller domain.Caller, senders []domain.Sender) error {
+	mayUpload := caller.UploadsOf()
+	if mayUpload == nil {
 		return nil
 	}
-	if opa := domain.ReadLabels(labels).ID; !caller.UploadsOf(opa) {
-		return &ForeignOPA{Caller: caller.Name, OPA: opa}
+	for _, from := range senders {
+		if opa := domain.LabelID(from.Labels); !mayUpload(opa) {
+			return &ForeignOPA{Caller: caller.Name, OPA: opa}
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -325,7 +325,7 @@ func TestForeignOPAs(t *testing.T) {
 			require.NoError(t, err)
 			event := `{"labels":` + c.labels + `}`
 			row := projector.Project(domain.Record{Value: []byte(event)})
-			require.Equal(t, refused, !caller.UploadsOf(row.OPA), "as the row says: %q", row.OPA)
+			require.Equal(t, refused, !caller.UploadsOf()(row.OPA), "as the row says: %q", row.OPA)
 
 			published = 0
 			u := upload(`[{"labels":{"id":"edge-9"}},` + event + `]`)

@@ -302,7 +302,7 @@ func (i *Inventory) Status(caller domain.Caller, version string, body []byte, at
 	if l.ID == "" {
 		return nil
 	}
-	if err := allowed(caller, raw); err != nil {
+	if err := allowed(context.Background(), caller, []domain.Sender{{Labels: raw}}); err != nil {
 		return err
 	}
 	i.add(domain.Observation{

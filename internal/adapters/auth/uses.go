@@ -17,6 +17,8 @@ const (
 	usesEvery = 10 * time.Second
 	// maxUses bounds those that were used in between: the issuers of tokens say how many names there are.
 	maxUses = 10_000
+	// maxLines bounds the tenants of one that are told apart.
+	maxLines = 100
 )
 
 // Uses are the credentials of a process's listeners, and when they were used. The store being away costs nothing but
@@ -71,7 +73,8 @@ func linesOf(listener string, c domain.Caller) []domain.Credential {
 		return []domain.Credential{line}
 	}
 	var lines []domain.Credential
-	for _, tenant := range c.Tenants.Names() {
+	names := c.Tenants.Names()
+	for _, tenant := range names[:min(len(names), maxLines)] {
 		line.Tenant = tenant
 		lines = append(lines, line)
 	}

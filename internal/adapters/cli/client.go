@@ -239,16 +239,16 @@ func refusal(resp *http.Response, answer []byte) error {
 	}
 	return &Failure{
 		Code: code, Status: resp.StatusCode,
-		Err: errors.New(cmp.Or(p.Detail, p.Title) + hint(resp.StatusCode, asked.Path, p.Class)),
+		Err: errors.New(cmp.Or(p.Detail, p.Title) + hint(resp, p.Class)),
 	}
 }
 
 // hint says what to do about a refusal that does not say it itself.
-func hint(status int, path string, class domain.Class) string {
+func hint(resp *http.Response, class domain.Class) string {
 	switch {
-	case status == http.StatusUnauthorized:
+	case resp.StatusCode == http.StatusUnauthorized && resp.Request.Header.Get("Authorization") == "":
 		return "\nGive the token with --token-file FILE, or DOCKET_TOKEN_FILE."
-	case class == domain.Unavailable && strings.HasPrefix(path, "/api/"):
+	case class == domain.Unavailable && strings.HasPrefix(resp.Request.URL.Path, "/api/"):
 		return "\nNothing is lost: what was uploaded stays in the log until the store is back. docket status tells more."
 	}
 	return ""

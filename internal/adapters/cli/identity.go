@@ -25,7 +25,11 @@ func (i Identity) show(r *http.Request) (*http.Client, error) {
 		if err != nil {
 			return nil, fail(ExitMisconfigured, "read the token: %v", err)
 		}
-		r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+		text := strings.TrimSpace(string(token))
+		if text == "" || strings.ContainsAny(text, " \t\r\n") {
+			return nil, fail(ExitMisconfigured, "%s has no token, or more than one: it wants the token and nothing else", i.TokenFile)
+		}
+		r.Header.Set("Authorization", "Bearer "+text)
 	}
 	return i.client()
 }

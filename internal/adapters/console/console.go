@@ -159,8 +159,15 @@ type view struct {
 
 // packed sends what is long as gzip. Whoever watches the network and has somebody's browser ask for pages could learn
 // of a page's content by its length (BREACH). There is no token in a page, the cookie is not sent by what other sites
-// load within their own pages, and what a search finds changes all the time: it is accepted for a tenth of the size.
-var packed = middleware.GzipWithConfig(middleware.GzipConfig{Level: packLevel, MinLength: packFrom})
+// load within their own pages, and what a search finds changes all the time: it is accepted for a tenth of the size. A
+// client certificate goes along with everything that a browser loads: whoever shows one gets pages as they are.
+var packed = middleware.GzipWithConfig(middleware.GzipConfig{
+	Level: packLevel, MinLength: packFrom,
+	Skipper: func(c echo.Context) bool {
+		state := c.Request().TLS
+		return state != nil && len(state.PeerCertificates) > 0
+	},
+})
 
 const (
 	packLevel = 4
@@ -289,6 +296,7 @@ func (r *routes) problem(err error, c echo.Context) {
 	p := web.ProblemOf(err, c, r.Logger)
 	v := r.view(c)
 	_ = v.identify(c.Request()) // whoever is not known sees no way around
+	web.TurnAway(c, p.Status)
 	if err := v.render(c, p.Status, v.problemPage(p)); err != nil {
 		r.Logger.Debug("answer not sent", "error", err)
 	}

@@ -18,6 +18,8 @@ import (
 const (
 	// tailBeat is how often a tail of which nothing comes says that it is there: what stands between cuts what is silent.
 	tailBeat = 15 * time.Second
+	// tailLook is how soon a tail ends whose credential does not count any more.
+	tailLook = 5 * time.Second
 	// tailPatience is how long a client may take for what is sent at once.
 	tailPatience = 30 * time.Second
 )
@@ -75,17 +77,19 @@ func (r *routes) tail(c echo.Context) error {
 	b.WriteString(": decisions as they are acknowledged\n\n")
 	beat := time.NewTicker(tailBeat)
 	defer beat.Stop()
+	again := time.NewTicker(tailLook)
+	defer again.Stop()
 	for send(answer, &b, tailPatience) == nil {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-r.Stopping:
 			return nil
-		case <-beat.C:
-			// A token may have been taken away meanwhile, or see other tenants.
+		case <-again.C: // a token may have been taken away meanwhile, or see other tenants
 			if now, err := web.Authenticate(r.Who, c.Request()); err != nil || !now.Same(web.Caller(c)) {
 				return nil
 			}
+		case <-beat.C:
 			b.WriteString(":\n\n")
 		case <-look.More:
 			decisions, lagged, missed := look.Take()
