@@ -113,8 +113,8 @@ func (f *File) add(prefix string, n *yaml.Node, sections map[string]any) error {
 			var items []string
 			if err := value.Decode(&items); err != nil {
 				return fmt.Errorf(
-					"%s line %d: %s: want a list of texts; what has keys of its own is a section, and these are %s", f.Name, value.Line,
-					key, strings.Join(slices.Sorted(maps.Keys(sections)), ", "),
+					"%s line %d: %s: want a list of texts; what has keys of its own is a section, and these are %s", f.Name,
+					value.Line, key, strings.Join(slices.Sorted(maps.Keys(sections)), ", "),
 				)
 			}
 			f.values[key] = strings.Join(items, ",")

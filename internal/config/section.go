@@ -24,13 +24,12 @@ func decodeSection(name string, n *yaml.Node, into any) error {
 // checkNode reports the first mistake in what a type is read from.
 func checkNode(name string, n *yaml.Node, t reflect.Type) error {
 	n = Meant(n)
-	mistake := func(format string, args ...any) error {
-		return fmt.Errorf("line %d: %s: "+format, append([]any{n.Line, name}, args...)...)
-	}
+	mistake := func(what string) error { return fmt.Errorf("line %d: %s: %s", n.Line, name, what) }
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if n.Tag == "!!null" || n.Kind == yaml.ScalarNode && n.Value == "" || n.Kind != yaml.ScalarNode && len(n.Content) == 0 {
+	scalar := n.Kind == yaml.ScalarNode
+	if n.Tag == "!!null" || scalar && n.Value == "" || !scalar && len(n.Content) == 0 {
 		return mistake("there is nothing in it: give it a value, or leave it out")
 	}
 	switch t.Kind() {
@@ -58,7 +57,7 @@ func checkNode(name string, n *yaml.Node, t reflect.Type) error {
 			}
 		}
 	default:
-		if n.Kind != yaml.ScalarNode {
+		if !scalar {
 			return mistake("want text")
 		}
 	}

@@ -66,8 +66,8 @@ func (c Caller) UploadsTo(partition string) bool {
 	return len(c.Partitions) == 0 || slices.Contains(c.Partitions, partition)
 }
 
-// UploadsOf makes what reports whether the caller may upload what the OPA of an id decided; "" is one without a name. It
-// is nil where every one is fine.
+// UploadsOf makes what reports whether the caller may upload what the OPA of an id decided; "" is one without a name.
+// It is nil where every one is fine.
 func (c Caller) UploadsOf() func(opa string) bool {
 	if len(c.OPAs) == 0 {
 		return nil

@@ -33,8 +33,8 @@ var (
 
 // ClientCertificate grants something to the certificates with a name.
 type ClientCertificate struct {
-	// SAN is a pattern of a subject alternative name (RFC 5280 section 4.2.1.6) with * for any text: of an address if it is
-	// one, of a URI where it has a colon, of a mail address where it has an "@", and of a DNS name otherwise.
+	// SAN is a pattern of a subject alternative name (RFC 5280 section 4.2.1.6) with * for any text: of an address if it
+	// is one, of a URI where it has a colon, of a mail address where it has an "@", and of a DNS name otherwise.
 	SAN    string `yaml:"san"`
 	grants `yaml:",inline"`
 }
@@ -193,7 +193,9 @@ func readRevoked(
 			return nil, next, fmt.Errorf("the list of %s is signed by none of the authorities", list.Issuer)
 		}
 		if slices.ContainsFunc(list.Extensions, func(e pkix.Extension) bool { return e.Critical }) {
-			return nil, next, fmt.Errorf("the list of %s is not of all certificates, or of others' (a critical extension)", list.Issuer)
+			return nil, next, fmt.Errorf(
+				"the list of %s is not of all its certificates, or of others' (it has a critical extension)", list.Issuer,
+			)
 		}
 		if !list.NextUpdate.IsZero() && (next.IsZero() || list.NextUpdate.Before(next)) {
 			next = list.NextUpdate
@@ -292,7 +294,9 @@ func (r *ruling) verify(chain []*x509.Certificate, now time.Time) (until time.Ti
 	if err != nil {
 		return until, fmt.Errorf("%w: %w", ErrCertificate, err)
 	}
-	good := slices.IndexFunc(verified, func(way []*x509.Certificate) bool { return !slices.ContainsFunc(way, r.isRevoked) })
+	good := slices.IndexFunc(verified, func(way []*x509.Certificate) bool {
+		return !slices.ContainsFunc(way, r.isRevoked)
+	})
 	if good < 0 {
 		return until, fmt.Errorf("%w: it was revoked", ErrCertificate)
 	}

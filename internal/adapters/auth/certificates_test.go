@@ -10,10 +10,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
 
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/testserver"
@@ -155,6 +157,74 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
+// TestFirstEntry has a certificate of which a narrow entry grants something elsewhere, and a wide one more here.
+func TestFirstEntry(t *testing.T) {
+	root := testserver.NewAuthority(nil)
+	a, _, _ := authoritiesOf(t, slog.New(slog.DiscardHandler), root.CertPEM(), nil)
+	rules := []ClientCertificate{
+		{SAN: "ci.sre.example.org", grants: grants{Upload: &UploadGrant{Tenant: "acme"}}},
+		{SAN: "*.sre.example.org", grants: grants{Console: &ConsoleGrant{Role: "admin"}}},
+	}
+	console := newMutual(t, &Credentials{Certificates: NewCertificates(a, ConsoleListener, rules, false)})
+	_, err := console.get(t, console.client(root.Client("ci.sre.example.org")), "")
+	require.ErrorIs(t, err, ErrNotGranted)
+	require.ErrorContains(t, err, "grants nothing on the console listener")
+	caller, err := console.get(t, console.client(root.Client("ann.sre.example.org")), "")
+	require.NoError(t, err)
+	require.Equal(t, domain.Admin, caller.Role)
+	_, err = console.get(t, console.client(root.Client("x.example")), "")
+	require.ErrorContains(t, err, "no entry of client_certificates fits x.example")
+}
+
+// TestStrangersChains has clients whose certificates take long to look at: anybody can make some.
+func TestStrangersChains(t *testing.T) {
+	root := testserver.NewAuthority(nil)
+	a, _, _ := authoritiesOf(t, slog.New(slog.DiscardHandler), root.CertPEM(), nil)
+	m := newMutual(t, &Credentials{Certificates: NewCertificates(a, UploadListener, certificateRules, false)})
+	between := []*testserver.Pair{root}
+	for range maxChain - 1 {
+		between = append(between, testserver.NewAuthority(between[len(between)-1]))
+	}
+	deep := between[len(between)-1].Client("a.acme.example")
+	slices.Reverse(between)
+	_, err := m.get(t, m.client(deep, between[:maxChain]...), "")
+	require.ErrorContains(t, err, "it comes with more than 5 others")
+	_, err = m.get(t, m.client(deep, between[:maxChain-1]...), "")
+	require.NoError(t, err)
+
+	stranger := testserver.NewAuthority(nil).Client("b.acme.example")
+	for range 2 {
+		_, err = m.get(t, m.client(stranger), "")
+		require.ErrorIs(t, err, ErrCertificate)
+	}
+	require.Equal(t, 1, a.inForce.bad.EstimatedSize(), "it is not looked at again")
+	require.Equal(t, 1, a.inForce.good.EstimatedSize())
+}
+
+// TestOldCookie has somebody whose session has ended, and who shows a certificate.
+func TestOldCookie(t *testing.T) {
+	root := testserver.NewAuthority(nil)
+	a, _, _ := authoritiesOf(t, slog.New(slog.DiscardHandler), root.CertPEM(), nil)
+	tokens, _, err := load(t, "ann viewer "+hashOf("secret")+" tenants=initech", ConsoleUser)
+	require.NoError(t, err)
+	sessions, err := NewSessions(&Credentials{
+		Tokens: tokens, Certificates: NewCertificates(a, ConsoleListener, certificateRules, false),
+	}, "")
+	require.NoError(t, err)
+	cookie, err := sessions.Begin("secret", "/", true)
+	require.NoError(t, err)
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{root.Client("a.acme.example").Cert}}
+	r.AddCookie(&http.Cookie{Name: SessionCookie, Value: "old"})
+	caller, err := sessions.Authenticate(r)
+	require.NoError(t, err)
+	require.Equal(t, domain.ByCertificate, caller.How)
+	r.Header.Del("Cookie")
+	r.AddCookie(cookie)
+	_, err = sessions.Authenticate(r)
+	require.ErrorIs(t, err, ErrContradiction, "a session and a certificate of different tenants")
+}
+
 // TestCertificatesAndTokens has listeners with both.
 func TestCertificatesAndTokens(t *testing.T) {
 	root, stranger := testserver.NewAuthority(nil), testserver.NewAuthority(nil)
@@ -253,6 +323,12 @@ func TestAuthoritiesAreReadAgain(t *testing.T) {
 	change(crlFile, root.Revoking(time.Now().Add(-time.Minute), revoked))
 	require.False(t, works(lose), "a list that is out of date still revokes")
 	require.Contains(t, said.String(), "is out of date")
+	said.Reset()
+	a.inForce.next = time.Now().Add(-time.Second)
+	a.outdated = rate.Sometimes{First: 1, Interval: outdatedEvery}
+	later()
+	works(lose)
+	require.Contains(t, said.String(), "is out of date", "also where it becomes so while docket runs")
 
 	change(crlFile, append(root.Revoking(time.Now().Add(time.Hour)), next.Revoking(time.Now().Add(time.Hour))...))
 	require.False(t, works(lose), "a list by nobody that is known")

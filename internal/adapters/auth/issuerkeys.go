@@ -101,13 +101,15 @@ func (s *keySource) note(err error) {
 	if s.issuer.JWKSURL == "" { // it may have moved them
 		s.url = nil
 	}
-	effect := "none is known, so that its tokens are answered 503; it is asked again when the next one comes"
+	effect := "none is known: its tokens are answered 503"
 	if s.known {
-		effect = "those that are known count on, and a token that is signed with a new one is refused; it is asked again when " +
-			"one comes, and every few minutes"
+		effect = "those that are known count on; a token that is signed with a new one is refused"
 	}
 	if err.Error() != s.trouble {
-		s.logger.Error("the keys of an issuer were not read: "+effect, "issuer", s.issuer.Issuer, "error", err)
+		s.logger.Error(
+			"the keys of an issuer were not read; it is asked again when a token comes whose key is not known, and every few "+
+				"minutes", "issuer", s.issuer.Issuer, "effect", effect, "error", err,
+		)
 	}
 	s.trouble = err.Error()
 }
@@ -161,7 +163,7 @@ func (s *keySource) get(ctx context.Context, at *url.URL) ([]byte, error) {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s; docket follows no redirects: jwks_url says where the keys are", at, resp.Status)
+		return nil, fmt.Errorf("%s answers %s; docket follows no redirects: name the keys' own URL", at, resp.Status)
 	}
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxKeys+1))
 	if len(answer) > maxKeys {
@@ -218,7 +220,8 @@ type keyAges struct {
 
 func newKeyAges(reg prometheus.Registerer) *keyAges {
 	a := &keyAges{at: map[string]time.Time{}, desc: prometheus.NewDesc(
-		"docket_issuer_keys_age_seconds", "Seconds since the keys of an issuer of tokens were read, or since the start.", []string{"issuer"}, nil,
+		"docket_issuer_keys_age_seconds", "Seconds since the keys of an issuer of tokens were read, or since the start.",
+		[]string{"issuer"}, nil,
 	)}
 	if reg != nil {
 		reg.MustRegister(a)

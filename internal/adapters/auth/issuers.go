@@ -233,7 +233,8 @@ func (s *Issuers) check(ctx context.Context, token string) (c domain.Caller, ok 
 }
 
 // claimsOf are what a token says, which nobody has checked; ok is false where it is no JSON web token. Names that stand
-// twice, or that others could read as one of RFC 7519's, make it none: one reader must not check what another grants by.
+// twice, or that others could read as one of RFC 7519's, make it none: one reader must not check what another grants
+// by.
 func claimsOf(token string) (claims jsontext.Value, named jwt.RegisteredClaims, ok bool) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {

@@ -5,6 +5,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"log/slog"
 	"maps"
@@ -233,6 +234,117 @@ func TestKeysOfAnIssuer(t *testing.T) {
 	upload.Issuers.good.InvalidateAll() // a minute later
 	_, err = ask(upload, "Bearer "+old)
 	require.ErrorIs(t, err, ErrUnknown, "a key that the issuer withdrew")
+}
+
+// TestAnswersThatAreNoKeys has an issuer that answers 200, with something else.
+func TestAnswersThatAreNoKeys(t *testing.T) {
+	answer := testserver.KeySet(signRSA)
+	var shownTo []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		shownTo = append(shownTo, r.URL.Path+" "+r.Header.Get("Authorization"))
+		switch r.URL.Path {
+		case "/moved":
+			http.Redirect(w, r, "/keys", http.StatusFound)
+		default:
+			_, _ = w.Write(answer)
+		}
+	}))
+	defer server.Close()
+	i := newIssuing(t)
+	cfg := i.config(t)
+	cfg.JWKSURL, cfg.CAFile = server.URL+"/keys", ""
+	var said bytes.Buffer
+	keys, err := loadKeys(t.Context(), []Issuer{cfg}, rate.Inf, nil, slog.New(slog.NewTextHandler(&said, nil)))
+	require.NoError(t, err)
+	upload := &Credentials{Issuers: NewIssuers(UploadListener, []Issuer{cfg}, keys)}
+	known, other := signRSA.Sign(i.claims(nil)), signOther.Sign(i.claims(nil))
+	encrypts := strings.ReplaceAll(string(testserver.KeySet(signOther)), `"use":"sig"`, `"use":"enc"`)
+	for what, bad := range map[string]string{
+		"a page": "<html>log in</html>", "an error": `{"error":"maintenance"}`, "no keys": `{"keys":[]}`,
+		"a key for encryption": encrypts, "much": strings.Repeat(" ", maxKeys+1),
+	} {
+		answer = []byte(bad)
+		_, err = ask(upload, "Bearer "+other)
+		require.ErrorIs(t, err, ErrUnknown, what)
+		upload.Issuers.good.InvalidateAll()
+		_, err = ask(upload, "Bearer "+known)
+		require.NoError(t, err, "%s: the key that is known counts on", what)
+	}
+	require.Contains(t, said.String(), "answers without a key for signatures by RS256, ES256")
+	require.Contains(t, said.String(), server.URL+"/keys")
+
+	noKid := jwt.NewWithClaims(signOther.Method, i.claims(nil))
+	text, err := noKid.SignedString(signOther.Key)
+	require.NoError(t, err)
+	answer = []byte(encrypts)
+	_, err = ask(upload, "Bearer "+text)
+	require.ErrorIs(t, err, ErrUnknown, "a key for encryption counts in no case")
+	answer = testserver.KeySet(signRSA, signOther)
+	_, err = ask(upload, "Bearer "+text)
+	require.NoError(t, err, "a token without a kid makes docket ask as well")
+	require.Contains(t, said.String(), "the keys of an issuer were read again")
+
+	cfg.JWKSURL = server.URL + "/moved"
+	said.Reset()
+	_, err = loadKeys(t.Context(), []Issuer{cfg}, rate.Inf, nil, slog.New(slog.NewTextHandler(&said, nil)))
+	require.NoError(t, err)
+	require.Contains(t, said.String(), "docket follows no redirects")
+}
+
+// TestWhereTheTokenGoes has an issuer whose keys are elsewhere, by its own word.
+func TestWhereTheTokenGoes(t *testing.T) {
+	shown := ""
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		shown += r.Header.Get("Authorization")
+		_, _ = w.Write(testserver.KeySet(signRSA))
+	}))
+	defer elsewhere.Close()
+	keysAt, asked := elsewhere.URL, ""
+	var issuer *httptest.Server
+	issuer = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r.Header.Get("Authorization")
+		_ = json.NewEncoder(w).Encode(map[string]string{"issuer": issuer.URL, "jwks_uri": keysAt})
+	}))
+	defer issuer.Close()
+	token := filepath.Join(t.TempDir(), "token")
+	require.NoError(t, os.WriteFile(token, []byte("docket's own"), 0o600))
+	cfg := Issuer{
+		Issuer: issuer.URL, TokenFile: token, Audiences: []string{"docket"}, grants: grants{Upload: &UploadGrant{Tenant: "a"}},
+	}
+	var said bytes.Buffer
+	_, err := LoadKeys(t.Context(), []Issuer{cfg}, nil, slog.New(slog.NewTextHandler(&said, nil)))
+	require.NoError(t, err)
+	require.Empty(t, said.String())
+	require.Equal(t, "Bearer docket's own", asked)
+	require.Empty(t, shown)
+	keysAt = "file://" + token
+	_, err = LoadKeys(t.Context(), []Issuer{cfg}, nil, slog.New(slog.NewTextHandler(&said, nil)))
+	require.NoError(t, err)
+	require.Contains(t, said.String(), "is no https:// URL")
+}
+
+// TestTwoReaders has claims of which one reader takes another value than the next.
+func TestTwoReaders(t *testing.T) {
+	i := newIssuing(t, signRSA)
+	upload, _ := listenersOf(t, slog.New(slog.DiscardHandler), i.config(t))
+	for n, odd := range []string{
+		`"aud":"docket"`, `"aud":"docket","aud":"docket"`, `"aud":"other","AUD":"docket"`, `"Iss":"x","aud":"docket"`,
+		`"aud":"docket","x":{"a":1,"a":2}`,
+	} {
+		good, err := json.Marshal(i.claims(map[string]any{"aud": nil}))
+		require.NoError(t, err)
+		payload := strings.TrimSuffix(string(good), "}") + "," + odd + "}"
+		signing := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"RS256","kid":"rsa"}`)) + "." +
+			base64.RawURLEncoding.EncodeToString([]byte(payload))
+		signature, err := signRSA.Method.Sign(signing, signRSA.Key)
+		require.NoError(t, err)
+		_, err = ask(upload, "Bearer "+signing+"."+base64.RawURLEncoding.EncodeToString(signature))
+		if n == 0 {
+			require.NoError(t, err, "nothing is odd")
+			continue
+		}
+		require.ErrorIs(t, err, ErrUnknown, odd)
+	}
 }
 
 // TestGoodTokens are remembered for no longer than they count.

@@ -21,11 +21,6 @@ type Watched struct {
 	say      rate.Sometimes
 }
 
-// waiting is what a refusal means, by the listener.
-var waiting = map[string]string{
-	UploadListener: ". If it is an OPA of yours, its decisions wait there",
-}
-
 // NewRefusals registers the counter of refusals, which the listeners of a process share.
 func NewRefusals(reg prometheus.Registerer) *prometheus.CounterVec {
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -54,7 +49,8 @@ func (w *Watched) Authenticate(r *http.Request) (domain.Caller, error) {
 	w.refused.Inc()
 	w.say.Do(func() {
 		w.logger.Error(
-			"a request was refused for its credentials; docket_auth_failures_total counts those of the next minute"+waiting[w.listener],
+			"a request was refused for its credentials; docket_auth_failures_total counts those of the next minute. On the "+
+				"upload listener it may be an OPA of yours, whose decisions wait there",
 			"listener", w.listener, "from", r.RemoteAddr, "why", err,
 		)
 	})

@@ -27,7 +27,7 @@ func (i Identity) show(r *http.Request) (*http.Client, error) {
 		}
 		text := strings.TrimSpace(string(token))
 		if text == "" || strings.ContainsAny(text, " \t\r\n") {
-			return nil, fail(ExitMisconfigured, "%s has no token, or more than one: it wants the token and nothing else", i.TokenFile)
+			return nil, fail(ExitMisconfigured, "%s has to have one token in it, and nothing else", i.TokenFile)
 		}
 		r.Header.Set("Authorization", "Bearer "+text)
 	}

@@ -194,7 +194,7 @@ func (r *routes) known(show func(echo.Context, *view) error) echo.HandlerFunc {
 	}
 }
 
-// identify finds out who the caller is; its error is that nobody knows. A stranger who only comes by, and somebody whose
+// identify finds out who the caller is; its error is that nobody knows. A stranger who only comes by, and one whose
 // session has ended, is not somebody who guesses tokens: nobody is asked about them.
 func (v *view) identify(r *http.Request) error {
 	if v.Sessions != nil && r.Header.Get(echo.HeaderAuthorization) == "" {

@@ -39,7 +39,7 @@ func (r *routes) loginPage(c echo.Context) error {
 	}
 	why := ""
 	if c.QueryParam("ended") != "" {
-		why = "Your session has ended: its 12 hours are over, docket was started anew, or the token was taken away or expired."
+		why = "Your session has ended: its 12 hours are over, docket was started anew, or the token does not count any more."
 	}
 	return v.render(c, http.StatusOK, v.loginForm(to, why))
 }

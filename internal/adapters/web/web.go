@@ -91,8 +91,8 @@ func answerError(logger *slog.Logger) echo.HTTPErrorHandler {
 	}
 }
 
-// TurnAway sets the headers of an answer to somebody who is not known, or may not do this. Over TLS the connection ends:
-// a client keeps it, and with it the certificate that it had when it connected, for as long as docket answers there.
+// TurnAway sets the headers of an answer to somebody who is not known, or may not do this. Over TLS the connection
+// ends: a client keeps it, and with it the certificate that it had when it connected, for as long as docket answers.
 func TurnAway(c echo.Context, status int) {
 	if status == http.StatusUnauthorized {
 		c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Bearer realm="docket"`)
