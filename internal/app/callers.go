@@ -3,8 +3,10 @@ package app
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/docket-project/docket/internal/adapters/auth"
+	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/status"
 )
 
@@ -12,6 +14,7 @@ import (
 type callers struct {
 	upload, console auth.Authenticator
 	uses            *auth.Uses
+	known           map[string]*auth.Credentials // by listener
 	// sessions are people's, where they need tokens; nil otherwise.
 	sessions *auth.Sessions
 }
@@ -23,7 +26,7 @@ func (a *App) authenticators(ctx context.Context) (c callers, err error) {
 	if err != nil {
 		return c, err
 	}
-	c.uses = auth.NewUses(a.logger)
+	c.uses, c.known = auth.NewUses(a.logger), known
 	for listener, of := range known {
 		of.Listener, of.Uses = listener, c.uses
 		c.uses.List(listener, of.Tokens)
@@ -45,6 +48,35 @@ func (a *App) authenticators(ctx context.Context) (c callers, err error) {
 	c.upload = auth.Watch(c.upload, auth.UploadListener, refused, a.logger)
 	c.console = auth.Watch(c.console, auth.ConsoleListener, refused, a.logger)
 	return c, nil
+}
+
+// callersEvery is how often docket looks whether it can know those who come.
+const callersEvery = 5 * time.Second
+
+// lookAtCallers tells the process's health of listeners that cannot know those who come, until ctx is done. Files that
+// are broken while nobody comes are noticed by it as well.
+func (a *App) lookAtCallers(ctx context.Context, known map[string]*auth.Credentials) {
+	tick := time.NewTicker(callersEvery)
+	defer tick.Stop()
+	for {
+		for listener, of := range known {
+			role := status.Ingest
+			if listener == auth.ConsoleListener {
+				role = status.Console
+			}
+			var m *domain.Message
+			if why, all := of.Trouble(); why != nil {
+				said := domain.Say(status.CallersUnknown, domain.Args{"error": why.Error(), "refusing": all})
+				m = &said
+			}
+			a.health.Callers(role, m)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // listenersOf are those of a role that ask who somebody is, with what a line in their file of tokens grants.

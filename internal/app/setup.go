@@ -102,6 +102,7 @@ func (a *App) setup(ctx context.Context) error {
 		a.run("dead-letter guard", s.guard.Run)
 	}
 	if a.role.Is(status.Ingest) || a.role.Is(status.Console) {
+		a.run("callers", func(ctx context.Context) { a.lookAtCallers(ctx, who.known) })
 		a.run("uses of credentials", func(ctx context.Context) { who.uses.Run(ctx, back.Control) })
 	}
 	if a.role.Is(status.Ingest) {

@@ -38,6 +38,8 @@ const (
 	// DiskFills: the disk of the data directory is nearly full. Args: percent, refuses (uploads, from 95 % on), and
 	// refusing (now).
 	DiskFills = "disk_fills"
+	// CallersUnknown: callers whose credentials may be good are refused. Args: error, and refusing (all of them).
+	CallersUnknown = "callers_unknown"
 	// GuardOn: the dead-letter guard is on. The role works on, so it is ready.
 	GuardOn = "guard_on"
 )
@@ -104,11 +106,14 @@ type Health struct {
 	ended    map[Role]error
 	lost     *domain.Message
 	disk     *domain.Message
+	callers  map[Role]domain.Message
 }
 
 // NewHealth is the health of a process that starts.
 func NewHealth(role Role) *Health {
-	return &Health{role: role, phase: domain.Say(Starting, nil), ended: map[Role]error{}}
+	return &Health{
+		role: role, phase: domain.Say(Starting, nil), ended: map[Role]error{}, callers: map[Role]domain.Message{},
+	}
 }
 
 // Phase says what a process that starts waits for.
@@ -128,6 +133,15 @@ func (h *Health) Lost(m domain.Message) { h.change(func() { h.lost = &m }) }
 
 // Disk says that the disk fills; nil that it has room.
 func (h *Health) Disk(m *domain.Message) { h.change(func() { h.disk = m }) }
+
+// Callers says that the listener of a role cannot know those who come; nil that it can.
+func (h *Health) Callers(role Role, m *domain.Message) {
+	h.change(func() {
+		if delete(h.callers, role); m != nil {
+			h.callers[role] = *m
+		}
+	})
+}
 
 func (h *Health) change(f func()) {
 	h.mu.Lock()
@@ -159,6 +173,7 @@ func (h *Health) Report(sampler *Sampler, verbose bool) Report {
 func (h *Health) of(role Role, sampler *Sampler, verbose bool) RoleHealth {
 	h.mu.Lock()
 	started, stopping, phase, ended, lost, disk := h.started, h.stopping, h.phase, h.ended[role], h.lost, h.disk
+	callers, unknown := h.callers[role]
 	h.mu.Unlock()
 	if !started || sampler == nil {
 		return RoleHealth{Reasons: []domain.Message{phase}}
@@ -182,6 +197,9 @@ func (h *Health) of(role Role, sampler *Sampler, verbose bool) RoleHealth {
 		out := RoleHealth{Ready: len(reasons) == 0}
 		if disk != nil && role == Ingest {
 			reasons = append(reasons, *disk)
+		}
+		if unknown {
+			reasons = append(reasons, callers)
 		}
 		out.Reasons = reasons
 		return out

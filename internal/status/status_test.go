@@ -124,6 +124,19 @@ func TestVerdict(t *testing.T) {
 			func(h *Health) { m := domain.Say(DiskFills, domain.Args{"percent": 86}); h.Disk(&m) }, Degraded, Ingest,
 			[]string{DiskFills},
 		},
+		{
+			"serve, nobody is known", Serve, &log{}, store{},
+			func(h *Health) { m := domain.Say(CallersUnknown, nil); h.Callers(Ingest, &m) }, Degraded, Ingest,
+			[]string{CallersUnknown},
+		},
+		{
+			"serve, somebody is known again", Serve, &log{}, store{},
+			func(h *Health) {
+				m := domain.Say(CallersUnknown, nil)
+				h.Callers(Ingest, &m)
+				h.Callers(Ingest, nil)
+			}, OK, Ingest, nil,
+		},
 		{"serve, it stops", Serve, &log{}, store{}, (*Health).Stopping, Down, Ingest, []string{Stopping}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -294,6 +294,13 @@ var statusWords = words{
 		}
 		return text + ". Make room, or shorten the retention"
 	},
+	status.CallersUnknown: func(a domain.Args) string {
+		who := "some of those who come are refused"
+		if a.Text("refusing") == "true" {
+			who = "everybody who comes is refused"
+		}
+		return who + ", because docket cannot tell who they are. OPAs keep their decisions, and send them again: " + a.Text("error")
+	},
 	status.GuardOn: fixed("the dead-letter guard is on: rejected rows are held instead of dead-lettered; " +
 		"docket dlq guard lists them"),
 }

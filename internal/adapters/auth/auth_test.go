@@ -154,6 +154,9 @@ func TestTokensAreReadAgain(t *testing.T) {
 				}
 				require.Equal(t, min(len(c.says), 1), strings.Count(said.String(), "level=ERROR"), "said once: %s", said.String())
 				require.Contains(t, said.String(), c.says)
+				why, all := (&Credentials{Tokens: tokens}).Trouble()
+				require.Equal(t, c.says != "", why != nil)
+				require.Equal(t, !c.ann && !c.bob, all, "everybody is refused")
 				require.NotContains(t, said.String(), hashOf("secret"), "no secrets in messages")
 				require.NoError(t, os.RemoveAll(file))
 				write(good+"\n")(t, file)
@@ -216,7 +219,7 @@ func TestTerms(t *testing.T) {
 		"expires=tomorrow":                    "is one time as in RFC 3339",
 		"expires=2027-01-31":                  "is one time as in RFC 3339",
 		"expires=2027-01-31T00:00:00Z,x":      "is one time as in RFC 3339",
-		"partition=eu":                        "field 4 is no term: behind the first three are terms such as expires=…, and known are tenants",
+		"partition=eu":                        "field 4 is no term: behind the first three are terms such as expires=…",
 		"opas=":                               "opas= is empty",
 		"opas=a expires:2027-01-31T00:00:00Z": "field 5 is no term",
 		"opas=a expires 2027":                 "field 5 is no term",

@@ -36,6 +36,19 @@ func (c *Credentials) Authenticate(r *http.Request) (domain.Caller, error) {
 	return caller, nil
 }
 
+// Trouble says why callers whose credentials may be good are refused, or nil; all says that everybody is.
+func (c *Credentials) Trouble() (why error, all bool) {
+	tokens, known := error(nil), false
+	if c.Tokens != nil {
+		var n int
+		n, tokens = c.Tokens.state()
+		known = n > 0
+	}
+	keys, readable := c.Issuers.state()
+	certificates := c.Certificates != nil && Granted(c.Listener, nil, c.Certificates.rules)
+	return errors.Join(tokens, keys), !known && !readable && !certificates
+}
+
 // note tells that a caller was known.
 func (c *Credentials) note(caller domain.Caller, r *http.Request) {
 	if c.Uses != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -230,6 +231,22 @@ func (s *Issuers) check(ctx context.Context, token string) (c domain.Caller, ok 
 	}
 	c.How, c.Credential, c.Expires = domain.ByJWT, domain.Name(i.Issuer.Issuer), signed.ExpiresAt.Time
 	return c, true, nil
+}
+
+// state reports the issuers whose keys were never read; readable says that there are others.
+func (s *Issuers) state() (err error, readable bool) {
+	if s == nil {
+		return nil, false
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.byName)) {
+		all, failed := s.byName[name].keys.known.Storage().KeyReadAll(context.Background())
+		if failed != nil || len(all) == 0 {
+			err = errors.Join(err, fmt.Errorf("the keys of the issuer %s could not be read so far", name))
+		} else {
+			readable = true
+		}
+	}
+	return err, readable
 }
 
 // claimsOf are what a token says, which nobody has checked; ok is false where it is no JSON web token. Names that stand

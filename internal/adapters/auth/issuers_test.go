@@ -206,11 +206,17 @@ func TestKeysOfAnIssuer(t *testing.T) {
 	old, fresh := signRSA.Sign(i.claims(nil)), signEC.Sign(i.claims(nil))
 	_, err = ask(upload, "Bearer "+old)
 	require.Equal(t, domain.Unavailable, domain.ClassOf(err), "nobody can tell: %v", err)
+	why, all := upload.Trouble()
+	require.ErrorContains(t, why, "could not be read so far")
+	require.True(t, all)
 
 	i.Set(false, signRSA)
 	_, err = ask(upload, "Bearer "+old)
 	require.NoError(t, err)
 	require.Equal(t, "Bearer for the keys", i.Shown())
+	why, all = upload.Trouble()
+	require.NoError(t, why)
+	require.False(t, all)
 	families, err := reg.Gather()
 	require.NoError(t, err)
 	require.Equal(t, "docket_issuer_keys_age_seconds", families[0].GetName())
@@ -309,7 +315,8 @@ func TestWhereTheTokenGoes(t *testing.T) {
 	token := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(token, []byte("docket's own"), 0o600))
 	cfg := Issuer{
-		Issuer: issuer.URL, TokenFile: token, Audiences: []string{"docket"}, grants: grants{Upload: &UploadGrant{Tenant: "a"}},
+		Issuer: issuer.URL, TokenFile: token, Audiences: []string{"docket"},
+		grants: grants{Upload: &UploadGrant{Tenant: "a"}},
 	}
 	var said bytes.Buffer
 	_, err := LoadKeys(t.Context(), []Issuer{cfg}, nil, slog.New(slog.NewTextHandler(&said, nil)))

@@ -160,6 +160,17 @@ func (t *Tokens) all() []domain.Caller {
 	return slices.Collect(maps.Values(t.byHash))
 }
 
+// state is how many tokens are in force, and what is wrong with the file.
+func (t *Tokens) state() (n int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.current(time.Now())
+	if t.trouble != "" {
+		err = errors.New(t.trouble)
+	}
+	return len(t.byHash), err
+}
+
 // current reads the file again where it may have changed.
 func (t *Tokens) current(now time.Time) {
 	if now.Sub(t.checked) >= reloadEvery {
