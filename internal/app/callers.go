@@ -66,7 +66,9 @@ func (a *App) lookAtCallers(ctx context.Context, known map[string]*auth.Credenti
 			}
 			var m *domain.Message
 			if why, all := of.Trouble(); why != nil {
-				said := domain.Say(status.CallersUnknown, domain.Args{"error": why.Error(), "refusing": all})
+				said := domain.Say(status.CallersUnknown, domain.Args{
+					"listener": listener, "error": why.Error(), "refusing": all,
+				})
 				m = &said
 			}
 			a.health.Callers(role, m)

@@ -38,7 +38,7 @@ const (
 	// DiskFills: the disk of the data directory is nearly full. Args: percent, refuses (uploads, from 95 % on), and
 	// refusing (now).
 	DiskFills = "disk_fills"
-	// CallersUnknown: callers whose credentials may be good are refused. Args: error, and refusing (all of them).
+	// CallersUnknown: callers are refused whose credentials may be good. Args: listener, error, and refusing (them all).
 	CallersUnknown = "callers_unknown"
 	// GuardOn: the dead-letter guard is on. The role works on, so it is ready.
 	GuardOn = "guard_on"

@@ -295,11 +295,15 @@ var statusWords = words{
 		return text + ". Make room, or shorten the retention"
 	},
 	status.CallersUnknown: func(a domain.Args) string {
-		who := "some of those who come are refused"
+		who, wait := "some of those who come", ""
 		if a.Text("refusing") == "true" {
-			who = "everybody who comes is refused"
+			who = "everybody who comes"
 		}
-		return who + ", because docket cannot tell who they are. OPAs keep their decisions, and send them again: " + a.Text("error")
+		if a.Text("listener") == "upload" {
+			wait = ". OPAs keep their decisions, and send them again"
+		}
+		return fmt.Sprintf("%s to the %s listener cannot be known, and is refused%s: %s", who, a.Text("listener"), wait,
+			a.Text("error"))
 	},
 	status.GuardOn: fixed("the dead-letter guard is on: rejected rows are held instead of dead-lettered; " +
 		"docket dlq guard lists them"),
