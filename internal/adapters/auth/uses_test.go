@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,13 +21,13 @@ import (
 
 // shelf keeps what it is told of credentials, or refuses.
 type shelf struct {
-	err error
-	got map[string]*domain.Credential
+	away atomic.Bool
+	got  map[string]*domain.Credential
 }
 
 func (s *shelf) RecordCredentials(_ context.Context, credentials []domain.Credential) error {
-	if s.err != nil {
-		return s.err
+	if s.away.Load() {
+		return errors.New("away")
 	}
 	for _, c := range credentials {
 		key := fmt.Sprintf("%s %s %s %s", c.Listener, c.Name, c.ID, c.Tenant)
@@ -49,7 +50,8 @@ func TestUses(t *testing.T) {
 		require.NoError(t, err)
 		var said bytes.Buffer
 		logger := slog.New(slog.NewTextHandler(&said, nil))
-		uses, store := NewUses(logger), &shelf{got: map[string]*domain.Credential{}, err: errors.New("away")}
+		uses, store := NewUses(logger), &shelf{got: map[string]*domain.Credential{}}
+		store.away.Store(true)
 		uses.List(ConsoleListener, tokens)
 		uses.List(UploadListener, nil)
 		who := &Credentials{Tokens: tokens, Listener: ConsoleListener, Uses: uses}
@@ -70,10 +72,11 @@ func TestUses(t *testing.T) {
 		use("old")
 		use("unknown")
 		time.Sleep(30 * time.Second)
+		synctest.Wait()
 		require.Empty(t, store.got)
 		require.Equal(t, 1, bytes.Count(said.Bytes(), []byte("the list of credentials was not updated")))
 		use("old")
-		store.err = nil
+		store.away.Store(false)
 		time.Sleep(usesEvery)
 		synctest.Wait()
 		require.Len(t, store.got, 3)
@@ -90,6 +93,7 @@ func TestUses(t *testing.T) {
 
 		require.NoError(t, os.WriteFile(file, []byte("ann viewer "+fresh+"\n"), 0o600))
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
 		require.Equal(t, domain.CredentialActive, unused.State(time.Now()))
 		require.Equal(t, domain.CredentialRemoved, store.got["console ann "+old[:8]+" a"].State(time.Now()))
 		use("new")
