@@ -73,7 +73,7 @@ client_certificates:
 			g.write(t, "crl.pem", g.authority.Revoking(time.Now().Add(time.Hour))),
 		"DOCKET_UPLOAD_TOKENS_FILE="+g.write(t, "upload-tokens", fmt.Appendf(
 			nil, "edge by-token %s partitions=eu expires=%s\nedge by-token %s partitions=eu\n",
-			hash("old"), time.Now().Add(12*time.Second).UTC().Format(time.RFC3339), hash("new"),
+			hash("old"), time.Now().Add(25*time.Second).UTC().Format(time.RFC3339), hash("new"),
 		)),
 		"DOCKET_CONSOLE_TOKENS_FILE="+g.write(t, "console-tokens", []byte("ann viewer "+hash("ann's")+"\n")),
 	)
@@ -158,7 +158,7 @@ func TestCredentialsOfOPA(t *testing.T) {
 		o := g.opa(t, "      bearer: {token_path: "+file+"}\n")
 		first := askAll(t, o, 50)
 		g.arrive(t, "by-token", first)
-		eventually(t, 30*time.Second, func() error { // the old token is over
+		eventually(t, 45*time.Second, func() error { // the old token is over
 			resp := g.uploaded(t, "old", "/logs/eu")
 			if resp != http.StatusUnauthorized {
 				return fmt.Errorf("it is %d", resp)

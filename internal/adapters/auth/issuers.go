@@ -124,9 +124,8 @@ const (
 // Issuers know callers by the JSON web tokens of their issuers, on one listener. An issuer that is away is missed by
 // nobody whose key was known before.
 type Issuers struct {
-	listener string
-	byName   map[string]*issuer
-	good     *otter.Cache[[sha256.Size]byte, goodToken] // by the hash of a token
+	byName map[string]*issuer
+	good   *otter.Cache[[sha256.Size]byte, goodToken] // by the hash of a token
 }
 
 // goodToken is a token that was checked, and whose it is.
@@ -145,8 +144,8 @@ type issuer struct {
 // NewIssuers knows the callers of those issuers that something is granted to on a listener; nil where there are none.
 func NewIssuers(listener string, issuers []Issuer, keys KeySets) *Issuers {
 	out := &Issuers{
-		listener: listener, byName: map[string]*issuer{},
-		good: otter.Must(&otter.Options[[sha256.Size]byte, goodToken]{MaximumSize: maxGood}),
+		byName: map[string]*issuer{},
+		good:   otter.Must(&otter.Options[[sha256.Size]byte, goodToken]{MaximumSize: maxGood}),
 	}
 	for _, i := range issuers {
 		grant := i.on(listener)
