@@ -175,6 +175,7 @@ func (b *browser) eventually(what, expression string) {
 // keys presses keys where the focus is. A key that a script takes for itself types nothing, as with a keyboard.
 func (b *browser) keys(keys ...string) {
 	b.t.Helper()
+	b.eventually("the page's script is there", `document.readyState === "complete"`)
 	for _, k := range keys {
 		press, release := input.DispatchKeyEvent(input.KeyDown).WithKey(k), input.DispatchKeyEvent(input.KeyUp).WithKey(k)
 		if code, special := codes[k]; special {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -307,6 +308,13 @@ func TestConsoleOnPostgreSQL(t *testing.T) {
 	d.serve(t)
 	d.post(t, orders(100)...)
 	d.holds(t, 100)
+	eventually(t, 20*time.Second, func() error { // the overview begins with whether an OPA was heard of
+		var opas struct{ Items []json.RawMessage }
+		if d.getJSON(t, "/api/v1/opas", &opas); len(opas.Items) == 0 {
+			return errors.New("no OPA is listed yet")
+		}
+		return nil
+	})
 	b := newBrowser(t, d)
 	for path, text := range map[string]string{
 		"/": "guests may not delete", "/decisions?q=input.role:guest": "guests may not delete",
