@@ -41,9 +41,6 @@ const (
 // CredentialsKept is how long a credential is listed that is neither used nor in a file.
 const CredentialsKept = 90 * 24 * time.Hour
 
-// MaxCredentials bounds a list of credentials.
-const MaxCredentials = 1000
-
 // State is the credential's at a time.
 func (c Credential) State(now time.Time) CredentialState {
 	switch {

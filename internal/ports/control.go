@@ -37,7 +37,7 @@ type CredentialRecorder interface {
 
 // CredentialReader is the list of credentials as people see it.
 type CredentialReader interface {
-	// Credentials returns those of the scope's tenants, at most domain.MaxCredentials, the last used first and then those
+	// Credentials returns those of the scope's tenants, at most 1,000, the last used first and then those
 	// that were never used. One for all tenants is seen by who has all.
 	Credentials(ctx context.Context, scope domain.Scope) ([]domain.Credential, error)
 }

@@ -63,7 +63,7 @@ type Authorities struct {
 
 	mu       sync.Mutex
 	inForce  *ruling
-	read     [2]stamp
+	read     [2]Stamp
 	looked   time.Time
 	trouble  string
 	outdated rate.Sometimes
@@ -83,12 +83,6 @@ type ruling struct {
 type badChain struct {
 	err   error
 	until time.Time
-}
-
-// stamp tells one content of a file from another.
-type stamp struct {
-	changed time.Time
-	size    int64
 }
 
 const (
@@ -114,18 +108,9 @@ func LoadAuthorities(caFile, crlFile string, logger *slog.Logger) (*Authorities,
 	return a, nil
 }
 
-func (a *Authorities) stamps() (out [2]stamp) {
-	for i, file := range []string{a.caFile, a.crlFile} {
-		if info, err := os.Stat(file); err == nil {
-			out[i] = stamp{info.ModTime(), info.Size()}
-		}
-	}
-	return out
-}
-
 // load reads both files, and keeps what was read before where one is not good.
 func (a *Authorities) load() error {
-	read := a.stamps()
+	read := Stamps(a.caFile, a.crlFile)
 	b, err := os.ReadFile(a.caFile)
 	if err != nil {
 		return err
@@ -221,7 +206,7 @@ func (a *Authorities) current(now time.Time) *ruling {
 		return a.inForce
 	}
 	a.looked = now
-	if a.trouble != "" || a.stamps() != a.read {
+	if a.trouble != "" || Stamps(a.caFile, a.crlFile) != a.read {
 		a.refresh()
 	}
 	if next := a.inForce.next; !next.IsZero() && now.After(next) {

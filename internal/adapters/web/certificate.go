@@ -4,13 +4,13 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/domain"
 )
 
@@ -22,15 +22,9 @@ type Certificate struct {
 
 	mu      sync.Mutex
 	pair    *tls.Certificate
-	read    [2]stamp // of the files, when they were read last
+	read    [2]auth.Stamp // of the files, when they were read last
 	checked time.Time
 	trouble string
-}
-
-// stamp tells one content of a file from another.
-type stamp struct {
-	changed time.Time
-	size    int64
 }
 
 // certificateEvery is how long a renewed certificate may wait for its first handshake, at most.
@@ -71,7 +65,7 @@ func (c *Certificate) current() *tls.Certificate {
 
 // refresh reads the files again where one has changed, and says once what is wrong with them.
 func (c *Certificate) refresh() {
-	if c.trouble == "" && c.stamps() == c.read {
+	if c.trouble == "" && auth.Stamps(c.certFile, c.keyFile) == c.read {
 		return
 	}
 	trouble := ""
@@ -91,18 +85,9 @@ func (c *Certificate) refresh() {
 	c.trouble = trouble
 }
 
-func (c *Certificate) stamps() (out [2]stamp) {
-	for i, file := range []string{c.certFile, c.keyFile} {
-		if info, err := os.Stat(file); err == nil {
-			out[i] = stamp{info.ModTime(), info.Size()}
-		}
-	}
-	return out
-}
-
 // load reads the pair, and keeps the old one where the new one is not good.
 func (c *Certificate) load() error {
-	read := c.stamps()
+	read := auth.Stamps(c.certFile, c.keyFile)
 	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
 	if err != nil {
 		return err
