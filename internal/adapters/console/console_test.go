@@ -510,6 +510,17 @@ func harmless(t *testing.T, path string, w *httptest.ResponseRecorder) {
 	require.Equal(t, 1, scripts, path)
 }
 
+// TestFirstDecision has a denial that is stored before its OPA is listed, and after the statistics were counted.
+func TestFirstDecision(t *testing.T) {
+	b := newBench(t)
+	h := b.pages(admin)
+	shows(t, get(h, "/"), http.StatusOK, "No OPA has sent anything yet")
+	b.save("acme", event("d1", time.Now().Add(-time.Minute)))
+	w := get(h, "/")
+	shows(t, w, http.StatusOK, "not the owner")
+	require.NotContains(t, w.Body.String(), "No OPA has sent anything yet")
+}
+
 // TestCredentialsPage has a token that is used, one that is not, and a viewer, who does not see them.
 func TestCredentialsPage(t *testing.T) {
 	b := newBench(t)

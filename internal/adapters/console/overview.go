@@ -23,14 +23,18 @@ type overview struct {
 	opas    func() ([]domain.OPA, error)
 }
 
-// nothingYet reports that no OPA is known, and nothing was decided in this time.
+// nothingYet reports that no OPA is known, and nothing was decided in this time. What is counted may be a moment old,
+// and an OPA is listed a moment after its first decision: a denial that is found says otherwise.
 func (o *overview) nothingYet() bool {
 	opas, err := o.opas()
 	if err != nil || len(opas) > 0 {
 		return false
 	}
-	c, err := o.chart()
-	return err == nil && c.total == 0
+	if c, err := o.chart(); err != nil || c.total > 0 {
+		return false
+	}
+	page, err := o.denials()
+	return err == nil && len(page.Items) == 0
 }
 
 // denialsShown is how many of the newest denials the first page has.
