@@ -76,7 +76,7 @@ func (l *Connections) Accept() (net.Conn, error) {
 		if l.admit(c) {
 			return c, nil
 		}
-		_ = accepted.Close()
+		// Counted before the other side can know of it: who was closed finds it in the metrics.
 		l.refused.Inc()
 		l.say.Do(func() {
 			l.logger.Error(
@@ -84,6 +84,7 @@ func (l *Connections) Accept() (net.Conn, error) {
 					"open files (ulimit -n, LimitNOFILE), or find out who opens so many", "listener", l.name, "connections", l.limit,
 			)
 		})
+		_ = accepted.Close()
 	}
 }
 
