@@ -1,14 +1,10 @@
 package command
 
 import (
-	"fmt"
-	"math"
 	"reflect"
-	"strconv"
 	"strings"
 
 	"github.com/alecthomas/kong"
-	"github.com/dustin/go-humanize"
 
 	"github.com/docket-project/docket/internal/config"
 )
@@ -50,25 +46,12 @@ func decodeSize(c *kong.DecodeContext, target reflect.Value) error {
 	if err != nil {
 		return err
 	}
-	n, err := humanize.ParseBytes(text)
-	if err != nil || n > math.MaxInt64 {
-		return fmt.Errorf("%q is no size such as 8MiB", text)
+	var size config.Size
+	if err := size.UnmarshalText([]byte(text)); err != nil {
+		return err
 	}
-	target.SetInt(int64(n))
+	target.SetInt(int64(size))
 	return nil
-}
-
-// spellSize is a number of bytes in the largest unit that says it exactly.
-func spellSize(n int64) string {
-	for _, unit := range []struct {
-		bytes int64
-		name  string
-	}{{1 << 30, "GiB"}, {1 << 20, "MiB"}, {1 << 10, "KiB"}} {
-		if n > 0 && n%unit.bytes == 0 {
-			return fmt.Sprintf("%d%s", n/unit.bytes, unit.name)
-		}
-	}
-	return strconv.FormatInt(n, 10)
 }
 
 // decodeSecret reads a secret, which often comes from a file with a new line at its end.

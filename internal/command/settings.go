@@ -44,7 +44,7 @@ var knownSettings = func() map[string]setting {
 // spellFlag is a flag's value as it takes it.
 func spellFlag(flag *kong.Flag) string {
 	if flag.Tag.Type == "size" {
-		return spellSize(flag.Target.Int())
+		return config.Size(flag.Target.Int()).String()
 	}
 	return spell(flag.Target)
 }

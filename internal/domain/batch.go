@@ -34,10 +34,13 @@ const MaxQuarantined = 8 << 20
 
 // Event is one accepted element of an upload.
 type Event struct {
-	// ID identifies the decision; see Identity.
-	ID string
+	// ID identifies the decision, and Named says that it is the event's own decision_id; otherwise it is HashID of Raw.
+	ID    string
+	Named bool
 	// Raw is the element exactly as sent. It aliases the body that ParseBatch read, which nothing writes to again.
 	Raw []byte
+	// Path is the JSON value of "path"; nil without.
+	Path []byte
 }
 
 // Quarantined is one element, or one body, that was quarantined.
@@ -57,6 +60,8 @@ type Batch struct {
 	// Senders are the OPAs that the accepted events name, in order, neighbours of the same OPA together. OPA itself
 	// uploads its own events only; whatever collects for several may mix them.
 	Senders []Sender
+	// Bytes is the body's length, inflated, as far as it was read.
+	Bytes int
 }
 
 // Sender is a run of events with the same labels.
@@ -76,8 +81,9 @@ func ParseBatch(ctx context.Context, r io.Reader, sizeHint int, lim Limits) (Bat
 	if err != nil {
 		return Batch{}, err
 	}
-	body = bytes.TrimPrefix(body, []byte("\xEF\xBB\xBF"))
-	s := splitter{ctx: ctx, lim: lim, body: body, valid: utf8.Valid(body)}
+	s := splitter{ctx: ctx, lim: lim, batch: Batch{Bytes: len(body)}}
+	s.body = bytes.TrimPrefix(body, []byte("\xEF\xBB\xBF"))
+	s.valid = utf8.Valid(s.body)
 	cause := s.split()
 	if err := ctx.Err(); err != nil {
 		return Batch{}, err
@@ -107,7 +113,7 @@ func (s *splitter) detach() {
 		return
 	}
 	for i, e := range s.batch.Events {
-		s.batch.Events[i].Raw = bytes.Clone(e.Raw)
+		s.batch.Events[i].Raw, s.batch.Events[i].Path = bytes.Clone(e.Raw), bytes.Clone(e.Path)
 	}
 	for i, q := range s.batch.Quarantined {
 		s.batch.Quarantined[i].Raw = bytes.Clone(q.Raw)
@@ -183,8 +189,8 @@ type splitter struct {
 	valid bool // the whole body is UTF-8
 	batch Batch
 	seen  int
-	// labels of the element in hand
-	labels []byte
+	// labels and path of the element in hand
+	labels, path []byte
 }
 
 // split returns why the body as a whole has to be quarantined, or "". It stops early once the context is done.
@@ -242,7 +248,7 @@ func behind(rest []byte) Cause {
 
 // element reads one element and returns the identity of an object.
 func (s *splitter) element(d *decoder, kind jsontext.Kind) (id string, err error) {
-	s.labels = nil
+	s.labels, s.path = nil, nil
 	if kind != '{' {
 		_, err := d.ReadValue()
 		return "", err
@@ -264,6 +270,10 @@ func (s *splitter) element(d *decoder, kind jsontext.Kind) (id string, err error
 			id = givenID(v)
 		case isName(name, `"labels"`):
 			if s.labels, err = d.ReadValue(); err != nil {
+				return "", err
+			}
+		case isName(name, `"path"`):
+			if s.path, err = d.ReadValue(); err != nil {
 				return "", err
 			}
 		default:
@@ -289,13 +299,16 @@ func (s *splitter) add(id string, kind jsontext.Kind, raw []byte) {
 		s.quarantine(TooDeep, raw)
 	default:
 		s.seen++
-		if id == "" {
+		named := id != ""
+		if !named {
 			id = spellHash(sha256.Sum256(raw))
 		}
 		if s.batch.Events == nil {
 			s.batch.Events = make([]Event, 0, max(1, min(s.lim.Events, len(s.body)/max(len(raw), 1)+1)))
 		}
-		s.batch.Events = append(s.batch.Events, Event{ID: id, Raw: raw[:len(raw):len(raw)]})
+		s.batch.Events = append(s.batch.Events, Event{
+			ID: id, Named: named, Raw: raw[:len(raw):len(raw)], Path: s.path,
+		})
 		if n := len(s.batch.Senders); n == 0 || !bytes.Equal(s.batch.Senders[n-1].Labels, s.labels) {
 			s.batch.Senders = append(s.batch.Senders, Sender{Labels: s.labels})
 		}

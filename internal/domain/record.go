@@ -114,6 +114,8 @@ type Headers struct {
 	Uploader, RemoteAddress string
 	// Reason stands on quarantined records, and on those that the store in good health did not keep.
 	Reason Cause
+	// Masked says that a policy took something out of the event, or replaced it.
+	Masked bool
 	// TraceParent is docket's own trace (W3C Trace Context), never the application's.
 	TraceParent string
 	// Attempt counts failures that were the row's own, from 1.
@@ -216,6 +218,7 @@ const (
 	headerUploader      = "docket-uploader"
 	headerRemoteAddress = "docket-remote-address"
 	headerReason        = "docket-reason"
+	headerMasked        = "docket-masked"
 	headerTraceParent   = "traceparent"
 	headerAttempt       = "docket-attempt"
 	headerNotBefore     = "docket-not-before"
@@ -257,6 +260,9 @@ func (h Headers) Encode() []Header {
 	text(headerUploader, h.Uploader)
 	text(headerRemoteAddress, h.RemoteAddress)
 	text(headerReason, string(h.Reason))
+	if h.Masked {
+		text(headerMasked, "true")
+	}
 	text(headerTraceParent, h.TraceParent)
 	count(headerAttempt, h.Attempt)
 	instant(headerNotBefore, h.NotBefore)
@@ -294,6 +300,8 @@ func DecodeHeaders(headers []Header) Headers {
 			h.RemoteAddress = p.Value
 		case headerReason:
 			h.Reason = Cause(p.Value)
+		case headerMasked:
+			h.Masked = p.Value == "true"
 		case headerTraceParent:
 			h.TraceParent = p.Value
 		case headerAttempt:

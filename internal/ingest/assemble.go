@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,6 +12,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/policy"
 )
 
 // Assembler turns a body's bytes into records. It is the one way from bytes to records: of uploads, and of quarantined
@@ -18,6 +20,8 @@ import (
 type Assembler struct {
 	Topics domain.Topics
 	Limits domain.Limits
+	// Content is what policies say of events; nil without any.
+	Content *policy.Content
 }
 
 // Body is what records are made of.
@@ -43,6 +47,9 @@ type Receipt struct {
 	Accepted    int
 	Quarantined int
 	Reasons     map[domain.Cause]int
+	// Dropped are events that a policy does not keep, and what could be quarantined only with what masks are to take out.
+	// The latter has its reason.
+	Dropped int
 }
 
 // Assembly is what a body comes to.
@@ -55,6 +62,9 @@ type Assembly struct {
 	Receipt Receipt
 	// Cause is that of the last element or body that was quarantined.
 	Cause domain.Cause
+	// Bytes is the body's length, inflated, and Policies what policies did.
+	Bytes    int
+	Policies policy.Tally
 }
 
 // Records are all of them.
@@ -77,19 +87,37 @@ func (a Assembler) Assemble(ctx context.Context, b Body) (Assembly, error) {
 	if err := b.charge((len(batch.Events) + len(batch.Quarantined)) * recordOverhead); err != nil {
 		return Assembly{}, err
 	}
-	return a.records(b, batch), nil
+	return a.records(ctx, b, batch)
 }
 
 // records makes one record an event, one for everything that was quarantined with bytes of its own, and one for each
-// cause to quarantine the wire bytes.
-func (a Assembler) records(b Body, batch domain.Batch) Assembly {
-	out := Assembly{Senders: batch.Senders, Receipt: Receipt{
-		Accepted: len(batch.Events), Quarantined: len(batch.Quarantined), Reasons: map[domain.Cause]int{},
-	}}
+// cause to quarantine the wire bytes; but for what the policies of the tenant leave out.
+func (a Assembler) records(ctx context.Context, b Body, batch domain.Batch) (Assembly, error) {
+	out := Assembly{
+		Senders: batch.Senders, Bytes: batch.Bytes, Receipt: Receipt{Reasons: map[domain.Cause]int{}},
+	}
+	policies := a.Content.Upload(b.Headers.Owner(), batch.Bytes)
+	if policies != nil {
+		out.Policies = policies.Tally
+	}
 	records := make([]domain.Record, 0, len(batch.Events)+len(batch.Quarantined))
 	for _, e := range batch.Events {
-		records = append(records, domain.Record{Topic: b.Topic, Key: e.ID, Value: e.Raw, Headers: b.Headers})
+		r := domain.Record{Topic: b.Topic, Key: e.ID, Value: e.Raw, Headers: b.Headers}
+		if policies != nil {
+			kept, keep := policies.Event(e)
+			if err := cmp.Or(ctx.Err(), b.chargeCopy(kept)); err != nil {
+				return Assembly{}, err
+			}
+			if !keep {
+				continue
+			}
+			if r.Value, r.Headers.Masked = kept.Raw, kept.Masked || r.Headers.Masked; kept.Masked && !e.Named {
+				r.Key = domain.HashID(kept.Raw) // that of the event as it was would tell what was in it
+			}
+		}
+		records = append(records, r)
 	}
+	accepted := len(records)
 	var whole []domain.Record
 	for _, q := range batch.Quarantined {
 		out.Cause = q.Cause
@@ -99,16 +127,40 @@ func (a Assembler) records(b Body, batch domain.Batch) Assembly {
 		h.Replay, h.ReplayCount = "", 0 // a dead letter of its own, which no job has replayed
 		switch {
 		case q.Raw != nil:
-			r := domain.Record{Topic: a.Topics.DLQ, Key: domain.HashID(q.Raw), Value: q.Raw, Headers: h}
+			kept, keep := policy.Kept{Raw: q.Raw}, true
+			if policies != nil {
+				kept, keep = policies.Quarantined(q.Raw)
+			}
+			if err := b.chargeCopy(kept); err != nil {
+				return Assembly{}, err
+			}
+			if !keep {
+				continue
+			}
+			h.Masked = h.Masked || kept.Masked
+			r := domain.Record{Topic: a.Topics.DLQ, Key: domain.HashID(kept.Raw), Value: kept.Raw, Headers: h}
 			records = append(records, packed(r))
+		case policies != nil && !policies.Body():
+			continue
 		case !hasCause(whole, q.Cause):
 			whole = append(whole, domain.Record{Topic: a.Topics.DLQ, Key: "sha256:" + h.Upload, Value: b.Wire, Headers: h})
 		}
+		out.Receipt.Quarantined++
 	}
-	accepted, elements := len(batch.Events), len(records)
+	elements := len(records)
 	records = append(records, whole...)
 	out.Accepted, out.Elements, out.Whole = records[:accepted], records[accepted:elements], records[elements:]
-	return out
+	out.Receipt.Accepted = accepted
+	out.Receipt.Dropped = len(batch.Events) + len(batch.Quarantined) - accepted - out.Receipt.Quarantined
+	return out, nil
+}
+
+// chargeCopy charges what masks made of an event, beside the event.
+func (b Body) chargeCopy(k policy.Kept) error {
+	if !k.Masked {
+		return nil
+	}
+	return b.charge(len(k.Raw))
 }
 
 // worthPacking is the shortest value that is compressed, in bytes.

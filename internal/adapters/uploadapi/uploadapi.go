@@ -107,6 +107,7 @@ type receipt struct {
 	Accepted    int                  `json:"accepted"`
 	Quarantined int                  `json:"quarantined"`
 	Reasons     map[domain.Cause]int `json:"reasons"`
+	Dropped     int                  `json:"dropped,omitempty"`
 }
 
 // logs takes an upload of decisions.

@@ -1,0 +1,321 @@
+package policy
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// Content is what the policies say of events. It is safe for concurrent use.
+type Content struct {
+	policies []compiled
+	outcome  func(event []byte) domain.Outcome
+	limit    int
+	walks    sync.Pool
+	rules    memory[*rules]
+	events   *prometheus.CounterVec
+}
+
+// compiled is a policy that says something of events.
+type compiled struct {
+	Policy
+	tenants, paths patterns
+}
+
+// NewContent compiles policies, which Validate has passed. outcome tells how an event ended, and limit is the longest
+// event that the log takes, in bytes. It is nil where no policy says anything of events. reg may be nil in tests.
+func NewContent(
+	policies []Policy, key Key, outcome func(event []byte) domain.Outcome, limit int, reg prometheus.Registerer,
+) *Content {
+	c := &Content{outcome: outcome, limit: limit}
+	for _, p := range policies {
+		if len(p.Masks)+len(p.Samples) > 0 {
+			c.policies = append(c.policies, compiled{p, patternsOf(p.Tenants), patternsOf(p.Paths)})
+		}
+	}
+	if len(c.policies) == 0 {
+		return nil
+	}
+	c.walks.New = func() any { return newWalk(key) }
+	c.events = promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
+		Name: "docket_policy_events_total",
+		Help: "Events of acknowledged uploads that a policy changed (masked; coarsened, where its masks hit too often) or " +
+			"left out (dropped by keep: 0, sampled_out).",
+	}, []string{"policy", "action"})
+	for _, p := range c.policies {
+		for _, action := range actions {
+			c.events.WithLabelValues(p.Name, string(action))
+		}
+	}
+	return c
+}
+
+// Action is what a policy did with an event. It is a metric label.
+type Action string
+
+// The actions. Coarsened is Masked, but more is left out than the masks name; see treesOf.
+const (
+	Masked     Action = "masked"
+	Coarsened  Action = "coarsened"
+	Dropped    Action = "dropped"
+	SampledOut Action = "sampled_out"
+)
+
+var actions = []Action{Masked, Coarsened, Dropped, SampledOut}
+
+// Tally counts what policies did. It is added to the metrics once what it is about is durable.
+type Tally map[Done]int
+
+// Done is what a policy did.
+type Done struct {
+	Policy string
+	Action Action
+}
+
+// Count adds a tally to the metrics.
+func (c *Content) Count(t Tally) {
+	for done, n := range t {
+		c.events.WithLabelValues(done.Policy, string(done.Action)).Add(float64(n))
+	}
+}
+
+// Upload begins what is made of an upload of a tenant, of so many bytes inflated; nil where its policies say nothing,
+// also where c is.
+func (c *Content) Upload(tenant string, length int) *Upload {
+	if c == nil {
+		return nil
+	}
+	r := c.rulesOf(tenant)
+	if r == nil {
+		return nil
+	}
+	return &Upload{rules: r, may: Grows * length, Tally: Tally{}}
+}
+
+// Grows is by how many times its length an upload may grow by masks.
+const Grows = 2
+
+// Masks reports whether any policy masks anything.
+func (c *Content) Masks() bool {
+	return c != nil && slices.ContainsFunc(c.policies, func(p compiled) bool { return len(p.Masks) > 0 })
+}
+
+func (c *Content) rulesOf(tenant string) *rules {
+	return c.rules.get(tenant, func() *rules {
+		r := &rules{content: c, tenant: tenant}
+		for _, p := range c.policies {
+			if p.tenants.match(tenant) {
+				r.policies = append(r.policies, p)
+			}
+		}
+		if len(r.policies) == 0 {
+			return nil
+		}
+		r.any = r.planOf(func(compiled) bool { return true })
+		return r
+	})
+}
+
+// rules are those of one tenant.
+type rules struct {
+	content  *Content
+	tenant   string
+	policies []compiled
+	any      *plan // of all policies, whatever their paths
+	plans    memory[*plan]
+}
+
+// plan is what is done with the events of one path.
+type plan struct {
+	trees   []*tree
+	masks   []string // names of the policies that have some
+	samples []sample
+}
+
+type sample struct {
+	policy   string
+	outcomes []domain.Outcome
+	keep     float64
+}
+
+func (r *rules) planOf(on func(compiled) bool) *plan {
+	p := &plan{}
+	var masks []Mask
+	for _, from := range r.policies {
+		if !on(from) {
+			continue
+		}
+		if len(from.Masks) > 0 {
+			masks = append(masks, from.Masks...)
+			p.masks = append(p.masks, from.Name)
+		}
+		for _, s := range from.Samples {
+			p.samples = append(p.samples, sample{from.Name, s.Outcomes, *s.Keep})
+		}
+	}
+	p.trees = treesOf(masks)
+	return p
+}
+
+// of is the plan for the value of an event's path.
+func (r *rules) of(path []byte) *plan {
+	text, _ := domain.TextOf(jsontext.Value(path))
+	text = strings.TrimLeft(text, "/") // as the column has it
+	return r.plans.get(text, func() *plan {
+		return r.planOf(func(p compiled) bool { return p.paths.match(text) })
+	})
+}
+
+// Kept is what is kept of an event.
+type Kept struct {
+	// Raw is the event, with less in it where Masked: then it is a copy.
+	Raw    []byte
+	Masked bool
+}
+
+// Upload is what the policies of a tenant make of one upload. It is for one goroutine.
+type Upload struct {
+	rules *rules
+	// may is how many bytes more its events may become by their masks. Beyond that they are masked coarsely: memory is
+	// bounded, and an upload must not be refused for what is in it.
+	may   int
+	Tally Tally
+}
+
+// Event is what is kept of an event, and whether anything is.
+func (u *Upload) Event(e domain.Event) (kept Kept, keep bool) {
+	p := u.rules.of(e.Path)
+	if s := p.sampleOf(u.rules.content, e); s != nil {
+		action := SampledOut
+		if s.keep == 0 {
+			action = Dropped
+		}
+		u.Tally[Done{s.policy, action}]++
+		return kept, false
+	}
+	return u.mask(p, e.Raw)
+}
+
+// Quarantined is what is kept of an element that docket cannot accept, and whether anything is. Whatever its path says,
+// every mask of the tenant counts: the element is not one that docket understands.
+func (u *Upload) Quarantined(raw []byte) (kept Kept, keep bool) { return u.mask(u.rules.any, raw) }
+
+// Body reports whether a whole body is kept that docket could not read to its end: masks cannot be applied to it.
+func (u *Upload) Body() bool {
+	if len(u.rules.any.trees) == 0 {
+		return true
+	}
+	u.count(u.rules.any, Dropped)
+	return false
+}
+
+// mask masks an event, or drops what cannot be masked.
+func (u *Upload) mask(p *plan, raw []byte) (kept Kept, keep bool) {
+	masked, level := u.rules.mask(p, raw, u.may < 0)
+	switch level {
+	case untouched:
+		return Kept{Raw: raw}, true
+	case unreadable:
+		u.count(p, Dropped)
+		return kept, false
+	case fine:
+		u.count(p, Masked)
+	default:
+		u.count(p, Coarsened)
+	}
+	u.may -= len(masked) - len(raw)
+	return Kept{Raw: masked, Masked: true}, true
+}
+
+func (u *Upload) count(p *plan, a Action) {
+	for _, name := range p.masks {
+		u.Tally[Done{name, a}]++
+	}
+}
+
+// How much of an event masks took: the index of the tree, or one of these.
+const (
+	unreadable = -2
+	untouched  = -1
+	fine       = 0
+)
+
+// mask is a copy of an event without what the masks name, or, coarsely, without what is around it.
+func (r *rules) mask(p *plan, raw []byte, coarsely bool) (masked []byte, level int) {
+	if len(p.trees) == 0 {
+		return nil, untouched
+	}
+	w := r.content.walks.Get().(*walk)
+	defer r.content.walks.Put(w)
+	for level, t := range p.trees {
+		if level == fine && coarsely {
+			continue
+		}
+		hit, err := w.mask(t, r.tenant, raw, r.content.limit)
+		switch {
+		case err == errTooMuch:
+			continue
+		case err != nil:
+			return nil, unreadable
+		case !hit:
+			return nil, untouched
+		}
+		return bytes.Clone(w.out), level
+	}
+	return nil, unreadable
+}
+
+// sampleOf is the sample that an event is left out by, or nil. The first that is for the event's outcome decides.
+func (p *plan) sampleOf(c *Content, e domain.Event) *sample {
+	if len(p.samples) == 0 {
+		return nil
+	}
+	outcome := c.outcome(e.Raw)
+	for i := range p.samples {
+		s := &p.samples[i]
+		if !slices.Contains(s.outcomes, outcome) {
+			continue
+		}
+		sum := sha256.Sum256([]byte(e.ID)) // the same for every delivery
+		if float64(binary.BigEndian.Uint64(sum[:]))/math.MaxUint64 >= s.keep {
+			return s
+		}
+		return nil
+	}
+	return nil
+}
+
+// memory keeps what was made for a text: tenants and paths are few, unless somebody makes them up.
+type memory[T any] struct {
+	mu   sync.RWMutex
+	made map[string]T
+}
+
+const maxMemory = 1000
+
+func (m *memory[T]) get(key string, build func() T) T {
+	m.mu.RLock()
+	one, ok := m.made[key]
+	m.mu.RUnlock()
+	if ok {
+		return one
+	}
+	one = build()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.made) >= maxMemory || m.made == nil {
+		m.made = map[string]T{}
+	}
+	m.made[strings.Clone(key)] = one
+	return one
+}
