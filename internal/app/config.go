@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/docket-project/docket/internal/adapters/auth"
@@ -15,6 +16,7 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ingest"
 	"github.com/docket-project/docket/internal/parking"
+	"github.com/docket-project/docket/internal/policy"
 	"github.com/docket-project/docket/internal/retention"
 	"github.com/docket-project/docket/internal/saver"
 	"github.com/docket-project/docket/internal/status"
@@ -43,6 +45,8 @@ type Config struct {
 	SearchDatabaseURL config.Secret `help:"The same database as searches are to connect to it: with a role that can only read. As database_url unless set." env:"DOCKET_SEARCH_DATABASE_URL"`
 
 	StoreEvents string `help:"How the store keeps events: compact, or json, which SQL can look into and which takes twice the room. Rows of both kinds are read alike." env:"DOCKET_STORE_EVENTS"`
+
+	MaskKeysFile string `help:"Keys that the masks of policies hash with, a line each: version and at least 32 bytes in hexadecimal (docs/policies.md). The last one is used." env:"DOCKET_MASK_KEYS_FILE" type:"path"`
 
 	LogLevel  string `help:"debug, info, warn or error." env:"DOCKET_LOG_LEVEL"`
 	LogFormat string `help:"text or json." env:"DOCKET_LOG_FORMAT"`
@@ -83,6 +87,8 @@ type Sections struct {
 	// Issuers are those whose JSON web tokens are taken, and ClientCertificates those that TLSClientCAFile has signed.
 	Issuers            []auth.Issuer            `yaml:"issuers,omitempty"`
 	ClientCertificates []auth.ClientCertificate `yaml:"client_certificates,omitempty"`
+	// Policies say how much may be uploaded, and what of it is kept.
+	Policies []policy.Policy `yaml:"policies,omitempty"`
 }
 
 // DefaultConfig is that of `docket serve` without a word.
@@ -104,6 +110,7 @@ func (c *Config) Validate(role status.Role) error {
 		c.validateListeners(role),
 		auth.ValidateIssuers(c.Sections.Issuers),
 		auth.ValidateCertificates(c.Sections.ClientCertificates),
+		policy.Validate(c.Sections.Policies, c.MaskKeysFile),
 		c.Ingest.Validate(),
 		c.Upload.Validate(),
 		c.Console.Validate(),
@@ -115,12 +122,15 @@ func (c *Config) Validate(role status.Role) error {
 		config.OneOf("log_level", c.LogLevel, "debug", "info", "warn", "error"),
 		config.OneOf("log_format", c.LogFormat, "text", "json"),
 	}
-	if c.Upload.MaxInFlightBytes < int64(c.Ingest.MaxInflatedBytes)+c.Upload.MaxWireBytes {
+	masks := slices.ContainsFunc(c.Sections.Policies, func(p policy.Policy) bool { return len(p.Masks) > 0 })
+	needs := c.Upload.MaxWireBytes + int64(ingest.Largest(c.Ingest.Limits(), masks))
+	if c.Upload.MaxInFlightBytes < needs {
 		errs = append(
 			errs,
 			fmt.Errorf(
-				"max_in_flight_bytes %d has to be at least max_inflated_bytes + max_wire_bytes, or no large upload is ever taken",
-				c.Upload.MaxInFlightBytes,
+				"max_in_flight_bytes %d has to be at least %d, or the largest upload is never taken: max_wire_bytes, "+
+					"max_inflated_bytes (3.25 times, where policies mask, which makes copies) and 512 bytes for each of max_events",
+				c.Upload.MaxInFlightBytes, needs,
 			),
 		)
 	}

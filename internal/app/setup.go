@@ -23,6 +23,7 @@ import (
 	"github.com/docket-project/docket/internal/job"
 	"github.com/docket-project/docket/internal/operate"
 	"github.com/docket-project/docket/internal/parking"
+	"github.com/docket-project/docket/internal/policy"
 	"github.com/docket-project/docket/internal/ports"
 	"github.com/docket-project/docket/internal/reproject"
 	"github.com/docket-project/docket/internal/saver"
@@ -48,6 +49,10 @@ func (a *App) setup(ctx context.Context) error {
 	}
 	a.onStop("telemetry", tracing.shutdown)
 	projector, err := Projector(a.cfg)
+	if err != nil {
+		return err
+	}
+	assembler, err := a.assembler(projector)
 	if err != nil {
 		return err
 	}
@@ -87,7 +92,7 @@ func (a *App) setup(ctx context.Context) error {
 		a.run("dictionaries", dictionary.New(back.Decisions, a.name, a.logger).Run)
 	}
 	if a.role.Is(status.Parking) {
-		a.deadLetters(back, log, projector)
+		a.deadLetters(back, log, projector, assembler)
 	}
 	if a.role.Is(status.Parking) || a.role.Is(status.Console) {
 		a.run("count of dead letters", func(ctx context.Context) { sampler.CountDead(ctx, back.Control.CountDeadLetters) })
@@ -108,10 +113,14 @@ func (a *App) setup(ctx context.Context) error {
 	if a.role.Is(status.Ingest) {
 		inventory := ingest.NewInventory(back.Control, a.logger)
 		a.run("OPA inventory", inventory.Run)
+		quotas := policy.NewQuotas(a.cfg.Sections.Policies, a.reg)
+		a.run("processes that share quotas", func(ctx context.Context) {
+			quotas.Run(ctx, func(ctx context.Context) (int, error) { return uploading(ctx, back.Control) })
+		})
 		a.upload.server.Handler = uploadapi.New(uploadapi.Parts{
 			Config: a.cfg.Upload, Who: who.upload, Inventory: inventory, Traces: tracing.provider,
 			Ingest: ingest.New(
-				a.assembler(), a.cfg.Ingest.PublishTimeout, back.uploads(log), inventory, a.reg,
+				assembler, a.cfg.Ingest.PublishTimeout, back.uploads(log), inventory, quotas, a.reg,
 			),
 			Door: a.upload.door,
 		}, a.reg)
@@ -191,8 +200,31 @@ func (a *App) stages() []trail.Stage {
 	}
 }
 
-func (a *App) assembler() ingest.Assembler {
-	return ingest.Assembler{Topics: a.topics, Limits: a.cfg.Ingest.Limits()}
+// assembler makes records of bodies, as the policies have it.
+func (a *App) assembler(p *domain.Projector) (ingest.Assembler, error) {
+	content, err := Content(a.cfg, p, a.reg)
+	return ingest.Assembler{Topics: a.topics, Limits: a.cfg.Ingest.Limits(), Content: content}, err
+}
+
+// Content is what a configuration's policies say of events; nil where they say nothing. reg may be nil.
+func Content(cfg Config, p *domain.Projector, reg prometheus.Registerer) (*policy.Content, error) {
+	key, err := policy.LoadKey(cfg.MaskKeysFile)
+	if err != nil {
+		return nil, err
+	}
+	outcome := func(event []byte) domain.Outcome { return p.Project(domain.Record{Value: event}).Outcome }
+	return policy.NewContent(cfg.Sections.Policies, key, outcome, cfg.Ingest.MaxEventBytes, reg), nil
+}
+
+// uploading counts the processes that live and take uploads.
+func uploading(ctx context.Context, store ports.Processes) (n int, err error) {
+	all, err := store.Processes(ctx)
+	for _, p := range all {
+		if p.Live() && status.Role(p.Role).Is(status.Ingest) {
+			n++
+		}
+	}
+	return n, err
 }
 
 // store is what stands in front of the store in a process that has one.
@@ -302,7 +334,7 @@ func (a *App) subscription(group string, topics ...string) ports.Subscription {
 }
 
 // deadLetters starts what the parking role does about them: the index, and the operators' jobs.
-func (a *App) deadLetters(back backends, log ports.Log, p *domain.Projector) {
+func (a *App) deadLetters(back backends, log ports.Log, p *domain.Projector, assembler ingest.Assembler) {
 	logger := a.logger.With("role", status.Parking)
 	index := &deadletter.Index{Store: back.Control, Log: log, Projector: p, Topics: a.topics, Logger: logger}
 	a.consume(
@@ -311,7 +343,7 @@ func (a *App) deadLetters(back backends, log ports.Log, p *domain.Projector) {
 	a.run("index of dead letters", index.Tend)
 	jobs := &deadletter.Jobs{
 		Letters: back.Control, Log: log, Index: index, Topics: a.topics, DryRun: sink.NewDryRun(back.Decisions, p).Save,
-		Assembler: a.assembler(),
+		Assembler: assembler,
 	}
 	runner := job.New(back.Control, a.name, logger)
 	jobs.Register(runner)

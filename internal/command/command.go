@@ -57,6 +57,7 @@ type commandLine struct {
 
 	Reproject cli.Reproject   `cmd:"" help:"Compute the columns of stored decisions anew, after mappings have changed. Without --yes, only report."`
 	Mapping   mappingCommands `cmd:"" help:"Try out mappings: which part of an event means what."`
+	Policy    policyCommands  `cmd:"" help:"Try out policies: what is kept of an event."`
 	Log       logCommands     `cmd:"" help:"Repair the durable log, or read it again."`
 
 	Backup    backupCommand     `cmd:"" help:"Copy the embedded log and store to a directory, also while docket runs."`
@@ -320,11 +321,11 @@ func (c *configCommand) Run(kctx *kong.Context, out cli.Out) error {
 		}
 		fmt.Fprintf(out.Stdout, "%s: %s\n", keyOf(flag.Name), b)
 	}
-	if s := c.Sections; len(s.Mappings)+len(s.Issuers)+len(s.ClientCertificates) > 0 {
-		b, err := yaml.Marshal(c.Sections)
-		if err != nil {
-			return err
-		}
+	b, err := yaml.Marshal(c.Sections)
+	if err != nil {
+		return err
+	}
+	if string(b) != "{}\n" {
 		fmt.Fprintf(out.Stdout, "%s", b)
 	}
 	return c.Validate(status.Serve)

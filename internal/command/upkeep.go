@@ -5,6 +5,8 @@ import (
 
 	"github.com/docket-project/docket/internal/adapters/cli"
 	"github.com/docket-project/docket/internal/app"
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/policy"
 )
 
 // migrateCommand is `docket migrate`.
@@ -78,6 +80,32 @@ type acceptLossCommand struct {
 // Run repairs the log that the settings name.
 func (c *acceptLossCommand) Run(ctx context.Context, out cli.Out) error {
 	return app.AcceptLoss(ctx, c.Config, newLogger(out.Stderr, c.Config), c.Yes, out.Stdout)
+}
+
+// policyCommands are `docket policy …`.
+type policyCommands struct {
+	Test policyTestCommand `cmd:"" help:"Tell what is kept of events with the policies of the configuration: what they mask, and what they leave out."`
+}
+
+type policyTestCommand struct {
+	settings
+	cli.PolicyTest `embed:""`
+}
+
+// Run applies the policies to the events of files.
+func (c *policyTestCommand) Run(out cli.Out) error {
+	p, err := app.Projector(c.Config)
+	if err != nil {
+		return err
+	}
+	if err := policy.Validate(c.Sections.Policies, c.MaskKeysFile); err != nil {
+		return domain.Errorf(domain.Misconfigured, "%w", err)
+	}
+	content, err := app.Content(c.Config, p, nil)
+	if err != nil {
+		return err
+	}
+	return c.Test(out, content, c.Ingest.Limits())
 }
 
 // mappingCommands are `docket mapping …`.

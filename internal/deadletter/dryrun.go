@@ -96,7 +96,7 @@ func (w *work) tryBlock(letters []domain.DeadLetter, report *domain.DryRunReport
 			}
 			report.Bodies++
 			report.Events += again.Receipt.Accepted
-			if again.Receipt.Quarantined > 0 {
+			if len(again.Receipt.Reasons) > 0 {
 				report.Broken++
 				report.Fail(domain.RejectionOf(domain.Errorf(domain.Invalid, "%s", again.Cause), l.Tenant, l.Path), l.ID)
 			}

@@ -196,12 +196,12 @@ func (w *work) send(b fetched) (step domain.LetterStep, goOn bool, err error) {
 }
 
 // readable reports that nothing else is left of bytes that were parsed anew: what is quarantined again of a whole
-// upload becomes a dead letter of its own.
+// upload becomes a dead letter of its own. What a policy leaves out was read.
 func readable(l domain.DeadLetter, again ingest.Assembly) bool {
 	if l.Whole {
-		return len(again.Whole) == 0
+		return !again.Broken
 	}
-	return len(again.Accepted) == 1
+	return len(again.Receipt.Reasons) == 0
 }
 
 // outbox publishes what a step sends in portions: a quarantined upload may be as large as what the log takes at once.
@@ -262,7 +262,7 @@ func (w *work) reparse(l domain.DeadLetter, r domain.Record) (ingest.Assembly, e
 		Headers: domain.Headers{
 			Tenant: r.Headers.Tenant, OPAPartition: r.Headers.OPAPartition, ReceivedAt: r.Headers.ReceivedAt,
 			Upload: r.Headers.Upload, TraceParent: r.Headers.TraceParent, Origin: moved.Origin, LoggedAt: moved.LoggedAt,
-			Uploader: r.Headers.Uploader, RemoteAddress: r.Headers.RemoteAddress,
+			Uploader: r.Headers.Uploader, RemoteAddress: r.Headers.RemoteAddress, Masked: r.Headers.Masked,
 			Replay: w.Job.ID, ReplayCount: r.Headers.ReplayCount + 1,
 		},
 	}

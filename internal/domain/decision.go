@@ -39,6 +39,9 @@ type Decision struct {
 	// LoggedAt is when the log took the decision in its first home. Where it belongs goes by that, so that every delivery
 	// of it ends in one place, whatever the clocks of the processes say. It is not kept.
 	LoggedAt time.Time `json:"-"`
+	// Redacted says that a policy masked the event, so that another delivery of it may have other bytes: a rule or a key
+	// has changed since. It is not kept.
+	Redacted bool `json:"-"`
 	// What people search by, each at most 512 bytes.
 	Path        string
 	Outcome     Outcome

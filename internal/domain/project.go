@@ -53,6 +53,7 @@ func (p *Projector) project(rec Record, explain bool) (d Decision, rule Rule) {
 		Tenant:     rec.Headers.Owner(),
 		ReceivedAt: rec.received().UTC().Truncate(time.Microsecond),
 		LoggedAt:   rec.FirstLogged(),
+		Redacted:   rec.Headers.Masked,
 		Event:      rec.Value,
 		SHA256:     sha256.Sum256(rec.Value),
 	}

@@ -60,8 +60,10 @@ type Assembly struct {
 	// Senders are the OPAs that the accepted events name; see domain.Batch.
 	Senders []domain.Sender
 	Receipt Receipt
-	// Cause is that of the last element or body that was quarantined.
-	Cause domain.Cause
+	// Cause is that of the last element or body that was quarantined, or would have been, and Broken says that it was, or
+	// would have been, the body.
+	Cause  domain.Cause
+	Broken bool
 	// Bytes is the body's length, inflated, and Policies what policies did.
 	Bytes    int
 	Policies policy.Tally
@@ -120,7 +122,7 @@ func (a Assembler) records(ctx context.Context, b Body, batch domain.Batch) (Ass
 	accepted := len(records)
 	var whole []domain.Record
 	for _, q := range batch.Quarantined {
-		out.Cause = q.Cause
+		out.Cause, out.Broken = q.Cause, out.Broken || q.Raw == nil
 		out.Receipt.Reasons[q.Cause]++
 		h := b.Headers
 		h.Reason, h.ErrorClass = q.Cause, domain.Invalid

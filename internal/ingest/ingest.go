@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/policy"
 	"github.com/docket-project/docket/internal/ports"
 )
 
@@ -23,28 +24,45 @@ type Service struct {
 	publishTimeout time.Duration
 	log            ports.Publisher
 	inventory      *Inventory
+	quotas         *policy.Quotas
 	events         *prometheus.CounterVec
 }
 
 // New makes a Service. publishTimeout bounds Accept: splitting a body and waiting for the log. reg may be nil in tests.
 func New(
-	a Assembler, publishTimeout time.Duration, log ports.Publisher, inventory *Inventory, reg prometheus.Registerer,
+	a Assembler, publishTimeout time.Duration, log ports.Publisher, inventory *Inventory, quotas *policy.Quotas,
+	reg prometheus.Registerer,
 ) *Service {
-	s := &Service{assembler: a, publishTimeout: publishTimeout, log: log, inventory: inventory}
+	s := &Service{assembler: a, publishTimeout: publishTimeout, log: log, inventory: inventory, quotas: quotas}
 	s.events = promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
 		Name: "docket_ingest_events_total",
-		Help: "Events of acknowledged uploads, by whether they were accepted or quarantined.",
+		Help: "Events of acknowledged uploads, by whether they were accepted, quarantined or, by a policy, dropped.",
 	}, []string{"result"})
-	for _, result := range []string{"accepted", "quarantined"} {
+	for _, result := range []string{"accepted", "quarantined", "dropped"} {
 		s.events.WithLabelValues(result)
 	}
 	return s
 }
 
-// LargestUpload is the most that an upload may charge beyond its wire bytes: those that it inflates to, and what its
-// records weigh beside their events.
+// LargestUpload is the most that an upload may charge beyond its wire bytes.
 func (s *Service) LargestUpload() int {
-	return s.assembler.Limits.Inflated + s.assembler.Limits.Events*recordOverhead
+	return Largest(s.assembler.Limits, s.assembler.Content.Masks())
+}
+
+// Largest is the most that an upload may charge beyond its wire bytes: those that it inflates to, what masks make of
+// them, where there are any, and what its records weigh beside their events.
+func Largest(l domain.Limits, masks bool) int {
+	n := l.Inflated + l.Events*recordOverhead
+	if masks {
+		n += policy.Largest(l.Inflated, l.Events)
+	}
+	return n
+}
+
+// Admit lets an upload in, or a report of an OPA's status, before its body is read. Whoever is let in has to call Done.
+// Its error is a *policy.Exceeded.
+func (s *Service) Admit(c domain.Caller, report bool) (policy.Admission, error) {
+	return s.quotas.Admit(c, report)
 }
 
 // Upload is one request to /logs.
@@ -58,6 +76,8 @@ type Upload struct {
 	Gzipped bool
 	// Charge asks for memory beyond that of Wire; its error refuses the upload.
 	Charge func(bytes int) error
+	// Admission is what let the upload in.
+	Admission policy.Admission
 	// Version is the OPA's, from its user agent, where its events do not say.
 	Version    string
 	ReceivedAt time.Time
@@ -100,6 +120,9 @@ func (s *Service) Accept(ctx context.Context, u Upload) (Receipt, error) {
 	}
 	s.events.WithLabelValues("accepted").Add(float64(a.Receipt.Accepted))
 	s.events.WithLabelValues("quarantined").Add(float64(a.Receipt.Quarantined))
+	s.events.WithLabelValues("dropped").Add(float64(a.Receipt.Dropped))
+	s.assembler.Content.Count(a.Policies)
+	u.Admission.Took(a.Receipt.Accepted+a.Receipt.Quarantined+a.Receipt.Dropped, a.Bytes)
 	s.inventory.saw(u, a)
 	return a.Receipt, nil
 }

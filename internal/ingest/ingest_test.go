@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/policy"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -45,7 +46,8 @@ func newService(p publisher) (*Service, *Inventory, *recorder) {
 	store := &recorder{}
 	inventory := NewInventory(store, slog.New(slog.DiscardHandler))
 	return New(
-		Assembler{Topics: topics, Limits: domain.DefaultLimits}, Default().PublishTimeout, p, inventory, nil,
+		Assembler{Topics: topics, Limits: domain.DefaultLimits}, Default().PublishTimeout, p, inventory,
+		policy.NewQuotas(nil, nil), nil,
 	), inventory, store
 }
 

@@ -73,9 +73,9 @@ func (t *tree) add(steps []string, a act, text string) {
 // A finer mask may hit so often, or make so much of so little, that an event would not fit the log: whoever writes the
 // input decides how often. Then what is around the values goes as a whole, so that the decision itself is kept.
 const (
-	maxHits    = 500
-	fineTimes  = 3
-	fineGrowth = 4 << 10
+	maxHits   = 500
+	maxTimes  = 3
+	maxGrowth = 4 << 10
 )
 
 // treesOf are masks as they are meant, with everything removed from their first * on, and with the members of the event
@@ -84,9 +84,10 @@ func treesOf(masks []Mask) []*tree {
 	if len(masks) == 0 {
 		return nil
 	}
-	fine := &tree{bounded: true, times: fineTimes, growth: fineGrowth}
-	coarse := &tree{bounded: true, growth: fineGrowth}
-	whole := &tree{times: fineTimes, growth: fineGrowth}
+	trees := []*tree{
+		fine: {bounded: true, times: maxTimes, growth: maxGrowth}, coarse: {bounded: true, growth: maxGrowth},
+		whole: {times: maxTimes, growth: maxGrowth},
+	}
 	for _, m := range masks {
 		steps := domain.Steps(m.pointer())
 		a := removes
@@ -100,14 +101,14 @@ func treesOf(masks []Mask) []*tree {
 		if text == "" {
 			text = DefaultText
 		}
-		fine.add(steps, a, text)
+		trees[fine].add(steps, a, text)
 		if star := slices.Index(steps, "*"); star >= 0 {
 			steps = steps[:star]
 		}
-		coarse.add(steps, removes, "")
-		whole.add(steps[:1], removes, "")
+		trees[coarse].add(steps, removes, "")
+		trees[whole].add(steps[:1], removes, "")
 	}
-	return []*tree{fine, coarse, whole}
+	return trees
 }
 
 // walk masks one event after another. It is for one goroutine.

@@ -171,7 +171,7 @@ func TestMasksThatHitTooOften(t *testing.T) {
 			require.True(t, keep)
 			out += len(kept.Raw)
 		}
-		require.Less(t, out, (1+Grows)*50*len(raw)+200)
+		require.Less(t, out, Largest(50*len(raw), 50))
 		require.NotZero(t, u.Tally[Done{"test", Masked}])
 		require.NotZero(t, u.Tally[Done{"test", Coarsened}])
 	})

@@ -99,11 +99,14 @@ func (c *Content) Upload(tenant string, length int) *Upload {
 	if r == nil {
 		return nil
 	}
-	return &Upload{rules: r, may: Grows * length, Tally: Tally{}}
+	return &Upload{rules: r, length: length, may: length, Tally: Tally{}}
 }
 
-// Grows is by how many times its length an upload may grow by masks.
-const Grows = 2
+// Largest is the most that masks may make of an upload of so many bytes and events.
+func Largest(bytes, events int) int { return 2*bytes + bytes/4 + events*told }
+
+// told is about what an event takes that tells of one thing that was removed, in bytes.
+const told = 64
 
 // Masks reports whether any policy masks anything.
 func (c *Content) Masks() bool {
@@ -186,10 +189,10 @@ type Kept struct {
 // Upload is what the policies of a tenant make of one upload. It is for one goroutine.
 type Upload struct {
 	rules *rules
-	// may is how many bytes more its events may become by their masks. Beyond that they are masked coarsely: memory is
-	// bounded, and an upload must not be refused for what is in it.
-	may   int
-	Tally Tally
+	// may is by how many bytes its events may grow by their masks. Beyond that they are masked coarsely, and beyond a
+	// quarter more only by what is whole: memory is bounded, and an upload must not be refused for what is in it.
+	length, may int
+	Tally       Tally
 }
 
 // Event is what is kept of an event, and whether anything is.
@@ -221,7 +224,14 @@ func (u *Upload) Body() bool {
 
 // mask masks an event, or drops what cannot be masked.
 func (u *Upload) mask(p *plan, raw []byte) (kept Kept, keep bool) {
-	masked, level := u.rules.mask(p, raw, u.may < 0)
+	from := fine
+	if u.may < 0 {
+		from = coarse
+	}
+	if u.may < -u.length/4 {
+		from = whole
+	}
+	masked, level := u.rules.mask(p, raw, from)
 	switch level {
 	case untouched:
 		return Kept{Raw: raw}, true
@@ -248,20 +258,19 @@ const (
 	unreadable = -2
 	untouched  = -1
 	fine       = 0
+	coarse     = 1
+	whole      = 2
 )
 
-// mask is a copy of an event without what the masks name, or, coarsely, without what is around it.
-func (r *rules) mask(p *plan, raw []byte, coarsely bool) (masked []byte, level int) {
+// mask is a copy of an event without what the masks name, or without what is around it, from a level on.
+func (r *rules) mask(p *plan, raw []byte, from int) (masked []byte, level int) {
 	if len(p.trees) == 0 {
 		return nil, untouched
 	}
 	w := r.content.walks.Get().(*walk)
 	defer r.content.walks.Put(w)
-	for level, t := range p.trees {
-		if level == fine && coarsely {
-			continue
-		}
-		hit, err := w.mask(t, r.tenant, raw, r.content.limit)
+	for level := from; level < len(p.trees); level++ {
+		hit, err := w.mask(p.trees[level], r.tenant, raw, r.content.limit)
 		switch {
 		case err == errTooMuch:
 			continue

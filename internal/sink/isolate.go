@@ -128,6 +128,9 @@ func (s *isolation) take(p piece, statuses []domain.SaveStatus) {
 	for i, status := range statuses {
 		v := p.verdicts[i]
 		again := v.Status == domain.Skipped
+		if status == domain.Conflicting && p.rows[i].Redacted {
+			status = domain.Duplicate // a masked row says nothing about what was sent before
+		}
 		v.Status = status
 		switch {
 		case status != domain.Skipped:

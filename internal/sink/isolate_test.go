@@ -19,6 +19,7 @@ type picky struct {
 	bad             func(n int) bool
 	skipped         map[int]int // how often a row is still skipped in silence
 	leaves          int         // calls until it is away; zero stays
+	taken           bool        // every key is, by other bytes
 	attempts, asked int
 }
 
@@ -36,7 +37,10 @@ func (p *picky) SaveBatch(_ context.Context, rows []domain.Decision) ([]domain.S
 		if p.away() || p.bad(n) { // while it goes away it rejects rows without reason
 			return nil, &domain.Error{Class: domain.Unknown, Text: "refused"}
 		}
-		if statuses[i] = domain.Saved; p.skipped[n] > 0 {
+		if statuses[i] = domain.Saved; p.taken {
+			statuses[i] = domain.Conflicting
+		}
+		if p.skipped[n] > 0 {
 			statuses[i] = domain.Skipped
 			p.skipped[n]--
 		}
@@ -150,4 +154,14 @@ func TestNobodyIsRejectedForAStoreThatGoesAway(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestMaskedRowsDoNotConflict: a rule or a key that changed between two deliveries makes other bytes.
+func TestMaskedRowsDoNotConflict(t *testing.T) {
+	records := someRecords(2)
+	records[1].Headers.Masked = true
+	w := newPickyWriter(t, &picky{bad: func(int) bool { return false }, taken: true})
+	verdicts := w.Save(t.Context(), records)
+	require.Equal(t, domain.Conflicting, verdicts[0].Status)
+	require.Equal(t, domain.Duplicate, verdicts[1].Status)
 }

@@ -31,29 +31,46 @@ type projected struct {
 
 // Test prints what becomes of every event of every file, and which rule decided.
 func (m MappingTest) Test(out Out, p *domain.Projector) error {
+	return tryEvents(out, m.Output, m.Files, m.print, func(n int, event []byte) (one projected, err error) {
+		if event[0] != '{' {
+			return one, fail(ExitFailed, "value %d is no event: it is not an object", n)
+		}
+		d, rule := p.Explain(domain.Record{Value: event})
+		row := api.DecisionOf(d)
+		return projected{
+			row.DecisionID, row.Path, row.Outcome, rule.String(), row.Reason, row.Principal, row.Action, row.Resource,
+			row.Masked,
+		}, nil
+	})
+}
+
+// tryEvents prints what becomes of every event of some files.
+func tryEvents[T any](
+	out Out, format string, files []string, print func(io.Writer, T) error, try func(n int, event []byte) (T, error),
+) error {
 	n := 0
-	all := []projected{}
-	for _, name := range m.Files {
+	all := []T{}
+	for _, name := range files {
 		r, done, err := openEvents(name)
 		if err != nil {
 			return err
 		}
 		err = eachEvent(r, func(event []byte) error {
 			n++
-			if event[0] != '{' {
-				return fail(ExitFailed, "value %d is no event: it is not an object", n)
-			}
-			d, rule := p.Explain(domain.Record{Value: event})
-			row := api.DecisionOf(d)
-			one := projected{
-				row.DecisionID, row.Path, row.Outcome, rule.String(), row.Reason, row.Principal, row.Action, row.Resource,
-				row.Masked,
-			}
-			if m.Output == "json" {
+			one, err := try(n, event)
+			switch {
+			case err != nil:
+				return err
+			case format == "json":
 				all = append(all, one)
 				return nil
+			case format == "ndjson":
+				return printJSON(out.Stdout, one, format)
 			}
-			return m.print(out.Stdout, n, one)
+			if n > 1 {
+				fmt.Fprintln(out.Stdout)
+			}
+			return print(out.Stdout, one)
 		})
 		done()
 		if err != nil {
@@ -61,21 +78,15 @@ func (m MappingTest) Test(out Out, p *domain.Projector) error {
 		}
 	}
 	if n == 0 {
-		return fail(ExitFailed, "there is no event in %s", strings.Join(m.Files, ", "))
+		return fail(ExitFailed, "there is no event in %s", strings.Join(files, ", "))
 	}
-	if m.Output == "json" {
-		return printJSON(out.Stdout, all, "json")
+	if format == "json" {
+		return printJSON(out.Stdout, all, format)
 	}
 	return nil
 }
 
-func (m MappingTest) print(w io.Writer, n int, p projected) error {
-	if m.Output == "ndjson" {
-		return printJSON(w, p, m.Output)
-	}
-	if n > 1 {
-		fmt.Fprintln(w)
-	}
+func (m MappingTest) print(w io.Writer, p projected) error {
 	if err := verdictLine(w, strings.ToUpper(string(p.Outcome)), "  "+cmp.Or(string(p.Path), "(no path)")); err != nil {
 		return err
 	}

@@ -37,6 +37,8 @@ type sent struct {
 	Accepted    int            `json:"accepted"`
 	Quarantined int            `json:"quarantined"`
 	Reasons     map[string]int `json:"reasons"`
+	// Dropped counts what docket does not keep, as its policies have it.
+	Dropped int `json:"dropped,omitempty"`
 	// TooLarge counts events that docket takes on no account, because they are too large on the wire.
 	TooLarge int `json:"too_large,omitempty"`
 }
@@ -60,7 +62,11 @@ func (s *Send) print(out Out, total sent) error {
 	if s.Output != "table" {
 		return printJSON(out.Stdout, total, s.Output)
 	}
-	fmt.Fprintf(out.Stdout, "%d accepted, %d quarantined\n", total.Accepted, total.Quarantined)
+	fmt.Fprintf(out.Stdout, "%d accepted, %d quarantined", total.Accepted, total.Quarantined)
+	if total.Dropped > 0 {
+		fmt.Fprintf(out.Stdout, ", %d dropped by policies", total.Dropped)
+	}
+	fmt.Fprintln(out.Stdout)
 	for _, reason := range slices.Sorted(maps.Keys(total.Reasons)) {
 		fmt.Fprintf(out.Stdout, "  %s: %d\n", reason, total.Reasons[reason])
 	}
@@ -91,7 +97,7 @@ func (s *Send) file(ctx context.Context, name string, total *sent, out Out) erro
 			return err
 		}
 		if out.Terminal {
-			fmt.Fprintf(out.Stderr, "\r%d sent ", total.Accepted+total.Quarantined)
+			fmt.Fprintf(out.Stderr, "\r%d sent ", total.Accepted+total.Quarantined+total.Dropped)
 		}
 		batch.Reset()
 		count = 0
@@ -151,6 +157,7 @@ func (s *Send) post(ctx context.Context, body []byte, total *sent) error {
 	}
 	total.Accepted += got.Accepted
 	total.Quarantined += got.Quarantined
+	total.Dropped += got.Dropped
 	for reason, n := range got.Reasons {
 		total.Reasons[reason] += n
 	}

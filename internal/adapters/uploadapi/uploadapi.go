@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
@@ -26,6 +27,7 @@ import (
 	"github.com/docket-project/docket/internal/adapters/web"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ingest"
+	"github.com/docket-project/docket/internal/policy"
 )
 
 // upload serves OPA.
@@ -39,6 +41,7 @@ type upload struct {
 	duration  prometheus.Histogram
 	logger    *slog.Logger
 	say       rate.Sometimes // of what a credential is not for
+	sayQuota  rate.Sometimes
 }
 
 // Parts are what the upload API works with.
@@ -57,6 +60,7 @@ func New(p Parts, reg prometheus.Registerer) http.Handler {
 	u := &upload{
 		cfg: p.Config, who: p.Who, ingest: p.Ingest, inventory: p.Inventory,
 		logger: p.Door.Logger, say: rate.Sometimes{First: 1, Interval: time.Minute},
+		sayQuota: rate.Sometimes{First: 1, Interval: time.Minute},
 		budget: newBudget(p.Config.MaxInFlightBytes, p.Config.MaxWireBytes+int64(p.Ingest.LargestUpload())),
 		requests: promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
 			Name: "docket_ingest_requests_total", Help: "Uploads and status reports, by the status of the answer.",
@@ -122,10 +126,10 @@ func (u *upload) logs(c echo.Context) error {
 			"the credential %s is not for the partition %q: it may upload to others only (partitions=)", caller.Name, partition,
 		))
 	}
-	return u.body(c, caller, func(ctx context.Context, in incoming) error {
+	return u.body(c, caller, false, func(ctx context.Context, in incoming) error {
 		r, err := u.ingest.Accept(ctx, ingest.Upload{
 			Caller: caller, Address: addressOf(c.Request()), Partition: partition, Wire: in.wire, Gzipped: in.gzipped,
-			Charge: in.share.charge, Version: versionOf(c.Request().UserAgent()), ReceivedAt: time.Now().UTC(),
+			Charge: in.share.charge, Admission: in.admission, Version: versionOf(c.Request().UserAgent()), ReceivedAt: time.Now().UTC(),
 		})
 		if err != nil {
 			return u.notTaken(c, err)
@@ -145,7 +149,7 @@ func (u *upload) status(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	return u.body(c, caller, func(_ context.Context, in incoming) error {
+	return u.body(c, caller, true, func(_ context.Context, in incoming) error {
 		body, done := ingest.Open(in.wire, in.gzipped)
 		defer done()
 		report, err := io.ReadAll(io.LimitReader(charged{body, in.share}, maxReport))
@@ -156,6 +160,7 @@ func (u *upload) status(c echo.Context) error {
 		if err != nil {
 			return u.notTaken(c, err)
 		}
+		in.admission.Took(0, len(report))
 		return c.JSON(http.StatusOK, struct{}{})
 	})
 }
@@ -196,14 +201,22 @@ const maxReport = 2 << 20
 
 // incoming is a request whose body has been read.
 type incoming struct {
-	wire    []byte
-	gzipped bool
-	share   *share
+	wire      []byte
+	gzipped   bool
+	share     *share
+	admission policy.Admission
 }
 
-// body reads the body.
-func (u *upload) body(c echo.Context, caller domain.Caller, take func(context.Context, incoming) error) error {
+// body reads the body of an upload, or of a report, once the quotas let it in.
+func (u *upload) body(
+	c echo.Context, caller domain.Caller, report bool, take func(context.Context, incoming) error,
+) error {
 	r := c.Request()
+	admission, err := u.ingest.Admit(caller, report)
+	if err != nil {
+		return u.overQuota(c, err)
+	}
+	defer admission.Done()
 	gzipped, err := encodingOf(r)
 	if err != nil {
 		return err
@@ -221,7 +234,22 @@ func (u *upload) body(c echo.Context, caller domain.Caller, take func(context.Co
 		return err
 	}
 	gzipped = gzipped || ingest.LooksGzipped(wire)
-	return take(r.Context(), incoming{wire: wire, gzipped: gzipped, share: s})
+	return take(r.Context(), incoming{wire: wire, gzipped: gzipped, share: s, admission: admission})
+}
+
+// overQuota refuses an upload, and logs the first of a minute: the OPA keeps it in its memory until it is taken.
+func (u *upload) overQuota(c echo.Context, err error) error {
+	u.sayQuota.Do(func() {
+		u.logger.Warn(
+			"a quota refused an upload; docket_quota_refused_total counts those of the next minute. OPA keeps the decisions in "+
+				"memory, and drops the oldest once its buffer is full", "why", err, "from", c.Request().RemoteAddr,
+		)
+	})
+	var exceeded *policy.Exceeded
+	if errors.As(err, &exceeded) && exceeded.Wait > time.Second { // OPA does not read it
+		c.Response().Header().Set(echo.HeaderRetryAfter, strconv.Itoa(int(math.Ceil(exceeded.Wait.Seconds()))))
+	}
+	return web.Problem(http.StatusTooManyRequests, err.Error())
 }
 
 // addressOf is the other end of the connection: a proxy's, where there is one. What a header says of others is

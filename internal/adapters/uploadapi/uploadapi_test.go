@@ -22,6 +22,7 @@ import (
 	"github.com/docket-project/docket/internal/adapters/web"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ingest"
+	"github.com/docket-project/docket/internal/policy"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,7 +39,8 @@ func newTestUpload(p publisher, inFlight int64) http.Handler {
 	return newUploadFor(p, inFlight, auth.AnonymousUploader())
 }
 
-func newUploadFor(p publisher, inFlight int64, who auth.Authenticator) http.Handler {
+func newUploadFor(p publisher, inFlight int64, who auth.Authenticator, policies ...policy.Policy) http.Handler {
+	quotas := policy.NewQuotas(policies, nil)
 	logger := slog.New(slog.DiscardHandler)
 	inventory := ingest.NewInventory(noRecorder{}, logger)
 	assembler := ingest.Assembler{Topics: domain.TopicsWithPrefix("docket."), Limits: domain.DefaultLimits}
@@ -46,7 +48,7 @@ func newUploadFor(p publisher, inFlight int64, who auth.Authenticator) http.Hand
 	cfg.MaxInFlightBytes = inFlight
 	return New(Parts{
 		Config: cfg, Who: who, Inventory: inventory, Door: web.Door{Metrics: web.NewMetrics(nil), Logger: logger},
-		Ingest: ingest.New(assembler, ingest.Default().PublishTimeout, p, inventory, nil),
+		Ingest: ingest.New(assembler, ingest.Default().PublishTimeout, p, inventory, quotas, nil),
 	}, prometheus.NewRegistry())
 }
 
@@ -116,7 +118,7 @@ func TestEveryRequestIsCounted(t *testing.T) {
 	h := New(Parts{
 		Config: Default(), Who: auth.AnonymousUploader(), Inventory: inventory,
 		Door:   web.Door{Local: true, Metrics: web.NewMetrics(nil), Logger: logger},
-		Ingest: ingest.New(assembler, ingest.Default().PublishTimeout, publish, inventory, nil),
+		Ingest: ingest.New(assembler, ingest.Default().PublishTimeout, publish, inventory, policy.NewQuotas(nil, nil), nil),
 	}, reg)
 	for _, c := range []struct{ host, origin, id, code string }{
 		{"localhost", "", "good", "200"}, {"localhost", "", "panic", "500"}, {"rebound.example", "", "good", "421"},
@@ -237,4 +239,30 @@ func BenchmarkUpload(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestOverQuota: 429 before the body is read, with the reason in what OPA logs of an answer.
+func TestOverQuota(t *testing.T) {
+	published := 0
+	publish := publisher(func(_ context.Context, r []domain.Record) error {
+		published += len(r)
+		return nil
+	})
+	h := newUploadFor(
+		publish, Default().MaxInFlightBytes, auth.AnonymousUploader(),
+		policy.Policy{Name: "small", Quota: &policy.Quota{EventsPerSecond: 0.001}},
+	)
+	send := func(path, body string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, path, strings.NewReader(body)))
+		return w
+	}
+	require.Equal(t, 200, send("/logs", `[{"decision_id":"a"},{"decision_id":"b"},7]`).Code)
+	w := send("/logs", `[{"decision_id":"c"}]`)
+	require.Equal(t, 429, w.Code)
+	require.Less(t, w.Body.Len(), 1024)
+	require.Contains(t, w.Body.String(), "quota of the tenant default (policy small): burst: 3 events came within 1 s")
+	require.NotEmpty(t, w.Header().Get("Retry-After"))
+	require.Equal(t, 200, send("/status", `{"labels":{"id":"x"}}`).Code, "an OPA still says that it lives")
+	require.Equal(t, 3, published)
 }

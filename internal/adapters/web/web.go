@@ -79,7 +79,9 @@ func answerError(logger *slog.Logger) echo.HTTPErrorHandler {
 		p := ProblemOf(err, c, logger)
 		TurnAway(c, p.Status)
 		if p.Status >= http.StatusInternalServerError || p.Status == http.StatusTooManyRequests {
-			c.Response().Header().Set(echo.HeaderRetryAfter, "1")
+			if c.Response().Header().Get(echo.HeaderRetryAfter) == "" {
+				c.Response().Header().Set(echo.HeaderRetryAfter, "1")
+			}
 		}
 		body, err := json.Marshal(p)
 		if err != nil {

@@ -1,0 +1,110 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/policy"
+)
+
+// PolicyTest is `docket policy test FILE…`. It asks no server: the configuration has the policies.
+type PolicyTest struct {
+	Form   `embed:""`
+	Tenant string   `help:"The tenant that uploads." default:"default" placeholder:"NAME"`
+	Files  []string `arg:"" name:"FILE" help:"Files of events as OPA uploads them: an array, one object, or NDJSON; gzip or not; - is standard input."`
+}
+
+// policed is an event with what policies make of it.
+type policed struct {
+	DecisionID string `json:"decision_id"`
+	// Result is kept, dropped, or quarantined with Reason.
+	Result string       `json:"result"`
+	Reason domain.Cause `json:"reason,omitempty"`
+	// Policies say what was done, as POLICY: ACTION.
+	Policies []string `json:"policies"`
+	// Event is what is kept, and Erased and Masked its lists of those names.
+	Erased []string        `json:"erased"`
+	Masked []string        `json:"masked"`
+	Event  json.RawMessage `json:"event"`
+}
+
+// Test prints what is kept of every event of every file. content is nil without policies.
+func (p PolicyTest) Test(out Out, content *policy.Content, limits domain.Limits) error {
+	return tryEvents(out, p.Output, p.Files, p.print, func(_ int, event []byte) (policed, error) {
+		return p.try(content, limits, event)
+	})
+}
+
+// try has one event split and judged as an upload of it would be.
+func (p PolicyTest) try(content *policy.Content, limits domain.Limits, event []byte) (one policed, err error) {
+	body := append(append([]byte{'['}, event...), ']')
+	batch, err := domain.ParseBatch(context.Background(), bytes.NewReader(body), len(body), limits)
+	if err != nil {
+		return one, err
+	}
+	one = policed{Result: "kept", Policies: []string{}, Erased: []string{}, Masked: []string{}}
+	kept, keep := policy.Kept{Raw: event}, true
+	upload := content.Upload(p.Tenant, batch.Bytes)
+	switch {
+	case len(batch.Quarantined) > 0:
+		one.Result, one.Reason = "quarantined", batch.Quarantined[0].Cause
+		if upload != nil {
+			kept, keep = upload.Quarantined(event)
+		}
+	case upload != nil:
+		one.DecisionID = batch.Events[0].ID
+		kept, keep = upload.Event(batch.Events[0])
+	default:
+		one.DecisionID = batch.Events[0].ID
+	}
+	if !keep {
+		one.Result = "dropped"
+	}
+	if upload != nil {
+		for done := range maps.Keys(upload.Tally) {
+			one.Policies = append(one.Policies, done.Policy+": "+string(done.Action))
+		}
+		slices.Sort(one.Policies)
+	}
+	if !keep {
+		return one, nil
+	}
+	if kept.Masked && one.DecisionID != "" && !batch.Events[0].Named {
+		one.DecisionID = domain.HashID(kept.Raw)
+	}
+	if json.Valid(kept.Raw) {
+		one.Event = kept.Raw
+		var lists struct{ Erased, Masked []string }
+		if json.Unmarshal(kept.Raw, &lists) == nil {
+			one.Erased, one.Masked = append(one.Erased, lists.Erased...), append(one.Masked, lists.Masked...)
+		}
+	}
+	return one, nil
+}
+
+func (p PolicyTest) print(w io.Writer, one policed) error {
+	verdict := strings.ToUpper(one.Result)
+	if one.Reason != "" {
+		verdict += "  " + string(one.Reason)
+	}
+	fmt.Fprintln(w, verdict)
+	t := newTable(w)
+	t.pair("  policies", strings.Join(one.Policies, ", "))
+	t.pair("  erased", strings.Join(one.Erased, ", "))
+	t.pair("  masked", strings.Join(one.Masked, ", "))
+	t.pair("  decision", one.DecisionID)
+	if err := t.flush(); err != nil {
+		return err
+	}
+	if one.Event != nil {
+		fmt.Fprintf(w, "  %s\n", printable(string(one.Event)))
+	}
+	return nil
+}
