@@ -56,9 +56,11 @@ func startApp(t *testing.T, edit func(*Config)) *running {
 	return startConfig(t, c)
 }
 
-func startConfig(t *testing.T, c Config) *running {
+func startConfig(t *testing.T, c Config) *running { return startLogging(t, c, slog.DiscardHandler) }
+
+func startLogging(t *testing.T, c Config, log slog.Handler) *running {
 	t.Helper()
-	a, err := New(t.Context(), status.Serve, c, slog.New(slog.DiscardHandler))
+	a, err := New(t.Context(), status.Serve, c, slog.New(log))
 	require.NoError(t, err)
 	a.Start()
 	transport := &http.Transport{}

@@ -105,7 +105,7 @@ func (c *policyTestCommand) Run(out cli.Out) error {
 	if err != nil {
 		return err
 	}
-	return c.Test(out, content, c.Ingest.Limits())
+	return c.Test(out, cli.Policies{Content: content, Projector: p, Limits: c.Ingest.Limits()})
 }
 
 // mappingCommands are `docket mapping …`.

@@ -34,13 +34,7 @@ type node struct {
 }
 
 // tree is what masks look for, from the event on.
-type tree struct {
-	root node
-	// bounded says that it may mask maxHits values of an event, and make of it what the log takes at most. times and
-	// growth are by how many times the event's length, and by how many bytes, what comes out may be longer.
-	bounded       bool
-	times, growth int
-}
+type tree struct{ root node }
 
 func (t *tree) add(steps []string, a act, text string) {
 	n := &t.root
@@ -70,24 +64,31 @@ func (t *tree) add(steps []string, a act, text string) {
 	}
 }
 
-// A finer mask may hit so often, or make so much of so little, that an event would not fit the log: whoever writes the
-// input decides how often. Then what is around the values goes as a whole, so that the decision itself is kept.
+// A mask may hit so often, or make so much of so little, that an event would not fit the log: whoever writes the input
+// decides how often. Then what is around the values goes as a whole, in that member of the event alone, so that the
+// decision itself is kept, and how it ended.
 const (
+	// maxHits is how many values are masked one by one, and maxTimes and maxGrowth by how many times the event's length,
+	// and by how many bytes, what comes out may be longer.
 	maxHits   = 500
 	maxTimes  = 3
 	maxGrowth = 4 << 10
 )
 
-// treesOf are masks as they are meant, with everything removed from their first * on, and with the members of the event
-// that they lead to removed. nil without masks.
-func treesOf(masks []Mask) []*tree {
+// How much goes: what the masks name, everything from their first * on, or the whole member of the event.
+const (
+	fine = iota
+	coarse
+	whole
+	levels
+)
+
+// treesOf are masks by level; nil without masks.
+func treesOf(masks []Mask) *[levels]tree {
 	if len(masks) == 0 {
 		return nil
 	}
-	trees := []*tree{
-		fine: {bounded: true, times: maxTimes, growth: maxGrowth}, coarse: {bounded: true, growth: maxGrowth},
-		whole: {times: maxTimes, growth: maxGrowth},
-	}
+	trees := new([levels]tree)
 	for _, m := range masks {
 		steps := domain.Steps(m.pointer())
 		a := removes
@@ -111,11 +112,24 @@ func treesOf(masks []Mask) []*tree {
 	return trees
 }
 
+// strictness is how much of its share of memory an upload has used up: from 1 on, members are masked coarsely, and from
+// 2 on as a whole. The result, which the policy writes and which says how a decision ended, comes last.
+type strictness int
+
+const strictest strictness = 3
+
+func (s strictness) level(member string) int {
+	if member == "result" {
+		s--
+	}
+	return min(max(int(s), fine), whole)
+}
+
 // walk masks one event after another. It is for one goroutine.
 type walk struct {
 	decoder jsontext.Decoder
 	source  bytes.Buffer
-	tree    *tree
+	trees   *[levels]tree
 	key     Key
 	mac     hash.Hash
 	tenant  string
@@ -124,11 +138,18 @@ type walk struct {
 	// out is what is kept of raw[:settled].
 	out     []byte
 	settled int
-	hits    int
 	longest int // that it may become
 	pointer []byte
+	// level is that of the member of the event in hand, name. members has the levels of those that did not come out well,
+	// and hits how often masks hit in each.
+	level   int
+	name    string
+	members map[string]int
+	hits    map[string]int
+	single  int     // hits of masks that are applied one by one
 	nodes   []*node // those that are looked for, of each level behind those of the one around it
 	lists   [2]list // of erased and masked
+	told    []*node // what they tell of
 }
 
 // list is a member of the event that tells what was masked.
@@ -142,7 +163,7 @@ type list struct {
 }
 
 func newWalk(key Key) *walk {
-	w := &walk{key: key}
+	w := &walk{key: key, members: map[string]int{}, hits: map[string]int{}}
 	if key.Version != "" {
 		w.mac = hmac.New(sha256.New, key.secret)
 	}
@@ -156,43 +177,81 @@ var (
 	errTooMuch = errors.New("masks hit too often")
 )
 
-// mask is what is kept of a JSON object, in w.out, which is the walk's until it is used again; hit says that it is not
-// all of it. limit is the longest event that the log takes. Its error is errTooMuch, or that the event is no object
-// that can be read.
-func (w *walk) mask(t *tree, tenant string, raw []byte, limit int) (hit bool, err error) {
-	w.tree, w.tenant, w.raw, w.out, w.settled, w.hits = t, tenant, raw, w.out[:0], 0, 0
-	w.longest = len(raw) + t.times*len(raw) + t.growth
-	if t.bounded {
-		w.longest = min(w.longest, max(limit, len(raw)))
+// mask is what is kept of a JSON object, in w.out, which is the walk's until it is used again; level is the highest that
+// it took, untouched where no mask hit. limit is the longest event that docket takes; the log has room for a little more. Its error is that the event is no
+// object that can be read.
+func (w *walk) mask(
+	trees *[levels]tree, tenant string, raw []byte, limit int, strict strictness,
+) (level int, err error) {
+	w.trees, w.tenant, w.raw = trees, tenant, raw
+	w.longest = min(maxTimes*len(raw), max(limit-len(raw), 0)) + len(raw) + maxGrowth
+	clear(w.members)
+	for {
+		level, err = w.try(strict)
+		if err != errTooMuch || !w.coarser(strict) {
+			break
+		}
 	}
-	w.pointer = w.pointer[:0]
+	w.raw, w.source = nil, bytes.Buffer{} // forget the bytes
+	w.decoder.Reset(&w.source, duplicates, anyUTF8)
+	if err == errTooMuch { // even so: it is as little as there can be
+		err = nil
+	}
+	return level, err
+}
+
+// coarser has the member masked more coarsely where masks hit most often, of those that can be.
+func (w *walk) coarser(strict strictness) bool {
+	most := ""
+	for name, n := range w.hits {
+		if n > w.hits[most] && w.levelOf(name, strict) < whole {
+			most = name
+		}
+	}
+	if most == "" {
+		return false
+	}
+	w.members[most] = w.levelOf(most, strict) + 1
+	return true
+}
+
+func (w *walk) levelOf(member string, strict strictness) int {
+	return max(strict.level(member), w.members[member])
+}
+
+// try masks the event at the levels of its members. Its error is errTooMuch at the end, if at all.
+func (w *walk) try(strict strictness) (level int, err error) {
+	w.out, w.settled, w.pointer, w.told, w.single = w.out[:0], 0, w.pointer[:0], w.told[:0], 0
+	clear(w.hits)
 	for i, name := range []string{"erased", "masked"} {
 		w.lists[i] = list{name: name, added: w.lists[i].added[:0]}
 	}
-	w.source = *bytes.NewBuffer(raw)
+	w.source = *bytes.NewBuffer(w.raw)
 	w.decoder.Reset(&w.source, duplicates, anyUTF8)
-	defer func() { // forget the bytes
-		w.raw, w.source = nil, bytes.Buffer{}
-		w.decoder.Reset(&w.source, duplicates, anyUTF8)
-	}()
 	if w.decoder.PeekKind() != '{' {
-		return false, errors.New("it is no object")
+		return untouched, errors.New("it is no object")
 	}
-	w.nodes = append(w.nodes[:0], &t.root)
-	if err := w.object(w.nodes[:1]); err != nil {
-		return false, err
+	if err := w.event(strict); err != nil {
+		return untouched, err
 	}
-	if w.hits == 0 {
-		return false, nil
+	level = untouched
+	for name := range w.hits {
+		level = max(level, w.levelOf(name, strict))
 	}
-	w.flush(len(raw))
+	if level == untouched {
+		return level, nil
+	}
+	w.flush(len(w.raw))
 	w.tell()
-	return true, w.fits()
+	if w.single > maxHits || len(w.out) > w.longest {
+		return level, errTooMuch
+	}
+	return level, nil
 }
 
-// fits reports errTooMuch.
-func (w *walk) fits() error {
-	if w.tree.bounded && w.hits > maxHits || len(w.out)+len(w.lists[0].added)+len(w.lists[1].added) > w.longest {
+// runaway reports that there is no use in going on: what there is already will not fit.
+func (w *walk) runaway() error {
+	if w.level < whole && (w.single > 2*maxHits || len(w.out) > 2*w.longest) {
 		return errTooMuch
 	}
 	return nil
@@ -206,9 +265,26 @@ func (w *walk) flush(to int) {
 
 func (w *walk) offset() int { return int(w.decoder.InputOffset()) }
 
-// object masks the members of an object that are among these nodes' children.
-func (w *walk) object(at []*node) error {
-	top := len(w.pointer) == 0
+// event masks the members of the event.
+func (w *walk) event(strict strictness) error {
+	return w.object(func(c *container, key []byte) error {
+		w.nodes = w.nodes[:0]
+		w.name = string(key)
+		w.level = w.levelOf(w.name, strict)
+		if next := w.trees[w.level].root.children[w.name]; next != nil {
+			w.nodes = append(w.nodes, next)
+		} else if w.name == "erased" || w.name == "masked" {
+			c.open()
+			err := w.note(w.name)
+			c.next(false)
+			return err
+		}
+		return w.member(c, key, 0)
+	})
+}
+
+// object masks the members of an object, as member has it.
+func (w *walk) object(member func(c *container, key []byte) error) error {
 	if _, err := w.decoder.ReadToken(); err != nil {
 		return err
 	}
@@ -224,28 +300,27 @@ func (w *walk) object(at []*node) error {
 				return err
 			}
 		}
-		base := len(w.nodes)
-		for _, n := range at {
-			if next := n.children[string(key)]; next != nil {
-				w.nodes = append(w.nodes, next)
-			}
-			if n.any != nil {
-				w.nodes = append(w.nodes, n.any)
-			}
-		}
-		if top && base == len(w.nodes) && (string(key) == "erased" || string(key) == "masked") {
-			c.open()
-			err = w.note(string(key))
-			c.next(false)
-		} else {
-			err = w.member(&c, key, base)
-		}
-		w.nodes = w.nodes[:base]
-		if err != nil {
+		if err := member(&c, key); err != nil {
 			return err
 		}
 	}
 	_, err := w.decoder.ReadToken()
+	return err
+}
+
+// among masks a member whose key may be among the children of these nodes.
+func (w *walk) among(at []*node, c *container, key []byte) error {
+	base := len(w.nodes)
+	for _, n := range at {
+		if next := n.children[string(key)]; next != nil {
+			w.nodes = append(w.nodes, next)
+		}
+		if n.any != nil {
+			w.nodes = append(w.nodes, n.any)
+		}
+	}
+	err := w.member(c, key, base)
+	w.nodes = w.nodes[:base]
 	return err
 }
 
@@ -257,19 +332,7 @@ func (w *walk) array(at []*node) error {
 	c := container{w: w, behind: w.offset()}
 	var digits [20]byte
 	for i := 0; w.decoder.PeekKind() != ']'; i++ {
-		key := strconv.AppendInt(digits[:0], int64(i), 10)
-		base := len(w.nodes)
-		for _, n := range at {
-			if next := n.children[string(key)]; next != nil {
-				w.nodes = append(w.nodes, next)
-			}
-			if n.any != nil {
-				w.nodes = append(w.nodes, n.any)
-			}
-		}
-		err := w.member(&c, key, base)
-		w.nodes = w.nodes[:base]
-		if err != nil {
+		if err := w.among(at, &c, strconv.AppendInt(digits[:0], int64(i), 10)); err != nil {
 			return err
 		}
 	}
@@ -300,7 +363,7 @@ func (w *walk) member(c *container, key []byte, base int) error {
 		switch kind {
 		case '{':
 			c.open()
-			err = w.object(at)
+			err = w.object(func(c *container, key []byte) error { return w.among(at, c, key) })
 		case '[':
 			c.open()
 			err = w.array(at)
@@ -314,7 +377,13 @@ func (w *walk) member(c *container, key []byte, base int) error {
 	if err != nil {
 		return err
 	}
-	w.hits++
+	w.hits[w.name]++
+	again := false
+	if w.level == fine {
+		w.single++
+	} else { // its nodes have one pointer each
+		again = slices.Contains(w.told, does)
+	}
 	told := &w.lists[1]
 	if does.act == removes {
 		told = &w.lists[0]
@@ -330,11 +399,17 @@ func (w *walk) member(c *container, key []byte, base int) error {
 		w.settled = w.offset()
 		c.next(false)
 	}
+	if again {
+		return w.runaway()
+	}
+	if w.level > fine {
+		w.told = append(w.told, does)
+	}
 	if len(told.added) > 0 {
 		told.added = append(told.added, ',')
 	}
 	told.added, _ = jsontext.AppendQuote(told.added, w.pointer) // percent-encoded: it is valid
-	return w.fits()
+	return w.runaway()
 }
 
 // hash puts a keyed hash of a value there. It is of the tenant as well, so that nobody can tell whether two tenants

@@ -152,7 +152,8 @@ func TestMasksThatHitTooOften(t *testing.T) {
 	for _, c := range []struct{ name, raw, want string }{
 		{"elements", `{"input":{"who":"alice","list":[` + ones + `]}}`,
 			`{"input":{"who":"alice"},"erased":["/input/list"]}`},
-		{"one key, again and again", `{"input":{"who":"alice",` + twice + `},"x":1}`, `{"x":1,"erased":["/input"]}`},
+		{"one key, again and again", `{"input":{"who":"alice",` + twice + `},"x":1}`,
+			`{"input":{"who":"alice"},"x":1,"erased":["/input/p"]}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			u := contentOf(t, Policy{Masks: masks}).Upload("t", len(c.raw))
@@ -175,14 +176,36 @@ func TestMasksThatHitTooOften(t *testing.T) {
 		require.NotZero(t, u.Tally[Done{"test", Masked}])
 		require.NotZero(t, u.Tally[Done{"test", Coarsened}])
 	})
+	t.Run("what hits too often in the input leaves the result alone", func(t *testing.T) {
+		u := contentOf(t, Policy{Masks: append(masks, Mask{Remove: "/result/*/p"})}).Upload("t", 10_000)
+		kept, keep := u.Event(eventOf(`{"input":{"list":[` + ones + `]},"result":{"allow":false,"x":{"p":1}}}`))
+		require.True(t, keep)
+		require.Equal(
+			t, `{"input":{},"result":{"allow":false,"x":{}},"erased":["/input/list","/result/x/p"]}`, string(kept.Raw),
+		)
+	})
+	t.Run("an upload that outgrows its share", func(t *testing.T) {
+		raw := `{"input":{"list":[{"p":1}],"q":1},"result":{"allow":false,"x":{"p":1}}}`
+		for used, want := range []string{
+			`{"input":{"q":1},"result":{"allow":false,"x":{}},"erased":["/input/list","/result/x/p"]}`,
+			`{"erased":["/input","/result"]}`, `{"erased":["/input","/result"]}`,
+		} {
+			u := contentOf(t, Policy{Masks: append(masks, Mask{Remove: "/result/*/p"})}).Upload("t", 100)
+			u.may = -25*used - 1
+			kept, keep := u.Event(eventOf(raw))
+			require.True(t, keep)
+			require.Equal(t, want, string(kept.Raw))
+			require.Equal(t, Tally{{"test", Coarsened}: 1}, u.Tally)
+		}
+	})
 	t.Run("an event at the limit", func(t *testing.T) {
-		raw := `{"input":{"p":1},"x":"` + strings.Repeat("x", 4<<20-50) + `"}`
+		raw := `{"input":{` + strings.Repeat(`"p":1,`, 59) + `"p":1},"x":"` + strings.Repeat("x", 4<<20-400) + `"}`
 		p := Policy{Name: "test", Masks: masks}
 		u := NewContent([]Policy{p}, testKey, nil, len(raw), nil).Upload("t", len(raw))
 		kept, keep := u.Event(eventOf(raw))
 		require.True(t, keep)
 		require.LessOrEqual(t, len(kept.Raw), len(raw)+50)
-		require.Contains(t, string(kept.Raw[:100]), `{"x"`)
+		require.Contains(t, string(kept.Raw[:100]), `{"input":{},"x"`)
 	})
 }
 

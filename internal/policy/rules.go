@@ -99,7 +99,7 @@ func (c *Content) Upload(tenant string, length int) *Upload {
 	if r == nil {
 		return nil
 	}
-	return &Upload{rules: r, length: length, may: length, Tally: Tally{}}
+	return &Upload{rules: r, length: length, may: length * 3 / 4, Tally: Tally{}}
 }
 
 // Largest is the most that masks may make of an upload of so many bytes and events.
@@ -140,8 +140,8 @@ type rules struct {
 
 // plan is what is done with the events of one path.
 type plan struct {
-	trees   []*tree
-	masks   []string // names of the policies that have some
+	trees   *[levels]tree // nil without masks
+	masks   []string      // names of the policies that have some
 	samples []sample
 }
 
@@ -189,8 +189,8 @@ type Kept struct {
 // Upload is what the policies of a tenant make of one upload. It is for one goroutine.
 type Upload struct {
 	rules *rules
-	// may is by how many bytes its events may grow by their masks. Beyond that they are masked coarsely, and beyond a
-	// quarter more only by what is whole: memory is bounded, and an upload must not be refused for what is in it.
+	// may is by how many bytes its events may grow by their masks. Beyond that they are masked more strictly with every
+	// quarter of its length: memory is bounded, and an upload must not be refused for what is in it.
 	length, may int
 	Tally       Tally
 }
@@ -215,7 +215,7 @@ func (u *Upload) Quarantined(raw []byte) (kept Kept, keep bool) { return u.mask(
 
 // Body reports whether a whole body is kept that docket could not read to its end: masks cannot be applied to it.
 func (u *Upload) Body() bool {
-	if len(u.rules.any.trees) == 0 {
+	if u.rules.any.trees == nil {
 		return true
 	}
 	u.count(u.rules.any, Dropped)
@@ -224,14 +224,11 @@ func (u *Upload) Body() bool {
 
 // mask masks an event, or drops what cannot be masked.
 func (u *Upload) mask(p *plan, raw []byte) (kept Kept, keep bool) {
-	from := fine
-	if u.may < 0 {
-		from = coarse
+	strict := strictness(0)
+	for used := u.may; used < 0 && strict < strictest; used += u.length / 4 {
+		strict++
 	}
-	if u.may < -u.length/4 {
-		from = whole
-	}
-	masked, level := u.rules.mask(p, raw, from)
+	masked, level := u.rules.mask(p, raw, strict)
 	switch level {
 	case untouched:
 		return Kept{Raw: raw}, true
@@ -253,35 +250,27 @@ func (u *Upload) count(p *plan, a Action) {
 	}
 }
 
-// How much of an event masks took: the index of the tree, or one of these.
+// How much of an event masks took: a level, or one of these.
 const (
 	unreadable = -2
 	untouched  = -1
-	fine       = 0
-	coarse     = 1
-	whole      = 2
 )
 
-// mask is a copy of an event without what the masks name, or without what is around it, from a level on.
-func (r *rules) mask(p *plan, raw []byte, from int) (masked []byte, level int) {
-	if len(p.trees) == 0 {
+// mask is a copy of an event without what the masks name, or without what is around it.
+func (r *rules) mask(p *plan, raw []byte, strict strictness) (masked []byte, level int) {
+	if p.trees == nil {
 		return nil, untouched
 	}
 	w := r.content.walks.Get().(*walk)
 	defer r.content.walks.Put(w)
-	for level := from; level < len(p.trees); level++ {
-		hit, err := w.mask(p.trees[level], r.tenant, raw, r.content.limit)
-		switch {
-		case err == errTooMuch:
-			continue
-		case err != nil:
-			return nil, unreadable
-		case !hit:
-			return nil, untouched
-		}
-		return bytes.Clone(w.out), level
+	level, err := w.mask(p.trees, r.tenant, raw, r.content.limit, strict)
+	switch {
+	case err != nil:
+		return nil, unreadable
+	case level == untouched:
+		return nil, untouched
 	}
-	return nil, unreadable
+	return bytes.Clone(w.out), level
 }
 
 // sampleOf is the sample that an event is left out by, or nil. The first that is for the event's outcome decides.

@@ -27,6 +27,8 @@ type policed struct {
 	// Result is kept, dropped, or quarantined with Reason.
 	Result string       `json:"result"`
 	Reason domain.Cause `json:"reason,omitempty"`
+	// Outcome is that of the event as it came, which samples go by.
+	Outcome domain.Outcome `json:"outcome,omitempty"`
 	// Policies say what was done, as POLICY: ACTION.
 	Policies []string `json:"policies"`
 	// Event is what is kept, and Erased and Masked its lists of those names.
@@ -35,23 +37,31 @@ type policed struct {
 	Event  json.RawMessage `json:"event"`
 }
 
-// Test prints what is kept of every event of every file. content is nil without policies.
-func (p PolicyTest) Test(out Out, content *policy.Content, limits domain.Limits) error {
+// Policies are what the configuration says of uploads.
+type Policies struct {
+	// Content is nil without policies.
+	Content   *policy.Content
+	Projector *domain.Projector
+	Limits    domain.Limits
+}
+
+// Test prints what is kept of every event of every file.
+func (p PolicyTest) Test(out Out, by Policies) error {
 	return tryEvents(out, p.Output, p.Files, p.print, func(_ int, event []byte) (policed, error) {
-		return p.try(content, limits, event)
+		return p.try(by, event)
 	})
 }
 
 // try has one event split and judged as an upload of it would be.
-func (p PolicyTest) try(content *policy.Content, limits domain.Limits, event []byte) (one policed, err error) {
+func (p PolicyTest) try(by Policies, event []byte) (one policed, err error) {
 	body := append(append([]byte{'['}, event...), ']')
-	batch, err := domain.ParseBatch(context.Background(), bytes.NewReader(body), len(body), limits)
+	batch, err := domain.ParseBatch(context.Background(), bytes.NewReader(body), len(body), by.Limits)
 	if err != nil {
 		return one, err
 	}
 	one = policed{Result: "kept", Policies: []string{}, Erased: []string{}, Masked: []string{}}
 	kept, keep := policy.Kept{Raw: event}, true
-	upload := content.Upload(p.Tenant, batch.Bytes)
+	upload := by.Content.Upload(p.Tenant, batch.Bytes)
 	switch {
 	case len(batch.Quarantined) > 0:
 		one.Result, one.Reason = "quarantined", batch.Quarantined[0].Cause
@@ -63,6 +73,9 @@ func (p PolicyTest) try(content *policy.Content, limits domain.Limits, event []b
 		kept, keep = upload.Event(batch.Events[0])
 	default:
 		one.DecisionID = batch.Events[0].ID
+	}
+	if one.Reason == "" {
+		one.Outcome = by.Projector.Project(domain.Record{Value: event}).Outcome
 	}
 	if !keep {
 		one.Result = "dropped"
@@ -96,6 +109,7 @@ func (p PolicyTest) print(w io.Writer, one policed) error {
 	}
 	fmt.Fprintln(w, verdict)
 	t := newTable(w)
+	t.pair("  outcome", string(one.Outcome))
 	t.pair("  policies", strings.Join(one.Policies, ", "))
 	t.pair("  erased", strings.Join(one.Erased, ", "))
 	t.pair("  masked", strings.Join(one.Masked, ", "))

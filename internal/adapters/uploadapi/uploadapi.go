@@ -61,7 +61,7 @@ func New(p Parts, reg prometheus.Registerer) http.Handler {
 		cfg: p.Config, who: p.Who, ingest: p.Ingest, inventory: p.Inventory,
 		logger: p.Door.Logger, say: rate.Sometimes{First: 1, Interval: time.Minute},
 		sayQuota: rate.Sometimes{First: 1, Interval: time.Minute},
-		budget: newBudget(p.Config.MaxInFlightBytes, p.Config.MaxWireBytes+int64(p.Ingest.LargestUpload())),
+		budget:   newBudget(p.Config.MaxInFlightBytes, p.Config.MaxWireBytes+int64(p.Ingest.LargestUpload())),
 		requests: promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
 			Name: "docket_ingest_requests_total", Help: "Uploads and status reports, by the status of the answer.",
 		}, []string{"code"}),
