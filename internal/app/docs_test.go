@@ -188,7 +188,7 @@ func TestDependencies(t *testing.T) {
 	useCases := []string{
 		"internal/ingest", "internal/sink", "internal/saver", "internal/parking", "internal/job", "internal/deadletter",
 		"internal/operate", "internal/trail", "internal/status", "internal/retention", "internal/reproject",
-		"internal/dictionary", "internal/search", "internal/compare", "internal/tail",
+		"internal/dictionary", "internal/search", "internal/compare", "internal/tail", "internal/policy",
 	}
 	pure := slices.Concat(useCases, []string{"internal/explain"})
 	and := func(more []string, base []string) []string { return slices.Concat(base, more) }
@@ -203,7 +203,8 @@ func TestDependencies(t *testing.T) {
 		"internal/explain":        values,
 		"internal/ports/porttest": and([]string{"internal/search"}, overPorts),
 
-		"internal/ingest":     and([]string{"internal/config"}, overPorts),
+		"internal/policy":     and([]string{"internal/config"}, values),
+		"internal/ingest":     and([]string{"internal/config", "internal/policy"}, overPorts),
 		"internal/retention":  and([]string{"internal/config"}, overPorts),
 		"internal/sink":       overPorts,
 		"internal/dictionary": overPorts,
@@ -242,7 +243,7 @@ func TestDependencies(t *testing.T) {
 			values,
 		),
 		"internal/adapters/uploadapi": and(
-			[]string{"internal/adapters/auth", "internal/adapters/web", "internal/config", "internal/ingest"},
+			[]string{"internal/adapters/auth", "internal/adapters/web", "internal/config", "internal/ingest", "internal/policy"},
 			values,
 		),
 		"internal/adapters/queryapi": and([]string{
@@ -256,7 +257,10 @@ func TestDependencies(t *testing.T) {
 			"internal/trail",
 		}, overPorts),
 		"internal/adapters/cli": and(
-			[]string{"internal/adapters/api", "internal/adapters/replaypolicy", "internal/search", "internal/trail"}, values,
+			[]string{
+				"internal/adapters/api", "internal/adapters/replaypolicy", "internal/policy", "internal/search", "internal/trail",
+			},
+			values,
 		),
 
 		"internal/app": and(useCases, and([]string{

@@ -23,8 +23,8 @@ func withPolicies(t *testing.T, section string) Config {
 	t.Helper()
 	dir := t.TempDir()
 	keys, file := filepath.Join(dir, "keys"), filepath.Join(dir, "docket.yaml")
-	require.NoError(t, os.WriteFile(keys, []byte("# of last year\nv1 "+strings.Repeat("ab", 32)+"\nv2 "+strings.Repeat("cd", 32)+
-		"\n"), 0o600))
+	two := "# of last year\nv1 " + strings.Repeat("ab", 32) + "\nv2 " + strings.Repeat("cd", 32) + "\n"
+	require.NoError(t, os.WriteFile(keys, []byte(two), 0o600))
 	require.NoError(t, os.WriteFile(file, []byte("policies:\n"+section), 0o600))
 	c := defaults(t)
 	c.MaskKeysFile = keys
@@ -87,7 +87,8 @@ func TestMaskedEverywhere(t *testing.T) {
 		"/decisions", "/decisions/plain", "/dead-letters", "/api/v1/export?since=1h&format=ndjson&events=true",
 	}
 	for _, l := range dead {
-		pages = append(pages, "/api/v1/dead-letters/"+url.PathEscape(l.ID), "/api/v1/dead-letters/"+url.PathEscape(l.ID)+"/raw")
+		path := "/api/v1/dead-letters/" + url.PathEscape(l.ID)
+		pages = append(pages, path, path+"/raw")
 	}
 	for _, path := range pages {
 		_, body := a.get(t, a.ConsoleAddr(), path)
@@ -103,7 +104,7 @@ func TestMaskedEverywhere(t *testing.T) {
 	_, body := a.get(t, a.ConsoleAddr(), "/api/v1/decisions/plain")
 	var d struct {
 		Principal string
-		Event             json.RawMessage
+		Event     json.RawMessage
 	}
 	require.NoError(t, json.Unmarshal(body, &d))
 	require.Contains(t, d.Principal, "hmac-sha256:v2:")
@@ -138,7 +139,8 @@ func TestMaskThatChanges(t *testing.T) {
 	require.Equal(t, 200, status)
 	a.drained(t)
 	a.stop()
-	c.Sections.Policies = withPolicies(t, "  - name: a\n    masks: [{replace: /input/user, with: gone}]\n").Sections.Policies
+	other := "  - name: a\n    masks: [{replace: /input/user, with: gone}]\n"
+	c.Sections.Policies = withPolicies(t, other).Sections.Policies
 	a = startConfig(t, c)
 	_, status = postLogs(t, a, body, "")
 	require.Equal(t, 200, status)

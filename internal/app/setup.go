@@ -208,9 +208,15 @@ func (a *App) assembler(p *domain.Projector) (ingest.Assembler, error) {
 
 // Content is what a configuration's policies say of events; nil where they say nothing. reg may be nil.
 func Content(cfg Config, p *domain.Projector, reg prometheus.Registerer) (*policy.Content, error) {
-	key, err := policy.LoadKey(cfg.MaskKeysFile)
-	if err != nil {
-		return nil, err
+	var key policy.Key
+	if cfg.MaskKeysFile != "" {
+		content, err := os.ReadFile(cfg.MaskKeysFile)
+		if err == nil {
+			key, err = policy.ReadKey(content)
+		}
+		if err != nil {
+			return nil, domain.Errorf(domain.Misconfigured, "mask_keys_file %s: %w", cfg.MaskKeysFile, err)
+		}
 	}
 	outcome := func(event []byte) domain.Outcome { return p.Project(domain.Record{Value: event}).Outcome }
 	return policy.NewContent(cfg.Sections.Policies, key, outcome, cfg.Ingest.MaxEventBytes, reg), nil

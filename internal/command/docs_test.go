@@ -105,6 +105,10 @@ prints what is in force, secrets hidden.
 What a policy's answer means, and where an event has the principal, action, resource and reason, is told per policy path
 by ` + "`mappings`" + `, in the file only: [mappings.md](mappings.md).
 
+## How much may be uploaded, and what of it is kept
+
+Quotas, masks and samples, by tenant and policy path, stand in ` + "`policies`" + `, in the file only: [policies.md](policies.md).
+
 ## Who may do what
 
 Tokens, JSON web tokens (` + "`issuers`" + `) and client certificates (` + "`client_certificates`" +

@@ -5,8 +5,7 @@ import (
 
 	"github.com/docket-project/docket/internal/adapters/cli"
 	"github.com/docket-project/docket/internal/app"
-	"github.com/docket-project/docket/internal/domain"
-	"github.com/docket-project/docket/internal/policy"
+	"github.com/docket-project/docket/internal/status"
 )
 
 // migrateCommand is `docket migrate`.
@@ -94,12 +93,12 @@ type policyTestCommand struct {
 
 // Run applies the policies to the events of files.
 func (c *policyTestCommand) Run(out cli.Out) error {
+	if err := c.Validate(status.Serve); err != nil {
+		return err
+	}
 	p, err := app.Projector(c.Config)
 	if err != nil {
 		return err
-	}
-	if err := policy.Validate(c.Sections.Policies, c.MaskKeysFile); err != nil {
-		return domain.Errorf(domain.Misconfigured, "%w", err)
 	}
 	content, err := app.Content(c.Config, p, nil)
 	if err != nil {

@@ -177,9 +177,9 @@ var (
 	errTooMuch = errors.New("masks hit too often")
 )
 
-// mask is what is kept of a JSON object, in w.out, which is the walk's until it is used again; level is the highest that
-// it took, untouched where no mask hit. limit is the longest event that docket takes; the log has room for a little more. Its error is that the event is no
-// object that can be read.
+// mask is what is kept of a JSON object, in w.out, which is the walk's until it is used again; level is the highest
+// that it took, untouched where no mask hit. limit is the longest event that docket takes; the log has room for a little
+// more. Its error is that the event is no object that can be read.
 func (w *walk) mask(
 	trees *[levels]tree, tenant string, raw []byte, limit int, strict strictness,
 ) (level int, err error) {
@@ -188,13 +188,13 @@ func (w *walk) mask(
 	clear(w.members)
 	for {
 		level, err = w.try(strict)
-		if err != errTooMuch || !w.coarser(strict) {
+		if !errors.Is(err, errTooMuch) || !w.coarser(strict) {
 			break
 		}
 	}
 	w.raw, w.source = nil, bytes.Buffer{} // forget the bytes
 	w.decoder.Reset(&w.source, duplicates, anyUTF8)
-	if err == errTooMuch { // even so: it is as little as there can be
+	if errors.Is(err, errTooMuch) { // even so: it is as little as there can be
 		err = nil
 	}
 	return level, err

@@ -29,8 +29,8 @@ const (
 // it, and never for its own size: OPA sends the same upload again for ever, so one that is larger than a burst would
 // never be taken. It is counted once it is durable, and what it takes beyond the quota is a debt that time pays.
 //
-// Each process that takes uploads allows an equal part of a rate, and all of UploadsAtOnce. It learns of the others from
-// the store, so that the sum is about right, and not exact. Quotas are safe for concurrent use.
+// Each process that takes uploads allows an equal part of a rate, and all of UploadsAtOnce. It learns of the others
+// from the store, so that the sum is about right, and not exact. Quotas are safe for concurrent use.
 type Quotas struct {
 	policies []limited
 	refused  *prometheus.CounterVec
@@ -76,8 +76,8 @@ type Admission struct {
 	balances []*balance
 }
 
-// Admit lets an upload in, or a report of an OPA's status, which counts no events. Its error is an *Exceeded. Whoever is
-// let in has to call Done.
+// Admit lets an upload in, or a report of an OPA's status, which counts no events. Its error is an *Exceeded. Whoever
+// is let in has to call Done.
 func (q *Quotas) Admit(c domain.Caller, report bool) (Admission, error) {
 	if len(q.policies) == 0 {
 		return Admission{}, nil
@@ -308,7 +308,8 @@ func (m *meter) debt(now time.Time) (wait time.Duration, sent float64, since tim
 	if tokens > 0 {
 		return 0, 0, 0
 	}
-	return max(time.Duration(-tokens/float64(m.limiter.Limit())*float64(time.Second)), time.Millisecond), m.taken, now.Sub(m.since)
+	wait = time.Duration(-tokens / float64(m.limiter.Limit()) * float64(time.Second))
+	return max(wait, time.Millisecond), m.taken, now.Sub(m.since)
 }
 
 // Exceeded is an upload that a quota refused.
@@ -326,8 +327,8 @@ type Exceeded struct {
 	Processes int
 }
 
-// Error says whose quota it is, how much that is and how much was sent, whether in a burst or all the time, and where to
-// read on.
+// Error says whose quota it is, how much that is and how much was sent, whether in a burst or all the time, and where
+// to read on.
 func (e *Exceeded) Error() string {
 	whose := "tenant " + e.tenant
 	if e.name != "" {

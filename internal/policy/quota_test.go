@@ -56,8 +56,8 @@ func TestQuotas(t *testing.T) {
 			require.NoError(t, upload(q, a, 99, 0))
 			require.NoError(t, upload(q, a, 51, 0), "one event was left; an upload is never refused for its size")
 			e := refusal(t, upload(q, a, 1, 0))
-			require.Equal(t, "quota of the tenant a (policy p): burst: 150 events came within 1 s; 10 a second are allowed, and "+
-				"those of 10s at once after a pause. Uploads are taken again in 5s. OPA sends it again; see \"A quota\" in "+
+			require.Equal(t, "quota of the tenant a (policy p): burst: 150 events came within 1 s; 10 a second are allowed, "+
+				"and those of 10s at once after a pause. Uploads are taken again in 5s. OPA sends it again; see \"A quota\" in "+
 				"docs/runbook.md", e.Error())
 			time.Sleep(e.Wait)
 			require.Error(t, upload(q, a, 1, 0), "the debt is paid, and nothing is left")
@@ -93,7 +93,8 @@ func TestQuotas(t *testing.T) {
 	})
 	t.Run("bytes", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			q := NewQuotas([]Policy{{Name: "p", Quota: &Quota{BytesPerSecond: 1 << 20, Burst: config.Duration(time.Second)}}}, nil)
+			mebibyte := &Quota{BytesPerSecond: 1 << 20, Burst: config.Duration(time.Second)}
+			q := NewQuotas([]Policy{{Name: "p", Quota: mebibyte}}, nil)
 			require.NoError(t, upload(q, a, 1, 64<<20))
 			e := refusal(t, upload(q, a, 1, 1))
 			require.Equal(t, Bytes, e.Kind)

@@ -129,7 +129,8 @@ func (u *upload) logs(c echo.Context) error {
 	return u.body(c, caller, false, func(ctx context.Context, in incoming) error {
 		r, err := u.ingest.Accept(ctx, ingest.Upload{
 			Caller: caller, Address: addressOf(c.Request()), Partition: partition, Wire: in.wire, Gzipped: in.gzipped,
-			Charge: in.share.charge, Admission: in.admission, Version: versionOf(c.Request().UserAgent()), ReceivedAt: time.Now().UTC(),
+			Charge: in.share.charge, Admission: in.admission, Version: versionOf(c.Request().UserAgent()),
+			ReceivedAt: time.Now().UTC(),
 		})
 		if err != nil {
 			return u.notTaken(c, err)
