@@ -35,7 +35,7 @@ func main() {
 		fmt.Fprintln(
 			flag.CommandLine.Output(),
 			"docket-bench [flags] embedded|store|search|pages|searched|stampede|replay-policy|victorialogs|roles|dead|slow|"+
-				"baseline|k6|burst|savers",
+				"baseline|k6|burst|savers|policies",
 		)
 		flag.PrintDefaults()
 	}
@@ -57,6 +57,8 @@ func main() {
 		err = suites.StampedeSuite(*rows, *seconds, *out)
 	case "searched":
 		err = suites.SearchedSuite(*docket, *out, *rate, *seconds, *times)
+	case "policies":
+		err = suites.PoliciesSuite(*docket, *out, *rate, *seconds, *connections, *times)
 	case "victorialogs":
 		err = suites.VictoriaLogsSuite(*victoriaLogs, *rows, *days, *out)
 	case "roles":

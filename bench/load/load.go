@@ -31,6 +31,8 @@ type Corpus struct {
 	next   int64
 	Events int
 	IDs    map[string]bool
+	// Token is shown with every upload, unless it is empty.
+	Token string
 }
 
 // NewCorpus makes an empty one.
@@ -47,16 +49,20 @@ func (c *Corpus) make(host string) Request {
 	body := c.run.Append(nil, c.next, time.Now())
 	c.next++
 	c.Events += n
-	return Request{wire: appendRequest(nil, host, body), Events: n, ids: ids}
+	return Request{wire: appendRequest(nil, host, c.Token, body), Events: n, ids: ids}
 }
 
 // appendRequest appends an upload with its head.
-func appendRequest(dst []byte, host string, body []byte) []byte {
+func appendRequest(dst []byte, host, token string, body []byte) []byte {
+	if token != "" {
+		token = "Authorization: Bearer " + token + "\r\n"
+	}
 	dst = fmt.Appendf(
 		dst,
-		"POST /logs HTTP/1.1\r\nHost: %s\r\nUser-Agent: Open-Policy-Agent/1.22.2 (linux, amd64)\r\nContent-Type: "+
+		"POST /logs HTTP/1.1\r\nHost: %s\r\n%sUser-Agent: Open-Policy-Agent/1.22.2 (linux, amd64)\r\nContent-Type: "+
 			"application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n",
 		host,
+		token,
 		len(body),
 	)
 	return append(dst, body...)

@@ -75,7 +75,7 @@ func (f *Surge) sender() error {
 			time.Sleep(time.Until(f.began.Add(time.Duration(float64(upload-f.first) / f.Rate * float64(time.Second)))))
 		}
 		body = f.EmbeddedSuite.Append(body[:0], upload, time.Now())
-		wire = appendRequest(wire[:0], f.Addr, body)
+		wire = appendRequest(wire[:0], f.Addr, "", body)
 		for try := 0; ; try++ {
 			var status int
 			err := error(nil)

@@ -10,8 +10,11 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
+	"unsafe"
 
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/tidwall/gjson"
 
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -127,12 +130,11 @@ func (s strictness) level(member string) int {
 
 // walk masks one event after another. It is for one goroutine.
 type walk struct {
-	decoder jsontext.Decoder
-	source  bytes.Buffer
-	trees   *[levels]tree
-	key     Key
-	mac     hash.Hash
-	tenant  string
+	trees  *[levels]tree
+	strict strictness
+	key    Key
+	mac    hash.Hash
+	tenant string
 
 	raw []byte
 	// out is what is kept of raw[:settled].
@@ -150,6 +152,7 @@ type walk struct {
 	nodes   []*node // those that are looked for, of each level behind those of the one around it
 	lists   [2]list // of erased and masked
 	told    []*node // what they tell of
+	err     error
 }
 
 // list is a member of the event that tells what was masked.
@@ -171,29 +174,27 @@ func newWalk(key Key) *walk {
 }
 
 var (
-	duplicates = jsontext.AllowDuplicateNames(true)
-	anyUTF8    = jsontext.AllowInvalidUTF8(true)
-
-	errTooMuch = errors.New("masks hit too often")
+	errTooMuch    = errors.New("masks hit too often")
+	errUnreadable = errors.New("it is no JSON object")
 )
 
 // mask is what is kept of a JSON object, in w.out, which is the walk's until it is used again; level is the highest
 // that it took, untouched where no mask hit. limit is the longest event that docket takes; the log has room for a little
-// more. Its error is that the event is no object that can be read.
+// more. The event is JSON, but perhaps for its UTF-8 and its depth. Its error is that it is no object.
 func (w *walk) mask(
 	trees *[levels]tree, tenant string, raw []byte, limit int, strict strictness,
 ) (level int, err error) {
-	w.trees, w.tenant, w.raw = trees, tenant, raw
+	w.trees, w.tenant, w.raw, w.strict = trees, tenant, raw, strict
 	w.longest = min(maxTimes*len(raw), max(limit-len(raw), 0)) + len(raw) + maxGrowth
-	clear(w.members)
 	for {
-		level, err = w.try(strict)
-		if !errors.Is(err, errTooMuch) || !w.coarser(strict) {
+		level, err = w.try()
+		if !errors.Is(err, errTooMuch) || !w.coarser() {
 			break
 		}
 	}
-	w.raw, w.source = nil, bytes.Buffer{} // forget the bytes
-	w.decoder.Reset(&w.source, duplicates, anyUTF8)
+	w.raw, w.name = nil, "" // forget the bytes
+	clear(w.members)
+	clear(w.hits)
 	if errors.Is(err, errTooMuch) { // even so: it is as little as there can be
 		err = nil
 	}
@@ -201,45 +202,41 @@ func (w *walk) mask(
 }
 
 // coarser has the member masked more coarsely where masks hit most often, of those that can be.
-func (w *walk) coarser(strict strictness) bool {
+func (w *walk) coarser() bool {
 	most := ""
 	for name, n := range w.hits {
-		if n > w.hits[most] && w.levelOf(name, strict) < whole {
+		if n > w.hits[most] && w.levelOf(name) < whole {
 			most = name
 		}
 	}
 	if most == "" {
 		return false
 	}
-	w.members[most] = w.levelOf(most, strict) + 1
+	w.members[most] = w.levelOf(most) + 1
 	return true
 }
 
-func (w *walk) levelOf(member string, strict strictness) int {
-	return max(strict.level(member), w.members[member])
-}
+func (w *walk) levelOf(member string) int { return max(w.strict.level(member), w.members[member]) }
 
-// try masks the event at the levels of its members. Its error is errTooMuch at the end, if at all.
-func (w *walk) try(strict strictness) (level int, err error) {
-	w.out, w.settled, w.pointer, w.told, w.single = w.out[:0], 0, w.pointer[:0], w.told[:0], 0
+// try masks the event at the levels of its members.
+func (w *walk) try() (level int, err error) {
+	w.out, w.settled, w.pointer, w.nodes, w.told = w.out[:0], 0, w.pointer[:0], w.nodes[:0], w.told[:0]
+	w.single, w.err = 0, nil
 	clear(w.hits)
 	for i, name := range []string{"erased", "masked"} {
 		w.lists[i] = list{name: name, added: w.lists[i].added[:0]}
 	}
-	w.source = *bytes.NewBuffer(w.raw)
-	w.decoder.Reset(&w.source, duplicates, anyUTF8)
-	if w.decoder.PeekKind() != '{' {
-		return untouched, errors.New("it is no object")
+	if len(w.raw) == 0 || w.raw[0] != '{' {
+		return untouched, errUnreadable
 	}
-	if err := w.event(strict); err != nil {
-		return untouched, err
-	}
+	text := unsafe.String(unsafe.SliceData(w.raw), len(w.raw)) // nobody writes to it
+	w.container(gjson.Result{Type: gjson.JSON, Raw: text}, w.topMember)
 	level = untouched
 	for name := range w.hits {
-		level = max(level, w.levelOf(name, strict))
+		level = max(level, w.levelOf(name))
 	}
-	if level == untouched {
-		return level, nil
+	if level == untouched || w.err != nil {
+		return level, w.err
 	}
 	w.flush(len(w.raw))
 	w.tell()
@@ -249,12 +246,11 @@ func (w *walk) try(strict strictness) (level int, err error) {
 	return level, nil
 }
 
-// runaway reports that there is no use in going on: what there is already will not fit.
-func (w *walk) runaway() error {
+// runaway ends the try where what there is already will not fit.
+func (w *walk) runaway() {
 	if w.level < whole && (w.single > 2*maxHits || len(w.out) > 2*w.longest) {
-		return errTooMuch
+		w.err = errTooMuch
 	}
-	return nil
 }
 
 // flush keeps the event up to an offset.
@@ -263,93 +259,67 @@ func (w *walk) flush(to int) {
 	w.settled = to
 }
 
-func (w *walk) offset() int { return int(w.decoder.InputOffset()) }
-
-// event masks the members of the event.
-func (w *walk) event(strict strictness) error {
-	return w.object(func(c *container, key []byte) error {
-		w.nodes = w.nodes[:0]
-		w.name = string(key)
-		w.level = w.levelOf(w.name, strict)
-		if next := w.trees[w.level].root.children[w.name]; next != nil {
-			w.nodes = append(w.nodes, next)
-		} else if w.name == "erased" || w.name == "masked" {
-			c.open()
-			err := w.note(w.name)
-			c.next(false)
-			return err
+// container visits what is in an object or an array, whose keys are its indices.
+func (w *walk) container(v gjson.Result, member func(c *container, key string, value gjson.Result)) {
+	c := container{w: w, behind: v.Index + 1}
+	array, n := v.Raw[0] == '[', 0
+	v.ForEach(func(key, value gjson.Result) bool {
+		if c.start = key.Index; array {
+			c.start, key.Str = value.Index, strconv.Itoa(n)
+			n++
 		}
-		return w.member(c, key, 0)
+		c.end = value.Index + len(value.Raw)
+		member(&c, key.Str, value)
+		c.behind = c.end
+		return w.err == nil
 	})
+	if rest := v.Raw[c.behind-v.Index:]; w.err == nil && strings.Trim(rest, " \t\r\n") != v.Raw[len(v.Raw)-1:] {
+		w.err = errUnreadable // never, of what is JSON
+	}
 }
 
-// object masks the members of an object, as member has it.
-func (w *walk) object(member func(c *container, key []byte) error) error {
-	if _, err := w.decoder.ReadToken(); err != nil {
-		return err
+// topMember masks a member of the event.
+func (w *walk) topMember(c *container, key string, value gjson.Result) {
+	if w.trees[fine].root.children[key] != nil { // or it is in none of them
+		w.name, w.level = key, w.levelOf(key)
+		w.nodes = append(w.nodes[:0], w.trees[w.level].root.children[key])
+		w.member(c, key, value, w.nodes)
+		return
 	}
-	c := container{w: w, behind: w.offset()}
-	for w.decoder.PeekKind() != '}' {
-		name, err := w.decoder.ReadValue()
-		if err != nil {
-			return err
-		}
-		key := name[1 : len(name)-1]
-		if bytes.IndexByte(key, '\\') >= 0 {
-			if key, err = jsontext.AppendUnquote(nil, name); err != nil {
-				return err
-			}
-		}
-		if err := member(&c, key); err != nil {
-			return err
+	c.keep()
+	for i := range w.lists {
+		if l := &w.lists[i]; l.name == key { // the last such member counts
+			w.flush(value.Index)
+			l.is, l.array, l.from = true, value.IsArray(), len(w.out)
+			w.flush(c.end)
+			l.to = len(w.out)
 		}
 	}
-	_, err := w.decoder.ReadToken()
-	return err
 }
 
 // among masks a member whose key may be among the children of these nodes.
-func (w *walk) among(at []*node, c *container, key []byte) error {
+func (w *walk) among(at []*node, c *container, key string, value gjson.Result) {
 	base := len(w.nodes)
 	for _, n := range at {
-		if next := n.children[string(key)]; next != nil {
+		if next := n.children[key]; next != nil {
 			w.nodes = append(w.nodes, next)
 		}
 		if n.any != nil {
 			w.nodes = append(w.nodes, n.any)
 		}
 	}
-	err := w.member(c, key, base)
+	if len(w.nodes) == base {
+		c.keep()
+		return
+	}
+	w.member(c, key, value, w.nodes[base:])
 	w.nodes = w.nodes[:base]
-	return err
 }
 
-// array is object for the elements of an array, whose keys are their indices.
-func (w *walk) array(at []*node) error {
-	if _, err := w.decoder.ReadToken(); err != nil {
-		return err
-	}
-	c := container{w: w, behind: w.offset()}
-	var digits [20]byte
-	for i := 0; w.decoder.PeekKind() != ']'; i++ {
-		if err := w.among(at, &c, strconv.AppendInt(digits[:0], int64(i), 10)); err != nil {
-			return err
-		}
-	}
-	_, err := w.decoder.ReadToken()
-	return err
-}
-
-// member masks a value, whose nodes are those from base on.
-func (w *walk) member(c *container, key []byte, base int) error {
-	at := w.nodes[base:]
-	if len(at) == 0 {
-		err := w.decoder.SkipValue()
-		c.next(false)
-		return err
-	}
+// member masks a value that these nodes lead to.
+func (w *walk) member(c *container, key string, value gjson.Result, at []*node) {
 	long := len(w.pointer)
-	w.pointer = append(append(w.pointer, '/'), url.PathEscape(string(key))...)
+	w.pointer = append(append(w.pointer, '/'), url.PathEscape(key)...)
 	defer func() { w.pointer = w.pointer[:long] }()
 	does := at[0]
 	for _, n := range at[1:] {
@@ -357,59 +327,48 @@ func (w *walk) member(c *container, key []byte, base int) error {
 			does = n
 		}
 	}
-	kind := w.decoder.PeekKind()
-	if does.act == 0 {
-		var err error
-		switch kind {
-		case '{':
-			c.open()
-			err = w.object(func(c *container, key []byte) error { return w.among(at, c, key) })
-		case '[':
-			c.open()
-			err = w.array(at)
-		default:
-			err = w.decoder.SkipValue()
+	switch does.act {
+	case removes:
+		c.leaveOut()
+	case replaces, hashes:
+		c.keep()
+		w.flush(value.Index)
+		if does.act == replaces {
+			w.out = append(w.out, does.text...)
+		} else {
+			w.hash(jsontext.Value(w.raw[value.Index:c.end]))
 		}
-		c.next(false)
-		return err
-	}
-	value, err := w.decoder.ReadValue()
-	if err != nil {
-		return err
+		w.settled = c.end
+	default:
+		c.keep()
+		if value.IsObject() || value.IsArray() {
+			w.container(value, func(c *container, key string, value gjson.Result) { w.among(at, c, key, value) })
+		}
+		return
 	}
 	w.hits[w.name]++
-	again := false
+	w.note(does)
+	w.runaway()
+}
+
+// note tells of what was masked.
+func (w *walk) note(does *node) {
 	if w.level == fine {
 		w.single++
 	} else { // its nodes have one pointer each
-		again = slices.Contains(w.told, does)
+		if slices.Contains(w.told, does) {
+			return
+		}
+		w.told = append(w.told, does)
 	}
 	told := &w.lists[1]
 	if does.act == removes {
 		told = &w.lists[0]
-		c.next(true)
-	} else {
-		c.open()
-		w.flush(w.offset() - len(value))
-		if does.act == replaces {
-			w.out = append(w.out, does.text...)
-		} else {
-			w.hash(value)
-		}
-		w.settled = w.offset()
-		c.next(false)
-	}
-	if again {
-		return w.runaway()
-	}
-	if w.level > fine {
-		w.told = append(w.told, does)
 	}
 	if len(told.added) > 0 {
 		told.added = append(told.added, ',')
 	}
 	told.added, _ = jsontext.AppendQuote(told.added, w.pointer) // percent-encoded: it is valid
-	return w.runaway()
 }
 
 // hash puts a keyed hash of a value there. It is of the tenant as well, so that nobody can tell whether two tenants
@@ -434,91 +393,64 @@ func (w *walk) hash(value jsontext.Value) {
 // hashBytes is how much of a hash is kept: as much as no two values will share.
 const hashBytes = 16
 
-// note remembers where the event itself tells of masks: the last such member counts.
-func (w *walk) note(name string) error {
-	value, err := w.decoder.ReadValue()
-	if err != nil {
-		return err
-	}
-	w.flush(w.offset() - len(value))
-	l := &w.lists[0]
-	if name == w.lists[1].name {
-		l = &w.lists[1]
-	}
-	l.is, l.array, l.from = true, value.Kind() == '[', len(w.out)
-	w.flush(w.offset())
-	l.to = len(w.out)
-	return nil
-}
-
 // tell writes the pointers into the event, as OPA does: into its own lists, or into new ones at its end.
 func (w *walk) tell() {
-	lists := []*list{&w.lists[0], &w.lists[1]}
-	slices.SortStableFunc(lists, func(a, b *list) int { return b.from - a.from }) // from the end on, so that offsets stay
-	for _, l := range lists {
-		if len(l.added) == 0 {
+	own := []*list{&w.lists[0], &w.lists[1]}
+	slices.SortFunc(own, func(a, b *list) int { return b.from - a.from }) // from the end on, so that offsets stay
+	for _, l := range own {
+		switch {
+		case len(l.added) == 0 || !l.is:
+		case l.array:
+			inner := bytes.TrimRight(w.out[l.from:l.to-1], " \t\r\n")
+			text := l.added
+			if len(inner) > 1 {
+				text = append([]byte{','}, text...)
+			}
+			w.out = slices.Replace(w.out, l.from+len(inner), l.to-1, text...)
+		default: // not as OPA has it
+			w.out = slices.Replace(w.out, l.from, l.to, slices.Concat([]byte{'['}, l.added, []byte{']'})...)
+		}
+	}
+	for i := range w.lists {
+		l := &w.lists[i]
+		if len(l.added) == 0 || l.is {
 			continue
 		}
-		var text []byte
-		switch {
-		case l.array:
-			own := bytes.TrimRight(w.out[l.from:l.to-1], " \t\r\n")
-			if l.from, l.to = l.from+len(own), l.to-1; len(own) > 1 {
-				text = append(text, ',')
-			}
-			text = append(text, l.added...)
-		case l.is: // not as OPA has it
-			text = append(append(append(text, '['), l.added...), ']')
-		default:
-			end := bytes.LastIndexByte(w.out, '}')
-			own := bytes.TrimRight(w.out[:end], " \t\r\n")
-			if l.from, l.to = end, end; own[len(own)-1] != '{' {
-				text = append(text, ',')
-			}
-			text = append(append(append(text, '"'), l.name...), `":[`...)
-			text = append(append(text, l.added...), ']')
+		w.out = bytes.TrimRight(w.out[:len(w.out)-1], " \t\r\n") // an event ends with its brace
+		if len(w.out) > 1 {
+			w.out = append(w.out, ',')
 		}
-		w.out = slices.Replace(w.out, l.from, l.to, text...)
+		w.out = append(append(append(w.out, '"'), l.name...), `":[`...)
+		w.out = append(append(w.out, l.added...), ']', '}')
 	}
 }
 
 // container is an object or array whose members are kept or left out, with the commas between them.
 type container struct {
 	w *walk
-	// behind is where the member before ends, or the container begins.
-	behind int
+	// start and end are those of the member in hand, with its key. behind is where the one before ends, or the container
+	// begins.
+	start, end, behind int
 	// kept says that a member before was kept, and cut that those before were left out and nothing was kept yet.
 	kept, cut bool
 }
 
-// start is where the member in hand begins.
-func (c *container) start() int {
-	rest := c.w.raw[c.behind:]
-	return c.behind + len(rest) - len(bytes.TrimLeft(rest, ", \t\r\n"))
-}
-
-// open keeps the member in hand, or what becomes of it.
-func (c *container) open() {
+// keep keeps the member in hand, or what becomes of it.
+func (c *container) keep() {
 	if c.cut { // the comma in front of it goes with those that were left out
-		c.w.settled = c.start()
+		c.w.settled = c.start
 	}
 	c.kept, c.cut = true, false
 }
 
-// next goes on behind a member that the decoder has read, which is kept or left out.
-func (c *container) next(out bool) {
-	end := c.w.offset()
+// leaveOut leaves it out.
+func (c *container) leaveOut() {
 	switch {
-	case !out && (!c.kept || c.cut):
-		c.open()
-	case out && c.kept:
+	case c.kept:
 		c.w.flush(c.behind) // the comma goes with it
-		c.w.settled = end
-	case out:
-		if !c.cut {
-			c.w.flush(c.start())
-		}
-		c.w.settled, c.cut = end, true
+	case !c.cut:
+		c.w.flush(c.start)
+		c.cut = true
 	}
-	c.behind = end
+	c.w.settled = c.end
 }

@@ -219,7 +219,9 @@ func TestQuarantinedIsMasked(t *testing.T) {
 			"{\"input\":{\"b\":\"\xff\"},\"erased\":[\"/input/a\"]}", true},
 		{"nothing to mask", `{"x":1}`, `{"x":1}`, true},
 		{"no object", `"secret"`, "", false},
-		{"too deep to be read", `{"input":{"a":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `}}`, "", false},
+		{"deep", `{"input":{"a":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `,"b":1}}`,
+			`{"input":{"b":1},"erased":["/input/a"]}`, true},
+		{"that breaks off", `{"input":{"a":1}`, "", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			u := contentOf(t, p).Upload("t", len(c.raw))

@@ -119,6 +119,7 @@ func (c *Content) rulesOf(tenant string) *rules {
 		for _, p := range c.policies {
 			if p.tenants.match(tenant) {
 				r.policies = append(r.policies, p)
+				r.byPath = r.byPath || len(p.Paths) > 0
 			}
 		}
 		if len(r.policies) == 0 {
@@ -135,6 +136,7 @@ type rules struct {
 	tenant   string
 	policies []compiled
 	any      *plan // of all policies, whatever their paths
+	byPath   bool  // some have paths
 	plans    memory[*plan]
 }
 
@@ -172,6 +174,9 @@ func (r *rules) planOf(on func(compiled) bool) *plan {
 
 // of is the plan for the value of an event's path.
 func (r *rules) of(path []byte) *plan {
+	if !r.byPath {
+		return r.any
+	}
 	text, _ := domain.TextOf(jsontext.Value(path))
 	text = strings.TrimLeft(text, "/") // as the column has it
 	return r.plans.get(text, func() *plan {
