@@ -10,6 +10,9 @@ import (
 // DefaultTenant owns what is uploaded without a token.
 const DefaultTenant = "default"
 
+// SystemTenant is that of docket's own decisions, which nobody uploads.
+const SystemTenant = "docket-system"
+
 // Outcome is what a decision amounts to for the person who asks. A denial is not an error, and undefined is not a
 // denial: OPA leaves "result" out where no rule gave one.
 type Outcome string

@@ -236,6 +236,8 @@ func TestTerms(t *testing.T) {
 		require.ErrorContains(t, err, want, terms)
 		require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
 	}
+	_, _, err := load(t, "edge docket-system "+hashOf("secret"), Uploader)
+	require.ErrorContains(t, err, "docket-system has docket's own decisions")
 	for terms, want := range map[string]string{
 		"opas=x": "opas= bounds uploads", "partitions=x": "partitions= bounds uploads",
 		"tenants=*":      "leave tenants out for all",

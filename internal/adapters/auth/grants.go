@@ -47,8 +47,8 @@ func (g *UploadGrant) validate(claims bool) error {
 	}
 	errs := []error{
 		checkClaim("upload.tenant_claim", g.TenantClaim, claims), checkPartitions("upload: partitions", g.Partitions...),
-		checkNames("upload: opas", g.OPAs...), checkNames("upload: tenant", given(g.Tenant)...),
-		checkNames("upload: tenants", slices.Collect(maps.Values(g.Tenants))...),
+		checkNames("upload: opas", g.OPAs...), checkUploadTenants("upload: tenant", given(g.Tenant)...),
+		checkUploadTenants("upload: tenants", slices.Collect(maps.Values(g.Tenants))...),
 	}
 	if (g.Tenant == "") == (g.TenantClaim == "") {
 		errs = append(errs, errors.New("upload: set either tenant or tenant_claim"))
@@ -83,6 +83,14 @@ func checkPartitions(key string, names ...string) error {
 		if strings.Contains(name, "*") {
 			return fmt.Errorf("%s: %q is no partition: they are names and no patterns", key, name)
 		}
+	}
+	return checkNames(key, names...)
+}
+
+// checkUploadTenants is checkNames of tenants that somebody uploads for.
+func checkUploadTenants(key string, names ...string) error {
+	if slices.Contains(names, domain.SystemTenant) {
+		return fmt.Errorf("%s: %s has docket's own decisions, and nobody uploads for it", key, domain.SystemTenant)
 	}
 	return checkNames(key, names...)
 }
@@ -153,7 +161,7 @@ func (g *UploadGrant) caller(name string, claims []byte) (domain.Caller, error) 
 		if tenant = values[0]; g.Tenants != nil {
 			tenant = g.Tenants[tenant]
 		}
-		if tenant == "" {
+		if tenant == "" || tenant == domain.SystemTenant {
 			return domain.Caller{}, fmt.Errorf("%w: the value of its claim %s is no tenant here", ErrNotGranted, g.TenantClaim)
 		}
 	}

@@ -435,6 +435,7 @@ func TestIssuersThatAreNone(t *testing.T) {
 		"upload: set either tenant or":          func(i *Issuer) { i.Upload = &UploadGrant{} },
 		"upload: tenants says what values of":   func(i *Issuer) { i.Upload.Tenants = map[string]string{"a": "b"} },
 		"upload.tenant_claim: \"x\" is no JSON": func(i *Issuer) { i.Upload = &UploadGrant{TenantClaim: "x"} },
+		"upload: tenant: docket-system has":     func(i *Issuer) { i.Upload = &UploadGrant{Tenant: "docket-system"} },
 		`upload: tenants: "" is no name`: func(i *Issuer) {
 			i.Upload = &UploadGrant{TenantClaim: "/x", Tenants: map[string]string{"a": ""}}
 		},

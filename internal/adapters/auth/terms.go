@@ -105,7 +105,7 @@ func (t Terms) expiry() (time.Time, error) {
 // bound what the token may upload; tenants, which console tokens have, may repeat the tenant.
 func Uploader(name, tenant string, t Terms) (domain.Caller, error) {
 	if err := errors.Join(
-		checkNames("the tenant", tenant), checkPartitions(string(termPartitions), t[termPartitions]...),
+		checkUploadTenants("the tenant", tenant), checkPartitions(string(termPartitions), t[termPartitions]...),
 		checkNames(string(termOPAs), t[termOPAs]...),
 	); err != nil {
 		return domain.Caller{}, err
