@@ -98,7 +98,7 @@ func TestMaskedEverywhere(t *testing.T) {
 	require.NotContains(t, string(metrics), secret)
 	require.Contains(t, string(metrics), `docket_policy_events_total{action="masked",policy="pii"} 6`)
 	require.Contains(t, string(metrics), `docket_policy_events_total{action="coarsened",policy="pii"} 1`)
-	require.Contains(t, string(metrics), `docket_policy_events_total{action="dropped",policy="pii"} 5`)
+	require.Contains(t, string(metrics), `docket_policy_events_total{action="unmaskable",policy="pii"} 5`)
 	require.Contains(t, string(metrics), `docket_ingest_events_total{result="dropped"} 5`)
 
 	_, body := a.get(t, a.ConsoleAddr(), "/api/v1/decisions/plain")

@@ -66,16 +66,19 @@ func MaskSteps(pointer string) (steps []string) {
 // covered reports that one of the pointers leads to a value, or to something around it.
 func covered(pointers [][]string, steps ...string) bool {
 	return slices.ContainsFunc(pointers, func(p []string) bool {
-		return len(p) <= len(steps) && slices.Equal(p, steps[:len(p)])
+		return len(p) <= len(steps) && slices.EqualFunc(p, steps[:len(p)], isStep)
 	})
 }
 
 // inside reports that one of the pointers leads to something within a value.
 func inside(pointers [][]string, steps ...string) bool {
 	return slices.ContainsFunc(pointers, func(p []string) bool {
-		return len(p) > len(steps) && slices.Equal(p[:len(steps)], steps)
+		return len(p) > len(steps) && slices.EqualFunc(p[:len(steps)], steps, isStep)
 	})
 }
+
+// isStep compares a step of a pointer with a step to a value. docket's own masks say * for keys that they do not name.
+func isStep(pointer, step string) bool { return pointer == step || pointer == "*" }
 
 // hides reports that a value is not the policy's any more.
 func (m masks) hides(steps ...string) bool {

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"io"
 	"sync"
 
@@ -98,7 +96,7 @@ func (a Assembler) records(ctx context.Context, b Body, batch domain.Batch) (Ass
 	out := Assembly{
 		Senders: batch.Senders, Bytes: batch.Bytes, Receipt: Receipt{Reasons: map[domain.Cause]int{}},
 	}
-	policies := a.Content.Upload(b.Headers.Owner(), batch.Bytes)
+	policies := a.Content.Upload(b.Headers.Owner(), batch.Bytes, b.Headers.Masked)
 	if policies != nil {
 		out.Policies = policies.Tally
 	}
@@ -133,7 +131,7 @@ func (a Assembler) records(ctx context.Context, b Body, batch domain.Batch) (Ass
 			if policies != nil {
 				kept, keep = policies.Quarantined(q.Raw)
 			}
-			if err := b.chargeCopy(kept); err != nil {
+			if err := cmp.Or(ctx.Err(), b.chargeCopy(kept)); err != nil {
 				return Assembly{}, err
 			}
 			if !keep {
@@ -202,12 +200,6 @@ func hasCause(records []domain.Record, cause domain.Cause) bool {
 		}
 	}
 	return false
-}
-
-// uploadOf is the docket-upload header of a body.
-func uploadOf(wire []byte) string {
-	sum := sha256.Sum256(wire)
-	return hex.EncodeToString(sum[:])
 }
 
 func (b Body) charge(n int) error {

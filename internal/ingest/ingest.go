@@ -5,6 +5,7 @@ package ingest
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"time"
 
@@ -103,14 +104,16 @@ func (s *Service) Accept(ctx context.Context, u Upload) (Receipt, error) {
 		Wire: u.Wire, Gzipped: u.Gzipped, Topic: s.assembler.Topics.Decisions, Charge: u.Charge,
 		Headers: domain.Headers{
 			Tenant: u.Caller.Tenant(), OPAPartition: domain.Name(u.Partition), ReceivedAt: u.ReceivedAt,
-			Upload: uploadOf(u.Wire), Uploader: domain.Name(u.Caller.Name), RemoteAddress: domain.Name(u.Address),
+			Upload: hex.EncodeToString(s.assembler.Content.Digest(u.Caller.Tenant(), u.Wire)), Uploader: domain.Name(u.Caller.Name), RemoteAddress: domain.Name(u.Address),
 			TraceParent: traceParent(ctx),
 		},
 	})
 	if err != nil {
 		return Receipt{}, err
 	}
+	events := a.Receipt.Accepted + a.Receipt.Quarantined + a.Receipt.Dropped
 	if err := allowed(ctx, u.Caller, a.Senders); err != nil {
+		u.Admission.Took(events, a.Bytes) // it was read, and is none of what a log that is away keeps out
 		return Receipt{}, err
 	}
 	if records := a.Records(); len(records) > 0 {
@@ -122,7 +125,7 @@ func (s *Service) Accept(ctx context.Context, u Upload) (Receipt, error) {
 	s.events.WithLabelValues("quarantined").Add(float64(a.Receipt.Quarantined))
 	s.events.WithLabelValues("dropped").Add(float64(a.Receipt.Dropped))
 	s.assembler.Content.Count(a.Policies)
-	u.Admission.Took(a.Receipt.Accepted+a.Receipt.Quarantined+a.Receipt.Dropped, a.Bytes)
+	u.Admission.Took(events, a.Bytes)
 	s.inventory.saw(u, a)
 	return a.Receipt, nil
 }

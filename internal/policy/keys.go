@@ -1,8 +1,6 @@
 package policy
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -20,16 +18,26 @@ type Key struct {
 const minKey = 32
 
 // ReadKey reads the key of the last line of a file: its version and at least 32 bytes in hexadecimal. The lines before
-// are keys of before, which are not used any more.
+// are keys of before, which are not used any more. # begins a comment.
 func ReadKey(content []byte) (k Key, err error) {
-	for lines, n := bufio.NewScanner(bytes.NewReader(content)), 1; lines.Scan(); n++ {
-		line := strings.TrimSpace(lines.Text())
-		if line == "" || line[0] == '#' {
+	line := map[string]int{}
+	n := 0
+	for read := range strings.Lines(string(content)) {
+		n++
+		text, _, _ := strings.Cut(read, "#")
+		if text = strings.TrimSpace(text); text == "" {
 			continue
 		}
-		if k, err = keyOf(line); err != nil { // which does not show the line: it may be a key
+		if k, err = keyOf(text); err != nil { // which does not show the line: it may be a key
 			return Key{}, fmt.Errorf("line %d: %w", n, err)
 		}
+		if before := line[k.Version]; before > 0 {
+			return Key{}, fmt.Errorf(
+				"line %d: there is a key with the version %s in line %d already: give it another, so that their hashes can be "+
+					"told apart", n, k.Version, before,
+			)
+		}
+		line[k.Version] = n
 	}
 	if k.Version == "" {
 		return k, fmt.Errorf("there is no key: %w", errKeyLine)
@@ -41,8 +49,8 @@ var errKeyLine = errors.New(
 	`want "VERSION HEX", such as: echo "v1 $(openssl rand -hex 32)"; HEX is at least 32 bytes`,
 )
 
-func keyOf(line string) (Key, error) {
-	version, digits, _ := strings.Cut(line, " ")
+func keyOf(text string) (Key, error) {
+	version, digits, _ := strings.Cut(text, " ")
 	secret, err := hex.DecodeString(strings.TrimSpace(digits))
 	if err != nil || len(secret) < minKey || !nameOf.MatchString(version) {
 		return Key{}, errKeyLine

@@ -19,6 +19,7 @@ func TestReadKey(t *testing.T) {
 		{"no version", good, "", "line 1: want"},
 		{"too short", "v1 " + good + "\nv2 abcd", "", "line 2: want"},
 		{"no hexadecimal", "v1 " + strings.Repeat("xy", minKey), "", "line 1: want"},
+		{"a version twice", "v1 " + good + "\nv1 " + other, "", "line 2: there is a key with the version v1 in line 1"},
 		{"a version that would end a hash early", "v:1 " + good, "", "line 1: want"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -45,8 +46,12 @@ func TestValidate(t *testing.T) {
 		{"nothing", Policy{Name: "a"}, "it says nothing"},
 		{"a name that is no label", Policy{Name: "A b", Masks: []Mask{{Remove: "/input"}}}, "small letters"},
 		{"an empty quota", Policy{Name: "a", Quota: &Quota{}}, "quota bounds nothing"},
-		{"a burst of nothing", Policy{Name: "a", Quota: &Quota{UploadsAtOnce: 1, Burst: 1}}, "burst is of a rate"},
-		{"less than nothing", Policy{Name: "a", Quota: &Quota{EventsPerSecond: -1}}, "has to be more than 0"},
+		{"a burst of nothing", Policy{Name: "a", Quota: &Quota{UploadsAtOnce: 1, Burst: burstOf(1)}}, "burst is of a rate"},
+		{"no burst", Policy{Name: "a", Quota: &Quota{EventsPerSecond: 1, Burst: burstOf(0)}}, "burst: from 1s to 24h0m0s"},
+		{"half an upload", Policy{Name: "a", Quota: &Quota{UploadsAtOnce: 1.5}}, "a whole number"},
+		{"a path with a slash in front", Policy{Name: "a", Paths: []string{"/x"}, Masks: []Mask{{Remove: "/input"}}},
+			"neither begins nor ends with a slash"},
+		{"less than nothing", Policy{Name: "a", Quota: &Quota{EventsPerSecond: -1}}, "events_per_second: more than 0"},
 		{"a quota of paths", Policy{Name: "a", Paths: []string{"x"}, Quota: &Quota{UploadsAtOnce: 1}}, "do not go together"},
 		{"two masks in one", Policy{Name: "a", Masks: []Mask{{Remove: "/a", Hash: "/b"}}}, "set one of remove"},
 		{"a text without replace", Policy{Name: "a", Masks: []Mask{{Remove: "/a", With: "x"}}}, "with is the text"},
@@ -61,11 +66,11 @@ func TestValidate(t *testing.T) {
 			`"deny" is none`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			require.ErrorContains(t, Validate([]Policy{c.p}, ""), "policies: entry 1: ")
+			require.ErrorContains(t, Validate([]Policy{c.p}, ""), "policies: entry 1 (")
 			require.ErrorContains(t, Validate([]Policy{c.p}, ""), c.says)
 		})
 	}
 	fine := Policy{Name: "a", Masks: []Mask{{Remove: "/input"}}}
 	require.NoError(t, Validate([]Policy{fine}, ""))
-	require.ErrorContains(t, Validate([]Policy{fine, fine}, ""), `entry 2: there is another with the name "a"`)
+	require.ErrorContains(t, Validate([]Policy{fine, fine}, ""), `entry 2 ("a"): there is another with this name`)
 }

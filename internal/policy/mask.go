@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"hash"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -30,7 +31,8 @@ const (
 
 // node is a step of the masks' pointers.
 type node struct {
-	act      act // 0 where no mask ends
+	step     string // percent-encoded, as OPA spells it
+	act      act    // 0 where no mask ends
 	text     []byte
 	children map[string]*node
 	any      *node // of a *
@@ -47,9 +49,9 @@ func (t *tree) add(steps []string, a act, text string) {
 			next = n.children[step]
 		}
 		if next == nil {
-			next = &node{}
+			next = &node{step: url.PathEscape(step)}
 			if step == "*" {
-				n.any = next
+				next.step, n.any = step, next
 			} else {
 				if n.children == nil {
 					n.children = map[string]*node{}
@@ -116,16 +118,25 @@ func treesOf(masks []Mask) *[levels]tree {
 }
 
 // strictness is how much of its share of memory an upload has used up: from 1 on, members are masked coarsely, and from
-// 2 on as a whole. The result, which the policy writes and which says how a decision ended, comes last.
+// 2 on as a whole.
 type strictness int
 
-const strictest strictness = 3
+const strictest strictness = 2
+
+// highest is the level that a member may come to. The result, which the policy writes, says how a decision ended: what
+// its masks do not name, or what is in front of their first *, stays.
+func highest(member string) int {
+	if member == "result" {
+		return coarse
+	}
+	return whole
+}
 
 func (s strictness) level(member string) int {
 	if member == "result" {
 		s--
 	}
-	return min(max(int(s), fine), whole)
+	return min(max(int(s), fine), highest(member))
 }
 
 // walk masks one event after another. It is for one goroutine.
@@ -143,16 +154,18 @@ type walk struct {
 	longest int // that it may become
 	pointer []byte
 	// level is that of the member of the event in hand, name. members has the levels of those that did not come out well,
-	// and hits how often masks hit in each.
+	// and costs what masks did to each.
 	level   int
 	name    string
 	members map[string]int
-	hits    map[string]int
-	single  int     // hits of masks that are applied one by one
-	nodes   []*node // those that are looked for, of each level behind those of the one around it
-	lists   [2]list // of erased and masked
-	told    []*node // what they tell of
+	costs   map[string]int
+	single  int             // hits of masks that are applied one by one
+	nodes   []*node         // those that are looked for, of each level behind those of the one around it
+	lists   [2]list         // of erased and masked
+	told    map[string]bool // the pointers in them
+	again   bool            // the event was masked before: what is a hash stays one
 	err     error
+	tries   int // that the event took
 }
 
 // list is a member of the event that tells what was masked.
@@ -166,7 +179,7 @@ type list struct {
 }
 
 func newWalk(key Key) *walk {
-	w := &walk{key: key, members: map[string]int{}, hits: map[string]int{}}
+	w := &walk{key: key, members: map[string]int{}, costs: map[string]int{}, told: map[string]bool{}}
 	if key.Version != "" {
 		w.mac = hmac.New(sha256.New, key.secret)
 	}
@@ -182,11 +195,11 @@ var (
 // that it took, untouched where no mask hit. limit is the longest event that docket takes; the log has room for a little
 // more. The event is JSON, but perhaps for its UTF-8 and its depth. Its error is that it is no object.
 func (w *walk) mask(
-	trees *[levels]tree, tenant string, raw []byte, limit int, strict strictness,
+	trees *[levels]tree, tenant string, raw []byte, limit int, strict strictness, again bool,
 ) (level int, err error) {
-	w.trees, w.tenant, w.raw, w.strict = trees, tenant, raw, strict
+	w.trees, w.tenant, w.raw, w.strict, w.again = trees, tenant, raw, strict, again
 	w.longest = min(maxTimes*len(raw), max(limit-len(raw), 0)) + len(raw) + maxGrowth
-	for {
+	for w.tries = 1; ; w.tries++ {
 		level, err = w.try()
 		if !errors.Is(err, errTooMuch) || !w.coarser() {
 			break
@@ -194,25 +207,31 @@ func (w *walk) mask(
 	}
 	w.raw, w.name = nil, "" // forget the bytes
 	clear(w.members)
-	clear(w.hits)
-	if errors.Is(err, errTooMuch) { // even so: it is as little as there can be
+	clear(w.costs)
+	if errors.Is(err, errTooMuch) && level != untouched { // even so: it is as little as there can be
 		err = nil
 	}
 	return level, err
 }
 
-// coarser has the member masked more coarsely where masks hit most often, of those that can be.
+// coarser has those members masked more coarsely that masks made the most of, and says whether there are any that can
+// be. It goes by the event alone, so that the same event always comes out the same. Those that are not far behind go
+// along, so that it takes few tries.
 func (w *walk) coarser() bool {
-	most := ""
-	for name, n := range w.hits {
-		if n > w.hits[most] && w.levelOf(name) < whole {
-			most = name
+	most, cost := "", -1
+	for _, name := range slices.Sorted(maps.Keys(w.costs)) {
+		if n := w.costs[name]; w.levelOf(name) < highest(name) && (n > cost || n == cost && most == "result") {
+			most, cost = name, n
 		}
 	}
-	if most == "" {
+	if cost < 0 {
 		return false
 	}
-	w.members[most] = w.levelOf(most) + 1
+	for name, n := range w.costs {
+		if level := w.levelOf(name); name == most || n > cost/4 && name != "result" && level < highest(name) {
+			w.members[name] = level + 1
+		}
+	}
 	return true
 }
 
@@ -220,9 +239,10 @@ func (w *walk) levelOf(member string) int { return max(w.strict.level(member), w
 
 // try masks the event at the levels of its members.
 func (w *walk) try() (level int, err error) {
-	w.out, w.settled, w.pointer, w.nodes, w.told = w.out[:0], 0, w.pointer[:0], w.nodes[:0], w.told[:0]
+	w.out, w.settled, w.pointer, w.nodes = w.out[:0], 0, w.pointer[:0], w.nodes[:0]
 	w.single, w.err = 0, nil
-	clear(w.hits)
+	clear(w.costs)
+	clear(w.told)
 	for i, name := range []string{"erased", "masked"} {
 		w.lists[i] = list{name: name, added: w.lists[i].added[:0]}
 	}
@@ -232,7 +252,7 @@ func (w *walk) try() (level int, err error) {
 	text := unsafe.String(unsafe.SliceData(w.raw), len(w.raw)) // nobody writes to it
 	w.container(gjson.Result{Type: gjson.JSON, Raw: text}, w.topMember)
 	level = untouched
-	for name := range w.hits {
+	for name := range w.costs {
 		level = max(level, w.levelOf(name))
 	}
 	if level == untouched || w.err != nil {
@@ -248,7 +268,7 @@ func (w *walk) try() (level int, err error) {
 
 // runaway ends the try where what there is already will not fit.
 func (w *walk) runaway() {
-	if w.level < whole && (w.single > 2*maxHits || len(w.out) > 2*w.longest) {
+	if w.level < highest(w.name) && len(w.out) > 2*w.longest {
 		w.err = errTooMuch
 	}
 }
@@ -261,10 +281,10 @@ func (w *walk) flush(to int) {
 
 // container visits what is in an object or an array, whose keys are its indices.
 func (w *walk) container(v gjson.Result, member func(c *container, key string, value gjson.Result)) {
-	c := container{w: w, behind: v.Index + 1}
-	array, n := v.Raw[0] == '[', 0
+	c := container{w: w, behind: v.Index + 1, array: v.Raw[0] == '['}
+	n := 0
 	v.ForEach(func(key, value gjson.Result) bool {
-		if c.start = key.Index; array {
+		if c.start = key.Index; c.array {
 			c.start, key.Str = value.Index, strconv.Itoa(n)
 			n++
 		}
@@ -319,25 +339,32 @@ func (w *walk) among(at []*node, c *container, key string, value gjson.Result) {
 // member masks a value that these nodes lead to.
 func (w *walk) member(c *container, key string, value gjson.Result, at []*node) {
 	long := len(w.pointer)
-	w.pointer = append(append(w.pointer, '/'), url.PathEscape(key)...)
 	defer func() { w.pointer = w.pointer[:long] }()
+	if w.pointer = append(w.pointer, '/'); c.array {
+		w.pointer = append(w.pointer, key...)
+	} else { // the mask's own words: a key that somebody else has chosen may be a secret, or as long as the event
+		w.pointer = append(w.pointer, at[0].step...)
+	}
 	does := at[0]
 	for _, n := range at[1:] {
 		if n.act > does.act {
 			does = n
 		}
 	}
+	cost := 1
 	switch does.act {
 	case removes:
 		c.leaveOut()
 	case replaces, hashes:
 		c.keep()
 		w.flush(value.Index)
+		before := len(w.out)
 		if does.act == replaces {
 			w.out = append(w.out, does.text...)
 		} else {
 			w.hash(jsontext.Value(w.raw[value.Index:c.end]))
 		}
+		cost += max(len(w.out)-before-len(value.Raw), 0)
 		w.settled = c.end
 	default:
 		c.keep()
@@ -346,52 +373,65 @@ func (w *walk) member(c *container, key string, value gjson.Result, at []*node) 
 		}
 		return
 	}
-	w.hits[w.name]++
-	w.note(does)
+	if w.level == fine {
+		w.single++
+	}
+	w.costs[w.name] += cost + w.note(does.act)
 	w.runaway()
 }
 
-// note tells of what was masked.
-func (w *walk) note(does *node) {
-	if w.level == fine {
-		w.single++
-	} else { // its nodes have one pointer each
-		if slices.Contains(w.told, does) {
-			return
-		}
-		w.told = append(w.told, does)
+// note tells of what was masked, once, and returns by how many bytes.
+func (w *walk) note(a act) int {
+	if w.told[string(w.pointer)] {
+		return 0
 	}
-	told := &w.lists[1]
-	if does.act == removes {
-		told = &w.lists[0]
+	w.told[string(w.pointer)] = true
+	to := &w.lists[1]
+	if a == removes {
+		to = &w.lists[0]
 	}
-	if len(told.added) > 0 {
-		told.added = append(told.added, ',')
+	before := len(to.added)
+	if before > 0 {
+		to.added = append(to.added, ',')
 	}
-	told.added, _ = jsontext.AppendQuote(told.added, w.pointer) // percent-encoded: it is valid
+	to.added, _ = jsontext.AppendQuote(to.added, w.pointer) // percent-encoded: it is valid
+	return len(to.added) - before
 }
 
 // hash puts a keyed hash of a value there. It is of the tenant as well, so that nobody can tell whether two tenants
 // have the same one.
 func (w *walk) hash(value jsontext.Value) {
+	if w.again && isHash(value) {
+		w.out = append(w.out, value...)
+		return
+	}
 	text := []byte(value)
 	if value.Kind() == '"' { // the same text, however it is spelled
-		if plain, err := jsontext.AppendUnquote(nil, value); err == nil {
-			text = plain
-		}
+		text, _ = jsontext.AppendUnquote(nil, value) // lone surrogates are U+FFFD
 	}
 	w.mac.Reset()
 	_, _ = w.mac.Write([]byte(w.tenant))
 	_, _ = w.mac.Write([]byte{0, byte(value.Kind())})
 	_, _ = w.mac.Write(text)
 	var sum [sha256.Size]byte
-	w.out = append(append(append(w.out, `"hmac-sha256:`...), w.key.Version...), ':')
+	w.out = append(append(append(w.out, hashPrefix...), w.key.Version...), ':')
 	w.out = hex.AppendEncode(w.out, w.mac.Sum(sum[:0])[:hashBytes])
 	w.out = append(w.out, '"')
 }
 
 // hashBytes is how much of a hash is kept: as much as no two values will share.
-const hashBytes = 16
+const (
+	hashBytes  = 16
+	hashPrefix = `"hmac-sha256:`
+)
+
+// isHash reports a value that hash has made.
+func isHash(v jsontext.Value) bool {
+	rest, ok := bytes.CutPrefix(v, []byte(hashPrefix))
+	version, digits, _ := bytes.Cut(bytes.TrimSuffix(rest, []byte{'"'}), []byte{':'})
+	sum, err := hex.DecodeString(string(digits))
+	return ok && nameOf.Match(version) && err == nil && len(sum) == hashBytes
+}
 
 // tell writes the pointers into the event, as OPA does: into its own lists, or into new ones at its end.
 func (w *walk) tell() {
@@ -431,6 +471,7 @@ type container struct {
 	// start and end are those of the member in hand, with its key. behind is where the one before ends, or the container
 	// begins.
 	start, end, behind int
+	array              bool
 	// kept says that a member before was kept, and cut that those before were left out and nothing was kept yet.
 	kept, cut bool
 }

@@ -64,15 +64,15 @@ func TestMask(t *testing.T) {
 		{"the first and the last", `{"input":{"a":1,"b":2,"c":3}}`, remove("/input/c", "/input/a"),
 			`{"input":{"b":2},"erased":["/input/a","/input/c"]}`},
 		{"all of them", `{"input":{ "a":1,"b":2 },"z":1}`, remove("/input/*"),
-			`{"input":{  },"z":1,"erased":["/input/a","/input/b"]}`},
+			`{"input":{  },"z":1,"erased":["/input/*"]}`},
 		{"the input", `{"x":1,"input":{"a":1},"z":[ ]}`, remove("/input"), `{"x":1,"z":[ ],"erased":["/input"]}`},
 		{"everything there is", `{"input":{"a":1}}`, remove("/input"), `{"erased":["/input"]}`},
 		{"a key in front of a removed one, with something inside", `{"input":{"a":1,"b":{"c":1,"d":2}}}`,
 			remove("/input/a", "/input/b/c"), `{"input":{"b":{"d":2}},"erased":["/input/a","/input/b/c"]}`},
 		{"a key that is there twice", `{"input":{"a":1,"b":2,"a":{"x":3}}}`, remove("/input/a"),
-			`{"input":{"b":2},"erased":["/input/a","/input/a"]}`},
+			`{"input":{"b":2},"erased":["/input/a"]}`},
 		{"an input that is there twice", `{"input":{"a":1},"input":{"a":2,"b":1}}`, remove("/input/a"),
-			`{"input":{},"input":{"b":1},"erased":["/input/a","/input/a"]}`},
+			`{"input":{},"input":{"b":1},"erased":["/input/a"]}`},
 		{"a key that is spelled otherwise", `{"in\u0070ut":{"pass\u0077ord":"x","b":1}}`, remove("/input/password"),
 			`{"in\u0070ut":{"b":1},"erased":["/input/password"]}`},
 		{"elements of an array", `{"input":[{"a":1,"b":2},{"a":3},7]}`, remove("/input/*/a"),
@@ -107,11 +107,16 @@ func TestMask(t *testing.T) {
 		{"a list that is there twice", `{"erased":["/x"],"erased":["/y"],"input":{"a":1}}`, remove("/input/a"),
 			`{"erased":["/x"],"erased":["/y","/input/a"],"input":{}}`},
 		{"a list behind what goes", `{"input":1,"erased":["/x"]}`, remove("/input"), `{"erased":["/x","/input"]}`},
+		{"keys with lone surrogates", `{"\ud800":1,"input":{"\udc00\ud800":1,"a":2,"b":{"\ud800":{"a":1}}}}`,
+			remove("/input/a", "/input/*/*/a"),
+			`{"\ud800":1,"input":{"\udc00\ud800":1,"b":{"\ud800":{}}},"erased":["/input/a","/input/*/*/a"]}`},
+		{"a byte order mark and NUL in keys", `{"input":{"\u0000":1,"\ufeffa":2,"a":3}}`, remove("/input/a"),
+			`{"input":{"\u0000":1,"\ufeffa":2},"erased":["/input/a"]}`},
 		{"numbers as they are", `{"input":{"n":1.0E+2,"m":-0,"a":1,"s":"\ud800"}}`, remove("/input/a"),
 			`{"input":{"n":1.0E+2,"m":-0,"s":"\ud800"},"erased":["/input/a"]}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			u := contentOf(t, Policy{Masks: c.masks}).Upload("t", 1000)
+			u := contentOf(t, Policy{Masks: c.masks}).Upload("t", 1000, false)
 			e := eventOf(c.raw)
 			kept, keep := u.Event(e)
 			require.True(t, keep)
@@ -126,7 +131,7 @@ func TestMask(t *testing.T) {
 func TestHash(t *testing.T) {
 	hash := func(tenant string, key Key, raw string) string {
 		p := Policy{Name: "h", Masks: []Mask{{Hash: "/input"}}}
-		kept, keep := NewContent([]Policy{p}, key, nil, 1<<20, nil).Upload(tenant, 100).Event(eventOf(`{"input":` + raw + `}`))
+		kept, keep := NewContent([]Policy{p}, key, nil, 1<<20, nil).Upload(tenant, 100, false).Event(eventOf(`{"input":` + raw + `}`))
 		require.True(t, keep)
 		var e struct{ Input string }
 		require.NoError(t, json.Unmarshal(kept.Raw, &e))
@@ -156,7 +161,7 @@ func TestMasksThatHitTooOften(t *testing.T) {
 			`{"input":{"who":"alice"},"x":1,"erased":["/input/p"]}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			u := contentOf(t, Policy{Masks: masks}).Upload("t", len(c.raw))
+			u := contentOf(t, Policy{Masks: masks}).Upload("t", len(c.raw), false)
 			kept, keep := u.Event(eventOf(c.raw))
 			require.True(t, keep)
 			require.Equal(t, c.want, string(kept.Raw))
@@ -165,7 +170,9 @@ func TestMasksThatHitTooOften(t *testing.T) {
 	}
 	t.Run("an upload does not grow by more than its share", func(t *testing.T) {
 		raw := `{"input":{"list":[{"p":1}]}}`
-		u := contentOf(t, Policy{Masks: masks}).Upload("t", 50*len(raw))
+		u := contentOf(t, Policy{Masks: masks}).Upload("t", 50*len(raw), false)
+		require.Equal(t, smallGrowth, u.may, "a small one may grow by as much as any")
+		u.may, u.step = 50*len(raw)*3/4, 50*len(raw)/4
 		out := 0
 		for range 50 {
 			kept, keep := u.Event(eventOf(raw))
@@ -177,31 +184,65 @@ func TestMasksThatHitTooOften(t *testing.T) {
 		require.NotZero(t, u.Tally[Done{"test", Coarsened}])
 	})
 	t.Run("what hits too often in the input leaves the result alone", func(t *testing.T) {
-		u := contentOf(t, Policy{Masks: append(masks, Mask{Remove: "/result/*/p"})}).Upload("t", 10_000)
+		u := contentOf(t, Policy{Masks: append(masks, Mask{Remove: "/result/*/p"})}).Upload("t", 10_000, false)
 		kept, keep := u.Event(eventOf(`{"input":{"list":[` + ones + `]},"result":{"allow":false,"x":{"p":1}}}`))
 		require.True(t, keep)
 		require.Equal(
-			t, `{"input":{},"result":{"allow":false,"x":{}},"erased":["/input/list","/result/x/p"]}`, string(kept.Raw),
+			t, `{"input":{},"result":{"allow":false,"x":{}},"erased":["/input/list","/result/*/p"]}`, string(kept.Raw),
 		)
 	})
 	t.Run("an upload that outgrows its share", func(t *testing.T) {
 		raw := `{"input":{"list":[{"p":1}],"q":1},"result":{"allow":false,"x":{"p":1}}}`
 		for used, want := range []string{
-			`{"input":{"q":1},"result":{"allow":false,"x":{}},"erased":["/input/list","/result/x/p"]}`,
-			`{"erased":["/input","/result"]}`, `{"erased":["/input","/result"]}`,
+			`{"input":{"q":1},"result":{"allow":false,"x":{}},"erased":["/input/list","/result/*/p"]}`,
+			`{"result":{"allow":false,"y":[1]},"erased":["/input","/result/x"]}`,
 		} {
-			u := contentOf(t, Policy{Masks: append(masks, Mask{Remove: "/result/*/p"})}).Upload("t", 100)
-			u.may = -25*used - 1
+			raw := strings.Replace(raw, `"x":{"p":1}}`, `"x":{"p":1},"y":[1]}`, used)
+			masks := append(masks, Mask{Remove: []string{"/result/*/p", "/result/x/*"}[used]})
+			u := contentOf(t, Policy{Masks: masks}).Upload("t", 100, false)
+			u.may = -u.step*used - 1
 			kept, keep := u.Event(eventOf(raw))
 			require.True(t, keep)
 			require.Equal(t, want, string(kept.Raw))
 			require.Equal(t, Tally{{"test", Coarsened}: 1}, u.Tally)
 		}
 	})
+	t.Run("keys that somebody has chosen are not listed", func(t *testing.T) {
+		key := strings.Repeat("%", 100_000)
+		hits := strings.TrimSuffix(strings.Repeat(`"number":1,`, 400), ",")
+		raw := `{"input":{"cards":{"` + key + `":{` + hits + `}}},"result":false}`
+		u := contentOf(t, Policy{Masks: []Mask{{Remove: "/input/cards/*/number"}}}).Upload("t", len(raw), false)
+		kept, keep := u.Event(eventOf(raw))
+		require.True(t, keep)
+		require.Equal(t, `{"input":{"cards":{"`+key+`":{}}},"result":false,"erased":["/input/cards/*/number"]}`, string(kept.Raw))
+	})
+	t.Run("who grows it pays for it", func(t *testing.T) {
+		cards := strings.TrimSuffix(strings.Repeat(`1,`, 480), ",")
+		raw := `{"input":{"cards":[` + cards + `],"who":"x"},"result":{"allow":false,"email":"","phone":""}}`
+		u := contentOf(t, Policy{Masks: []Mask{
+			{Hash: "/input/cards/*"}, {Hash: "/result/email"}, {Hash: "/result/phone"},
+		}}).Upload("t", len(raw), false)
+		kept, keep := u.Event(eventOf(raw))
+		require.True(t, keep)
+		require.Contains(t, string(kept.Raw), `{"input":{"who":"x"},"result":{"allow":false,"email":"hmac`)
+	})
+	t.Run("many members take few tries", func(t *testing.T) {
+		members, masks := "", []Mask(nil)
+		for n := range 50 {
+			members += fmt.Sprintf(`"m%d":[%s],`, n, strings.TrimSuffix(strings.Repeat("1,", 400), ","))
+			masks = append(masks, Mask{Hash: fmt.Sprintf("/m%d/*", n)})
+		}
+		raw := `{` + members + `"result":false}`
+		w := newWalk(testKey)
+		level, err := w.mask(treesOf(masks), "t", []byte(raw), 4<<20, 0, false)
+		require.NoError(t, err)
+		require.Equal(t, coarse, level)
+		require.LessOrEqual(t, w.tries, 6)
+	})
 	t.Run("an event at the limit", func(t *testing.T) {
 		raw := `{"input":{` + strings.Repeat(`"p":1,`, 59) + `"p":1},"x":"` + strings.Repeat("x", 4<<20-400) + `"}`
 		p := Policy{Name: "test", Masks: masks}
-		u := NewContent([]Policy{p}, testKey, nil, len(raw), nil).Upload("t", len(raw))
+		u := NewContent([]Policy{p}, testKey, nil, len(raw), nil).Upload("t", len(raw), false)
 		kept, keep := u.Event(eventOf(raw))
 		require.True(t, keep)
 		require.LessOrEqual(t, len(kept.Raw), len(raw)+50)
@@ -224,20 +265,20 @@ func TestQuarantinedIsMasked(t *testing.T) {
 		{"that breaks off", `{"input":{"a":1}`, "", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			u := contentOf(t, p).Upload("t", len(c.raw))
+			u := contentOf(t, p).Upload("t", len(c.raw), false)
 			kept, keep := u.Quarantined([]byte(c.raw))
 			require.Equal(t, c.keep, keep)
 			require.Equal(t, c.want, string(kept.Raw))
 			if !keep {
-				require.Equal(t, Tally{{"test", Dropped}: 1}, u.Tally)
+				require.Equal(t, Tally{{"test", Unmaskable}: 1}, u.Tally)
 			}
 		})
 	}
-	require.False(t, contentOf(t, p).Upload("t", 1).Body())
+	require.False(t, contentOf(t, p).Upload("t", 1, false).Body())
 	keep := 0.0
 	s := Policy{Samples: []Sample{{Outcomes: []domain.Outcome{domain.OutcomeAllowed}, Keep: &keep}}}
-	require.True(t, contentOf(t, s).Upload("t", 1).Body(), "nothing is masked")
-	kept, ok := contentOf(t, s).Upload("t", 1).Quarantined([]byte("7"))
+	require.True(t, contentOf(t, s).Upload("t", 1, false).Body(), "nothing is masked")
+	kept, ok := contentOf(t, s).Upload("t", 1, false).Quarantined([]byte("7"))
 	require.True(t, ok)
 	require.Equal(t, "7", string(kept.Raw))
 }
@@ -254,7 +295,11 @@ func naive(v any, steps []string, with any, at string) (any, []string) {
 			if steps[0] != "*" && steps[0] != key {
 				continue
 			}
-			next, hit := naive(inner, steps[1:], with, at+"/"+url.PathEscape(key))
+			step := url.PathEscape(key)
+			if steps[0] == "*" {
+				step = "*"
+			}
+			next, hit := naive(inner, steps[1:], with, at+"/"+step)
 			if hits = append(hits, hit...); next == gone {
 				delete(v, key)
 			} else {
@@ -315,11 +360,11 @@ func FuzzMask(f *testing.F) {
 			return
 		}
 		e := batch.Events[0]
-		u := contentOf(t, Policy{Masks: []Mask{mask}}).Upload("t", len(raw))
+		u := contentOf(t, Policy{Masks: []Mask{mask}}).Upload("t", len(raw), false)
 		kept, keep := u.Event(e)
 		require.True(t, keep)
 		require.True(t, json.Valid(kept.Raw) || !json.Valid(e.Raw), "%s", kept.Raw)
-		again, _ := contentOf(t, Policy{Masks: []Mask{mask}}).Upload("t", len(raw)).Event(domain.Event{Raw: kept.Raw})
+		again, _ := contentOf(t, Policy{Masks: []Mask{mask}}).Upload("t", len(raw), false).Event(domain.Event{Raw: kept.Raw})
 		if !replace {
 			require.False(t, again.Masked, "%s", kept.Raw)
 		}
@@ -394,7 +439,7 @@ func BenchmarkMask(b *testing.B) {
 	}})
 	b.SetBytes(int64(len(raw)))
 	b.ReportAllocs()
-	u := c.Upload("t", 1<<40)
+	u := c.Upload("t", 1<<40, false)
 	for b.Loop() {
 		if kept, keep := u.Event(e); !keep || !kept.Masked {
 			b.Fatal("not masked")

@@ -6,9 +6,11 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/docket-project/docket/internal/config"
 	"github.com/docket-project/docket/internal/domain"
@@ -37,9 +39,9 @@ type Quota struct {
 	EventsPerSecond float64     `yaml:"events_per_second,omitempty"`
 	BytesPerSecond  config.Size `yaml:"bytes_per_second,omitempty"`
 	// Burst is how long a pause counts: who sent nothing for that long may send so much at once. A minute unless set.
-	Burst config.Duration `yaml:"burst,omitempty"`
-	// UploadsAtOnce counts requests, those that are only read yet among them.
-	UploadsAtOnce int `yaml:"uploads_at_once,omitempty"`
+	Burst *config.Duration `yaml:"burst,omitempty"`
+	// UploadsAtOnce counts requests, those that are only read yet among them. It is whole.
+	UploadsAtOnce float64 `yaml:"uploads_at_once,omitempty"`
 }
 
 // Mask takes one thing out of an event. One of Remove, Replace and Hash is set: a JSON pointer whose steps may be *,
@@ -69,23 +71,29 @@ func Validate(policies []Policy, keysFile string) error {
 	var errs []error
 	names := map[string]bool{}
 	for i, p := range policies {
-		if err := p.validate(keysFile); err != nil {
-			errs = append(errs, fmt.Errorf("policies: entry %d: %w", i+1, err))
-		}
+		mistakes := p.validate(keysFile)
 		if names[p.Name] {
-			errs = append(errs, fmt.Errorf("policies: entry %d: there is another with the name %q", i+1, p.Name))
+			mistakes = append(mistakes, errors.New("there is another with this name"))
+		}
+		for _, err := range mistakes {
+			if err != nil {
+				errs = append(errs, fmt.Errorf("policies: entry %d (%.63q): %w", i+1, p.Name, err))
+			}
 		}
 		names[p.Name] = true
 	}
 	return errors.Join(errs...)
 }
 
-func (p Policy) validate(keysFile string) error {
+func (p Policy) validate(keysFile string) []error {
 	errs := []error{checkPatterns("tenants", p.Tenants), checkPatterns("paths", p.Paths)}
 	if !nameOf.MatchString(p.Name) {
-		errs = append(
-			errs, fmt.Errorf("name %q: small letters, digits, - and _, at most 63 (it is a label of metrics)", p.Name),
-		)
+		errs = append(errs, errors.New("name: small letters, digits, - and _, at most 63 (it is a label of metrics)"))
+	}
+	for _, path := range p.Paths {
+		if strings.HasPrefix(path, "/") || strings.HasSuffix(path, "/") {
+			errs = append(errs, fmt.Errorf("paths: %q: a policy path neither begins nor ends with a slash", path))
+		}
 	}
 	if p.Quota == nil && p.CredentialQuota == nil && len(p.Masks) == 0 && len(p.Samples) == 0 {
 		errs = append(errs, errors.New("it says nothing: set quota, credential_quota, masks or samples"))
@@ -93,7 +101,7 @@ func (p Policy) validate(keysFile string) error {
 	if len(p.Paths) > 0 && (p.Quota != nil || p.CredentialQuota != nil) {
 		errs = append(errs, errors.New("paths and quotas do not go together: a quota is for whole uploads, of any path"))
 	}
-	errs = append(errs, p.Quota.validate("quota"), p.CredentialQuota.validate("credential_quota"))
+	errs = append(append(errs, p.Quota.validate("quota")...), p.CredentialQuota.validate("credential_quota")...)
 	if len(p.Masks) > maxMasks {
 		errs = append(errs, fmt.Errorf("masks: %d are too many: at most %d", len(p.Masks), maxMasks))
 	}
@@ -107,7 +115,7 @@ func (p Policy) validate(keysFile string) error {
 			errs = append(errs, fmt.Errorf("samples[%d]: %w", i+1, err))
 		}
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 func checkPatterns(key string, patterns []string) error {
@@ -119,29 +127,42 @@ func checkPatterns(key string, patterns []string) error {
 	return nil
 }
 
-func (q *Quota) validate(key string) error {
+// maxRate is more than anybody sends, and maxBurst longer than anybody pauses.
+const (
+	maxRate  = 1e12
+	minBurst = time.Second
+	maxBurst = 24 * time.Hour
+)
+
+func (q *Quota) validate(key string) (errs []error) {
 	if q == nil {
 		return nil
 	}
-	var errs []error
 	for _, limit := range []struct {
 		name  string
 		value float64
 	}{
 		{"events_per_second", q.EventsPerSecond}, {"bytes_per_second", float64(q.BytesPerSecond)},
-		{"uploads_at_once", float64(q.UploadsAtOnce)}, {"burst", float64(q.Burst)},
+		{"uploads_at_once", q.UploadsAtOnce},
 	} {
-		if !(limit.value >= 0) || limit.value > 1e15 { // NaN is neither
-			errs = append(errs, fmt.Errorf("%s: %s has to be more than 0", key, limit.name))
+		if !(limit.value >= 0 && limit.value <= maxRate) { // NaN is neither
+			errs = append(errs, fmt.Errorf("%s: %s: more than 0 and at most %g", key, limit.name, maxRate))
 		}
 	}
+	rates := q.EventsPerSecond != 0 || q.BytesPerSecond != 0
 	switch {
-	case q.EventsPerSecond == 0 && q.BytesPerSecond == 0 && q.UploadsAtOnce == 0:
-		errs = append(errs, fmt.Errorf("%s bounds nothing: set events_per_second, bytes_per_second or uploads_at_once", key))
-	case q.EventsPerSecond == 0 && q.BytesPerSecond == 0 && q.Burst != 0:
+	case q.UploadsAtOnce != math.Trunc(q.UploadsAtOnce):
+		errs = append(errs, fmt.Errorf("%s: uploads_at_once is a whole number", key))
+	case !rates && q.UploadsAtOnce == 0:
+		errs = append(
+			errs, fmt.Errorf("%s bounds nothing: set events_per_second, bytes_per_second or uploads_at_once, to more than 0", key),
+		)
+	case !rates && q.Burst != nil:
 		errs = append(errs, fmt.Errorf("%s: burst is of a rate: set events_per_second or bytes_per_second", key))
+	case q.Burst != nil && (time.Duration(*q.Burst) < minBurst || time.Duration(*q.Burst) > maxBurst):
+		errs = append(errs, fmt.Errorf("%s: burst: from %s to %s", key, minBurst, maxBurst))
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // reserved are the members of an event that docket itself goes by, and those that tell of masks.
@@ -152,9 +173,10 @@ func (m Mask) pointer() string { return m.Remove + m.Replace + m.Hash }
 
 // Bounds of masks.
 const (
-	maxMasks = 200
-	maxText  = 256
-	maxSteps = 32
+	maxMasks   = 200
+	maxText    = 256
+	maxSteps   = 32
+	maxPointer = 512
 )
 
 func (m Mask) validate(keysFile string) error {
@@ -177,8 +199,8 @@ func (m Mask) validate(keysFile string) error {
 		return fmt.Errorf("%s: its first step has to name a member of the event, such as input", pointer)
 	case slices.Contains(reserved, steps[0]):
 		return fmt.Errorf("%s: docket goes by it, so it cannot be masked", pointer)
-	case len(steps) > maxSteps:
-		return fmt.Errorf("%s: it has more than %d steps", pointer, maxSteps)
+	case len(steps) > maxSteps || len(pointer) > maxPointer:
+		return fmt.Errorf("%.100s: it has more than %d steps or %d bytes", pointer, maxSteps, maxPointer)
 	case m.With != "" && m.Replace == "":
 		return fmt.Errorf("%s: with is the text that replace puts there", pointer)
 	case len(m.With) > maxText || m.With != domain.Name(m.With):

@@ -39,6 +39,7 @@ type Quotas struct {
 	mu        sync.Mutex
 	processes int
 	accounts  map[account]*balance
+	forgot    time.Time // when accounts were dropped last
 }
 
 // limited is a policy with a quota.
@@ -67,8 +68,12 @@ func NewQuotas(policies []Policy, reg prometheus.Registerer) *Quotas {
 	return q
 }
 
-// maxAccounts bounds the accounts that are remembered. A claim of a token may make up tenants.
-const maxAccounts = 10_000
+// maxAccounts bounds the accounts that are remembered, but for those of the others. A claim of a token may make up
+// tenants.
+const (
+	maxAccounts = 10_000
+	others      = "(others)"
+)
 
 // Admission is an upload that was let in. The zero Admission is one that nothing bounds.
 type Admission struct {
@@ -86,18 +91,25 @@ func (q *Quotas) Admit(c domain.Caller, report bool) (Admission, error) {
 	now := q.now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if len(q.accounts) >= maxAccounts && now.Sub(q.forgot) > time.Second {
+		q.forget(now)
+	}
 	a := Admission{quotas: q}
-	whole, own := q.balance(account{tenant: tenant}, now), q.balance(account{tenant, c.How, c.Name}, now)
-	for _, b := range []*balance{whole, own} {
+	var longest *Exceeded
+	for _, of := range []account{{tenant: tenant}, {tenant, c.How, c.Name}} {
+		b := q.balance(of, now)
 		if b == nil {
 			continue
 		}
-		if e := b.exceeded(now, report); e != nil {
-			e.Processes = q.processes
-			q.refused.WithLabelValues(string(e.Kind)).Inc()
-			return Admission{}, e
+		if e := b.exceeded(now, report); e != nil && (longest == nil || e.Wait > longest.Wait) {
+			longest = e
 		}
 		a.balances = append(a.balances, b)
+	}
+	if longest != nil {
+		longest.Processes = q.processes
+		q.refused.WithLabelValues(string(longest.Kind)).Inc()
+		return Admission{}, longest
 	}
 	for _, b := range a.balances {
 		b.open++
@@ -136,8 +148,14 @@ func (q *Quotas) balance(of account, now time.Time) *balance {
 	if b, ok := q.accounts[of]; ok {
 		return b
 	}
-	if len(q.accounts) >= maxAccounts {
-		q.forget(now)
+	if len(q.accounts) >= maxAccounts { // those that there is no room for share one
+		of.tenant = others
+		if of.name != "" {
+			of.how, of.name = "", others
+		}
+		if b, ok := q.accounts[of]; ok {
+			return b
+		}
 	}
 	var b *balance
 	for _, p := range q.policies {
@@ -145,7 +163,7 @@ func (q *Quotas) balance(of account, now time.Time) *balance {
 		if of.name != "" {
 			quota = p.CredentialQuota
 		}
-		if quota != nil && p.tenants.match(of.tenant) {
+		if quota != nil && (of.tenant == others || p.tenants.match(of.tenant)) {
 			b = newBalance(p.Name, of, *quota, q.processes, now)
 			break
 		}
@@ -156,6 +174,7 @@ func (q *Quotas) balance(of account, now time.Time) *balance {
 
 // forget drops accounts that owe nothing and have nothing open: they begin anew as they are.
 func (q *Quotas) forget(now time.Time) {
+	q.forgot = now
 	for of, b := range q.accounts {
 		if b == nil || b.open == 0 && b.events.full(now) && b.bytes.full(now) {
 			delete(q.accounts, of)
@@ -212,9 +231,9 @@ type balance struct {
 }
 
 func newBalance(policy string, of account, q Quota, processes int, now time.Time) *balance {
-	burst := time.Duration(q.Burst)
-	if burst == 0 {
-		burst = defaultBurst
+	burst := defaultBurst
+	if q.Burst != nil {
+		burst = time.Duration(*q.Burst)
 	}
 	return &balance{
 		policy: policy, of: of, quota: q,
@@ -226,9 +245,10 @@ func newBalance(policy string, of account, q Quota, processes int, now time.Time
 // defaultBurst is a quota's burst unless it says another.
 const defaultBurst = time.Minute
 
-func (b *balance) exceeded(now time.Time, report bool) *Exceeded {
-	if b.quota.UploadsAtOnce > 0 && b.open >= b.quota.UploadsAtOnce {
-		return &Exceeded{Kind: Uploads, Policy: b.policy, Limit: float64(b.quota.UploadsAtOnce), account: b.of}
+// exceeded is what keeps the next upload out for longest, or nil.
+func (b *balance) exceeded(now time.Time, report bool) (longest *Exceeded) {
+	if b.quota.UploadsAtOnce > 0 && float64(b.open) >= b.quota.UploadsAtOnce {
+		longest = &Exceeded{Kind: Uploads, Policy: b.policy, Limit: b.quota.UploadsAtOnce, account: b.of}
 	}
 	for _, m := range []struct {
 		kind  Kind
@@ -237,14 +257,12 @@ func (b *balance) exceeded(now time.Time, report bool) *Exceeded {
 		if m.meter == nil || report && m.kind == Events {
 			continue
 		}
-		if debt, sent, since := m.meter.debt(now); debt > 0 {
-			return &Exceeded{
-				Kind: m.kind, Policy: b.policy, Limit: m.meter.rate, account: b.of, Sent: sent, For: since,
-				Burst: m.meter.burst, Wait: debt,
-			}
+		if e := m.meter.exceeded(now); e != nil && (longest == nil || e.Wait > longest.Wait) {
+			e.Kind, e.Policy, e.account = m.kind, b.policy, b.of
+			longest = e
 		}
 	}
-	return nil
+	return longest
 }
 
 // meter is the bucket of one rate.
@@ -252,9 +270,9 @@ type meter struct {
 	rate    float64 // of all processes
 	burst   time.Duration
 	limiter *rate.Limiter
-	// since it is not full, and what was taken since.
-	since time.Time
-	taken float64
+	// since it is not full, what was taken since, and when the last of it was.
+	since, last time.Time
+	taken       float64
 }
 
 func newMeter(perSecond float64, burst time.Duration, processes int, now time.Time) *meter {
@@ -266,8 +284,13 @@ func newMeter(perSecond float64, burst time.Duration, processes int, now time.Ti
 	return m
 }
 
-// maxBucket is more than any burst is.
-const maxBucket = math.MaxInt32
+const (
+	// maxBucket is more than any burst is, and exact as a float64.
+	maxBucket = 1 << 53
+	// maxDebt is the longest that uploads are refused for what was taken at once. What is beyond it is let off: uploads
+	// that are let in together may bring what a small quota would need days for.
+	maxDebt = time.Hour
+)
 
 // size is how much a bucket of one process holds.
 func (m *meter) size(processes int) int {
@@ -294,7 +317,8 @@ func (m *meter) take(now time.Time, n int) {
 	if m.full(now) {
 		m.since, m.taken = now, 0
 	}
-	m.taken += float64(n)
+	m.taken, m.last = m.taken+float64(n), now
+	n = int(min(float64(n), max(m.limiter.TokensAt(now)+float64(m.limiter.Limit())*maxDebt.Seconds(), 0)))
 	for n > 0 { // a reservation is at most a bucket
 		part := min(n, m.limiter.Burst())
 		m.limiter.ReserveN(now, part)
@@ -302,14 +326,18 @@ func (m *meter) take(now time.Time, n int) {
 	}
 }
 
-// debt is how long it takes until something may be sent again, and what was sent in which time.
-func (m *meter) debt(now time.Time) (wait time.Duration, sent float64, since time.Duration) {
+// exceeded is nil while something may be sent.
+func (m *meter) exceeded(now time.Time) *Exceeded {
 	tokens := m.limiter.TokensAt(now)
 	if tokens > 0 {
-		return 0, 0, 0
+		return nil
 	}
-	wait = time.Duration(-tokens / float64(m.limiter.Limit()) * float64(time.Second))
-	return max(wait, time.Millisecond), m.taken, now.Sub(m.since)
+	wait := time.Duration(-tokens / float64(m.limiter.Limit()) * float64(time.Second))
+	e := &Exceeded{Limit: m.rate, Burst: m.burst, Sent: m.taken, For: now.Sub(m.since), Wait: max(wait, time.Millisecond)}
+	if came := m.last.Sub(m.since); came < m.burst {
+		e.InBurst, e.For = true, came
+	}
+	return e
 }
 
 // Exceeded is an upload that a quota refused.
@@ -320,8 +348,10 @@ type Exceeded struct {
 	// Limit is the quota, a second or at once, and Burst how long a pause it counts.
 	Limit float64
 	Burst time.Duration
-	// Sent is what was taken in the time For, and Wait how long it takes until something is taken again.
+	// Sent is what was taken in the time For, at once or all the time, and Wait how long it takes until something is taken
+	// again.
 	Sent      float64
+	InBurst   bool
 	For, Wait time.Duration
 	// Processes share the quota.
 	Processes int
@@ -340,21 +370,21 @@ func (e *Exceeded) Error() string {
 		fmt.Fprintf(&b, "%.0f uploads at once are open, and no more may be", e.Limit)
 	} else {
 		how := "rate"
-		if e.For < e.Burst {
+		if e.InBurst {
 			how = "burst"
 		}
-		seconds := max(e.For.Seconds(), 1)
-		fmt.Fprintf(
-			&b, "%s: %.0f %s came within %.0f s; %g a second are allowed, and those of %s at once after a pause. Uploads are "+
-				"taken again in %s", how, e.Sent, e.Kind, seconds, e.Limit, e.Burst, e.Wait.Round(time.Millisecond),
-		)
+		fmt.Fprintf(&b, "%s: %.0f %s came within %.0f s; %g a second are allowed", how, e.Sent, e.Kind,
+			math.Ceil(max(e.For.Seconds(), 1)), e.Limit)
 		if e.Processes > 1 {
 			fmt.Fprintf(
-				&b, ". %d processes take uploads: each counts its own and allows an equal part, so the quota is approximate",
-				e.Processes,
+				&b, " (%.3g of them here: %d processes take uploads, and each allows an equal part of what comes to it)",
+				e.Limit/float64(e.Processes), e.Processes,
 			)
 		}
+		fmt.Fprintf(
+			&b, ", and those of %s at once after a pause. Uploads are taken again in %s", e.Burst, e.Wait.Round(time.Millisecond),
+		)
 	}
-	b.WriteString(`. OPA sends it again; see "A quota" in docs/runbook.md`)
+	b.WriteString(`. OPA sends it again by itself; see "A quota" in docs/runbook.md`)
 	return b.String()
 }

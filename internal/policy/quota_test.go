@@ -23,6 +23,11 @@ func callerOf(tenant, name string) domain.Caller {
 	return domain.Caller{Name: name, How: domain.ByToken, Tenants: domain.Tenants(tenant)}
 }
 
+func burstOf(d time.Duration) *config.Duration {
+	burst := config.Duration(d)
+	return &burst
+}
+
 // upload lets an upload in and counts it.
 func upload(q *Quotas, c domain.Caller, events, bytes int) error {
 	a, err := q.Admit(c, false)
@@ -42,7 +47,7 @@ func refusal(t *testing.T, err error) *Exceeded {
 }
 
 func TestQuotas(t *testing.T) {
-	tenPerSecond := &Quota{EventsPerSecond: 10, Burst: config.Duration(10 * time.Second)}
+	tenPerSecond := &Quota{EventsPerSecond: 10, Burst: burstOf(10 * time.Second)}
 	a := callerOf("a", "edge")
 	t.Run("nothing is bounded without a quota", func(t *testing.T) {
 		q := NewQuotas([]Policy{{Name: "p", Tenants: []string{"b"}, Quota: tenPerSecond}}, nil)
@@ -57,7 +62,7 @@ func TestQuotas(t *testing.T) {
 			require.NoError(t, upload(q, a, 51, 0), "one event was left; an upload is never refused for its size")
 			e := refusal(t, upload(q, a, 1, 0))
 			require.Equal(t, "quota of the tenant a (policy p): burst: 150 events came within 1 s; 10 a second are allowed, "+
-				"and those of 10s at once after a pause. Uploads are taken again in 5s. OPA sends it again; see \"A quota\" in "+
+				"and those of 10s at once after a pause. Uploads are taken again in 5s. OPA sends it again by itself; see \"A quota\" in "+
 				"docs/runbook.md", e.Error())
 			time.Sleep(e.Wait)
 			require.Error(t, upload(q, a, 1, 0), "the debt is paid, and nothing is left")
@@ -88,12 +93,12 @@ func TestQuotas(t *testing.T) {
 			q := NewQuotas([]Policy{{Name: "p", Quota: tenPerSecond}}, nil)
 			require.NoError(t, upload(q, a, 50_000, 0))
 			e := refusal(t, upload(q, a, 1, 0))
-			require.Equal(t, (50_000-100)/10*time.Second, e.Wait)
+			require.Equal(t, maxDebt, e.Wait, "and what would take longer to pay back is let off")
 		})
 	})
 	t.Run("bytes", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			mebibyte := &Quota{BytesPerSecond: 1 << 20, Burst: config.Duration(time.Second)}
+			mebibyte := &Quota{BytesPerSecond: 1 << 20, Burst: burstOf(time.Second)}
 			q := NewQuotas([]Policy{{Name: "p", Quota: mebibyte}}, nil)
 			require.NoError(t, upload(q, a, 1, 64<<20))
 			e := refusal(t, upload(q, a, 1, 1))
@@ -109,7 +114,7 @@ func TestQuotas(t *testing.T) {
 		require.NoError(t, err)
 		_, err = q.Admit(a, false)
 		require.Equal(t, "quota of the tenant a (policy p): 2 uploads at once are open, and no more may be. OPA sends it "+
-			"again; see \"A quota\" in docs/runbook.md", refusal(t, err).Error())
+			"again by itself; see \"A quota\" in docs/runbook.md", refusal(t, err).Error())
 		first.Done()
 		require.NoError(t, upload(q, a, 1, 1))
 	})
@@ -117,7 +122,7 @@ func TestQuotas(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			q := NewQuotas([]Policy{
 				{Name: "each", CredentialQuota: tenPerSecond},
-				{Name: "all", Quota: &Quota{EventsPerSecond: 25, Burst: config.Duration(10 * time.Second)}},
+				{Name: "all", Quota: &Quota{EventsPerSecond: 25, Burst: burstOf(10 * time.Second)}},
 			}, nil)
 			for n := range 2 {
 				require.NoError(t, upload(q, callerOf("a", fmt.Sprint(n)), 110, 0))
@@ -126,6 +131,23 @@ func TestQuotas(t *testing.T) {
 			}
 			require.NoError(t, upload(q, callerOf("a", "2"), 30, 0))
 			require.Contains(t, refusal(t, upload(q, callerOf("a", "3"), 1, 0)).Error(), "quota of the tenant a (policy all)")
+		})
+	})
+	t.Run("of two quotas the one is told that lasts longer", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			q := NewQuotas([]Policy{{
+				Name: "p", Quota: &Quota{EventsPerSecond: 10, BytesPerSecond: 1, Burst: burstOf(10 * time.Second)},
+				CredentialQuota: &Quota{EventsPerSecond: 5, Burst: burstOf(4 * time.Second)},
+			}}, nil)
+			require.NoError(t, upload(q, a, 150, 11))
+			e := refusal(t, upload(q, a, 1, 0))
+			require.Equal(t, 26*time.Second, e.Wait)
+			require.Equal(t, Events, e.Kind)
+			require.Contains(t, e.Error(), "credential edge of tenant a")
+			time.Sleep(20 * time.Second)
+			require.Contains(t, refusal(t, upload(q, a, 1, 0)).Error(), "burst: 150 events came within 1 s")
+			time.Sleep(6*time.Second + time.Millisecond)
+			require.NoError(t, upload(q, a, 1, 0))
 		})
 	})
 	t.Run("the first policy with a quota counts", func(t *testing.T) {
@@ -167,7 +189,7 @@ func TestQuotaIsShared(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		processes, fails := 4, error(nil)
 		count := func(context.Context) (int, error) { return processes, fails }
-		q := NewQuotas([]Policy{{Name: "p", Quota: &Quota{EventsPerSecond: 100, Burst: config.Duration(time.Second)}}}, nil)
+		q := NewQuotas([]Policy{{Name: "p", Quota: &Quota{EventsPerSecond: 100, Burst: burstOf(time.Second)}}}, nil)
 		a := callerOf("a", "x")
 		done := make(chan struct{})
 		go func() { defer close(done); q.Run(ctx, count) }()
@@ -183,7 +205,7 @@ func TestQuotaIsShared(t *testing.T) {
 		}
 		require.InDelta(t, 25*100, rate(), 50)
 		e := refusal(t, errors.Join(upload(q, a, 100, 0), upload(q, a, 100, 0)))
-		require.Contains(t, e.Error(), "4 processes take uploads: each counts its own and allows an equal part")
+		require.Contains(t, e.Error(), "100 a second are allowed (25 of them here: 4 processes take uploads, and each allows")
 		processes = 2
 		time.Sleep(countEvery + time.Second)
 		require.InDelta(t, 50*100, rate(), 100)
@@ -219,7 +241,7 @@ func TestHerd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const opas, chunks, events, perSecond = 500, 20, 200, 20_000
 		q := NewQuotas([]Policy{{
-			Name: "p", Quota: &Quota{EventsPerSecond: perSecond, Burst: config.Duration(5 * time.Second)},
+			Name: "p", Quota: &Quota{EventsPerSecond: perSecond, Burst: burstOf(5 * time.Second)},
 		}}, nil)
 		random := rand.New(rand.NewPCG(1, 2))
 		began := time.Now()

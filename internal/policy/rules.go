@@ -2,9 +2,12 @@ package policy
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"math"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +24,7 @@ type Content struct {
 	policies []compiled
 	outcome  func(event []byte) domain.Outcome
 	limit    int
+	secret   []byte // of digests: the key's, or one that this process has made up
 	walks    sync.Pool
 	rules    memory[*rules]
 	events   *prometheus.CounterVec
@@ -46,11 +50,15 @@ func NewContent(
 	if len(c.policies) == 0 {
 		return nil
 	}
+	if c.secret = key.secret; c.secret == nil {
+		c.secret = make([]byte, minKey)
+		_, _ = rand.Read(c.secret) // it never fails
+	}
 	c.walks.New = func() any { return newWalk(key) }
 	c.events = promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
 		Name: "docket_policy_events_total",
-		Help: "Events of acknowledged uploads that a policy changed (masked; coarsened, where its masks hit too often) or " +
-			"left out (dropped by keep: 0, sampled_out).",
+		Help: "Events of acknowledged uploads that a policy changed (masked; coarsened, where its masks hit too often), left " +
+			"out (dropped by keep: 0, sampled_out), or could not mask and so did not keep (unmaskable).",
 	}, []string{"policy", "action"})
 	for _, p := range c.policies {
 		for _, action := range actions {
@@ -63,15 +71,17 @@ func NewContent(
 // Action is what a policy did with an event. It is a metric label.
 type Action string
 
-// The actions. Coarsened is Masked, but more is left out than the masks name; see treesOf.
+// The actions. Coarsened is Masked, but more is left out than the masks name; see treesOf. Unmaskable are bytes that
+// could be quarantined only with all that is in them.
 const (
 	Masked     Action = "masked"
 	Coarsened  Action = "coarsened"
 	Dropped    Action = "dropped"
 	SampledOut Action = "sampled_out"
+	Unmaskable Action = "unmaskable"
 )
 
-var actions = []Action{Masked, Coarsened, Dropped, SampledOut}
+var actions = []Action{Masked, Coarsened, Dropped, SampledOut, Unmaskable}
 
 // Tally counts what policies did. It is added to the metrics once what it is about is durable.
 type Tally map[Done]int
@@ -90,8 +100,8 @@ func (c *Content) Count(t Tally) {
 }
 
 // Upload begins what is made of an upload of a tenant, of so many bytes inflated; nil where its policies say nothing,
-// also where c is.
-func (c *Content) Upload(tenant string, length int) *Upload {
+// also where c is. again says that what is in it was masked before.
+func (c *Content) Upload(tenant string, length int, again bool) *Upload {
 	if c == nil {
 		return nil
 	}
@@ -99,14 +109,35 @@ func (c *Content) Upload(tenant string, length int) *Upload {
 	if r == nil {
 		return nil
 	}
-	return &Upload{rules: r, length: length, may: length * 3 / 4, Tally: Tally{}}
+	return &Upload{rules: r, may: mayGrow(length), step: mayGrow(length) / 3, again: again, Tally: Tally{}}
 }
 
-// Largest is the most that masks may make of an upload of so many bytes and events.
-func Largest(bytes, events int) int { return 2*bytes + bytes/4 + events*told }
+// smallGrowth is by how many bytes any upload may grow by its masks, however small it is.
+const smallGrowth = 32 << 20
 
-// told is about what an event takes that tells of one thing that was removed, in bytes.
-const told = 64
+// mayGrow is by how many bytes an upload may grow by its masks before they are applied more coarsely.
+func mayGrow(length int) int { return max(length*3/4, smallGrowth) }
+
+// Largest is the most that masks make of an upload of so many bytes and events: what they may, a part of that again until
+// they do not make it longer, and what tells of what was removed.
+func Largest(bytes, events int) int {
+	const listed = 64 // of an event
+	return bytes + mayGrow(bytes) + mayGrow(bytes)/3 + events*listed
+}
+
+// Digest is what an upload is known by: the SHA-256 of its bytes, with a key where masks are to keep something of it
+// from those who see the digest and can guess the rest. c may be nil.
+func (c *Content) Digest(tenant string, wire []byte) []byte {
+	if c != nil {
+		if r := c.rulesOf(tenant); r != nil && r.any.trees != nil {
+			mac := hmac.New(sha256.New, c.secret)
+			_, _ = mac.Write(wire)
+			return mac.Sum(nil)
+		}
+	}
+	sum := sha256.Sum256(wire)
+	return sum[:]
+}
 
 // Masks reports whether any policy masks anything.
 func (c *Content) Masks() bool {
@@ -125,7 +156,11 @@ func (c *Content) rulesOf(tenant string) *rules {
 		if len(r.policies) == 0 {
 			return nil
 		}
-		r.any = r.planOf(func(compiled) bool { return true })
+		counts := make([]byte, len(r.policies))
+		for i := range counts {
+			counts[i] = masksCount | samplesCount
+		}
+		r.any = r.planOf(counts)
 		return r
 	})
 }
@@ -135,9 +170,9 @@ type rules struct {
 	content  *Content
 	tenant   string
 	policies []compiled
-	any      *plan // of all policies, whatever their paths
-	byPath   bool  // some have paths
-	plans    memory[*plan]
+	any      *plan         // of all policies, whatever their paths
+	byPath   bool          // some have paths
+	plans    memory[*plan] // by which policies count
 }
 
 // plan is what is done with the events of one path.
@@ -153,16 +188,23 @@ type sample struct {
 	keep     float64
 }
 
-func (r *rules) planOf(on func(compiled) bool) *plan {
+// What counts of a policy for an event.
+const (
+	masksCount = 1 << iota
+	samplesCount
+)
+
+// planOf joins what counts of each policy.
+func (r *rules) planOf(counts []byte) *plan {
 	p := &plan{}
 	var masks []Mask
-	for _, from := range r.policies {
-		if !on(from) {
-			continue
-		}
-		if len(from.Masks) > 0 {
+	for i, from := range r.policies {
+		if len(from.Masks) > 0 && counts[i]&masksCount != 0 {
 			masks = append(masks, from.Masks...)
 			p.masks = append(p.masks, from.Name)
+		}
+		if counts[i]&samplesCount == 0 {
+			continue
 		}
 		for _, s := range from.Samples {
 			p.samples = append(p.samples, sample{from.Name, s.Outcomes, *s.Keep})
@@ -172,16 +214,45 @@ func (r *rules) planOf(on func(compiled) bool) *plan {
 	return p
 }
 
-// of is the plan for the value of an event's path.
+// of is the plan for the value of an event's path. OPA decides by the path as it was meant and logs it as it was asked
+// for, %73hop//pay and all: masks go by either. An event whose path is no text is one of any path, for masks; nothing is
+// left out for it.
 func (r *rules) of(path []byte) *plan {
 	if !r.byPath {
 		return r.any
 	}
-	text, _ := domain.TextOf(jsontext.Value(path))
+	text, isText := domain.TextOf(jsontext.Value(path))
 	text = strings.TrimLeft(text, "/") // as the column has it
-	return r.plans.get(text, func() *plan {
-		return r.planOf(func(p compiled) bool { return p.paths.match(text) })
-	})
+	meant := meantPath(text)
+	var room [64]byte
+	counts := room[:0]
+	for _, p := range r.policies {
+		count := byte(0)
+		if asked := p.paths.match(text); asked && (isText || len(p.paths) == 0) {
+			count = masksCount | samplesCount
+		} else if !isText || p.paths.match(meant) {
+			count = masksCount
+		}
+		counts = append(counts, count)
+	}
+	return r.plans.get(string(counts), func() *plan { return r.planOf(counts) })
+}
+
+// meantPath is a policy path as OPA reads it from a URL: percent-decoded, without empty segments.
+func meantPath(path string) string {
+	if !strings.Contains(path, "%") && !strings.Contains(path, "//") && !strings.HasSuffix(path, "/") {
+		return path
+	}
+	var segments []string
+	for segment := range strings.SplitSeq(path, "/") {
+		if plain, err := url.PathUnescape(segment); err == nil {
+			segment = plain
+		}
+		if segment != "" {
+			segments = append(segments, segment)
+		}
+	}
+	return strings.Join(segments, "/")
 }
 
 // Kept is what is kept of an event.
@@ -195,9 +266,10 @@ type Kept struct {
 type Upload struct {
 	rules *rules
 	// may is by how many bytes its events may grow by their masks. Beyond that they are masked more strictly with every
-	// quarter of its length: memory is bounded, and an upload must not be refused for what is in it.
-	length, may int
-	Tally       Tally
+	// step: memory is bounded, and an upload must not be refused for what is in it.
+	may, step int
+	again     bool
+	Tally     Tally
 }
 
 // Event is what is kept of an event, and whether anything is.
@@ -223,22 +295,25 @@ func (u *Upload) Body() bool {
 	if u.rules.any.trees == nil {
 		return true
 	}
-	u.count(u.rules.any, Dropped)
+	u.count(u.rules.any, Unmaskable)
 	return false
 }
 
 // mask masks an event, or drops what cannot be masked.
 func (u *Upload) mask(p *plan, raw []byte) (kept Kept, keep bool) {
 	strict := strictness(0)
-	for used := u.may; used < 0 && strict < strictest; used += u.length / 4 {
+	if u.may < 0 {
 		strict++
 	}
-	masked, level := u.rules.mask(p, raw, strict)
+	if u.may < -u.step {
+		strict = strictest
+	}
+	masked, level := u.rules.mask(p, raw, strict, u.again)
 	switch level {
 	case untouched:
 		return Kept{Raw: raw}, true
 	case unreadable:
-		u.count(p, Dropped)
+		u.count(p, Unmaskable)
 		return kept, false
 	case fine:
 		u.count(p, Masked)
@@ -261,14 +336,21 @@ const (
 	untouched  = -1
 )
 
+// maxPooled is the largest buffer that is kept for another event, in bytes.
+const maxPooled = 1 << 20
+
 // mask is a copy of an event without what the masks name, or without what is around it.
-func (r *rules) mask(p *plan, raw []byte, strict strictness) (masked []byte, level int) {
+func (r *rules) mask(p *plan, raw []byte, strict strictness, again bool) (masked []byte, level int) {
 	if p.trees == nil {
 		return nil, untouched
 	}
 	w := r.content.walks.Get().(*walk)
-	defer r.content.walks.Put(w)
-	level, err := w.mask(p.trees, r.tenant, raw, r.content.limit, strict)
+	defer func() {
+		if cap(w.out) <= maxPooled {
+			r.content.walks.Put(w)
+		}
+	}()
+	level, err := w.mask(p.trees, r.tenant, raw, r.content.limit, strict, again)
 	switch {
 	case err != nil:
 		return nil, unreadable
@@ -298,7 +380,7 @@ func (p *plan) sampleOf(c *Content, e domain.Event) *sample {
 	return nil
 }
 
-// memory keeps what was made for a text: tenants and paths are few, unless somebody makes them up.
+// memory keeps what was made for a text: tenants are few, unless somebody makes them up.
 type memory[T any] struct {
 	mu   sync.RWMutex
 	made map[string]T

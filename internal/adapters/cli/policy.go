@@ -27,8 +27,9 @@ type policed struct {
 	// Result is kept, dropped, or quarantined with Reason.
 	Result string       `json:"result"`
 	Reason domain.Cause `json:"reason,omitempty"`
-	// Outcome is that of the event as it came, which samples go by.
+	// Outcome is that of the event as it came, which samples go by, and Stored that of what is kept.
 	Outcome domain.Outcome `json:"outcome,omitempty"`
+	Stored  domain.Outcome `json:"stored_outcome,omitempty"`
 	// Policies say what was done, as POLICY: ACTION.
 	Policies []string `json:"policies"`
 	// Event is what is kept, and Erased and Masked its lists of those names.
@@ -47,6 +48,12 @@ type Policies struct {
 
 // Test prints what is kept of every event of every file.
 func (p PolicyTest) Test(out Out, by Policies) error {
+	if by.Content.Upload(p.Tenant, 0, false) == nil {
+		fmt.Fprintf(
+			out.Stderr, "docket: no policy of the configuration says anything of events of the tenant %s (--tenant)\n",
+			printable(p.Tenant),
+		)
+	}
 	return tryEvents(out, p.Output, p.Files, p.print, func(_ int, event []byte) (policed, error) {
 		return p.try(by, event)
 	})
@@ -61,12 +68,14 @@ func (p PolicyTest) try(by Policies, event []byte) (one policed, err error) {
 	}
 	one = policed{Result: "kept", Policies: []string{}, Erased: []string{}, Masked: []string{}}
 	kept, keep := policy.Kept{Raw: event}, true
-	upload := by.Content.Upload(p.Tenant, batch.Bytes)
+	upload := by.Content.Upload(p.Tenant, batch.Bytes, false)
 	switch {
 	case len(batch.Quarantined) > 0:
 		one.Result, one.Reason = "quarantined", batch.Quarantined[0].Cause
-		if upload != nil {
-			kept, keep = upload.Quarantined(event)
+		if raw := batch.Quarantined[0].Raw; upload != nil && raw == nil {
+			keep = upload.Body()
+		} else if upload != nil {
+			kept, keep = upload.Quarantined(raw)
 		}
 	case upload != nil:
 		one.DecisionID = batch.Events[0].ID
@@ -76,6 +85,9 @@ func (p PolicyTest) try(by Policies, event []byte) (one policed, err error) {
 	}
 	if one.Reason == "" {
 		one.Outcome = by.Projector.Project(domain.Record{Value: event}).Outcome
+	}
+	if one.Reason == "" && keep {
+		one.Stored = by.Projector.Project(domain.Record{Value: kept.Raw}).Outcome
 	}
 	if !keep {
 		one.Result = "dropped"
@@ -109,7 +121,11 @@ func (p PolicyTest) print(w io.Writer, one policed) error {
 	}
 	fmt.Fprintln(w, verdict)
 	t := newTable(w)
-	t.pair("  outcome", string(one.Outcome))
+	outcome := string(one.Outcome)
+	if one.Stored != "" && one.Stored != one.Outcome {
+		outcome = fmt.Sprintf("%s, before the masks %s", one.Stored, one.Outcome)
+	}
+	t.pair("  outcome", outcome)
 	t.pair("  policies", strings.Join(one.Policies, ", "))
 	t.pair("  erased", strings.Join(one.Erased, ", "))
 	t.pair("  masked", strings.Join(one.Masked, ", "))
