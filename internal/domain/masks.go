@@ -80,6 +80,9 @@ func inside(pointers [][]string, steps ...string) bool {
 // isStep compares a step of a pointer with a step to a value. docket's own masks say * for keys that they do not name.
 func isStep(pointer, step string) bool { return pointer == step || pointer == "*" }
 
+// LeadsTo reports that the steps of a mask's pointer lead to a value.
+func LeadsTo(pointer, steps []string) bool { return slices.EqualFunc(pointer, steps, isStep) }
+
 // hides reports that a value is not the policy's any more.
 func (m masks) hides(steps ...string) bool {
 	return covered(m.erased, steps...) || covered(m.masked, steps...)

@@ -212,9 +212,13 @@ func (c *capture) hide() {
 				continue
 			}
 			m.erasedElement = m.erasedElement || erased && len(steps) == 2
+			if steps[1] == "*" { // whatever it was: what remains may still deny
+				m.hidden = "/" + strings.Join(steps, "/")
+				continue
+			}
 			k, says := keyOf(jsontext.Value(strconv.Quote(steps[1])))
 			below := func(names ...key) bool {
-				if len(steps) == 2 {
+				if len(steps) == 2 || steps[2] == "*" {
 					return true
 				}
 				inner, _ := keyOf(jsontext.Value(strconv.Quote(steps[2])))
@@ -228,7 +232,7 @@ func (c *capture) hide() {
 			verdict := k.allows() || k.words() || k.denies() || says == nameAllow || says == nameDeny || says == nameDenySet
 			switch {
 			case k == keyEvaluations && len(steps) > 2:
-				if len(steps) == 3 || steps[3] == "decision" {
+				if len(steps) == 3 || isStep(steps[3], "decision") {
 					m.hidden = "/" + strings.Join(steps, "/") // what remains may still deny
 				}
 			case k == keyResponse && below(keyAllowed), k == keyStatus && below(keyAllowed, keyDenied), k == keyEvaluations,

@@ -28,6 +28,12 @@ var outcomes = []struct {
 	{"undefined as a code and text", `{"error":"opa_undefined_error: /a decision was undefined"}`, OutcomeUndefined, ""},
 	{"an error that speaks of undefined", `{"error":"undefined function data.f"}`, OutcomeError, ""},
 	{"an erased result", `{"erased":["/result"]}`, OutcomeUnknown, ""},
+	{"a verdict that a star replaced", `{"result":{"allow":true},"masked":["/result/*"]}`, OutcomeUnknown, ""},
+	{"a verdict under a star", `{"result":{"allow":{"allow":true}},"erased":["/result/*/deny"]}`, OutcomeUnknown, ""},
+	{"a star beside the verdict", `{"result":{"allow":true,"users":{"a":{}}},"erased":["/result/users/*/email"]}`,
+		OutcomeAllowed, ""},
+	{"what a star erased from a deny set", `{"path":"a/deny","input":{},"result":{},"erased":["/result/*"]}`,
+		OutcomeDenied, ""},
 
 	// The compile API.
 	{"compile: nothing fits", `{"path":"filters/include","custom":{"type":"open-policy-agent/compile"}}`, OutcomeDenied, ""},

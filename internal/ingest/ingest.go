@@ -104,7 +104,8 @@ func (s *Service) Accept(ctx context.Context, u Upload) (Receipt, error) {
 		Wire: u.Wire, Gzipped: u.Gzipped, Topic: s.assembler.Topics.Decisions, Charge: u.Charge,
 		Headers: domain.Headers{
 			Tenant: u.Caller.Tenant(), OPAPartition: domain.Name(u.Partition), ReceivedAt: u.ReceivedAt,
-			Upload: hex.EncodeToString(s.assembler.Content.Digest(u.Caller.Tenant(), u.Wire)), Uploader: domain.Name(u.Caller.Name), RemoteAddress: domain.Name(u.Address),
+			Upload:   hex.EncodeToString(s.assembler.Content.Digest(u.Caller.Tenant(), u.Wire)),
+			Uploader: domain.Name(u.Caller.Name), RemoteAddress: domain.Name(u.Address),
 			TraceParent: traceParent(ctx),
 		},
 	})

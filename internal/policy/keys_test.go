@@ -38,6 +38,7 @@ func TestReadKey(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	half, one := 0.5, 1.0
+	denied := []domain.Outcome{domain.OutcomeDenied}
 	for _, c := range []struct {
 		name string
 		p    Policy
@@ -60,8 +61,8 @@ func TestValidate(t *testing.T) {
 		{"what docket goes by", Policy{Name: "a", Masks: []Mask{{Remove: "/labels/id"}}}, "docket goes by it"},
 		{"a hash without a key", Policy{Name: "a", Masks: []Mask{{Hash: "/input/a"}}}, "set DOCKET_MASK_KEYS_FILE"},
 		{"a sample of nothing", Policy{Name: "a", Samples: []Sample{{Keep: &half}}}, "say of which"},
-		{"a part that is none", Policy{Name: "a", Samples: []Sample{{Outcomes: []domain.Outcome{"denied"}}}}, "say what part"},
-		{"everything", Policy{Name: "a", Samples: []Sample{{Outcomes: []domain.Outcome{"denied"}, Keep: &one}}}, "say what part"},
+		{"a part that is none", Policy{Name: "a", Samples: []Sample{{Outcomes: denied}}}, "say what part"},
+		{"everything", Policy{Name: "a", Samples: []Sample{{Outcomes: denied, Keep: &one}}}, "say what part"},
 		{"an outcome that is none", Policy{Name: "a", Samples: []Sample{{Outcomes: []domain.Outcome{"deny"}, Keep: &half}}},
 			`"deny" is none`},
 	} {

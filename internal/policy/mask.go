@@ -192,8 +192,8 @@ var (
 )
 
 // mask is what is kept of a JSON object, in w.out, which is the walk's until it is used again; level is the highest
-// that it took, untouched where no mask hit. limit is the longest event that docket takes; the log has room for a little
-// more. The event is JSON, but perhaps for its UTF-8 and its depth. Its error is that it is no object.
+// that it took, untouched where no mask hit. limit is the longest event that docket takes; the log has room for a
+// little more. The event is JSON, but perhaps for its UTF-8 and its depth. Its error is that it is no object.
 func (w *walk) mask(
 	trees *[levels]tree, tenant string, raw []byte, limit int, strict strictness, again bool,
 ) (level int, err error) {

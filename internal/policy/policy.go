@@ -155,7 +155,8 @@ func (q *Quota) validate(key string) (errs []error) {
 		errs = append(errs, fmt.Errorf("%s: uploads_at_once is a whole number", key))
 	case !rates && q.UploadsAtOnce == 0:
 		errs = append(
-			errs, fmt.Errorf("%s bounds nothing: set events_per_second, bytes_per_second or uploads_at_once, to more than 0", key),
+			errs,
+			fmt.Errorf("%s bounds nothing: set events_per_second, bytes_per_second or uploads_at_once to more than 0", key),
 		)
 	case !rates && q.Burst != nil:
 		errs = append(errs, fmt.Errorf("%s: burst is of a rate: set events_per_second or bytes_per_second", key))

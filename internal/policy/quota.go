@@ -382,7 +382,8 @@ func (e *Exceeded) Error() string {
 			)
 		}
 		fmt.Fprintf(
-			&b, ", and those of %s at once after a pause. Uploads are taken again in %s", e.Burst, e.Wait.Round(time.Millisecond),
+			&b, ", and those of %s at once after a pause. Uploads are taken again in %s", e.Burst,
+			e.Wait.Round(time.Millisecond),
 		)
 	}
 	b.WriteString(`. OPA sends it again by itself; see "A quota" in docs/runbook.md`)

@@ -62,7 +62,8 @@ func TestQuotas(t *testing.T) {
 			require.NoError(t, upload(q, a, 51, 0), "one event was left; an upload is never refused for its size")
 			e := refusal(t, upload(q, a, 1, 0))
 			require.Equal(t, "quota of the tenant a (policy p): burst: 150 events came within 1 s; 10 a second are allowed, "+
-				"and those of 10s at once after a pause. Uploads are taken again in 5s. OPA sends it again by itself; see \"A quota\" in "+
+				"and those of 10s at once after a pause. Uploads are taken again in 5s. OPA sends it again by itself; see "+
+				"\"A quota\" in "+
 				"docs/runbook.md", e.Error())
 			time.Sleep(e.Wait)
 			require.Error(t, upload(q, a, 1, 0), "the debt is paid, and nothing is left")
@@ -220,17 +221,31 @@ func TestQuotaIsShared(t *testing.T) {
 	})
 }
 
-// TestAccountsAreForgotten: tenants that a token's claim makes up take no memory for ever, and no debt is forgotten.
+// TestAccountsAreForgotten: tenants and names that a token's claims make up take no memory for ever, no debt is
+// forgotten, and nobody gets past a quota by them.
 func TestAccountsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := NewQuotas([]Policy{{Name: "p", Quota: &Quota{EventsPerSecond: 1}}}, nil)
+		each := &Quota{EventsPerSecond: 1, Burst: burstOf(time.Minute)}
+		q := NewQuotas([]Policy{{Name: "p", Quota: each, CredentialQuota: each}}, nil)
 		owes := callerOf("owes", "x")
 		require.NoError(t, upload(q, owes, 1_000_000, 0))
-		for n := range 3 * maxAccounts {
+		for n := range maxAccounts {
 			require.NoError(t, upload(q, callerOf(fmt.Sprint(n), "x"), 0, 0))
+			time.Sleep(time.Millisecond)
 		}
 		require.LessOrEqual(t, len(q.accounts), maxAccounts+2)
 		require.Error(t, upload(q, owes, 1, 0))
+		for n := range maxAccounts { // none of these can be forgotten
+			_ = upload(q, callerOf(fmt.Sprint("debtor-", n), "x"), 3600, 0)
+		}
+		require.LessOrEqual(t, len(q.accounts), maxAccounts+2)
+		taken := 0
+		for n := range 200 {
+			if upload(q, callerOf("one", fmt.Sprint(n)), 1000, 0) == nil {
+				taken++
+			}
+		}
+		require.LessOrEqual(t, taken, 1, "a name for every upload is of no use")
 	})
 }
 

@@ -57,8 +57,8 @@ func NewContent(
 	c.walks.New = func() any { return newWalk(key) }
 	c.events = promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
 		Name: "docket_policy_events_total",
-		Help: "Events of acknowledged uploads that a policy changed (masked; coarsened, where its masks hit too often), left " +
-			"out (dropped by keep: 0, sampled_out), or could not mask and so did not keep (unmaskable).",
+		Help: "Events of acknowledged uploads that a policy changed (masked; coarsened, where its masks hit too often), " +
+			"left out (dropped by keep: 0, sampled_out), or could not mask and so did not keep (unmaskable).",
 	}, []string{"policy", "action"})
 	for _, p := range c.policies {
 		for _, action := range actions {
@@ -118,8 +118,8 @@ const smallGrowth = 32 << 20
 // mayGrow is by how many bytes an upload may grow by its masks before they are applied more coarsely.
 func mayGrow(length int) int { return max(length*3/4, smallGrowth) }
 
-// Largest is the most that masks make of an upload of so many bytes and events: what they may, a part of that again until
-// they do not make it longer, and what tells of what was removed.
+// Largest is the most that masks make of an upload of so many bytes and events: what they may, a part of that again
+// until they do not make it longer, and what tells of what was removed.
 func Largest(bytes, events int) int {
 	const listed = 64 // of an event
 	return bytes + mayGrow(bytes) + mayGrow(bytes)/3 + events*listed
@@ -215,8 +215,8 @@ func (r *rules) planOf(counts []byte) *plan {
 }
 
 // of is the plan for the value of an event's path. OPA decides by the path as it was meant and logs it as it was asked
-// for, %73hop//pay and all: masks go by either. An event whose path is no text is one of any path, for masks; nothing is
-// left out for it.
+// for, %73hop//pay and all: masks go by either. An event whose path is no text is one of any path, for masks; nothing
+// is left out for it.
 func (r *rules) of(path []byte) *plan {
 	if !r.byPath {
 		return r.any

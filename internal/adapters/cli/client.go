@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,8 +34,9 @@ const (
 type Failure struct {
 	Code int
 	Err  error
-	// Status is that of docket's answer, where there was one.
-	Status int
+	// Status is that of docket's answer, where there was one, and RetryAfter what it asks to wait for.
+	Status     int
+	RetryAfter time.Duration
 }
 
 // Error is the cause's; "" for one that has said everything already.
@@ -237,8 +239,9 @@ func refusal(resp *http.Response, answer []byte) error {
 	case p.Class != "":
 		code = exitOf(p.Class)
 	}
+	wait, _ := strconv.Atoi(resp.Header.Get("Retry-After")) // seconds, or a date, which docket does not send
 	return &Failure{
-		Code: code, Status: resp.StatusCode,
+		Code: code, Status: resp.StatusCode, RetryAfter: time.Duration(wait) * time.Second,
 		Err: errors.New(cmp.Or(p.Detail, p.Title) + hint(resp, p.Class)),
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/klauspost/compress/gzip"
@@ -87,7 +88,7 @@ func (s *Send) file(ctx context.Context, name string, total *sent, out Out) erro
 			return nil
 		}
 		batch.WriteByte(']')
-		err := s.post(ctx, batch.Bytes(), total)
+		err := s.wait(ctx, out, func() error { return s.post(ctx, batch.Bytes(), total) })
 		var refused *Failure
 		if errors.As(err, &refused) && refused.Status == http.StatusRequestEntityTooLarge && count == 1 {
 			total.TooLarge++ // the others are sent all the same
@@ -131,6 +132,28 @@ func (s *Send) file(ctx context.Context, name string, total *sent, out Out) erro
 		fmt.Fprintln(out.Stderr)
 	}
 	return err
+}
+
+// sendPatience is how long a quota may refuse one upload until send gives up.
+const sendPatience = 10 * time.Minute
+
+// wait does as OPA does with an upload that a quota refuses: it has it sent again, once the quota says that it is time.
+func (s *Send) wait(ctx context.Context, out Out, post func() error) error {
+	for began := time.Now(); ; {
+		err := post()
+		var refused *Failure
+		if !errors.As(err, &refused) || refused.Status != http.StatusTooManyRequests || time.Since(began) > sendPatience {
+			return err
+		}
+		if out.Terminal {
+			fmt.Fprintf(out.Stderr, "\r%s: waiting for %s ", printable(refused.Error()), refused.RetryAfter)
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(refused.RetryAfter):
+		}
+	}
 }
 
 // post makes one upload.

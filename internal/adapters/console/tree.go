@@ -44,6 +44,7 @@ type node struct {
 type tree struct {
 	left           int
 	masked, erased map[string]bool
+	stars          [][]string // of masked, with a * in them
 }
 
 // newTree makes a reader of one event's values.
@@ -52,7 +53,11 @@ func newTree(event []byte) *tree {
 	for name, into := range map[string]map[string]bool{"masked": t.masked, "erased": t.erased} {
 		domain.Elements(domain.ValueAt(event, []string{name}), func(v jsontext.Value) bool {
 			if pointer, ok := domain.TextOf(v); ok {
-				into[keyOf(domain.MaskSteps(pointer))] = true
+				steps := domain.MaskSteps(pointer)
+				into[keyOf(steps)] = true
+				if name == "masked" && slices.Contains(steps, "*") {
+					t.stars = append(t.stars, steps)
+				}
 			}
 			return len(into) < maxMembers
 		})
@@ -140,7 +145,7 @@ func (t *tree) mask(path []string) string {
 	switch where := keyOf(path); {
 	case t.erased[where]:
 		return "erased"
-	case t.masked[where]:
+	case t.masked[where], slices.ContainsFunc(t.stars, func(p []string) bool { return domain.LeadsTo(p, path) }):
 		return "masked"
 	}
 	return ""

@@ -246,6 +246,8 @@ func (u *upload) overQuota(c echo.Context, err error) error {
 				"memory, and drops the oldest once its buffer is full", "why", err, "from", c.Request().RemoteAddr,
 		)
 	})
+	// The body is not waited for: a small one would otherwise be read before the answer, however slowly it comes.
+	_ = http.NewResponseController(c.Response()).SetReadDeadline(time.Now().Add(time.Second)) // a test's has none
 	var exceeded *policy.Exceeded
 	if errors.As(err, &exceeded) && exceeded.Wait > time.Second { // OPA does not read it
 		c.Response().Header().Set(echo.HeaderRetryAfter, strconv.Itoa(int(math.Ceil(exceeded.Wait.Seconds()))))
