@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -400,4 +401,60 @@ func TestHelpProcess(t *testing.T) {
 	if name := os.Getenv("DOCKET_TEST_HELP"); name != "" {
 		command.Main(t.Context(), []string{name, "--help"}, os.Stdout, os.Stderr)
 	}
+}
+
+func TestPolicyTest(t *testing.T) {
+	dir := t.TempDir()
+	file, keys := filepath.Join(dir, "docket.yaml"), filepath.Join(dir, "keys")
+	require.NoError(t, os.WriteFile(keys, []byte("v1 "+strings.Repeat("6b", 32)+"\n"), 0o600))
+	require.NoError(t, os.WriteFile(file, []byte(`
+mask_keys_file: `+keys+`
+policies:
+  - name: pii
+    tenants: [shop]
+    masks: [{remove: /input/password}, {hash: /input/user}, {replace: /result/allow}]
+  - name: health
+    paths: [system/health]
+    samples: [{outcomes: [allowed], keep: 0}]
+`), 0o600))
+	events := filepath.Join(dir, "events.json")
+	require.NoError(t, os.WriteFile(events, []byte(`[
+{"decision_id":"a","path":"shop/pay","input":{"password":"p","user":"jo"},"result":{"allow":true}},
+{"decision_id":"b","path":"system/health","result":{"allow":true}},7]`), 0o600))
+	code, out := runMain(t, "--config", file, "policy", "test", "--tenant", "shop", events)
+	require.Equal(t, cli.ExitDone, code, out)
+	require.Equal(t, `KEPT
+  outcome   unknown, before the masks allowed
+  policies  pii: masked
+  erased    /input/password
+  masked    /input/user, /result/allow
+  decision  a
+  {"decision_id":"a","path":"shop/pay","input":{"user":"hmac-sha256:v1:HASH"},"result":{"allow":"***"},`+
+		`"erased":["/input/password"],"masked":["/input/user","/result/allow"]}
+
+DROPPED
+  outcome   allowed
+  policies  health: dropped
+  decision  b
+
+DROPPED  not_object
+  policies  pii: unmaskable
+`, regexp.MustCompile(`v1:[0-9a-f]{32}`).ReplaceAllString(out, "v1:HASH"))
+	code, out = runMain(t, "--config", file, "policy", "test", events, "-o", "json")
+	require.Equal(t, cli.ExitDone, code, out)
+	var all []struct {
+		Result string
+		Event  json.RawMessage
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), &all))
+	require.Equal(t, "kept", all[0].Result)
+	require.Contains(t, string(all[0].Event), `"password": "p"`, "nothing is masked of the tenant default")
+	require.Equal(t, "quarantined", all[2].Result)
+	code, out = runMain(t, "policy", "test", events)
+	require.Equal(t, cli.ExitDone, code, out)
+	require.Contains(t, out, "no policy of the configuration says anything of events of the tenant default (--tenant)")
+	require.NoError(t, os.WriteFile(keys, nil, 0o600))
+	code, out = runMain(t, "--config", file, "policy", "test", events)
+	require.Equal(t, cli.ExitMisconfigured, code, out)
+	require.Contains(t, out, "mask_keys_file "+keys+": there is no key")
 }

@@ -639,3 +639,26 @@ func FuzzEachEvent(f *testing.F) {
 		})
 	})
 }
+
+// TestSendWaitsForAQuota does as OPA does: what a quota refuses is sent again.
+func TestSendWaitsForAQuota(t *testing.T) {
+	asked := 0
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked++; asked < 3 {
+			w.Header().Set("Retry-After", "0")
+			w.WriteHeader(http.StatusTooManyRequests)
+			_, _ = io.WriteString(w, `{"status":429,"title":"Too Many Requests","detail":"quota"}`)
+			return
+		}
+		_, _ = io.WriteString(w, `{"accepted":1,"quarantined":0,"reasons":{},"dropped":2}`)
+	}))
+	defer s.Close()
+	file := filepath.Join(t.TempDir(), "events.json")
+	require.NoError(t, os.WriteFile(file, []byte(`[{},{},{}]`), 0o600))
+	got, err := screen(func(o Out) error {
+		return (&Send{UploadServer: s.URL, Form: Form{Output: "table"}, Files: []string{file}}).Run(t.Context(), o)
+	})
+	require.NoError(t, err)
+	require.Equal(t, 3, asked)
+	require.Equal(t, "1 accepted, 0 quarantined, 2 dropped by policies\n", got)
+}

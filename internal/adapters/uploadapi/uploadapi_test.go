@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -161,7 +163,7 @@ func TestStatusOfEveryClass(t *testing.T) {
 			return domain.Errorf(class, "because %s", strings.Repeat("x", 3000))
 		}, 1<<30)
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/logs", strings.NewReader(`[{}]`)))
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/logs", strings.NewReader(`[{},{},{}]`)))
 		require.Equal(t, want, web.StatusOf(class))
 		require.Equal(
 			t, http.StatusServiceUnavailable, w.Code,
@@ -265,4 +267,27 @@ func TestOverQuota(t *testing.T) {
 	require.NotEmpty(t, w.Header().Get("Retry-After"))
 	require.Equal(t, 200, send("/status", `{"labels":{"id":"x"}}`).Code, "an OPA still says that it lives")
 	require.Equal(t, 3, published)
+}
+
+// TestOverQuotaWithoutABody: a server reads a small body before it answers, and this one never comes.
+func TestOverQuotaWithoutABody(t *testing.T) {
+	publish := publisher(func(context.Context, []domain.Record) error { return nil })
+	s := httptest.NewServer(newUploadFor(
+		publish, Default().MaxInFlightBytes, auth.AnonymousUploader(),
+		policy.Policy{Name: "small", Quota: &policy.Quota{EventsPerSecond: 0.001}},
+	))
+	defer s.Close()
+	resp, err := http.Post(s.URL+"/logs", "application/json", strings.NewReader(`[{},{},{}]`))
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = io.WriteString(conn, "POST /logs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n")
+	require.NoError(t, err)
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(30*time.Second)))
+	answer := make([]byte, 12)
+	_, err = io.ReadFull(conn, answer)
+	require.NoError(t, err)
+	require.Equal(t, "HTTP/1.1 429", string(answer))
 }
