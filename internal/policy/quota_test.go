@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -188,8 +189,14 @@ func TestQuotas(t *testing.T) {
 func TestQuotaIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		processes, fails := 4, error(nil)
-		count := func(context.Context) (int, error) { return processes, fails }
+		var processes atomic.Int64 // less than 0: nobody knows
+		processes.Store(4)
+		count := func(context.Context) (int, error) {
+			if n := processes.Load(); n >= 0 {
+				return int(n), nil
+			}
+			return 0, errors.New("away")
+		}
 		q := NewQuotas([]Policy{{Name: "p", Quota: &Quota{EventsPerSecond: 100, Burst: burstOf(time.Second)}}}, nil)
 		a := callerOf("a", "x")
 		done := make(chan struct{})
@@ -207,13 +214,13 @@ func TestQuotaIsShared(t *testing.T) {
 		require.InDelta(t, 25*100, rate(), 50)
 		e := refusal(t, errors.Join(upload(q, a, 100, 0), upload(q, a, 100, 0)))
 		require.Contains(t, e.Error(), "100 a second are allowed (25 of them here: 4 processes take uploads, and each allows")
-		processes = 2
+		processes.Store(2)
 		time.Sleep(countEvery + time.Second)
 		require.InDelta(t, 50*100, rate(), 100)
-		processes, fails = 0, errors.New("away")
+		processes.Store(-1)
 		time.Sleep(countEvery + time.Second)
 		require.InDelta(t, 50*100, rate(), 100, "the last count stands")
-		fails = nil
+		processes.Store(0)
 		time.Sleep(countEvery + time.Second)
 		require.InDelta(t, 100*100, rate(), 200, "this process is one")
 		cancel()
