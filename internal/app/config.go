@@ -129,7 +129,8 @@ func (c *Config) Validate(role status.Role) error {
 			errs,
 			fmt.Errorf(
 				"max_in_flight_bytes %d has to be at least %d, or the largest upload is never taken: max_wire_bytes, "+
-					"max_inflated_bytes (3.25 times, where policies mask, which makes copies) and 512 bytes for each of max_events",
+					"max_inflated_bytes (three times, or 42 MiB more, where policies mask: that makes copies) and 512 bytes for "+
+					"each of max_events",
 				c.Upload.MaxInFlightBytes, needs,
 			),
 		)
