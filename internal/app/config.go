@@ -110,7 +110,7 @@ func (c *Config) Validate(role status.Role) error {
 		c.validateListeners(role),
 		auth.ValidateIssuers(c.Sections.Issuers),
 		auth.ValidateCertificates(c.Sections.ClientCertificates),
-		policy.Validate(c.Sections.Policies, c.MaskKeysFile),
+		policy.Validate(c.Sections.Policies, c.MaskKeysFile == "" && makesRecords(role)),
 		c.Ingest.Validate(),
 		c.Upload.Validate(),
 		c.Console.Validate(),

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/docket-project/docket/internal/config"
+	"github.com/docket-project/docket/internal/status"
 )
 
 // withPolicies are settings with a section policies, as a file has it.
@@ -198,4 +199,21 @@ func TestSamples(t *testing.T) {
 		fmt.Sprintf(`docket_policy_events_total{action="sampled_out",policy="tenth"} %d`, 2*(1000-kept)))
 	_, body = a.get(t, a.ConsoleAddr(), "/api/v1/decisions?outcome=denied&limit=100")
 	require.Equal(t, 50, strings.Count(string(body), `"outcome":"denied"`))
+}
+
+// TestOnlyWhoMakesRecordsNeedsTheKey: the roles share one file, and the key is for those that mask.
+func TestOnlyWhoMakesRecordsNeedsTheKey(t *testing.T) {
+	c := withPolicies(t, "  - name: a\n    masks: [{hash: /input/user}]\n")
+	c.MaskKeysFile = ""
+	c.Kafka.Brokers, c.DatabaseURL = []string{"127.0.0.1:1"}, "postgres://127.0.0.1:1/x"
+	for role, needs := range map[status.Role]bool{
+		status.Serve: true, status.Ingest: true, status.Parking: true, status.Saver: false, status.Console: false,
+	} {
+		err := c.Validate(role)
+		if needs {
+			require.ErrorContains(t, err, "hash needs a key: set DOCKET_MASK_KEYS_FILE", role)
+		} else {
+			require.NoError(t, err, role)
+		}
+	}
 }

@@ -200,11 +200,17 @@ func (a *App) stages() []trail.Stage {
 	}
 }
 
-// assembler makes records of bodies, as the policies have it.
-func (a *App) assembler(p *domain.Projector) (ingest.Assembler, error) {
-	content, err := Content(a.cfg, p, a.reg)
-	return ingest.Assembler{Topics: a.topics, Limits: a.cfg.Ingest.Limits(), Content: content}, err
+// assembler makes records of bodies, as the policies have it. A role that makes none needs no key of masks.
+func (a *App) assembler(p *domain.Projector) (out ingest.Assembler, err error) {
+	out = ingest.Assembler{Topics: a.topics, Limits: a.cfg.Ingest.Limits()}
+	if makesRecords(a.role) {
+		out.Content, err = Content(a.cfg, p, a.reg)
+	}
+	return out, err
 }
+
+// makesRecords reports a role that makes records of bodies: of uploads, or of those that were quarantined.
+func makesRecords(role status.Role) bool { return role.Is(status.Ingest) || role.Is(status.Parking) }
 
 // Content is what a configuration's policies say of events; nil where they say nothing. reg may be nil.
 func Content(cfg Config, p *domain.Projector, reg prometheus.Registerer) (*policy.Content, error) {

@@ -67,11 +67,11 @@ func TestValidate(t *testing.T) {
 			`"deny" is none`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			require.ErrorContains(t, Validate([]Policy{c.p}, ""), "policies: entry 1 (")
-			require.ErrorContains(t, Validate([]Policy{c.p}, ""), c.says)
+			require.ErrorContains(t, Validate([]Policy{c.p}, true), "policies: entry 1 (")
+			require.ErrorContains(t, Validate([]Policy{c.p}, true), c.says)
 		})
 	}
 	fine := Policy{Name: "a", Masks: []Mask{{Remove: "/input"}}}
-	require.NoError(t, Validate([]Policy{fine}, ""))
-	require.ErrorContains(t, Validate([]Policy{fine, fine}, ""), `entry 2 ("a"): there is another with this name`)
+	require.NoError(t, Validate([]Policy{fine}, true))
+	require.ErrorContains(t, Validate([]Policy{fine, fine}, true), `entry 2 ("a"): there is another with this name`)
 }

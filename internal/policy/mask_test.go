@@ -19,7 +19,7 @@ var testKey = Key{Version: "v1", secret: []byte(strings.Repeat("k", minKey))}
 // contentOf compiles one policy for every tenant.
 func contentOf(t testing.TB, p Policy) *Content {
 	p.Name = "test"
-	require.NoError(t, Validate([]Policy{p}, "keys"))
+	require.NoError(t, Validate([]Policy{p}, false))
 	outcome := func(event []byte) domain.Outcome {
 		if bytes.Contains(event, []byte(`"result":true`)) {
 			return domain.OutcomeAllowed
@@ -351,7 +351,7 @@ func FuzzMask(f *testing.F) {
 		if replace {
 			mask, with = Mask{Replace: pointer}, any(DefaultText)
 		}
-		if mask.validate("") != nil {
+		if mask.validate(true) != nil {
 			return
 		}
 		batch, err := domain.ParseBatch(context.Background(), strings.NewReader("["+raw+"]"), 0, domain.DefaultLimits)

@@ -66,12 +66,12 @@ type Sample struct {
 
 var nameOf = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 
-// Validate reports everything that is wrong with the section.
-func Validate(policies []Policy, keysFile string) error {
+// Validate reports everything that is wrong with the section; keyless says that there is no key for hashes.
+func Validate(policies []Policy, keyless bool) error {
 	var errs []error
 	names := map[string]bool{}
 	for i, p := range policies {
-		mistakes := p.validate(keysFile)
+		mistakes := p.validate(keyless)
 		if names[p.Name] {
 			mistakes = append(mistakes, errors.New("there is another with this name"))
 		}
@@ -85,7 +85,7 @@ func Validate(policies []Policy, keysFile string) error {
 	return errors.Join(errs...)
 }
 
-func (p Policy) validate(keysFile string) []error {
+func (p Policy) validate(keyless bool) []error {
 	errs := []error{checkPatterns("tenants", p.Tenants), checkPatterns("paths", p.Paths)}
 	if !nameOf.MatchString(p.Name) {
 		errs = append(errs, errors.New("name: small letters, digits, - and _, at most 63 (it is a label of metrics)"))
@@ -106,7 +106,7 @@ func (p Policy) validate(keysFile string) []error {
 		errs = append(errs, fmt.Errorf("masks: %d are too many: at most %d", len(p.Masks), maxMasks))
 	}
 	for i, m := range p.Masks {
-		if err := m.validate(keysFile); err != nil {
+		if err := m.validate(keyless); err != nil {
 			errs = append(errs, fmt.Errorf("masks[%d]: %w", i+1, err))
 		}
 	}
@@ -180,7 +180,7 @@ const (
 	maxPointer = 512
 )
 
-func (m Mask) validate(keysFile string) error {
+func (m Mask) validate(keyless bool) error {
 	set := 0
 	for _, pointer := range []string{m.Remove, m.Replace, m.Hash} {
 		if pointer != "" {
@@ -206,7 +206,7 @@ func (m Mask) validate(keysFile string) error {
 		return fmt.Errorf("%s: with is the text that replace puts there", pointer)
 	case len(m.With) > maxText || m.With != domain.Name(m.With):
 		return fmt.Errorf("%s: with is at most %d bytes of text", pointer, maxText)
-	case m.Hash != "" && keysFile == "":
+	case m.Hash != "" && keyless:
 		return fmt.Errorf("%s: hash needs a key: set DOCKET_MASK_KEYS_FILE", pointer)
 	}
 	return nil
