@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -345,6 +346,8 @@ func FuzzMask(f *testing.F) {
 	f.Add(`{"input":{"a":1,"b":[1,{"a":2}]},"result":true}`, "/input/a", false)
 	f.Add(`{"input":{"a":1,"b":[1,{"a":2}]},"erased":[ "/x" ]}`, "/input/*/1/a", true)
 	f.Add(`{ "input" : [ 1 , 2 , 3 ] , "masked":7 }`, "/input/*", false)
+	f.Add(`{"input":[ 0 ,10   ] }`, "/input/0", false)
+	f.Add(`{"in\ud800put":{"\u0061":1,"\udc00":{"a":[]}}}`, "/input/*", true)
 	f.Add(`{"a":{"b":{},"b":[]}}`, "/a/b", true)
 	f.Fuzz(func(t *testing.T, raw, pointer string, replace bool) {
 		mask, with := Mask{Remove: pointer}, any(gone)
@@ -365,7 +368,10 @@ func FuzzMask(f *testing.F) {
 		require.True(t, keep)
 		require.True(t, json.Valid(kept.Raw) || !json.Valid(e.Raw), "%s", kept.Raw)
 		again, _ := contentOf(t, Policy{Masks: []Mask{mask}}).Upload("t", len(raw), false).Event(domain.Event{Raw: kept.Raw})
-		if !replace {
+		shifts := slices.ContainsFunc(domain.Steps(pointer), func(step string) bool {
+			return strings.Trim(step, "0123456789") == ""
+		})
+		if !replace && !shifts { // the next element has the index of one that was removed
 			require.False(t, again.Masked, "%s", kept.Raw)
 		}
 		var before, after map[string]any
