@@ -3,7 +3,6 @@ package app
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/docket-project/docket/internal/adapters/auth"
@@ -122,8 +121,7 @@ func (c *Config) Validate(role status.Role) error {
 		config.OneOf("log_level", c.LogLevel, "debug", "info", "warn", "error"),
 		config.OneOf("log_format", c.LogFormat, "text", "json"),
 	}
-	masks := slices.ContainsFunc(c.Sections.Policies, func(p policy.Policy) bool { return len(p.Masks) > 0 })
-	needs := c.Upload.MaxWireBytes + int64(ingest.Largest(c.Ingest.Limits(), masks))
+	needs := c.Upload.MaxWireBytes + int64(ingest.Largest(c.Ingest.Limits(), policy.Masking(c.Sections.Policies)))
 	if c.Upload.MaxInFlightBytes < needs {
 		errs = append(
 			errs,

@@ -227,6 +227,19 @@ func (s Sample) validate() error {
 	return nil
 }
 
+// Masking reports whether any policy masks anything.
+func Masking(policies []Policy) bool {
+	return slices.ContainsFunc(policies, func(p Policy) bool { return len(p.Masks) > 0 })
+}
+
+// compiled is a policy with its patterns.
+type compiled struct {
+	Policy
+	tenants, paths patterns
+}
+
+func compile(p Policy) compiled { return compiled{p, patternsOf(p.Tenants), patternsOf(p.Paths)} }
+
 // patterns are texts with * for any text, as literals; none is any text.
 type patterns [][]string
 

@@ -32,7 +32,7 @@ const (
 // Each process that takes uploads allows an equal part of a rate, and all of UploadsAtOnce. It learns of the others
 // from the store, so that the sum is about right, and not exact. Quotas are safe for concurrent use.
 type Quotas struct {
-	policies []limited
+	policies []compiled
 	refused  *prometheus.CounterVec
 	now      func() time.Time
 
@@ -40,12 +40,6 @@ type Quotas struct {
 	processes int
 	accounts  map[account]*balance
 	forgot    time.Time // when accounts were dropped last
-}
-
-// limited is a policy with a quota.
-type limited struct {
-	Policy
-	tenants patterns
 }
 
 // account is whose uploads are counted: a tenant's or, with a name, those of a credential.
@@ -56,7 +50,7 @@ func NewQuotas(policies []Policy, reg prometheus.Registerer) *Quotas {
 	q := &Quotas{now: time.Now, processes: 1, accounts: map[account]*balance{}}
 	for _, p := range policies {
 		if p.Quota != nil || p.CredentialQuota != nil {
-			q.policies = append(q.policies, limited{p, patternsOf(p.Tenants)})
+			q.policies = append(q.policies, compile(p))
 		}
 	}
 	q.refused = promauto.With(reg).NewCounterVec(prometheus.CounterOpts{

@@ -22,6 +22,7 @@ import (
 // Content is what the policies say of events. It is safe for concurrent use.
 type Content struct {
 	policies []compiled
+	masks    bool
 	outcome  func(event []byte) domain.Outcome
 	limit    int
 	secret   []byte // of digests: the key's, or one that this process has made up
@@ -30,21 +31,15 @@ type Content struct {
 	events   *prometheus.CounterVec
 }
 
-// compiled is a policy that says something of events.
-type compiled struct {
-	Policy
-	tenants, paths patterns
-}
-
 // NewContent compiles policies, which Validate has passed. outcome tells how an event ended, and limit is the longest
 // event that the log takes, in bytes. It is nil where no policy says anything of events. reg may be nil in tests.
 func NewContent(
 	policies []Policy, key Key, outcome func(event []byte) domain.Outcome, limit int, reg prometheus.Registerer,
 ) *Content {
-	c := &Content{outcome: outcome, limit: limit}
+	c := &Content{masks: Masking(policies), outcome: outcome, limit: limit}
 	for _, p := range policies {
 		if len(p.Masks)+len(p.Samples) > 0 {
-			c.policies = append(c.policies, compiled{p, patternsOf(p.Tenants), patternsOf(p.Paths)})
+			c.policies = append(c.policies, compile(p))
 		}
 	}
 	if len(c.policies) == 0 {
@@ -140,9 +135,7 @@ func (c *Content) Digest(tenant string, wire []byte) []byte {
 }
 
 // Masks reports whether any policy masks anything.
-func (c *Content) Masks() bool {
-	return c != nil && slices.ContainsFunc(c.policies, func(p compiled) bool { return len(p.Masks) > 0 })
-}
+func (c *Content) Masks() bool { return c != nil && c.masks }
 
 func (c *Content) rulesOf(tenant string) *rules {
 	return c.rules.get(tenant, func() *rules {
