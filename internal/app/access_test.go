@@ -8,7 +8,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -30,9 +32,10 @@ var update = flag.Bool("update", false, "write docs/access.md anew")
 
 // shown is what a client shows: a token, a certificate, or nothing.
 type shown struct {
-	name  string
-	token string
-	own   *testserver.Pair
+	name   string
+	token  string
+	cookie string // a session's
+	own    *testserver.Pair
 }
 
 // accessible is a docket that knows callers by everything that there is.
@@ -41,6 +44,10 @@ type accessible struct {
 	authority *testserver.Pair
 	signer    testserver.Signer
 	clients   map[*testserver.Pair]*http.Client
+	// provider is whom people log in with, and nonce and claims what it vouches for.
+	provider *testserver.Issuer
+	nonce    string
+	claims   jwt.MapClaims
 }
 
 const accessIssuer = "https://issuer.example"
@@ -67,6 +74,16 @@ func startAccessible(t *testing.T) *accessible {
 		authority: testserver.NewAuthority(nil), signer: testserver.NewSigner("k", jwt.SigningMethodES256),
 		clients: map[*testserver.Pair]*http.Client{},
 	}
+	a.provider = testserver.NewIssuer(a.signer)
+	t.Cleanup(a.provider.Close)
+	a.provider.Exchange = func(url.Values, string, string) (int, any) {
+		claims := a.provider.ClaimsFor("p", "console")
+		maps.Copy(claims, a.claims)
+		claims["nonce"] = a.nonce
+		return http.StatusOK, map[string]string{
+			"access_token": "a", "token_type": "Bearer", "id_token": a.signer.Sign(claims),
+		}
+	}
 	server := a.authority.Server("127.0.0.1")
 	files := map[string]string{}
 	for token, line := range accessTokens {
@@ -79,11 +96,15 @@ issuers:
     audiences: [docket]
     upload: {tenant_claim: /team}
     console: {role_claim: /role, roles: {viewer: viewer, operator: operator}, tenants_claim: /team}
+  - issuer: %s
+    ca_file: %s
+    login: {client_id: console, redirect_url: "https://docket.example/login/callback"}
+    console: {role_claim: /role, roles: {viewer: viewer, operator: operator}, tenants_claim: /team}
 client_certificates:
   - san: spiffe://example.org/*
     upload: {tenant: acme}
     console: {role: operator, tenants: [acme]}
-`, accessIssuer, write("keys", testserver.KeySet(a.signer)))
+`, accessIssuer, write("keys", testserver.KeySet(a.signer)), a.provider.URL, write("provider", a.provider.CA()))
 	a.running = startApp(t, func(c *Config) {
 		require.NoError(t, yaml.Unmarshal([]byte(section), &c.Sections))
 		c.UploadTokensFile = write("upload-tokens", []byte(files[auth.UploadListener]))
@@ -119,6 +140,9 @@ func (a *accessible) ask(t *testing.T, s shown, addr, method, path, body string)
 	if s.token != "" {
 		r.Header.Set("Authorization", "Bearer "+s.token)
 	}
+	if s.cookie != "" {
+		r.AddCookie(&http.Cookie{Name: auth.SessionCookie, Value: s.cookie})
+	}
 	if body != "" {
 		r.Header.Set("Content-Type", "application/json")
 	}
@@ -139,6 +163,45 @@ func (a *accessible) jwt(claims jwt.MapClaims) string {
 		}
 	}
 	return a.signer.Sign(claims)
+}
+
+// loggedIn is a session of somebody whom the provider says that of.
+func (a *accessible) loggedIn(t *testing.T, claims jwt.MapClaims) string {
+	t.Helper()
+	get := func(path string, cookies ...*http.Cookie) *http.Response {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+a.ConsoleAddr()+path, nil)
+		require.NoError(t, err)
+		for _, c := range cookies {
+			r.AddCookie(c)
+		}
+		resp, err := a.clientOf(t, nil).Do(r)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, http.StatusSeeOther, resp.StatusCode)
+		return resp
+	}
+	resp := get("/login/with?issuer=" + url.QueryEscape(a.provider.URL))
+	there, err := resp.Location()
+	require.NoError(t, err)
+	a.nonce, a.claims = there.Query().Get("nonce"), claims
+	back := url.Values{"code": {"x"}, "state": {there.Query().Get("state")}}
+	for _, c := range get(auth.Callback+"?"+back.Encode(), resp.Cookies()...).Cookies() {
+		if c.Name == auth.SessionCookie {
+			return c.Value
+		}
+	}
+	require.Fail(t, "no session")
+	return ""
+}
+
+// tokenSession is a session of somebody who has pasted a token.
+func (a *accessible) tokenSession(t *testing.T, token string) string {
+	t.Helper()
+	resp, err := a.clientOf(t, nil).PostForm("https://"+a.ConsoleAddr()+"/login", url.Values{"token": {token}})
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Len(t, resp.Cookies(), 1)
+	return resp.Cookies()[0].Value
 }
 
 // access is one request of the matrix: an operation of the API, a page, or an upload.
@@ -236,11 +299,15 @@ func TestAccess(t *testing.T) {
 		{name: "a token of the other file", token: "t-acme"},
 		{name: "a certificate without a grant", own: a.authority.Client("nobody.example")},
 		{name: "a JWT without a role", token: a.jwt(jwt.MapClaims{"team": "acme"})},
+		{name: "a session that has ended", cookie: "x"},
 		{name: "viewer", token: "c-viewer"}, {name: "viewer of acme", token: "c-acme-viewer"},
 		{name: "viewer of acme by JWT", token: a.jwt(jwt.MapClaims{"team": "acme", "role": "viewer"})},
 		{name: "operator", token: "c-operator"}, {name: "operator of acme", token: "c-acme"},
 		{name: "operator of acme by JWT", token: a.jwt(jwt.MapClaims{"team": "acme", "role": "operator"})},
 		{name: "operator of acme by certificate", own: named},
+		{name: "operator of acme by session", cookie: a.tokenSession(t, "c-acme")},
+		{name: "viewer of acme by login", cookie: a.loggedIn(t, jwt.MapClaims{"team": "acme", "role": "viewer"})},
+		{name: "operator of acme by login", cookie: a.loggedIn(t, jwt.MapClaims{"team": "acme", "role": "operator"})},
 		{name: "admin", token: "c-admin"}, {name: "admin of initech", token: "c-initech"},
 		{name: "operator of nobody", token: "c-nobody"},
 	}
@@ -251,9 +318,9 @@ func TestAccess(t *testing.T) {
 		stranger := strings.Contains(s.name, "of initech") || strings.Contains(s.name, "of nobody")
 		page := !strings.HasPrefix(r.path, "/api/")
 		switch {
-		case page && slices.Index(columns, s) < 6:
+		case page && slices.Index(columns, s) < 7:
 			require.Equal(t, http.StatusSeeOther, status)
-		case slices.Index(columns, s) < 4:
+		case slices.Index(columns, s) < 4 || s.cookie == "x":
 			require.Equal(t, http.StatusUnauthorized, status)
 		case strings.Contains(s.name, "without"):
 			require.Equal(t, http.StatusForbidden, status)

@@ -15,8 +15,13 @@ type callers struct {
 	upload, console auth.Authenticator
 	uses            *auth.Uses
 	known           map[string]*auth.Credentials // by listener
-	// sessions are people's, where they need tokens; nil otherwise.
+	// sessions are people's, where they log in; nil otherwise.
 	sessions *auth.Sessions
+}
+
+// logins are the issuers whom people log in with.
+func (c *Config) logins() bool {
+	return slices.ContainsFunc(c.Sections.Issuers, func(i auth.Issuer) bool { return i.Login != nil })
 }
 
 // authenticators make the callers of the role's listeners: by what they show where something is granted to a
@@ -37,8 +42,11 @@ func (a *App) authenticators(ctx context.Context) (c callers, err error) {
 	}
 	if console := known[auth.ConsoleListener]; console != nil {
 		c.console = console
-		if console.Tokens != nil {
-			if c.sessions, err = auth.NewSessions(console, a.cfg.Console.SessionKeyFile); err != nil {
+		if console.Tokens != nil || a.cfg.logins() {
+			c.sessions, err = auth.NewSessions(
+				console, a.cfg.Sections.Issuers, a.cfg.Console.SessionKeyFile, auth.NewEnded(a.logger),
+			)
+			if err != nil {
 				return c, err
 			}
 			c.console = c.sessions
@@ -46,7 +54,11 @@ func (a *App) authenticators(ctx context.Context) (c callers, err error) {
 	}
 	refused := auth.NewRefusals(a.reg)
 	c.upload = auth.Watch(c.upload, auth.UploadListener, refused, a.logger)
-	c.console = auth.Watch(c.console, auth.ConsoleListener, refused, a.logger)
+	watched := auth.Watch(c.console, auth.ConsoleListener, refused, a.logger)
+	c.console = watched
+	if c.sessions != nil {
+		c.sessions.Refused = watched.Refused
+	}
 	return c, nil
 }
 
@@ -108,7 +120,7 @@ func (a *App) credentials(ctx context.Context) (map[string]*auth.Credentials, er
 	a.onStop("keys of issuers", func(context.Context) error { cancel(); return nil })
 	asked := slices.DeleteFunc(slices.Clone(a.cfg.Sections.Issuers), func(i auth.Issuer) bool {
 		for listener := range listeners {
-			if auth.Granted(listener, []auth.Issuer{i}, nil) {
+			if len(i.Audiences) > 0 && auth.Granted(listener, []auth.Issuer{i}, nil) {
 				return false
 			}
 		}

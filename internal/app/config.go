@@ -108,6 +108,7 @@ func (c *Config) Validate(role status.Role) error {
 		c.Kafka.Validate(),
 		c.validateListeners(role),
 		auth.ValidateIssuers(c.Sections.Issuers),
+		auth.CheckRedirects(c.Sections.Issuers, c.Console.Prefix),
 		auth.ValidateCertificates(c.Sections.ClientCertificates),
 		policy.Validate(c.Sections.Policies, c.MaskKeysFile == "" && makesRecords(role)),
 		c.Ingest.Validate(),

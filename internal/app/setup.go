@@ -109,6 +109,9 @@ func (a *App) setup(ctx context.Context) error {
 	if a.role.Is(status.Ingest) || a.role.Is(status.Console) {
 		a.run("callers", func(ctx context.Context) { a.lookAtCallers(ctx, who.known) })
 		a.run("uses of credentials", func(ctx context.Context) { who.uses.Run(ctx, back.Control) })
+		if who.sessions != nil {
+			a.run("ended sessions", func(ctx context.Context) { who.sessions.Ended.Run(ctx, back.Control) })
+		}
 	}
 	if a.role.Is(status.Ingest) {
 		inventory := ingest.NewInventory(back.Control, a.logger)

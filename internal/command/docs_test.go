@@ -130,6 +130,9 @@ func TestSecurityDocument(t *testing.T) {
 	var text strings.Builder
 	for _, part := range strings.Split(string(doc), "```yaml\n")[1:] {
 		if example, _, _ := strings.Cut(part, "```"); !strings.HasPrefix(example, "services:") {
+			if strings.Contains(text.String(), "issuers:\n") { // the next one goes on with the list
+				example = strings.TrimPrefix(example, "issuers:\n")
+			}
 			text.WriteString(example)
 		}
 	}
@@ -139,7 +142,7 @@ func TestSecurityDocument(t *testing.T) {
 	printed := configOf(t, file)
 	for _, want := range []string{
 		"tenant_claim: /kubernetes.io/namespace", "payments-canary: payments", "role_claim: /groups",
-		"san: '*.sre.example.org'",
+		"san: '*.sre.example.org'", "redirect_url: https://docket.example/login/callback",
 	} {
 		require.Contains(t, printed, want)
 	}

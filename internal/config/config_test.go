@@ -129,6 +129,10 @@ func TestFileMistakes(t *testing.T) {
 		"a key of a section twice": {
 			"mappings:\n  - path: a\n    path: b\n", "line 3: mappings[1]: path is set twice",
 		},
+		"a section twice": {
+			"mappings:\n  - {path: a}\nissuers: {a: {url: b}}\nmappings:\n  - {path: c}\n",
+			"line 4: mappings is set already, in line 1",
+		},
 		"a section misspelled": {"issuer:\n  - {url: x}\n", "these are issuers, mappings"},
 		"more than anybody sets": {
 			"a: &a {b: 1}\n" + "x: &x {" + manyKeys + "}\ny: &y {" + manyAliases + "}\n", "there are more than",

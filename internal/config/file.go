@@ -21,7 +21,9 @@ type File struct {
 	Name   string
 	values map[string]string
 	lines  map[string]int
-	keys   int
+	// sections are those that stand in it.
+	sections map[string]bool
+	keys     int
 }
 
 // Read reads a YAML file. Nested keys are joined by "_", so parking: {max_attempts: 10} is parking_max_attempts.
@@ -40,7 +42,7 @@ func Read(name string, sections any) (*File, error) {
 	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s line %d: there is a second document: one is read", name, more.Line)
 	}
-	f := &File{Name: name, values: map[string]string{}, lines: map[string]int{}}
+	f := &File{Name: name, values: map[string]string{}, lines: map[string]int{}, sections: map[string]bool{}}
 	if len(doc.Content) == 0 {
 		return f, nil
 	}
@@ -93,7 +95,7 @@ func (f *File) add(prefix string, n *yaml.Node, sections map[string]any) error {
 		section, isSection := sections[key]
 		switch {
 		case isSection:
-			delete(f.lines, key)
+			f.sections[key] = true
 			if value.Tag == "!!null" { // as if the key were not there
 				continue
 			}
@@ -136,7 +138,7 @@ func (f *File) Value(key string) (string, bool) {
 func (f *File) Unknown(known func(key string) bool) error {
 	var errs []error
 	for key, line := range f.lines {
-		if !known(key) {
+		if !f.sections[key] && !known(key) {
 			errs = append(
 				errs,
 				fmt.Errorf("%s line %d: there is no setting %q (docs/configuration.md lists them)", f.Name, line, key),

@@ -35,6 +35,8 @@ const (
 	// ByJWT is a JSON web token of an issuer that docket was told of, and ByCertificate a client's certificate.
 	ByJWT         = "jwt"
 	ByCertificate = "certificate"
+	// ByLogin is a person whom an issuer has vouched for (OpenID Connect).
+	ByLogin = "login"
 	// ByNothing is a listener that asks for no credentials.
 	ByNothing = "anonymous"
 )

@@ -4,7 +4,7 @@ import "time"
 
 // Credential is one that docket knows callers by, and when it was used: of a file of tokens, or of whoever showed one.
 type Credential struct {
-	// Listener is where it counts, How one of ByToken, ByJWT and ByCertificate, and Name the caller's.
+	// Listener is where it counts, How one of ByToken, ByJWT, ByCertificate and ByLogin, and Name the caller's.
 	Listener, How, Name string
 	// ID tells credentials of one name apart: the first digits of a token's hash, as in the file, or who issued it.
 	ID string
@@ -65,4 +65,11 @@ func (c *Credential) Merge(later Credential) {
 		c.Last, c.Address = later.Last, later.Address
 	}
 	c.Uses += later.Uses
+}
+
+// EndedSession is a session of a person that was ended before its time.
+type EndedSession struct {
+	ID string
+	// Until is when it would have ended by itself.
+	Until time.Time
 }

@@ -42,6 +42,14 @@ type CredentialReader interface {
 	Credentials(ctx context.Context, scope domain.Scope) ([]domain.Credential, error)
 }
 
+// EndedSessions are the sessions of people that were ended before their time, for whoever keeps a copy of one.
+type EndedSessions interface {
+	// EndSessions notes that sessions have ended. Each is forgotten at its Until, when nobody takes it for one any more.
+	EndSessions(ctx context.Context, ended []domain.EndedSession) error
+	// EndedSessions lists those that are not forgotten, by their ids.
+	EndedSessions(ctx context.Context) ([]domain.EndedSession, error)
+}
+
 // Processes is what docket's processes tell each other of themselves.
 type Processes interface {
 	// BeatProcess says that a process lives, and how it is. Age and Seen are the store's to fill in. Processes that were
@@ -214,6 +222,7 @@ type Control interface {
 	OPAReader
 	CredentialRecorder
 	CredentialReader
+	EndedSessions
 	RejectionReader
 	RejectionStats
 	Acceptances

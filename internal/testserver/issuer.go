@@ -13,6 +13,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"sync"
 	"time"
 
@@ -69,6 +70,9 @@ type Issuer struct {
 	*httptest.Server
 	// Claims makes those of a token that a client asks for.
 	Claims func(client string) jwt.MapClaims
+	// Exchange answers a code that a person has come back with (RFC 6749 section 4.1.3), and UserInfo who the person is.
+	Exchange func(form url.Values, client, secret string) (status int, answer any)
+	UserInfo func() any
 
 	mu      sync.Mutex
 	away    bool
@@ -92,6 +96,15 @@ func (i *Issuer) answer(w http.ResponseWriter, r *http.Request) {
 	defer i.mu.Unlock()
 	i.asked[r.URL.Path]++
 	switch {
+	case r.URL.Path == "/token" && r.FormValue("grant_type") == "authorization_code":
+		client, secret, _ := r.BasicAuth()
+		status, answer := i.Exchange(r.PostForm, client, secret)
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(answer)
+	case r.URL.Path == "/userinfo":
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(i.UserInfo())
 	case r.URL.Path == "/token":
 		client, _, _ := r.BasicAuth()
 		last := i.keys[len(i.keys)-1]
@@ -103,7 +116,10 @@ func (i *Issuer) answer(w http.ResponseWriter, r *http.Request) {
 	case i.away:
 		w.WriteHeader(http.StatusBadGateway)
 	case r.URL.Path == "/.well-known/openid-configuration":
-		_ = json.NewEncoder(w).Encode(map[string]string{"issuer": i.URL, "jwks_uri": i.URL + "/keys"})
+		_ = json.NewEncoder(w).Encode(map[string]string{
+			"issuer": i.URL, "jwks_uri": i.URL + "/keys", "authorization_endpoint": i.URL + "/authorize",
+			"token_endpoint": i.URL + "/token", "userinfo_endpoint": i.URL + "/userinfo", "end_session_endpoint": i.URL + "/end",
+		})
 	case r.URL.Path == "/keys":
 		i.shown = r.Header.Get("Authorization")
 		_, _ = w.Write(KeySet(i.keys...))

@@ -42,26 +42,35 @@ type keySource struct {
 }
 
 func newKeySource(i Issuer, ages *keyAges, logger *slog.Logger) (*keySource, error) {
-	s := &keySource{issuer: i, ages: ages, logger: logger, via: &http.Transport{
-		Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
-	}}
-	s.via.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
-	if i.CAFile != "" {
-		pem, err := os.ReadFile(i.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("ca_file: %w", err)
-		}
-		s.via.TLSClientConfig.RootCAs = x509.NewCertPool()
-		if !s.via.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ca_file: there is no certificate in %s", i.CAFile)
-		}
+	via, err := i.transport()
+	if err != nil {
+		return nil, err
 	}
-	if i.JWKSURL == "" {
-		return s, nil
+	via.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
+	s := &keySource{issuer: i, ages: ages, logger: logger, via: via}
+	if i.JWKSURL != "" {
+		s.url, err = url.Parse(i.JWKSURL)
 	}
-	var err error
-	s.url, err = url.Parse(i.JWKSURL)
 	return s, err
+}
+
+// transport is the way to the issuer, whose certificate is checked by CAFile where there is one.
+func (i Issuer) transport() (*http.Transport, error) {
+	via := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
+	}
+	if i.CAFile == "" {
+		return via, nil
+	}
+	pem, err := os.ReadFile(i.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file: %w", err)
+	}
+	via.TLSClientConfig.RootCAs = x509.NewCertPool()
+	if !via.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("ca_file: there is no certificate in %s", i.CAFile)
+	}
+	return via, nil
 }
 
 // name is the URL that the library asks for.

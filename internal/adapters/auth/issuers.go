@@ -32,12 +32,14 @@ type Issuer struct {
 	// the keys with, which Kubernetes wants.
 	CAFile    string `yaml:"ca_file,omitempty"`
 	TokenFile string `yaml:"token_file,omitempty"`
-	// Audiences are those of which a token has to be for one, and Algorithms what it may be signed with: RS256 and ES256
-	// unless set.
-	Audiences  []string `yaml:"audiences"`
+	// Audiences are those of which a token has to be for one: without any, no token of it is taken, and people only log
+	// in. Algorithms are what it may be signed with: RS256 and ES256 unless set.
+	Audiences  []string `yaml:"audiences,omitempty"`
 	Algorithms []string `yaml:"algorithms,omitempty"`
 	// Name is a JSON pointer to the claim that names the caller: /sub unless set.
-	Name   string `yaml:"name,omitempty"`
+	Name string `yaml:"name,omitempty"`
+	// Login is how people log in with the issuer; nil where they do not.
+	Login  *Login `yaml:"login,omitempty"`
 	grants `yaml:",inline"`
 }
 
@@ -72,9 +74,10 @@ func ValidateIssuers(issuers []Issuer) error {
 			errs = append(errs, fmt.Errorf("%s has an entry already", i.Issuer))
 		}
 		known[i.Issuer] = true
-		if len(i.Audiences) == 0 {
+		if len(i.Audiences) == 0 && (i.Login == nil || i.Upload != nil) {
 			errs = append(errs, errors.New("set audiences: a token that was made for something else must not count here"))
 		}
+		errs = append(errs, i.Login.validate(i))
 		keys, what := i.JWKSURL, "jwks_url"
 		if keys == "" {
 			keys, what = i.Issuer, "issuer, which is asked where the keys are as there is no jwks_url"
@@ -149,7 +152,7 @@ func NewIssuers(listener string, issuers []Issuer, keys KeySets) *Issuers {
 	}
 	for _, i := range issuers {
 		grant := i.on(listener)
-		if grant == nil {
+		if grant == nil || len(i.Audiences) == 0 {
 			continue
 		}
 		if i.Name == "" {

@@ -1,8 +1,11 @@
 package auth
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -16,29 +19,72 @@ import (
 // SessionCookie is the name of the cookie that a session is kept in.
 const SessionCookie = "docket_session"
 
-// SessionFor is how long a person is known after logging in.
-const SessionFor = 12 * time.Hour
+const (
+	// SessionFor is how long a person is known after logging in.
+	SessionFor = 12 * time.Hour
+	// IdleFor is how long a session lasts of which nothing is heard.
+	IdleFor = 2 * time.Hour
+	// maxCookie is how long the value of a cookie may be: browsers keep 4,096 bytes of all that one is (RFC 6265 section
+	// 6.1).
+	maxCookie = 3800
+	// renewEvery is how old a cookie becomes before the browser gets a new one.
+	renewEvery = 5 * time.Minute
+)
 
-// Sessions know people by a cookie, once they have shown a token, and programs by their tokens. A session is kept by
-// the browser alone, sealed with a key of docket's, so that it needs no store: a console can be looked at while the
-// database is away. It ends after SessionFor, or as soon as its token is taken out of the file.
+// errTooLong is a session that no browser keeps.
+var errTooLong = errors.New("it is longer than browsers keep cookies")
+
+// Sessions know people by a cookie, once they have logged in, and programs by their tokens. A session is kept by the
+// browser alone, sealed with a key of docket's, so that it needs no store: a console can be looked at while the
+// database is away. It ends after SessionFor, after IdleFor without a request, at a logout, or as soon as what it goes
+// back to does not count any more: the token is out of the file, or the issuer's entry in the configuration is another
+// one.
 type Sessions struct {
 	credentials *Credentials
-	seal        *securecookie.SecureCookie
+	// seal is that of sessions, and leaving that of logins that are going on.
+	seal, leaving *securecookie.SecureCookie
+	logins        []*login
+	// Ended are those that have ended before their time.
+	Ended *Ended
+	// Refused is told of logins that fail for the person's own reasons; nil tells nobody.
+	Refused func(*http.Request, error)
 }
 
-// session is what the cookie holds.
+// session is what the cookie holds: since when it is and when it was renewed, in seconds since 1970, and either the
+// hash of a token or a person.
 type session struct {
-	Token [sha256.Size]byte // its hash
+	ID     string
+	Began  int64
+	Seen   int64
+	Token  []byte  `json:",omitempty"`
+	Person *person `json:",omitempty"`
+}
+
+// person is somebody whom an issuer has vouched for, and what its claims said at the login.
+type person struct {
+	Issuer  string
+	Entry   string // the issuer's entry in the configuration that this was granted by
+	Name    string
+	Role    domain.Role
+	All     bool     `json:",omitempty"` // tenants
+	Tenants []string `json:",omitempty"`
+}
+
+// ends is when the session ends by itself, at the latest.
+func (s session) ends() time.Time { return time.Unix(s.Began, 0).Add(SessionFor).UTC() }
+
+// over reports that the session has ended by itself.
+func (s session) over(now time.Time) bool {
+	return !now.Before(s.ends()) || now.Sub(time.Unix(s.Seen, 0)) >= IdleFor
 }
 
 // sessionKey is how many bytes the keys have that a session is signed and encrypted with.
 const sessionKey = 32
 
-// NewSessions lets in whoever has a token of the file, or shows a credential with each request. keyFile holds the key
-// that sessions are sealed with, at least 32 bytes, which all consoles behind one name have to share; "" makes one that
-// only this process knows. Its error is Misconfigured.
-func NewSessions(credentials *Credentials, keyFile string) (*Sessions, error) {
+// NewSessions lets in whoever has a token of the file, logs in with an issuer, or shows a credential with each request.
+// keyFile holds the key that sessions are sealed with, at least 32 bytes, which all consoles behind one name have to
+// share; "" makes one that only this process knows. Its error is Misconfigured.
+func NewSessions(credentials *Credentials, issuers []Issuer, keyFile string, ended *Ended) (*Sessions, error) {
 	secret := make([]byte, sessionKey)
 	_, _ = rand.Read(secret) // it never fails
 	if keyFile != "" {
@@ -55,25 +101,35 @@ func NewSessions(credentials *Credentials, keyFile string) (*Sessions, error) {
 	}
 	sign := sha256.Sum256(append([]byte("sign "), secret...))
 	encrypt := sha256.Sum256(append([]byte("encrypt "), secret...))
-	seal := securecookie.New(sign[:], encrypt[:]).MaxAge(int(SessionFor.Seconds()))
-	return &Sessions{credentials: credentials, seal: seal.SetSerializer(securecookie.JSONEncoder{})}, nil
+	sealing := func(lasts time.Duration) *securecookie.SecureCookie {
+		seal := securecookie.New(sign[:], encrypt[:]).MaxAge(int(lasts.Seconds())).MaxLength(0) // see maxCookie
+		return seal.SetSerializer(securecookie.JSONEncoder{})
+	}
+	logins, err := newLogins(issuers)
+	if err != nil {
+		return nil, err
+	}
+	return &Sessions{
+		credentials: credentials, logins: logins, seal: sealing(SessionFor), leaving: sealing(leaveFor), Ended: ended,
+	}, nil
 }
+
+// TakesTokens reports whether a token begins a session.
+func (s *Sessions) TakesTokens() bool { return s.credentials.Tokens != nil }
 
 // Authenticate reads the bearer token or, without one, the session; without either it looks at the certificate.
 func (s *Sessions) Authenticate(r *http.Request) (domain.Caller, error) {
 	if r.Header.Get("Authorization") != "" {
 		return s.credentials.Authenticate(r)
 	}
-	cookie, err := r.Cookie(SessionCookie)
-	if err != nil {
+	if _, err := r.Cookie(SessionCookie); err != nil {
 		return s.credentials.Authenticate(r)
 	}
 	if err := s.Demand(r); err != nil {
 		return domain.Caller{}, err
 	}
-	var held session
-	if s.seal.Decode(SessionCookie, cookie.Value, &held) == nil {
-		if caller, err := s.credentials.Tokens.find(held.Token); err == nil {
+	if held, ok := s.held(r); ok {
+		if caller, err := s.callerOf(held); err == nil {
 			holder, shown, _ := s.credentials.Certificates.find(r)
 			if err := agree(caller, holder, shown); err != nil {
 				return domain.Caller{}, err
@@ -88,34 +144,117 @@ func (s *Sessions) Authenticate(r *http.Request) (domain.Caller, error) {
 	return domain.Caller{}, ErrSessionEnded
 }
 
-// Demand reports a browser that has not shown the certificate that everybody needs: a token would not help it.
+// held is the session that a request shows; ok is false where there is none, and where it has ended.
+func (s *Sessions) held(r *http.Request) (held session, ok bool) {
+	cookie, err := r.Cookie(SessionCookie)
+	if err != nil || s.seal.Decode(SessionCookie, cookie.Value, &held) != nil {
+		return held, false
+	}
+	return held, !held.over(time.Now()) && !s.Ended.has(held.ID)
+}
+
+// callerOf is whose session it is. Its error is that it goes back to nothing that counts.
+func (s *Sessions) callerOf(held session) (domain.Caller, error) {
+	switch p := held.Person; {
+	case p != nil:
+		l := s.login(p.Issuer)
+		if l == nil || l.entry != p.Entry {
+			return domain.Caller{}, ErrSessionEnded
+		}
+		c := domain.Caller{
+			Name: p.Name, Role: p.Role, Tenants: domain.Tenants(p.Tenants...), How: domain.ByLogin,
+			Credential: domain.Name(p.Issuer), Expires: held.ends(),
+		}
+		if p.All {
+			c.Tenants = domain.AllTenants()
+		}
+		return c, nil
+	case s.credentials.Tokens != nil && len(held.Token) == sha256.Size:
+		return s.credentials.Tokens.find([sha256.Size]byte(held.Token))
+	}
+	return domain.Caller{}, ErrSessionEnded
+}
+
+// Demand reports a browser that has not shown the certificate that everybody needs: a login would not help it.
 func (s *Sessions) Demand(r *http.Request) error { return s.credentials.Certificates.demand(r) }
 
-// Begin makes the cookie of a token's session. path is where pages begin, and secure that they are reached by TLS only.
-// Its error is ErrUnknown or ErrExpired where the token is none of the file.
-func (s *Sessions) Begin(token, path string, secure bool) (*http.Cookie, error) {
+// Site is where a browser reaches the pages: the path that they begin at, and whether by TLS only.
+type Site struct {
+	Path   string
+	Secure bool
+}
+
+// cookie is one of the site's, for the pages below a path of it. It is taken back where it has no value.
+func (s Site) cookie(name, below, value string, lasts time.Duration) *http.Cookie {
+	c := &http.Cookie{
+		Name: name, Value: value, Path: s.Path + below, HttpOnly: true, Secure: s.Secure, SameSite: http.SameSiteLaxMode,
+		MaxAge: int(lasts.Seconds()),
+	}
+	if value == "" {
+		c.MaxAge = -1
+	}
+	return c
+}
+
+// Begin makes the cookie of a token's session. Its error is ErrUnknown or ErrExpired where the token is none of the
+// file.
+func (s *Sessions) Begin(token string, at Site) (*http.Cookie, error) {
+	if !s.TakesTokens() {
+		return nil, ErrUnknown
+	}
 	hash := sha256.Sum256([]byte(token))
 	if _, err := s.credentials.Tokens.find(hash); err != nil {
 		return nil, err
 	}
-	value, err := s.seal.Encode(SessionCookie, session{hash})
+	return s.begin(session{Token: hash[:]}, at)
+}
+
+// begin makes the cookie of a new session.
+func (s *Sessions) begin(held session, at Site) (*http.Cookie, error) {
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // it never fails
+	held.ID, held.Began = hex.EncodeToString(id), time.Now().Unix()
+	return s.sealed(held, at)
+}
+
+// sealed makes the cookie that a session has from now on.
+func (s *Sessions) sealed(held session, at Site) (*http.Cookie, error) {
+	held.Seen = time.Now().Unix()
+	value, err := s.seal.Encode(SessionCookie, held)
+	if err == nil && len(value) > maxCookie {
+		err = errTooLong
+	}
 	if err != nil {
 		return nil, fmt.Errorf("seal the session: %w", err)
 	}
-	c := sessionCookie(path, secure)
-	c.Value, c.MaxAge = value, int(SessionFor.Seconds())
-	return c, nil
+	return at.cookie(SessionCookie, "", value, held.ends().Sub(time.Unix(held.Seen, 0))), nil
 }
 
-// End makes the cookie that ends a session.
-func (s *Sessions) End(path string, secure bool) *http.Cookie {
-	c := sessionCookie(path, secure)
-	c.MaxAge = -1
+// Renew makes the cookie that takes the place of the one that a request shows, or nil where that is new enough or does
+// not count: so a session goes on for as long as somebody uses it.
+func (s *Sessions) Renew(r *http.Request, at Site) *http.Cookie {
+	held, ok := s.held(r)
+	if !ok || time.Since(time.Unix(held.Seen, 0)) < renewEvery || r.Header.Get("Authorization") != "" {
+		return nil
+	}
+	if _, err := s.callerOf(held); err != nil {
+		return nil
+	}
+	c, err := s.sealed(held, at)
+	if err != nil {
+		return nil // it was sealed before, and has not become longer
+	}
 	return c
 }
 
-func sessionCookie(path string, secure bool) *http.Cookie {
-	return &http.Cookie{
-		Name: SessionCookie, Path: path, HttpOnly: true, Secure: secure, SameSite: http.SameSiteLaxMode,
+// End ends the session that a request shows, every copy of its cookie included, and makes the cookie that takes it
+// back. issuer is the one whose login it goes back to; "" for a token's.
+func (s *Sessions) End(ctx context.Context, r *http.Request, at Site) (gone *http.Cookie, issuer string) {
+	if held, ok := s.held(r); ok {
+		s.Ended.end(ctx, domain.EndedSession{ID: held.ID, Until: held.ends()})
+		if held.Person != nil {
+			issuer = held.Person.Issuer
+		}
 	}
+	return at.cookie(SessionCookie, "", "", 0), issuer
 }

@@ -1,11 +1,15 @@
 package auth
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -24,16 +28,16 @@ func newSessions(t *testing.T, key string) (*Sessions, string) {
 	t.Helper()
 	tokens, file, err := load(t, "ann viewer "+hashOf("secret")+"\nbob operator "+hashOf("other"), ConsoleUser)
 	require.NoError(t, err)
-	s, err := NewSessions(&Credentials{Tokens: tokens}, key)
+	s, err := NewSessions(&Credentials{Tokens: tokens}, nil, key, NewEnded(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)
 	return s, file
 }
 
 func TestSession(t *testing.T) {
 	s, _ := newSessions(t, "")
-	_, err := s.Begin("x.y.z", "/", true)
+	_, err := s.Begin("x.y.z", Site{"/", true})
 	require.ErrorIs(t, err, ErrUnknown, "a session is that of a token of the file")
-	c, err := s.Begin("secret", "/docket/", true)
+	c, err := s.Begin("secret", Site{"/docket/", true})
 	require.NoError(t, err)
 	require.NotContains(t, c.Value, "secret")
 	require.Equal(t, "docket_session", c.Name)
@@ -62,15 +66,119 @@ func TestSession(t *testing.T) {
 		_, err := visit(s, &http.Cookie{Name: SessionCookie, Value: value})
 		require.ErrorIs(t, err, ErrSessionEnded, name)
 	}
-	ended := s.End("/", false)
-	require.Negative(t, ended.MaxAge)
-	require.Empty(t, ended.Value)
 }
+
+// TestLogout ends every copy of a session, and no other one.
+func TestLogout(t *testing.T) {
+	key := filepath.Join(t.TempDir(), "key")
+	require.NoError(t, os.WriteFile(key, make([]byte, 32), 0o600))
+	one, _ := newSessions(t, key)
+	other, _ := newSessions(t, key)
+	store := &endedStore{}
+	one.Ended.store, other.Ended.store = store, store
+	c, err := one.Begin("secret", plainSite)
+	require.NoError(t, err)
+	second, err := one.Begin("secret", plainSite)
+	require.NoError(t, err)
+	r := httptest.NewRequest(http.MethodPost, "/logout", nil)
+	r.AddCookie(c)
+	store.err = errors.New("away")
+	gone, issuer := one.End(t.Context(), r, plainSite)
+	require.Negative(t, gone.MaxAge)
+	require.Empty(t, gone.Value+issuer)
+	_, err = visit(one, c)
+	require.ErrorIs(t, err, ErrSessionEnded, "whatever the store does")
+	require.Nil(t, one.Renew(r, plainSite))
+	_, err = visit(other, c)
+	require.NoError(t, err, "it has not heard of it")
+	require.Error(t, one.Ended.look(t.Context()))
+
+	store.err = nil
+	require.NoError(t, one.Ended.look(t.Context()))
+	require.NoError(t, other.Ended.look(t.Context()))
+	_, err = visit(other, c)
+	require.ErrorIs(t, err, ErrSessionEnded)
+	for _, s := range []*Sessions{one, other} {
+		_, err = visit(s, second)
+		require.NoError(t, err)
+	}
+	require.Len(t, store.ended, 1)
+	require.WithinDuration(t, time.Now().Add(SessionFor), store.ended[0].Until, 2*time.Second)
+
+	restarted, _ := newSessions(t, key)
+	restarted.Ended.store = store
+	require.NoError(t, restarted.Ended.look(t.Context()))
+	_, err = visit(restarted, c)
+	require.ErrorIs(t, err, ErrSessionEnded)
+}
+
+// endedStore keeps ended sessions, and may be away.
+type endedStore struct {
+	ended []domain.EndedSession
+	err   error
+}
+
+func (s *endedStore) EndSessions(_ context.Context, ended []domain.EndedSession) error {
+	if s.err == nil {
+		s.ended = append(s.ended, ended...)
+	}
+	return s.err
+}
+
+func (s *endedStore) EndedSessions(context.Context) ([]domain.EndedSession, error) {
+	return s.ended, s.err
+}
+
+// TestSessionGoesOn while somebody uses it, for as long as a session lasts.
+func TestSessionGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newSessions(t, "")
+		began := time.Now()
+		c, err := s.Begin("secret", plainSite)
+		require.NoError(t, err)
+		first := c
+		ask := func(c *http.Cookie) *http.Request {
+			r := httptest.NewRequest(http.MethodGet, "/", nil)
+			r.AddCookie(c)
+			return r
+		}
+		require.Nil(t, s.Renew(ask(c), plainSite), "it is new enough")
+		renewed := 0
+		for time.Since(began) < SessionFor-time.Minute {
+			time.Sleep(renewEvery)
+			_, err := visit(s, c)
+			if time.Since(began) >= SessionFor {
+				break
+			}
+			require.NoError(t, err, time.Since(began))
+			next := s.Renew(ask(c), plainSite)
+			require.NotNil(t, next)
+			require.NotEqual(t, c.Value, next.Value)
+			require.InDelta(t, (SessionFor - time.Since(began)).Seconds(), next.MaxAge, 1)
+			c = next
+			renewed++
+		}
+		require.Equal(t, int(SessionFor/renewEvery)-1, renewed)
+		_, err = visit(s, c)
+		require.ErrorIs(t, err, ErrSessionEnded, "a session is not renewed for ever")
+		require.Nil(t, s.Renew(ask(c), plainSite))
+		_, err = visit(s, first)
+		require.ErrorIs(t, err, ErrSessionEnded)
+
+		c, err = s.Begin("secret", plainSite)
+		require.NoError(t, err)
+		time.Sleep(IdleFor)
+		_, err = visit(s, c)
+		require.ErrorIs(t, err, ErrSessionEnded, "nobody has used it")
+	})
+}
+
+var plainSite = Site{Path: "/"}
 
 func TestSessionEnds(t *testing.T) {
 	t.Run("with its token", func(t *testing.T) {
 		s, file := newSessions(t, "")
-		c, err := s.Begin("secret", "/", false)
+		c, err := s.Begin("secret", plainSite)
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(file, []byte("bob operator "+hashOf("other")), 0o600))
 		s.credentials.Tokens.checked = time.Time{} // a second later
@@ -80,7 +188,7 @@ func TestSessionEnds(t *testing.T) {
 	t.Run("after its time", func(t *testing.T) {
 		s, _ := newSessions(t, "")
 		s.seal.MaxAge(-1)
-		c, err := s.Begin("secret", "/", false)
+		c, err := s.Begin("secret", plainSite)
 		require.NoError(t, err)
 		_, err = visit(s, c)
 		require.ErrorIs(t, err, ErrSessionEnded)
@@ -88,7 +196,7 @@ func TestSessionEnds(t *testing.T) {
 	t.Run("with the process, unless it has a key", func(t *testing.T) {
 		one, _ := newSessions(t, "")
 		other, _ := newSessions(t, "")
-		c, err := one.Begin("secret", "/", false)
+		c, err := one.Begin("secret", plainSite)
 		require.NoError(t, err)
 		_, err = visit(other, c)
 		require.ErrorIs(t, err, ErrSessionEnded)
@@ -98,7 +206,7 @@ func TestSessionEnds(t *testing.T) {
 		require.NoError(t, os.WriteFile(key, make([]byte, 32), 0o600))
 		one, _ := newSessions(t, key)
 		other, _ := newSessions(t, key)
-		c, err := one.Begin("secret", "/", false)
+		c, err := one.Begin("secret", plainSite)
 		require.NoError(t, err)
 		caller, err := visit(other, c)
 		require.NoError(t, err)
@@ -112,7 +220,7 @@ func TestKeysOfSessionsThatAreNone(t *testing.T) {
 	short := filepath.Join(t.TempDir(), "key")
 	require.NoError(t, os.WriteFile(short, make([]byte, 31), 0o600))
 	for file, want := range map[string]string{short: "31 bytes", "/nowhere": "no such file"} {
-		_, err := NewSessions(&Credentials{Tokens: tokens}, file)
+		_, err := NewSessions(&Credentials{Tokens: tokens}, nil, file, nil)
 		require.ErrorContains(t, err, want)
 		require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
 	}

@@ -66,7 +66,7 @@ func (u *Uses) saw(listener string, c domain.Caller, r *http.Request) {
 // linesOf are the credential of a caller, one for each of its tenants.
 func linesOf(listener string, c domain.Caller) []domain.Credential {
 	line := domain.Credential{Listener: listener, How: c.How, Name: domain.Name(c.Name), ID: c.Credential, Role: c.Role}
-	if c.How != domain.ByJWT { // which is renewed again and again
+	if c.How != domain.ByJWT && c.How != domain.ByLogin { // which are renewed again and again
 		line.Expires = c.Expires
 	}
 	if c.Tenants.All() {

@@ -43,9 +43,14 @@ func Watch(who Authenticator, listener string, refused *prometheus.CounterVec, l
 // Authenticate asks the one that is watched.
 func (w *Watched) Authenticate(r *http.Request) (domain.Caller, error) {
 	caller, err := w.who.Authenticate(r)
-	if err == nil || domain.ClassOf(err) == domain.Unavailable { // the latter is not the caller's fault
-		return caller, err
+	if err != nil && domain.ClassOf(err) != domain.Unavailable { // which is not the caller's fault
+		w.Refused(r, err)
 	}
+	return caller, err
+}
+
+// Refused notes that whoever asks was refused.
+func (w *Watched) Refused(r *http.Request, err error) {
 	w.refused.Inc()
 	w.say.Do(func() {
 		w.logger.Error(
@@ -54,5 +59,4 @@ func (w *Watched) Authenticate(r *http.Request) (domain.Caller, error) {
 			"listener", w.listener, "from", r.RemoteAddr, "why", err,
 		)
 	})
-	return caller, err
 }

@@ -21,9 +21,8 @@ type Config struct {
 var (
 	prefixes = regexp.MustCompile(`^(/[A-Za-z0-9._~-]+)+$`)
 	ownPaths = []string{
-		"api", "assets", "login", "logout", "decisions", "compare", "contrast", "opas", "pipeline", "audit", "credentials",
-		"jobs",
-		"dead-letters",
+		"api", "assets", "login", "logout", "decisions", "decision", "compare", "contrast", "replay-policy", "opas",
+		"pipeline", "audit", "credentials", "jobs", "dead-letters",
 	}
 )
 

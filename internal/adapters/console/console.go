@@ -89,10 +89,15 @@ func Mount(e *echo.Echo, p Parts) {
 		}
 		r.problem(err, c)
 	}
+	if p.Sessions != nil {
+		e.Use(r.renew)
+	}
 	e.GET("/assets/:version/:name", r.asset, packed)
 	e.GET("/favicon.ico", r.icon)
 	e.GET("/login", r.loginPage)
 	e.POST("/login", r.login)
+	e.GET("/login/with", r.leave)
+	e.GET(auth.Callback, r.arrive)
 	e.POST("/logout", r.logout)
 	e.GET("/", r.page(r.overview))
 	e.GET("/decisions", r.page(r.decisions))

@@ -324,7 +324,9 @@ func TestLogin(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "vera viewer %x\n", hash), 0o600))
 	tokens, err := auth.LoadTokens(file, auth.ConsoleUser, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	sessions, err := auth.NewSessions(&auth.Credentials{Tokens: tokens}, "")
+	sessions, err := auth.NewSessions(
+		&auth.Credentials{Tokens: tokens}, nil, "", auth.NewEnded(slog.New(slog.DiscardHandler)),
+	)
 	require.NoError(t, err)
 	h := b.pages(domain.Caller{}, func(p *Parts) { p.Who, p.Sessions, p.Config.Prefix = sessions, sessions, "/docket" })
 
@@ -356,8 +358,14 @@ func TestLogin(t *testing.T) {
 	shows(t, w, http.StatusOK, "vera, viewer", "Log out")
 	shows(t, get(h, "/docket/decisions", "Authorization", "Bearer secret"), http.StatusOK)
 	require.Equal(t, http.StatusSeeOther, get(h, "/docket/decisions", "Cookie", "docket_session=forged").Code)
-	w = do(h, http.MethodPost, "/docket/logout", "")
+	w = do(h, http.MethodPost, "/docket/logout", "", "Cookie", "docket_session="+cookie.Value)
 	require.Negative(t, w.Result().Cookies()[0].MaxAge)
+	require.Equal(t, "/docket/login", w.Header().Get("Location"))
+	w = get(h, "/docket/decisions", "Cookie", "docket_session="+cookie.Value)
+	require.Equal(t, http.StatusSeeOther, w.Code, "a copy of the cookie counts no more")
+	w = get(h, "/docket/login/with?issuer=https://evil.example")
+	shows(t, w, http.StatusUnauthorized, "has no login with this issuer")
+	shows(t, get(h, "/docket/login/callback?code=a&state=b"), http.StatusUnauthorized, "this browser has begun none")
 
 	for _, to := range []string{"//evil.example", "https://evil.example/", `/\evil.example`, "evil", "", "/\tx", "/../evil", "/..//evil.example"} {
 		w := do(h, http.MethodPost, "/docket/login", url.Values{"token": {"secret"}, "to": {to}}.Encode())

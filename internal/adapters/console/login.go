@@ -9,8 +9,10 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/docket-project/docket/internal/adapters/api"
 	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/adapters/web"
+	"github.com/docket-project/docket/internal/domain"
 )
 
 // toLogin sends a person to the login, and back afterwards. What would have changed something is not repeated.
@@ -39,9 +41,70 @@ func (r *routes) loginPage(c echo.Context) error {
 	}
 	why := ""
 	if c.QueryParam("ended") != "" {
-		why = "Your session has ended: its 12 hours are over, docket was started anew, or the token does not count any more."
+		why = "Your session has ended: its 12 hours are over, it was not used for two, docket was started anew, or what " +
+			"you logged in with does not count any more."
 	}
-	return v.render(c, http.StatusOK, v.loginForm(to, why))
+	return v.render(c, http.StatusOK, v.loginForm(to, why, c.QueryParam("out")))
+}
+
+// leave answers GET /login/with: it sends a person to an issuer, who vouches for them.
+func (r *routes) leave(c echo.Context) error {
+	v := r.view(c)
+	to := destination(c.QueryParam("to"))
+	if r.Sessions == nil {
+		return c.Redirect(http.StatusSeeOther, v.link(to))
+	}
+	there, cookie, err := r.Sessions.Leave(c.Request().Context(), c.QueryParam("issuer"), to, v.site(c))
+	if err != nil {
+		return v.noLogin(c, to, err)
+	}
+	c.SetCookie(cookie)
+	c.Response().Header().Set(echo.HeaderCacheControl, "no-store")
+	return c.Redirect(http.StatusSeeOther, there)
+}
+
+// arrive answers where an issuer sends a person back to.
+func (r *routes) arrive(c echo.Context) error {
+	v := r.view(c)
+	if r.Sessions == nil {
+		return c.Redirect(http.StatusSeeOther, v.link("/"))
+	}
+	if err := r.Sessions.Demand(c.Request()); err != nil {
+		return web.Unidentified(err)
+	}
+	begun, gone, to, err := r.Sessions.Return(c.Request(), v.site(c))
+	c.SetCookie(gone)
+	if err != nil {
+		return v.noLogin(c, to, err)
+	}
+	c.SetCookie(begun)
+	c.Response().Header().Set(echo.HeaderCacheControl, "no-store")
+	return c.Redirect(http.StatusSeeOther, v.link(destination(to)))
+}
+
+// noLogin shows the login with why one has come to nothing.
+func (v *view) noLogin(c echo.Context, to string, err error) error {
+	web.LogFailure(v.Logger, err, "page", v.at)
+	var p *api.Problem
+	status := http.StatusUnauthorized
+	if class := domain.ClassOf(err); class == domain.Unavailable || class == domain.Misconfigured {
+		status = http.StatusServiceUnavailable
+	} else if errors.As(web.Unidentified(err), &p) {
+		status = p.Status
+	}
+	return v.render(c, status, v.loginForm(destination(to), "You are not logged in: "+err.Error()+".", ""))
+}
+
+// renew gives a browser whose session goes on a new cookie of it. What is kept by others has none.
+func (r *routes) renew(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if !strings.HasPrefix(c.Request().URL.Path, "/assets/") && c.Request().URL.Path != "/logout" {
+			if cookie := r.Sessions.Renew(c.Request(), r.view(c).site(c)); cookie != nil {
+				c.SetCookie(cookie)
+			}
+		}
+		return next(c)
+	}
 }
 
 // login answers POST /login: a token, once, for a session.
@@ -60,10 +123,10 @@ func (r *routes) login(c echo.Context) error {
 	_, err := r.Who.Authenticate(shown)
 	var cookie *http.Cookie
 	if err == nil {
-		cookie, err = r.Sessions.Begin(token, v.cookiePath(), secure(c.Request()))
+		cookie, err = r.Sessions.Begin(token, v.site(c))
 	}
 	if err != nil {
-		return v.render(c, http.StatusUnauthorized, v.loginForm(to, notLoggedIn(token, err)))
+		return v.render(c, http.StatusUnauthorized, v.loginForm(to, notLoggedIn(token, err), ""))
 	}
 	c.SetCookie(cookie)
 	return c.Redirect(http.StatusSeeOther, v.link(to))
@@ -86,13 +149,19 @@ func notLoggedIn(token string, err error) string {
 // logout answers POST /logout.
 func (r *routes) logout(c echo.Context) error {
 	v := r.view(c)
+	out := ""
 	if r.Sessions != nil {
-		c.SetCookie(r.Sessions.End(v.cookiePath(), secure(c.Request())))
+		var gone *http.Cookie
+		gone, out = r.Sessions.End(c.Request().Context(), c.Request(), v.site(c))
+		c.SetCookie(gone)
 	}
-	return c.Redirect(http.StatusSeeOther, v.link("/login"))
+	return c.Redirect(http.StatusSeeOther, v.link(with("/login", url.Values{"out": {out}})))
 }
 
-func (v *view) cookiePath() string { return v.Config.Prefix + "/" }
+// site is where the browser of a request reaches the pages.
+func (v *view) site(c echo.Context) auth.Site {
+	return auth.Site{Path: v.Config.Prefix + "/", Secure: secure(c.Request())}
+}
 
 // secure reports that the browser came by TLS, to docket or to what stands in front of it. Whoever says so without it
 // only keeps the cookie from coming back.

@@ -74,3 +74,25 @@ func storeCredentials(t *testing.T, h *StoreHarness) {
 	require.NoError(t, err)
 	require.Len(t, got, 2, "what was neither used nor listed for long is forgotten")
 }
+
+func storeEndedSessions(t *testing.T, h *StoreHarness) {
+	at := func(d time.Duration) time.Time { return h.Now.Add(d).UTC().Truncate(time.Microsecond) }
+	end := func(ended ...domain.EndedSession) {
+		t.Helper()
+		require.NoError(t, h.Control.EndSessions(t.Context(), ended))
+	}
+	list := func() []domain.EndedSession {
+		t.Helper()
+		ended, err := h.Control.EndedSessions(t.Context())
+		require.NoError(t, err)
+		return ended
+	}
+	require.Empty(t, list())
+	one := domain.EndedSession{ID: "b", Until: at(time.Hour)}
+	other := domain.EndedSession{ID: "a", Until: at(2 * time.Hour)}
+	end(one)
+	end(other, one, domain.EndedSession{ID: "over", Until: at(-time.Hour)})
+	require.Equal(t, []domain.EndedSession{other, one}, list())
+	end()
+	require.Equal(t, []domain.EndedSession{other, one}, list(), "what is over is forgotten, and nothing else")
+}

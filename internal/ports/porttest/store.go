@@ -99,6 +99,7 @@ func Control(t *testing.T, harness func(t *testing.T) *StoreHarness) {
 		{"losses of the log are noted once", storeLosses},
 		{"OPAs are counted and their interval is learned", storeOPAs},
 		{"uses of credentials add up", storeCredentials},
+		{"ended sessions stay ended for their time", storeEndedSessions},
 		{"processes tell of themselves", storeProcesses},
 		{"every column of a dead letter comes back", storeDeadLetters},
 		{"copies of a dead letter are one", storeDeadCopies},

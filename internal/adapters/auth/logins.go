@@ -1,0 +1,489 @@
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"github.com/go-json-experiment/json/jsontext"
+	"golang.org/x/oauth2"
+	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
+
+	"github.com/docket-project/docket/internal/domain"
+)
+
+// Login is how people log in with an issuer: by OpenID Connect's authorisation code flow (OpenID Connect Core 1.0,
+// section 3.1) with PKCE (RFC 7636). What they may do is the issuer's console grant, by the claims of the ID token.
+type Login struct {
+	ClientID string `yaml:"client_id"`
+	// ClientSecretFile has the secret, and is read at each login; "" is a public client.
+	ClientSecretFile string `yaml:"client_secret_file,omitempty"`
+	// RedirectURL is where the issuer sends people back to, as it is registered there: the console's /login/callback.
+	RedirectURL string `yaml:"redirect_url"`
+	// Scopes are asked for besides openid.
+	Scopes []string `yaml:"scopes,omitempty"`
+	// Label is what people know the issuer by; its host unless set.
+	Label string `yaml:"label,omitempty"`
+	// UserInfo has the claims read from the issuer's UserInfo endpoint, for those who put nothing into ID tokens.
+	UserInfo bool `yaml:"userinfo,omitempty"`
+}
+
+// Callback is the path, below the console's prefix, that an issuer sends people back to.
+const Callback = "/login/callback"
+
+const (
+	// leaveFor is how long a person has to log in with an issuer.
+	leaveFor = 10 * time.Minute
+	// discoveredFor is how long an issuer's endpoints are not asked for again.
+	discoveredFor = time.Hour
+	// exchangesPerSecond and exchangesAtOnce bound how often an issuer is asked: strangers can begin logins.
+	exchangesPerSecond, exchangesAtOnce = 10, 20
+	// maxTo bounds the address that a person goes to after a login: it lies in a cookie.
+	maxTo = 1500
+)
+
+// ErrLogin is a login with an issuer that has come to nothing.
+var ErrLogin = errors.New("the login has come to nothing")
+
+func (l *Login) validate(i Issuer) error {
+	if l == nil {
+		return nil
+	}
+	errs := []error{checkNames("login: client_id", l.ClientID), checkNames("login: scopes", l.Scopes...)}
+	if i.Console == nil {
+		errs = append(errs, errors.New("login: set console: what is granted to those who log in"))
+	}
+	if strings.HasPrefix(i.Issuer, "file:") || checkURL(i.Issuer) != nil {
+		errs = append(errs, fmt.Errorf("login: the issuer %q has to be an https:// URL, where people are sent to", i.Issuer))
+	}
+	u, err := url.Parse(l.RedirectURL)
+	if err != nil || checkURL(l.RedirectURL) != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" ||
+		!strings.HasSuffix(u.Path, Callback) {
+		errs = append(errs, fmt.Errorf(
+			"login: redirect_url %q has to be the console's address, as browsers know it, with %s: such as "+
+				"https://docket.example%s", l.RedirectURL, Callback, Callback,
+		))
+	}
+	return errors.Join(errs...)
+}
+
+// CheckRedirects reports logins whose people would come back to another path than the console's, which is below prefix.
+func CheckRedirects(issuers []Issuer, prefix string) error {
+	return sectionErrors("issuers", issuers, func(i Issuer) error {
+		if i.Login == nil {
+			return nil
+		}
+		if u, err := url.Parse(i.Login.RedirectURL); err == nil && u.Path != prefix+Callback {
+			return fmt.Errorf("login: the path of redirect_url is %s, and the console answers at %s (console_prefix)",
+				u.Path, prefix+Callback)
+		}
+		return nil
+	})
+}
+
+// login is an issuer whom people log in with.
+type login struct {
+	issuer  Issuer
+	entry   string // the issuer's entry in the configuration, hashed
+	label   string
+	client  *http.Client
+	often   *rate.Limiter
+	reading singleflight.Group
+
+	mu       sync.Mutex
+	endpoint *endpoints // nil until the issuer has said what they are
+	read     time.Time
+}
+
+// endpoints are what an issuer says of itself (OpenID Connect Discovery 1.0).
+type endpoints struct {
+	*oidc.Provider
+	oauth2.Endpoint
+	// logout is where a person ends the issuer's own session (OpenID Connect RP-Initiated Logout 1.0), or "".
+	logout string
+}
+
+// newLogins makes those of the issuers whom people log in with. Its error is Misconfigured.
+func newLogins(issuers []Issuer) (logins []*login, err error) {
+	for _, i := range issuers {
+		if i.Login == nil {
+			continue
+		}
+		via, err := i.transport()
+		if err == nil && i.Login.ClientSecretFile != "" {
+			_, err = i.Login.secret()
+		}
+		if err != nil {
+			return nil, domain.Errorf(domain.Misconfigured, "issuer %s: login: %w", i.Issuer, err)
+		}
+		entry, err := json.Marshal(i)
+		if err != nil {
+			return nil, err
+		}
+		hash := sha256.Sum256(entry)
+		l := &login{
+			issuer: i, entry: hex.EncodeToString(hash[:16]), label: i.Login.Label,
+			often: rate.NewLimiter(exchangesPerSecond, exchangesAtOnce),
+			client: &http.Client{
+				Transport: bounded{via}, Timeout: keysTimeout,
+				CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			},
+		}
+		if u, err := url.Parse(i.Issuer); err == nil && l.label == "" {
+			l.label = u.Host
+		}
+		logins = append(logins, l)
+	}
+	return logins, nil
+}
+
+// bounded reads no answer to its end that is longer than maxKeys.
+type bounded struct{ via http.RoundTripper }
+
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := b.via.RoundTrip(r)
+	if err == nil {
+		resp.Body = http.MaxBytesReader(nil, resp.Body, maxKeys)
+	}
+	return resp, err
+}
+
+// secret reads the client's.
+func (l *Login) secret() (string, error) {
+	if l.ClientSecretFile == "" {
+		return "", nil
+	}
+	content, err := os.ReadFile(l.ClientSecretFile)
+	if err != nil {
+		return "", fmt.Errorf("client_secret_file: %w", err)
+	}
+	secret := strings.TrimSpace(string(content))
+	if secret == "" {
+		return "", fmt.Errorf("client_secret_file: there is nothing in %s", l.ClientSecretFile)
+	}
+	return secret, nil
+}
+
+// away is an issuer that does not answer as it should: nobody can log in with it at the moment.
+func (l *login) away(err error) error {
+	return domain.Errorf(domain.Unavailable, "nobody can log in with %s at the moment: %w", l.issuer.Issuer, err)
+}
+
+// endpoints asks the issuer for its endpoints, unless they are known; old ones count where it does not answer.
+func (l *login) endpoints(ctx context.Context) (*endpoints, error) {
+	l.mu.Lock()
+	known, fresh := l.endpoint, time.Since(l.read) < discoveredFor
+	l.mu.Unlock()
+	if known != nil && fresh {
+		return known, nil
+	}
+	asked, err, _ := l.reading.Do("", func() (any, error) { // whoever comes meanwhile waits for the same answer
+		return l.discover(oidc.ClientContext(context.WithoutCancel(ctx), l.client))
+	})
+	if err != nil {
+		if known != nil {
+			return known, nil
+		}
+		return nil, l.away(err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.endpoint, l.read = asked.(*endpoints), time.Now() //nolint:forcetypeassert // discover makes it
+	return l.endpoint, nil
+}
+
+func (l *login) discover(ctx context.Context) (*endpoints, error) {
+	p, err := oidc.NewProvider(ctx, l.issuer.Issuer)
+	if err != nil {
+		return nil, fmt.Errorf("it does not say where to log in: %w", err)
+	}
+	var says struct {
+		Logout  string   `json:"end_session_endpoint"`
+		Methods []string `json:"token_endpoint_auth_methods_supported"`
+	}
+	if err := p.Claims(&says); err != nil {
+		return nil, err
+	}
+	at := p.Endpoint()
+	at.AuthStyle = oauth2.AuthStyleInHeader // what issuers have to understand: RFC 6749 section 2.3.1
+	basic := len(says.Methods) == 0 || slices.Contains(says.Methods, "client_secret_basic")
+	if l.issuer.Login.ClientSecretFile == "" || !basic {
+		at.AuthStyle = oauth2.AuthStyleInParams
+	}
+	for what, at := range map[string]string{
+		"authorization_endpoint": at.AuthURL, "token_endpoint": at.TokenURL,
+	} {
+		if checkURL(at) != nil || strings.HasPrefix(at, "file:") {
+			return nil, fmt.Errorf("its %s %q is no https:// URL", what, domain.Name(at))
+		}
+	}
+	if checkURL(says.Logout) != nil || strings.HasPrefix(says.Logout, "file:") {
+		says.Logout = ""
+	}
+	return &endpoints{p, at, says.Logout}, nil
+}
+
+// config is what the issuer knows docket as.
+func (l *login) config(at *endpoints) (*oauth2.Config, error) {
+	secret, err := l.issuer.Login.secret()
+	if err != nil {
+		return nil, domain.Errorf(domain.Misconfigured, "nobody can log in with %s: %w", l.issuer.Issuer, err)
+	}
+	return &oauth2.Config{
+		ClientID: l.issuer.Login.ClientID, ClientSecret: secret, Endpoint: at.Endpoint,
+		RedirectURL: l.issuer.Login.RedirectURL, Scopes: append([]string{oidc.ScopeOpenID}, l.issuer.Login.Scopes...),
+	}, nil
+}
+
+// leave is a login that is going on, which the browser keeps.
+type leave struct {
+	Issuer, State, Nonce, Verifier, To string
+}
+
+// leaveCookie names the cookie of a login, of which several tabs may have one each.
+func leaveCookie(state string) string { return "docket_login_" + state[:min(len(state), 8)] }
+
+// Choice is an issuer whom people can log in with.
+type Choice struct{ Issuer, Label string }
+
+// Choices lists them in the order of the configuration.
+func (s *Sessions) Choices() (out []Choice) {
+	for _, l := range s.logins {
+		out = append(out, Choice{l.issuer.Issuer, l.label})
+	}
+	return out
+}
+
+func (s *Sessions) login(issuer string) *login {
+	if i := slices.IndexFunc(s.logins, func(l *login) bool { return l.issuer.Issuer == issuer }); i >= 0 {
+		return s.logins[i]
+	}
+	return nil
+}
+
+// Leave begins a login with an issuer: where to send the browser, and a cookie that it brings back with it. to is where
+// the person wants to go afterwards. Errors: ErrLogin where there is no such issuer, Unavailable, and Misconfigured.
+func (s *Sessions) Leave(ctx context.Context, issuer, to string, at Site) (there string, c *http.Cookie, err error) {
+	l := s.login(issuer)
+	if l == nil {
+		return "", nil, fmt.Errorf("%w: docket's configuration has no login with this issuer", ErrLogin)
+	}
+	known, err := l.endpoints(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	config, err := l.config(known)
+	if err != nil {
+		return "", nil, err
+	}
+	if len(to) > maxTo {
+		to = "/"
+	}
+	going := leave{issuer, random(), random(), oauth2.GenerateVerifier(), to}
+	value, err := s.leaving.Encode(leaveCookie(going.State), going)
+	if err != nil {
+		return "", nil, fmt.Errorf("seal the login: %w", err)
+	}
+	there = config.AuthCodeURL(going.State, oidc.Nonce(going.Nonce), oauth2.S256ChallengeOption(going.Verifier))
+	return there, at.cookie(leaveCookie(going.State), "login", value, leaveFor), nil
+}
+
+// random is a text that nobody guesses, of 128 bits.
+func random() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // it never fails
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// Return ends a login with an issuer: the cookie of the session that begins, the one that takes back what Leave gave,
+// and where the person wants to go. Errors: ErrLogin, ErrNotGranted, Unavailable, and Misconfigured.
+func (s *Sessions) Return(r *http.Request, at Site) (begun, gone *http.Cookie, to string, err error) {
+	asked := r.URL.Query()
+	state := asked.Get("state")
+	name := leaveCookie(state)
+	gone = at.cookie(name, "login", "", 0)
+	var going leave
+	cookie, err := r.Cookie(name)
+	if err != nil || s.leaving.Decode(name, cookie.Value, &going) != nil ||
+		subtle.ConstantTimeCompare([]byte(state), []byte(going.State)) == 0 {
+		return nil, gone, "/", fmt.Errorf(
+			"%w: this browser has begun none that is still going on. It has %s, and has to come back to the address that it "+
+				"began at", ErrLogin, leaveFor,
+		)
+	}
+	begun, err = s.arrive(r, going, asked, at)
+	if err != nil && s.Refused != nil && domain.ClassOf(err) != domain.Unavailable {
+		s.Refused(r, err)
+	}
+	return begun, gone, going.To, err
+}
+
+// arrive makes the session of a person that an issuer has sent back.
+func (s *Sessions) arrive(r *http.Request, going leave, asked url.Values, at Site) (*http.Cookie, error) {
+	l := s.login(going.Issuer)
+	if l == nil {
+		return nil, fmt.Errorf("%w: docket's configuration has no login with its issuer any more", ErrLogin)
+	}
+	if from := asked.Get("iss"); from != "" && from != going.Issuer { // RFC 9207
+		return nil, fmt.Errorf("%w: another issuer has answered", ErrLogin)
+	}
+	if code := asked.Get("error"); code != "" { // RFC 6749 section 4.1.2.1
+		return nil, fmt.Errorf("%w: %s answers %s", ErrLogin, l.label, plain(code+" "+asked.Get("error_description")))
+	}
+	if !l.often.Allow() {
+		return nil, l.away(errors.New("too many log in at once; try again in a few seconds"))
+	}
+	claims, err := l.exchange(oidc.ClientContext(r.Context(), l.client), asked.Get("code"), going)
+	if err != nil {
+		return nil, err
+	}
+	p, err := l.person(claims)
+	if err != nil {
+		return nil, err
+	}
+	begun, err := s.begin(session{Person: &p}, at)
+	if errors.Is(err, errTooLong) {
+		return nil, fmt.Errorf(
+			"%w: %d tenants are more than a session has room for; grant them by a role without tenants, or fewer",
+			ErrNotGranted, len(p.Tenants),
+		)
+	}
+	return begun, err
+}
+
+// plain is what somebody else says, fit for a page and a log.
+func plain(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, domain.Name(text))
+	return strings.TrimSpace(text[:min(len(text), 200)])
+}
+
+// exchange turns a code into the claims of a person, which the issuer's signature, the nonce and the audience vouch
+// for.
+func (l *login) exchange(ctx context.Context, code string, going leave) (jsontext.Value, error) {
+	known, err := l.endpoints(ctx)
+	if err != nil {
+		return nil, err
+	}
+	config, err := l.config(known)
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := config.Exchange(ctx, code, oauth2.VerifierOption(going.Verifier))
+	if err != nil {
+		return nil, l.whyNot(err)
+	}
+	raw, _ := tokens.Extra("id_token").(string)
+	checked, err := known.VerifierContext(ctx, &oidc.Config{
+		ClientID: config.ClientID, SupportedSigningAlgs: l.issuer.algorithms(),
+	}).Verify(ctx, raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the ID token of %s does not count: %s", ErrLogin, l.label, plain(err.Error()))
+	}
+	if subtle.ConstantTimeCompare([]byte(checked.Nonce), []byte(going.Nonce)) == 0 {
+		return nil, fmt.Errorf("%w: the ID token of %s was made for another login", ErrLogin, l.label)
+	}
+	claims, _, ok := claimsOf(raw)
+	if azp := domain.ValueAt(claims, []string{"azp"}); !ok || len(azp) > 0 && string(azp) != quoted(config.ClientID) {
+		return nil, fmt.Errorf("%w: the ID token of %s was made for another client", ErrLogin, l.label)
+	}
+	if !l.issuer.Login.UserInfo {
+		return claims, nil
+	}
+	info, err := known.UserInfo(ctx, config.TokenSource(ctx, tokens))
+	if err != nil {
+		return nil, l.away(fmt.Errorf("its UserInfo endpoint: %s", plain(err.Error())))
+	}
+	if info.Subject != checked.Subject { // OpenID Connect Core 1.0 section 5.3.2
+		return nil, fmt.Errorf("%w: the UserInfo of %s is about somebody else", ErrLogin, l.label)
+	}
+	var all json.RawMessage
+	if err := info.Claims(&all); err != nil || !jsontext.Value(all).IsValid() {
+		return nil, fmt.Errorf("%w: the UserInfo of %s is no JSON that has each name once", ErrLogin, l.label)
+	}
+	return jsontext.Value(all), nil
+}
+
+// quoted is a text in JSON.
+func quoted(text string) string {
+	b, _ := json.Marshal(text) // a text has no error
+	return string(b)
+}
+
+// whyNot words why a code was not exchanged, without what the issuer sent.
+func (l *login) whyNot(err error) error {
+	var refused *oauth2.RetrieveError
+	if !errors.As(err, &refused) {
+		return l.away(err)
+	}
+	switch status := refused.Response.StatusCode; {
+	case refused.ErrorCode == "invalid_client" || status == http.StatusUnauthorized:
+		return domain.Errorf(
+			domain.Misconfigured, "%s does not know docket by its client_id and client_secret_file (%d %s): whoever runs "+
+				"docket has to look at them", l.issuer.Issuer, status, plain(refused.ErrorCode),
+		)
+	case status >= http.StatusInternalServerError:
+		return l.away(fmt.Errorf("its token endpoint answers %d", status))
+	}
+	return fmt.Errorf("%w: %s answers %s", ErrLogin, l.label, plain(refused.ErrorCode))
+}
+
+// person is who the claims are about, and what is granted to them. Its error is ErrNotGranted.
+func (l *login) person(claims jsontext.Value) (p person, err error) {
+	at := l.issuer.Name
+	if at == "" {
+		at = usualName
+	}
+	names, whole := texts(claims, at)
+	if len(names) != 1 || !whole {
+		return p, fmt.Errorf("%w: the claim %s of whoever logs in has to be one text, the name", ErrNotGranted, at)
+	}
+	c, err := l.issuer.Console.caller(names[0], claims)
+	if err != nil {
+		return p, err
+	}
+	return person{
+		Issuer: l.issuer.Issuer, Entry: l.entry, Name: c.Name, Role: c.Role, All: c.Tenants.All(), Tenants: c.Tenants.Names(),
+	}, nil
+}
+
+// LogoutURL is where a person ends the session that an issuer itself has of them; "" where the issuer has not said.
+func (s *Sessions) LogoutURL(issuer string) (label, there string) {
+	l := s.login(issuer)
+	if l == nil {
+		return "", ""
+	}
+	l.mu.Lock()
+	known := l.endpoint
+	l.mu.Unlock()
+	if known == nil || known.logout == "" {
+		return l.label, ""
+	}
+	u, err := url.Parse(known.logout)
+	if err != nil {
+		return l.label, ""
+	}
+	q := u.Query()
+	q.Set("client_id", l.issuer.Login.ClientID)
+	u.RawQuery = q.Encode()
+	return l.label, u.String()
+}
