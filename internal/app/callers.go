@@ -44,7 +44,7 @@ func (a *App) authenticators(ctx context.Context) (c callers, err error) {
 		c.console = console
 		if console.Tokens != nil || a.cfg.logins() {
 			c.sessions, err = auth.NewSessions(
-				console, a.cfg.Sections.Issuers, a.cfg.Console.SessionKeyFile, auth.NewEnded(a.logger),
+				console, a.cfg.Sections.Issuers, a.cfg.Console.SessionKeyFile, a.logger,
 			)
 			if err != nil {
 				return c, err

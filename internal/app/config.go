@@ -108,7 +108,6 @@ func (c *Config) Validate(role status.Role) error {
 		c.Kafka.Validate(),
 		c.validateListeners(role),
 		auth.ValidateIssuers(c.Sections.Issuers),
-		auth.CheckRedirects(c.Sections.Issuers, c.Console.Prefix),
 		auth.ValidateCertificates(c.Sections.ClientCertificates),
 		policy.Validate(c.Sections.Policies, c.MaskKeysFile == "" && makesRecords(role)),
 		c.Ingest.Validate(),
@@ -133,6 +132,9 @@ func (c *Config) Validate(role status.Role) error {
 				c.Upload.MaxInFlightBytes, needs,
 			),
 		)
+	}
+	if role.Is(status.Console) {
+		errs = append(errs, auth.CheckRedirects(c.Sections.Issuers, c.Console.Prefix))
 	}
 	if _, err := Projector(*c); err != nil {
 		errs = append(errs, err)

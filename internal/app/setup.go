@@ -110,7 +110,8 @@ func (a *App) setup(ctx context.Context) error {
 		a.run("callers", func(ctx context.Context) { a.lookAtCallers(ctx, who.known) })
 		a.run("uses of credentials", func(ctx context.Context) { who.uses.Run(ctx, back.Control) })
 		if who.sessions != nil {
-			a.run("ended sessions", func(ctx context.Context) { who.sessions.Ended.Run(ctx, back.Control) })
+			who.sessions.Ended.Open(ctx, back.Control)
+			a.run("ended sessions", who.sessions.Ended.Run)
 		}
 	}
 	if a.role.Is(status.Ingest) {

@@ -256,9 +256,9 @@ func TestExpiry(t *testing.T) {
 		text := fmt.Sprintf("ann viewer %s expires=%s\nann viewer %s\n", hashOf("old"), until, hashOf("new"))
 		tokens, _, err := load(t, text, ConsoleUser)
 		require.NoError(t, err)
-		sessions, err := NewSessions(&Credentials{Tokens: tokens}, nil, "", NewEnded(slog.New(slog.DiscardHandler)))
+		sessions, err := NewSessions(&Credentials{Tokens: tokens}, nil, "", slog.New(slog.DiscardHandler))
 		require.NoError(t, err)
-		cookie, err := sessions.Begin("old", plainSite)
+		cookie, err := sessions.Begin(nobody(), "old", plainSite)
 		require.NoError(t, err)
 		for _, token := range []string{"old", "new"} {
 			_, err := ask(&Credentials{Tokens: tokens}, "Bearer "+token)

@@ -209,9 +209,9 @@ func TestOldCookie(t *testing.T) {
 	require.NoError(t, err)
 	sessions, err := NewSessions(&Credentials{
 		Tokens: tokens, Certificates: NewCertificates(a, ConsoleListener, certificateRules, false),
-	}, nil, "", NewEnded(slog.New(slog.DiscardHandler)))
+	}, nil, "", slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	cookie, err := sessions.Begin("secret", plainSite)
+	cookie, err := sessions.Begin(nobody(), "secret", plainSite)
 	require.NoError(t, err)
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{root.Client("a.acme.example").Cert}}
@@ -280,9 +280,9 @@ func TestSessionsNeedTheCertificate(t *testing.T) {
 	require.NoError(t, err)
 	sessions, err := NewSessions(&Credentials{
 		Tokens: tokens, Certificates: NewCertificates(a, ConsoleListener, nil, true),
-	}, nil, "", NewEnded(slog.New(slog.DiscardHandler)))
+	}, nil, "", slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	cookie, err := sessions.Begin("secret", plainSite)
+	cookie, err := sessions.Begin(nobody(), "secret", plainSite)
 	require.NoError(t, err)
 	_, err = visit(sessions, cookie)
 	require.ErrorIs(t, err, ErrNoCertificate)

@@ -23,6 +23,8 @@ type Credentials struct {
 	// Listener is where they count, and Uses is told who was known by them; nil tells nobody.
 	Listener string
 	Uses     *Uses
+	// people says that they log in with an issuer.
+	people bool
 }
 
 // Authenticate looks at the bearer token (RFC 6750 section 2.1) and at the certificate. Where there are both, the token
@@ -46,7 +48,7 @@ func (c *Credentials) Trouble() (why error, all bool) {
 	}
 	keys, readable := c.Issuers.state()
 	certificates := c.Certificates != nil && Granted(c.Listener, nil, c.Certificates.rules)
-	return errors.Join(tokens, keys), !known && !readable && !certificates
+	return errors.Join(tokens, keys), !known && !readable && !certificates && !c.people
 }
 
 // note tells that a caller was known.

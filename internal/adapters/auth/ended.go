@@ -22,14 +22,13 @@ const (
 type Ended struct {
 	store  ports.EndedSessions
 	logger *slog.Logger
+	// failing says that the last try failed.
+	failing bool
 
 	mu     sync.Mutex
 	ids    map[string]time.Time // until when
 	untold []domain.EndedSession
 }
-
-// NewEnded makes an empty Ended, which knows its own until Run has a store.
-func NewEnded(logger *slog.Logger) *Ended { return &Ended{logger: logger, ids: map[string]time.Time{}} }
 
 // has reports whether a session has ended.
 func (e *Ended) has(id string) bool {
@@ -69,30 +68,49 @@ func (e *Ended) tell(ctx context.Context) error {
 	return err
 }
 
-// Run tells the store and asks it until ctx is done.
-func (e *Ended) Run(ctx context.Context, store ports.EndedSessions) {
+// Open asks a store which sessions have ended, before anybody shows one. It waits for a store that is away for a moment
+// only.
+func (e *Ended) Open(ctx context.Context, store ports.EndedSessions) {
 	e.mu.Lock()
 	e.store = store
 	e.mu.Unlock()
+	e.try(ctx, endPatience)
+}
+
+// Run tells the store and asks it until ctx is done, and tells it what it has not heard of then.
+func (e *Ended) Run(ctx context.Context) {
 	tick := time.NewTicker(endedEvery)
 	defer tick.Stop()
-	for failing := false; ; {
-		look, cancel := context.WithTimeout(ctx, endedEvery)
-		err := e.look(look)
-		cancel()
-		if err != nil && !failing && ctx.Err() == nil {
-			e.logger.Warn(
-				"the list of ended sessions was not read; a session that ends in another console may count here until it is",
-				"error", err,
-			)
-		}
-		failing = err != nil
+	for {
 		select {
 		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), endPatience)
+			defer cancel()
+			if err := e.tell(last); err != nil {
+				e.logger.Error(
+					"sessions that were ended here count elsewhere until they end by themselves: the store was not told",
+					"error", err,
+				)
+			}
 			return
 		case <-tick.C:
+			e.try(ctx, endedEvery)
 		}
 	}
+}
+
+// try is look, within a time.
+func (e *Ended) try(ctx context.Context, within time.Duration) {
+	look, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	err := e.look(look)
+	if err != nil && !e.failing && ctx.Err() == nil {
+		e.logger.Warn(
+			"the list of ended sessions was not read; a session that ended before the start, or in another console, may count "+
+				"here until it is", "error", err,
+		)
+	}
+	e.failing = err != nil
 }
 
 // look tells the store, learns from it, and forgets what is over.

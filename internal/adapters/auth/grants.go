@@ -178,6 +178,12 @@ func (g *ConsoleGrant) caller(name string, claims []byte) (domain.Caller, error)
 			c.Role = role
 		}
 	}
+	if c.Role == "" && len(values) == 0 {
+		return domain.Caller{}, fmt.Errorf(
+			"%w: there is no text in its claim %s; does the issuer put it into its tokens (scopes, userinfo)?", ErrNotGranted,
+			g.RoleClaim,
+		)
+	}
 	if c.Role == "" {
 		return domain.Caller{}, fmt.Errorf("%w: no value of its claim %s is a role here", ErrNotGranted, g.RoleClaim)
 	}

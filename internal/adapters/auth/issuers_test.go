@@ -173,7 +173,7 @@ func TestJWTsThatAreRefused(t *testing.T) {
 		says   string
 	}{
 		"no role":              {map[string]any{"groups": []string{"all"}}, "is a role here"},
-		"no groups":            {map[string]any{"groups": nil}, "is a role here"},
+		"no groups":            {map[string]any{"groups": nil}, "there is no text in its claim /groups"},
 		"a role as its group":  {map[string]any{"groups": "admin"}, "is a role here"},
 		"no teams":             {map[string]any{"teams": nil}, "names no tenant"},
 		"teams of numbers":     {map[string]any{"teams": []any{"acme", 1}}, "names no tenant"},

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -49,8 +50,10 @@ const Callback = "/login/callback"
 const (
 	// leaveFor is how long a person has to log in with an issuer.
 	leaveFor = 10 * time.Minute
-	// discoveredFor is how long an issuer's endpoints are not asked for again.
+	// discoveredFor is how long an issuer's endpoints are not asked for again, and askAgainIn how long where it did not
+	// answer.
 	discoveredFor = time.Hour
+	askAgainIn    = 5 * time.Second
 	// exchangesPerSecond and exchangesAtOnce bound how often an issuer is asked: strangers can begin logins.
 	exchangesPerSecond, exchangesAtOnce = 10, 20
 	// maxTo bounds the address that a person goes to after a login: it lies in a cookie.
@@ -64,7 +67,15 @@ func (l *Login) validate(i Issuer) error {
 	if l == nil {
 		return nil
 	}
-	errs := []error{checkNames("login: client_id", l.ClientID), checkNames("login: scopes", l.Scopes...)}
+	errs := []error{checkNames("login: scopes", l.Scopes...)}
+	if l.ClientID == "" {
+		errs = append(errs, errors.New("login: set client_id: what the issuer knows docket as"))
+	}
+	for _, scope := range l.Scopes {
+		if strings.ContainsAny(scope, " \t") {
+			errs = append(errs, fmt.Errorf("login: scopes: %q are several: write a list", scope))
+		}
+	}
 	if i.Console == nil {
 		errs = append(errs, errors.New("login: set console: what is granted to those who log in"))
 	}
@@ -75,8 +86,8 @@ func (l *Login) validate(i Issuer) error {
 	if err != nil || checkURL(l.RedirectURL) != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" ||
 		!strings.HasSuffix(u.Path, Callback) {
 		errs = append(errs, fmt.Errorf(
-			"login: redirect_url %q has to be the console's address, as browsers know it, with %s: such as "+
-				"https://docket.example%s", l.RedirectURL, Callback, Callback,
+			"login: redirect_url has to be the console's https:// address, as browsers know it, with %s: such as "+
+				"https://docket.example%s", Callback, Callback,
 		))
 	}
 	return errors.Join(errs...)
@@ -88,7 +99,8 @@ func CheckRedirects(issuers []Issuer, prefix string) error {
 		if i.Login == nil {
 			return nil
 		}
-		if u, err := url.Parse(i.Login.RedirectURL); err == nil && u.Path != prefix+Callback {
+		u, err := url.Parse(i.Login.RedirectURL)
+		if err == nil && strings.HasSuffix(u.Path, Callback) && u.Path != prefix+Callback {
 			return fmt.Errorf("login: the path of redirect_url is %s, and the console answers at %s (console_prefix)",
 				u.Path, prefix+Callback)
 		}
@@ -104,22 +116,28 @@ type login struct {
 	client  *http.Client
 	often   *rate.Limiter
 	reading singleflight.Group
+	logger  *slog.Logger
+	say     rate.Sometimes
 
 	mu       sync.Mutex
 	endpoint *endpoints // nil until the issuer has said what they are
-	read     time.Time
+	next     time.Time  // when it is asked again, at the earliest
 }
 
 // endpoints are what an issuer says of itself (OpenID Connect Discovery 1.0).
 type endpoints struct {
 	*oidc.Provider
 	oauth2.Endpoint
+	// keys are what it signs with, which are kept until a token comes with another one.
+	keys oidc.KeySet
 	// logout is where a person ends the issuer's own session (OpenID Connect RP-Initiated Logout 1.0), or "".
 	logout string
+	// namesItself says that it says who it is where it sends people back (RFC 9207).
+	namesItself bool
 }
 
 // newLogins makes those of the issuers whom people log in with. Its error is Misconfigured.
-func newLogins(issuers []Issuer) (logins []*login, err error) {
+func newLogins(issuers []Issuer, logger *slog.Logger) (logins []*login, err error) {
 	for _, i := range issuers {
 		if i.Login == nil {
 			continue
@@ -136,8 +154,10 @@ func newLogins(issuers []Issuer) (logins []*login, err error) {
 			return nil, err
 		}
 		hash := sha256.Sum256(entry)
+		via.RegisterProtocol("file", http.NewFileTransport(http.Dir("/"))) // for jwks_url, which is docket's own setting
 		l := &login{
-			issuer: i, entry: hex.EncodeToString(hash[:16]), label: i.Login.Label,
+			issuer: i, entry: hex.EncodeToString(hash[:16]), label: i.Login.Label, logger: logger,
+			say:   rate.Sometimes{First: 1, Interval: time.Minute},
 			often: rate.NewLimiter(exchangesPerSecond, exchangesAtOnce),
 			client: &http.Client{
 				Transport: bounded{via}, Timeout: keysTimeout,
@@ -179,31 +199,47 @@ func (l *Login) secret() (string, error) {
 	return secret, nil
 }
 
-// away is an issuer that does not answer as it should: nobody can log in with it at the moment.
+// away is an issuer that does not answer as it should: nobody can log in with it at the moment. Why is for docket's
+// log, and not for strangers.
 func (l *login) away(err error) error {
-	return domain.Errorf(domain.Unavailable, "nobody can log in with %s at the moment: %w", l.issuer.Issuer, err)
+	return l.fails(domain.Unavailable, "it does not answer as it should", err)
+}
+
+// fails logs why nobody can log in, once a minute, and makes an error that says so to whoever tries.
+func (l *login) fails(class domain.Class, says string, err error) error {
+	l.say.Do(func() {
+		l.logger.Error("people cannot log in with an issuer", "issuer", l.issuer.Issuer, "class", class, "error",
+			plain(err.Error()))
+	})
+	return domain.Errorf(
+		class, "nobody can log in with %s at the moment: %s; docket's log says more, for whoever runs it", l.label, says,
+	)
 }
 
 // endpoints asks the issuer for its endpoints, unless they are known; old ones count where it does not answer.
 func (l *login) endpoints(ctx context.Context) (*endpoints, error) {
 	l.mu.Lock()
-	known, fresh := l.endpoint, time.Since(l.read) < discoveredFor
+	known, early := l.endpoint, time.Now().Before(l.next)
 	l.mu.Unlock()
-	if known != nil && fresh {
+	switch {
+	case known != nil && early:
 		return known, nil
+	case early:
+		return nil, l.away(errors.New("it did not say where to log in a few seconds ago"))
 	}
 	asked, err, _ := l.reading.Do("", func() (any, error) { // whoever comes meanwhile waits for the same answer
 		return l.discover(oidc.ClientContext(context.WithoutCancel(ctx), l.client))
 	})
-	if err != nil {
-		if known != nil {
-			return known, nil
-		}
-		return nil, l.away(err)
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.endpoint, l.read = asked.(*endpoints), time.Now() //nolint:forcetypeassert // discover makes it
+	if err == nil {
+		l.endpoint, l.next = asked.(*endpoints), time.Now().Add(discoveredFor) //nolint:forcetypeassert // discover makes it
+		return l.endpoint, nil
+	}
+	l.next = time.Now().Add(askAgainIn)
+	if l.endpoint == nil {
+		return nil, l.away(err)
+	}
 	return l.endpoint, nil
 }
 
@@ -213,8 +249,10 @@ func (l *login) discover(ctx context.Context) (*endpoints, error) {
 		return nil, fmt.Errorf("it does not say where to log in: %w", err)
 	}
 	var says struct {
-		Logout  string   `json:"end_session_endpoint"`
-		Methods []string `json:"token_endpoint_auth_methods_supported"`
+		Logout      string   `json:"end_session_endpoint"`
+		Methods     []string `json:"token_endpoint_auth_methods_supported"`
+		Keys        string   `json:"jwks_uri"`
+		NamesItself bool     `json:"authorization_response_iss_parameter_supported"`
 	}
 	if err := p.Claims(&says); err != nil {
 		return nil, err
@@ -225,24 +263,52 @@ func (l *login) discover(ctx context.Context) (*endpoints, error) {
 	if l.issuer.Login.ClientSecretFile == "" || !basic {
 		at.AuthStyle = oauth2.AuthStyleInParams
 	}
-	for what, at := range map[string]string{
-		"authorization_endpoint": at.AuthURL, "token_endpoint": at.TokenURL,
-	} {
-		if checkURL(at) != nil || strings.HasPrefix(at, "file:") {
+	asked := map[string]string{
+		"authorization_endpoint": at.AuthURL, "token_endpoint": at.TokenURL, "jwks_uri": says.Keys,
+	}
+	if l.issuer.Login.UserInfo {
+		asked["userinfo_endpoint"] = p.UserInfoEndpoint()
+	}
+	for what, at := range asked {
+		if !l.safe(at) {
 			return nil, fmt.Errorf("its %s %q is no https:// URL", what, domain.Name(at))
 		}
 	}
-	if checkURL(says.Logout) != nil || strings.HasPrefix(says.Logout, "file:") {
+	if !l.safe(says.Logout) {
 		says.Logout = ""
 	}
-	return &endpoints{p, at, says.Logout}, nil
+	if l.issuer.JWKSURL != "" {
+		says.Keys = l.issuer.JWKSURL
+	}
+	return &endpoints{p, at, oidc.NewRemoteKeySet(ctx, says.Keys), says.Logout, says.NamesItself}, nil
+}
+
+// safe reports a URL that an issuer may lead to: one of https has no way into the clear.
+func (l *login) safe(at string) bool {
+	return checkURL(at) == nil && !strings.HasPrefix(at, "file:") &&
+		(strings.HasPrefix(at, "https:") || !strings.HasPrefix(l.issuer.Issuer, "https:"))
+}
+
+// keysAway notes that the keys of an issuer could not be read, which the library tells as a signature that is wrong.
+type keysAway struct {
+	oidc.KeySet
+	why error
+}
+
+// VerifySignature implements oidc.KeySet.
+func (k *keysAway) VerifySignature(ctx context.Context, token string) ([]byte, error) {
+	payload, err := k.KeySet.VerifySignature(ctx, token)
+	if err != nil && strings.HasPrefix(err.Error(), "fetching keys") {
+		k.why = err
+	}
+	return payload, err
 }
 
 // config is what the issuer knows docket as.
 func (l *login) config(at *endpoints) (*oauth2.Config, error) {
 	secret, err := l.issuer.Login.secret()
 	if err != nil {
-		return nil, domain.Errorf(domain.Misconfigured, "nobody can log in with %s: %w", l.issuer.Issuer, err)
+		return nil, l.fails(domain.Misconfigured, "docket's own settings of it are wrong", err)
 	}
 	return &oauth2.Config{
 		ClientID: l.issuer.Login.ClientID, ClientSecret: secret, Endpoint: at.Endpoint,
@@ -296,6 +362,10 @@ func (s *Sessions) Leave(ctx context.Context, issuer, to string, at Site) (there
 	}
 	going := leave{issuer, random(), random(), oauth2.GenerateVerifier(), to}
 	value, err := s.leaving.Encode(leaveCookie(going.State), going)
+	if err == nil && len(value) > maxCookie {
+		going.To = "/"
+		value, err = s.leaving.Encode(leaveCookie(going.State), going)
+	}
 	if err != nil {
 		return "", nil, fmt.Errorf("seal the login: %w", err)
 	}
@@ -326,10 +396,10 @@ func (s *Sessions) Return(r *http.Request, at Site) (begun, gone *http.Cookie, t
 				"began at", ErrLogin, leaveFor,
 		)
 	}
-	begun, err = s.arrive(r, going, asked, at)
-	if err != nil && s.Refused != nil && domain.ClassOf(err) != domain.Unavailable {
-		s.Refused(r, err)
+	if _, again := s.returned.SetIfAbsent(state, struct{}{}); !again {
+		return nil, gone, going.To, fmt.Errorf("%w: it has come back before; begin another one", ErrLogin)
 	}
+	begun, err = s.arrive(r, going, asked, at)
 	return begun, gone, going.To, err
 }
 
@@ -339,7 +409,11 @@ func (s *Sessions) arrive(r *http.Request, going leave, asked url.Values, at Sit
 	if l == nil {
 		return nil, fmt.Errorf("%w: docket's configuration has no login with its issuer any more", ErrLogin)
 	}
-	if from := asked.Get("iss"); from != "" && from != going.Issuer { // RFC 9207
+	known, err := l.endpoints(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	if from := asked.Get("iss"); from != going.Issuer && (from != "" || known.namesItself) { // RFC 9207
 		return nil, fmt.Errorf("%w: another issuer has answered", ErrLogin)
 	}
 	if code := asked.Get("error"); code != "" { // RFC 6749 section 4.1.2.1
@@ -348,7 +422,7 @@ func (s *Sessions) arrive(r *http.Request, going leave, asked url.Values, at Sit
 	if !l.often.Allow() {
 		return nil, l.away(errors.New("too many log in at once; try again in a few seconds"))
 	}
-	claims, err := l.exchange(oidc.ClientContext(r.Context(), l.client), asked.Get("code"), going)
+	claims, err := l.exchange(oidc.ClientContext(r.Context(), l.client), known, asked.Get("code"), going)
 	if err != nil {
 		return nil, err
 	}
@@ -356,7 +430,15 @@ func (s *Sessions) arrive(r *http.Request, going leave, asked url.Values, at Sit
 	if err != nil {
 		return nil, err
 	}
-	begun, err := s.begin(session{Person: &p}, at)
+	caller, err := s.callerOf(session{Person: &p})
+	if err != nil {
+		return nil, err
+	}
+	holder, shown, _ := s.credentials.Certificates.find(r)
+	if err := agree(caller, holder, shown); err != nil {
+		return nil, err
+	}
+	begun, err := s.begin(r, session{Person: &p}, at)
 	if errors.Is(err, errTooLong) {
 		return nil, fmt.Errorf(
 			"%w: %d tenants are more than a session has room for; grant them by a role without tenants, or fewer",
@@ -374,16 +456,14 @@ func plain(text string) string {
 		}
 		return r
 	}, domain.Name(text))
-	return strings.TrimSpace(text[:min(len(text), 200)])
+	return strings.TrimSpace(strings.ToValidUTF8(text[:min(len(text), 200)], ""))
 }
 
 // exchange turns a code into the claims of a person, which the issuer's signature, the nonce and the audience vouch
 // for.
-func (l *login) exchange(ctx context.Context, code string, going leave) (jsontext.Value, error) {
-	known, err := l.endpoints(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (l *login) exchange(
+	ctx context.Context, known *endpoints, code string, going leave,
+) (jsontext.Value, error) {
 	config, err := l.config(known)
 	if err != nil {
 		return nil, err
@@ -392,10 +472,18 @@ func (l *login) exchange(ctx context.Context, code string, going leave) (jsontex
 	if err != nil {
 		return nil, l.whyNot(err)
 	}
-	raw, _ := tokens.Extra("id_token").(string)
-	checked, err := known.VerifierContext(ctx, &oidc.Config{
+	raw, ok := tokens.Extra("id_token").(string)
+	if !ok {
+		return nil, fmt.Errorf("%w: %s has sent no ID token", ErrLogin, l.label)
+	}
+	keys := &keysAway{KeySet: known.keys}
+	checked, err := oidc.NewVerifier(l.issuer.Issuer, keys, &oidc.Config{
 		ClientID: config.ClientID, SupportedSigningAlgs: l.issuer.algorithms(),
+		Now: func() time.Time { return time.Now().Add(-leeway) },
 	}).Verify(ctx, raw)
+	if keys.why != nil {
+		return nil, l.away(keys.why)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: the ID token of %s does not count: %s", ErrLogin, l.label, plain(err.Error()))
 	}
@@ -403,7 +491,11 @@ func (l *login) exchange(ctx context.Context, code string, going leave) (jsontex
 		return nil, fmt.Errorf("%w: the ID token of %s was made for another login", ErrLogin, l.label)
 	}
 	claims, _, ok := claimsOf(raw)
-	if azp := domain.ValueAt(claims, []string{"azp"}); !ok || len(azp) > 0 && string(azp) != quoted(config.ClientID) {
+	party := config.ClientID
+	if azp := domain.ValueAt(claims, []string{"azp"}); len(azp) > 0 {
+		party, _ = domain.TextOf(azp)
+	}
+	if !ok || party != config.ClientID {
 		return nil, fmt.Errorf("%w: the ID token of %s was made for another client", ErrLogin, l.label)
 	}
 	if !l.issuer.Login.UserInfo {
@@ -411,7 +503,7 @@ func (l *login) exchange(ctx context.Context, code string, going leave) (jsontex
 	}
 	info, err := known.UserInfo(ctx, config.TokenSource(ctx, tokens))
 	if err != nil {
-		return nil, l.away(fmt.Errorf("its UserInfo endpoint: %s", plain(err.Error())))
+		return nil, l.away(fmt.Errorf("its UserInfo endpoint: %w", err))
 	}
 	if info.Subject != checked.Subject { // OpenID Connect Core 1.0 section 5.3.2
 		return nil, fmt.Errorf("%w: the UserInfo of %s is about somebody else", ErrLogin, l.label)
@@ -423,12 +515,6 @@ func (l *login) exchange(ctx context.Context, code string, going leave) (jsontex
 	return jsontext.Value(all), nil
 }
 
-// quoted is a text in JSON.
-func quoted(text string) string {
-	b, _ := json.Marshal(text) // a text has no error
-	return string(b)
-}
-
 // whyNot words why a code was not exchanged, without what the issuer sent.
 func (l *login) whyNot(err error) error {
 	var refused *oauth2.RetrieveError
@@ -437,11 +523,11 @@ func (l *login) whyNot(err error) error {
 	}
 	switch status := refused.Response.StatusCode; {
 	case refused.ErrorCode == "invalid_client" || status == http.StatusUnauthorized:
-		return domain.Errorf(
-			domain.Misconfigured, "%s does not know docket by its client_id and client_secret_file (%d %s): whoever runs "+
-				"docket has to look at them", l.issuer.Issuer, status, plain(refused.ErrorCode),
+		return l.fails(
+			domain.Misconfigured, "it does not know docket by its client_id and client_secret_file",
+			fmt.Errorf("its token endpoint answers %d %s", status, plain(refused.ErrorCode)),
 		)
-	case status >= http.StatusInternalServerError:
+	case status >= http.StatusInternalServerError || refused.ErrorCode == "":
 		return l.away(fmt.Errorf("its token endpoint answers %d", status))
 	}
 	return fmt.Errorf("%w: %s answers %s", ErrLogin, l.label, plain(refused.ErrorCode))
@@ -459,23 +545,21 @@ func (l *login) person(claims jsontext.Value) (p person, err error) {
 	}
 	c, err := l.issuer.Console.caller(names[0], claims)
 	if err != nil {
-		return p, err
+		return p, fmt.Errorf("%w; %s says that you are %s", err, l.label, names[0])
 	}
 	return person{
 		Issuer: l.issuer.Issuer, Entry: l.entry, Name: c.Name, Role: c.Role, All: c.Tenants.All(), Tenants: c.Tenants.Names(),
 	}, nil
 }
 
-// LogoutURL is where a person ends the session that an issuer itself has of them; "" where the issuer has not said.
-func (s *Sessions) LogoutURL(issuer string) (label, there string) {
+// LogoutURL is where a person ends the session that an issuer itself has of them; "" where the issuer does not say.
+func (s *Sessions) LogoutURL(ctx context.Context, issuer string) (label, there string) {
 	l := s.login(issuer)
 	if l == nil {
 		return "", ""
 	}
-	l.mu.Lock()
-	known := l.endpoint
-	l.mu.Unlock()
-	if known == nil || known.logout == "" {
+	known, err := l.endpoints(ctx)
+	if err != nil || known.logout == "" {
 		return l.label, ""
 	}
 	u, err := url.Parse(known.logout)

@@ -1,7 +1,10 @@
 package auth
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"fmt"
 	"log/slog"
@@ -30,7 +33,7 @@ type loggingIn struct {
 	*Sessions
 	config Issuer
 	secret string
-	refuse []error
+	log    bytes.Buffer
 	// nonce and challenge are those that the browser was sent away with, and claims what the ID token has besides.
 	nonce, challenge string
 	claims           map[string]any
@@ -83,10 +86,9 @@ func (l *loggingIn) console(t *testing.T, issuers ...Issuer) *Sessions {
 	require.NoError(t, os.WriteFile(key, make([]byte, 32), 0o600))
 	s, err := NewSessions(
 		&Credentials{Listener: ConsoleListener, Issuers: NewIssuers(ConsoleListener, issuers, nil)}, issuers, key,
-		NewEnded(slog.New(slog.DiscardHandler)),
+		slog.New(slog.NewTextHandler(&l.log, nil)),
 	)
 	require.NoError(t, err)
-	s.Refused = func(_ *http.Request, err error) { l.refuse = append(l.refuse, err) }
 	return s
 }
 
@@ -143,23 +145,22 @@ func TestLogin(t *testing.T) {
 	require.Equal(t, domain.Caller{
 		Name: "ann@example.com", Role: domain.Viewer, Tenants: domain.Tenants("acme"), How: domain.ByLogin, Credential: l.URL,
 	}, caller)
-	require.Empty(t, l.refuse)
 	require.Equal(t, 1, l.Asked("/.well-known/openid-configuration"), "it is known for an hour")
 
 	l.Set(true) // the issuer being away is missed by nobody who is logged in
 	_, err = visit(l.Sessions, begun)
 	require.NoError(t, err)
 
-	label, there := l.LogoutURL(l.URL)
+	label, there := l.LogoutURL(t.Context(), l.URL)
 	require.Equal(t, "Example", label)
 	require.Equal(t, l.URL+"/end?client_id=docket+console", there)
 	r := httptest.NewRequest(http.MethodPost, "/logout", nil)
 	r.AddCookie(begun)
-	_, issuer := l.End(t.Context(), r, consoleSite)
+	_, issuer := l.End(r, consoleSite)
 	require.Equal(t, l.URL, issuer)
 	_, err = visit(l.Sessions, begun)
 	require.ErrorIs(t, err, ErrSessionEnded)
-	label, there = l.LogoutURL("https://evil.example")
+	label, there = l.LogoutURL(t.Context(), "https://evil.example")
 	require.Empty(t, label+there)
 }
 
@@ -228,25 +229,31 @@ func TestLoginsThatAreRefused(t *testing.T) {
 		"a key of nobody": {func(l *loggingIn, _ url.Values, _ *http.Cookie) {
 			l.signer = signOther
 		}, ErrLogin, "does not count"},
-		"no role":          {claim("groups", []string{"all"}), ErrNotGranted, "no value of its claim /groups is a role here"},
+		"no role": {
+			claim("groups", []string{"all"}), ErrNotGranted,
+			"no value of its claim /groups is a role here; Example says that you are ann@example.com",
+		},
+		"no groups":        {claim("groups", nil), ErrNotGranted, "there is no text in its claim /groups"},
 		"no tenant":        {claim("teams", nil), ErrNotGranted, "names no tenant"},
 		"no name":          {claim("email", nil), ErrNotGranted, "has to be one text, the name"},
 		"a name that lies": {claim("email", "ann\n"), ErrNotGranted, "has to be one text, the name"},
 		"too many tenants": {claim("teams", many(400)), ErrNotGranted, "400 tenants are more than a session has room for"},
-		"no ID token":      {answers(200, map[string]any{"access_token": "a"}), ErrLogin, "does not count"},
+		"no ID token":      {answers(200, map[string]any{"access_token": "a"}), ErrLogin, "has sent no ID token"},
 		"a refusal":        {answers(400, map[string]any{"error": "unauthorized_client"}), ErrLogin, "unauthorized_client"},
 		"too many at once": {func(l *loggingIn, _ url.Values, _ *http.Cookie) {
 			l.logins[0].often.SetBurst(0)
-		}, nil, "too many log in at once"},
-		"an issuer in need": {answers(502, "x"), nil, "its token endpoint answers 502"},
-		"rubbish":           {answers(200, "rubbish"), nil, "nobody can log in with"},
-		"a long answer":     {answers(200, strings.Repeat("x", 2<<20)), nil, "nobody can log in with"},
+		}, nil, "nobody can log in with Example at the moment"},
+		"an issuer in need": {answers(502, "rubbish"), nil, "nobody can log in with Example at the moment"},
+		"too many for it":   {answers(429, "rubbish"), nil, "nobody can log in with Example at the moment"},
+		"rubbish":           {answers(200, "rubbish"), nil, "nobody can log in with Example at the moment"},
+		"a long answer":     {answers(200, strings.Repeat("x", 2<<20)), nil, "nobody can log in with Example at the moment"},
+		"no keys":           {func(l *loggingIn, _ url.Values, _ *http.Cookie) { l.Set(true) }, nil, "nobody can log in"},
 		"another secret": {func(l *loggingIn, _ url.Values, _ *http.Cookie) {
 			require.NoError(t, os.WriteFile(l.secret, []byte("other"), 0o600))
 		}, nil, "does not know docket by its client_id and client_secret_file"},
 		"no secret any more": {func(l *loggingIn, _ url.Values, _ *http.Cookie) {
 			require.NoError(t, os.Remove(l.secret))
-		}, nil, "client_secret_file"},
+		}, nil, "docket's own settings of it are wrong"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLoggingIn(t)
@@ -261,11 +268,14 @@ func TestLoginsThatAreRefused(t *testing.T) {
 			} else {
 				require.Contains(t, []domain.Class{domain.Unavailable, domain.Misconfigured}, domain.ClassOf(err))
 			}
-			for _, secret := range []string{"s3cret", "the-code", "secret-word", "rubbish"} {
+			for _, secret := range []string{"s3cret", "the-code", "secret-word", "rubbish", l.secret} {
 				require.NotContains(t, err.Error(), secret)
 			}
-			begins := domain.ClassOf(err) != domain.Unavailable && !strings.Contains(c.says, "has begun none")
-			require.Equal(t, begins, len(l.refuse) == 1, "whoever is refused for something of their own is counted")
+			if c.want == nil {
+				require.Contains(t, l.log.String(), "people cannot log in with an issuer")
+				require.Less(t, l.log.Len(), 2000, "however much the issuer says")
+				require.NotContains(t, l.log.String(), "s3cret")
+			}
 		})
 	}
 }
@@ -319,17 +329,72 @@ func TestLoginWhileTheIssuerIsAway(t *testing.T) {
 	l.Set(true)
 	_, _, err := l.Leave(t.Context(), l.URL, "/", consoleSite)
 	require.Equal(t, domain.Unavailable, domain.ClassOf(err))
-	require.ErrorContains(t, err, "nobody can log in with "+l.URL+" at the moment")
+	require.ErrorContains(t, err, "nobody can log in with Example at the moment")
+	for range 50 {
+		_, _, err = l.Leave(t.Context(), l.URL, "/", consoleSite)
+		require.Equal(t, domain.Unavailable, domain.ClassOf(err))
+	}
+	require.Equal(t, 1, l.Asked("/.well-known/openid-configuration"), "strangers do not have it asked again and again")
 	_, _, err = l.Leave(t.Context(), "https://evil.example", "/", consoleSite)
 	require.ErrorIs(t, err, ErrLogin)
 	l.Set(false)
+	l.logins[0].next = time.Time{} // a few seconds later
 	l.away(t)
 	l.Set(true)
-	l.logins[0].read = time.Time{} // an hour later
+	l.logins[0].next = time.Time{} // an hour later
 	l.away(t)
-	there, _, err := l.Leave(t.Context(), l.URL, "/"+strings.Repeat("x", 5000), consoleSite)
-	require.NoError(t, err, "a long address is not gone back to")
-	require.NotContains(t, there, "xxx")
+	for _, long := range []string{strings.Repeat("x", 5000), strings.Repeat("&", 1400)} {
+		_, cookie, err := l.Leave(t.Context(), l.URL, "/"+long, consoleSite)
+		require.NoError(t, err, "a long address is not gone back to")
+		require.Less(t, len(cookie.Value), maxCookie)
+	}
+}
+
+// TestLoginReplayed has a browser come back twice.
+func TestLoginReplayed(t *testing.T) {
+	l := newLoggingIn(t)
+	q, cookie := l.away(t)
+	_, _, _, err := l.Return(backWith(q, cookie), consoleSite)
+	require.NoError(t, err)
+	_, _, _, err = l.Return(backWith(q, cookie), consoleSite)
+	require.ErrorIs(t, err, ErrLogin)
+	require.ErrorContains(t, err, "it has come back before")
+}
+
+// TestLoginKeys are where the configuration says, and an issuer does not lead into the clear.
+func TestLoginKeys(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "keys")
+	require.NoError(t, os.WriteFile(file, testserver.KeySet(signOther), 0o600))
+	l := newLoggingIn(t, func(i *Issuer) { i.JWKSURL = "file://" + file })
+	q, cookie := l.away(t)
+	_, _, _, err := l.Return(backWith(q, cookie), consoleSite)
+	require.ErrorContains(t, err, "does not count", "the issuer's own keys are not those of jwks_url")
+	l.signer = signOther
+	q, cookie = l.away(t)
+	_, _, _, err = l.Return(backWith(q, cookie), consoleSite)
+	require.NoError(t, err)
+	require.Zero(t, l.Asked("/keys"))
+	for _, at := range []string{"http://x.example", "http://localhost:1", "file:///x", ""} {
+		require.False(t, l.logins[0].safe(at), at)
+	}
+	require.True(t, l.logins[0].safe("https://x.example/keys"))
+}
+
+// TestLoginAndCertificate are of one tenant, where a browser has both.
+func TestLoginAndCertificate(t *testing.T) {
+	l := newLoggingIn(t)
+	root := testserver.NewAuthority(nil)
+	a, _, _ := authoritiesOf(t, slog.New(slog.DiscardHandler), root.CertPEM(), nil)
+	l.credentials.Certificates = NewCertificates(a, ConsoleListener, certificateRules, false)
+	own := root.Client("a.acme.example")
+	for teams, want := range map[string]error{"acme": nil, "initech": ErrContradiction} {
+		l.claims = map[string]any{"teams": teams}
+		q, cookie := l.away(t)
+		r := backWith(q, cookie)
+		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{own.Cert}}
+		_, _, _, err := l.Return(r, consoleSite)
+		require.ErrorIs(t, err, want, teams)
+	}
 }
 
 func TestLoginSettings(t *testing.T) {
@@ -337,7 +402,7 @@ func TestLoginSettings(t *testing.T) {
 		edit func(*Issuer)
 		says string
 	}{
-		"no client":        {func(i *Issuer) { i.Login.ClientID = "" }, "login: client_id"},
+		"no client":        {func(i *Issuer) { i.Login.ClientID = "" }, "login: set client_id"},
 		"no grant":         {func(i *Issuer) { i.Console = nil; i.Upload = &UploadGrant{Tenant: "a"} }, "login: set console"},
 		"an upload grant":  {func(i *Issuer) { i.Upload = &UploadGrant{Tenant: "a"} }, "set audiences"},
 		"in the clear":     {func(i *Issuer) { i.Login.RedirectURL = "http://docket.example" + Callback }, "redirect_url"},
@@ -346,6 +411,7 @@ func TestLoginSettings(t *testing.T) {
 		"a file":           {func(i *Issuer) { i.Login.RedirectURL = "file:///login/callback" }, "redirect_url"},
 		"issuer in clear":  {func(i *Issuer) { i.Issuer = "http://login.example" }, "has to be an https:// URL"},
 		"issuer by name":   {func(i *Issuer) { i.Issuer, i.JWKSURL = "me", "https://x.example" }, "has to be an https://"},
+		"several scopes":   {func(i *Issuer) { i.Login.Scopes = []string{"email groups"} }, "write a list"},
 		"a scope of two":   {func(i *Issuer) { i.Login.Scopes = []string{" groups"} }, "login: scopes"},
 		"nothing is wrong": {func(*Issuer) {}, ""},
 	} {
@@ -365,7 +431,7 @@ func TestLoginSettings(t *testing.T) {
 		})
 	}
 	missing := Issuer{Issuer: "https://x.example", Login: &Login{ClientSecretFile: "/nowhere"}}
-	_, err := NewSessions(&Credentials{}, []Issuer{missing}, "", nil)
+	_, err := NewSessions(&Credentials{}, []Issuer{missing}, "", slog.New(slog.DiscardHandler))
 	require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
 	require.ErrorContains(t, err, "issuer https://x.example: login: client_secret_file")
 }

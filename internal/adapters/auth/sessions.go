@@ -1,17 +1,18 @@
 package auth
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"time"
 
 	"github.com/gorilla/securecookie"
+	"github.com/maypok86/otter/v2"
 
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -27,6 +28,11 @@ const (
 	// maxCookie is how long the value of a cookie may be: browsers keep 4,096 bytes of all that one is (RFC 6265 section
 	// 6.1).
 	maxCookie = 3800
+	// clocksDiffer is how much longer than a session it is remembered that it has ended: the clock of a store is another
+	// one.
+	clocksDiffer = time.Hour
+	// maxReturned is how many logins that have ended are remembered.
+	maxReturned = 10_000
 	// renewEvery is how old a cookie becomes before the browser gets a new one.
 	renewEvery = 5 * time.Minute
 )
@@ -44,9 +50,11 @@ type Sessions struct {
 	// seal is that of sessions, and leaving that of logins that are going on.
 	seal, leaving *securecookie.SecureCookie
 	logins        []*login
+	// returned are the logins that were ended lately: each is good for one try.
+	returned *otter.Cache[string, struct{}]
 	// Ended are those that have ended before their time.
 	Ended *Ended
-	// Refused is told of logins that fail for the person's own reasons; nil tells nobody.
+	// Refused is told of logins that fail for the person's own reasons.
 	Refused func(*http.Request, error)
 }
 
@@ -73,10 +81,13 @@ type person struct {
 // ends is when the session ends by itself, at the latest.
 func (s session) ends() time.Time { return time.Unix(s.Began, 0).Add(SessionFor).UTC() }
 
-// over reports that the session has ended by itself.
+// over reports that the session has ended by itself, or begins later than clocks may differ.
 func (s session) over(now time.Time) bool {
-	return !now.Before(s.ends()) || now.Sub(time.Unix(s.Seen, 0)) >= IdleFor
+	return !now.Before(s.ends()) || time.Unix(s.Began, 0).Sub(now) > leeway
 }
+
+// idle reports that a copy of the session was not used for too long.
+func (s session) idle(now time.Time) bool { return now.Sub(time.Unix(s.Seen, 0)) >= IdleFor }
 
 // sessionKey is how many bytes the keys have that a session is signed and encrypted with.
 const sessionKey = 32
@@ -84,7 +95,9 @@ const sessionKey = 32
 // NewSessions lets in whoever has a token of the file, logs in with an issuer, or shows a credential with each request.
 // keyFile holds the key that sessions are sealed with, at least 32 bytes, which all consoles behind one name have to
 // share; "" makes one that only this process knows. Its error is Misconfigured.
-func NewSessions(credentials *Credentials, issuers []Issuer, keyFile string, ended *Ended) (*Sessions, error) {
+func NewSessions(
+	credentials *Credentials, issuers []Issuer, keyFile string, logger *slog.Logger,
+) (*Sessions, error) {
 	secret := make([]byte, sessionKey)
 	_, _ = rand.Read(secret) // it never fails
 	if keyFile != "" {
@@ -105,12 +118,16 @@ func NewSessions(credentials *Credentials, issuers []Issuer, keyFile string, end
 		seal := securecookie.New(sign[:], encrypt[:]).MaxAge(int(lasts.Seconds())).MaxLength(0) // see maxCookie
 		return seal.SetSerializer(securecookie.JSONEncoder{})
 	}
-	logins, err := newLogins(issuers)
+	logins, err := newLogins(issuers, logger)
 	if err != nil {
 		return nil, err
 	}
+	credentials.people = len(logins) > 0
 	return &Sessions{
-		credentials: credentials, logins: logins, seal: sealing(SessionFor), leaving: sealing(leaveFor), Ended: ended,
+		Refused:     func(*http.Request, error) {},
+		credentials: credentials, logins: logins, seal: sealing(SessionFor), leaving: sealing(leaveFor),
+		returned: otter.Must(&otter.Options[string, struct{}]{MaximumSize: maxReturned}),
+		Ended:    &Ended{logger: logger, ids: map[string]time.Time{}},
 	}, nil
 }
 
@@ -144,13 +161,19 @@ func (s *Sessions) Authenticate(r *http.Request) (domain.Caller, error) {
 	return domain.Caller{}, ErrSessionEnded
 }
 
-// held is the session that a request shows; ok is false where there is none, and where it has ended.
-func (s *Sessions) held(r *http.Request) (held session, ok bool) {
+// shown is the session that a request shows; ok is false where there is none, and where it is over.
+func (s *Sessions) shown(r *http.Request) (held session, ok bool) {
 	cookie, err := r.Cookie(SessionCookie)
 	if err != nil || s.seal.Decode(SessionCookie, cookie.Value, &held) != nil {
 		return held, false
 	}
-	return held, !held.over(time.Now()) && !s.Ended.has(held.ID)
+	return held, held.ID != "" && !held.over(time.Now())
+}
+
+// held is the session that a request shows; ok is false where there is none, and where it has ended.
+func (s *Sessions) held(r *http.Request) (held session, ok bool) {
+	held, ok = s.shown(r)
+	return held, ok && !held.idle(time.Now()) && !s.Ended.has(held.ID)
 }
 
 // callerOf is whose session it is. Its error is that it goes back to nothing that counts.
@@ -196,9 +219,9 @@ func (s Site) cookie(name, below, value string, lasts time.Duration) *http.Cooki
 	return c
 }
 
-// Begin makes the cookie of a token's session. Its error is ErrUnknown or ErrExpired where the token is none of the
-// file.
-func (s *Sessions) Begin(token string, at Site) (*http.Cookie, error) {
+// Begin makes the cookie of a token's session, and ends the one that the request shows. Its error is ErrUnknown or
+// ErrExpired where the token is none of the file.
+func (s *Sessions) Begin(r *http.Request, token string, at Site) (*http.Cookie, error) {
 	if !s.TakesTokens() {
 		return nil, ErrUnknown
 	}
@@ -206,11 +229,12 @@ func (s *Sessions) Begin(token string, at Site) (*http.Cookie, error) {
 	if _, err := s.credentials.Tokens.find(hash); err != nil {
 		return nil, err
 	}
-	return s.begin(session{Token: hash[:]}, at)
+	return s.begin(r, session{Token: hash[:]}, at)
 }
 
-// begin makes the cookie of a new session.
-func (s *Sessions) begin(held session, at Site) (*http.Cookie, error) {
+// begin makes the cookie of a new session, which takes the place of the one that the request shows.
+func (s *Sessions) begin(r *http.Request, held session, at Site) (*http.Cookie, error) {
+	s.end(r)
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // it never fails
 	held.ID, held.Began = hex.EncodeToString(id), time.Now().Unix()
@@ -249,12 +273,17 @@ func (s *Sessions) Renew(r *http.Request, at Site) *http.Cookie {
 
 // End ends the session that a request shows, every copy of its cookie included, and makes the cookie that takes it
 // back. issuer is the one whose login it goes back to; "" for a token's.
-func (s *Sessions) End(ctx context.Context, r *http.Request, at Site) (gone *http.Cookie, issuer string) {
-	if held, ok := s.held(r); ok {
-		s.Ended.end(ctx, domain.EndedSession{ID: held.ID, Until: held.ends()})
-		if held.Person != nil {
-			issuer = held.Person.Issuer
-		}
+func (s *Sessions) End(r *http.Request, at Site) (gone *http.Cookie, issuer string) {
+	if held, ok := s.end(r); ok && held.Person != nil {
+		issuer = held.Person.Issuer
 	}
 	return at.cookie(SessionCookie, "", "", 0), issuer
+}
+
+// end ends the session that a request shows. One that is idle may have copies that are not.
+func (s *Sessions) end(r *http.Request) (held session, ok bool) {
+	if held, ok = s.shown(r); ok {
+		s.Ended.end(r.Context(), domain.EndedSession{ID: held.ID, Until: held.ends().Add(clocksDiffer)})
+	}
+	return held, ok
 }

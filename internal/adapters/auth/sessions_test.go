@@ -17,6 +17,9 @@ import (
 	"github.com/docket-project/docket/internal/domain"
 )
 
+// nobody is a request that shows nothing.
+func nobody() *http.Request { return httptest.NewRequest(http.MethodPost, "/login", nil) }
+
 // visit authenticates a request with a cookie.
 func visit(s *Sessions, c *http.Cookie) (domain.Caller, error) {
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
@@ -28,16 +31,16 @@ func newSessions(t *testing.T, key string) (*Sessions, string) {
 	t.Helper()
 	tokens, file, err := load(t, "ann viewer "+hashOf("secret")+"\nbob operator "+hashOf("other"), ConsoleUser)
 	require.NoError(t, err)
-	s, err := NewSessions(&Credentials{Tokens: tokens}, nil, key, NewEnded(slog.New(slog.DiscardHandler)))
+	s, err := NewSessions(&Credentials{Tokens: tokens}, nil, key, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	return s, file
 }
 
 func TestSession(t *testing.T) {
 	s, _ := newSessions(t, "")
-	_, err := s.Begin("x.y.z", Site{"/", true})
+	_, err := s.Begin(nobody(), "x.y.z", Site{"/", true})
 	require.ErrorIs(t, err, ErrUnknown, "a session is that of a token of the file")
-	c, err := s.Begin("secret", Site{"/docket/", true})
+	c, err := s.Begin(nobody(), "secret", Site{"/docket/", true})
 	require.NoError(t, err)
 	require.NotContains(t, c.Value, "secret")
 	require.Equal(t, "docket_session", c.Name)
@@ -76,14 +79,14 @@ func TestLogout(t *testing.T) {
 	other, _ := newSessions(t, key)
 	store := &endedStore{}
 	one.Ended.store, other.Ended.store = store, store
-	c, err := one.Begin("secret", plainSite)
+	c, err := one.Begin(nobody(), "secret", plainSite)
 	require.NoError(t, err)
-	second, err := one.Begin("secret", plainSite)
+	second, err := one.Begin(nobody(), "secret", plainSite)
 	require.NoError(t, err)
 	r := httptest.NewRequest(http.MethodPost, "/logout", nil)
 	r.AddCookie(c)
 	store.err = errors.New("away")
-	gone, issuer := one.End(t.Context(), r, plainSite)
+	gone, issuer := one.End(r, plainSite)
 	require.Negative(t, gone.MaxAge)
 	require.Empty(t, gone.Value+issuer)
 	_, err = visit(one, c)
@@ -103,13 +106,65 @@ func TestLogout(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.Len(t, store.ended, 1)
-	require.WithinDuration(t, time.Now().Add(SessionFor), store.ended[0].Until, 2*time.Second)
+	require.WithinDuration(t, time.Now().Add(SessionFor+clocksDiffer), store.ended[0].Until, 2*time.Second)
 
 	restarted, _ := newSessions(t, key)
-	restarted.Ended.store = store
-	require.NoError(t, restarted.Ended.look(t.Context()))
+	restarted.Ended.Open(t.Context(), store)
 	_, err = visit(restarted, c)
-	require.ErrorIs(t, err, ErrSessionEnded)
+	require.ErrorIs(t, err, ErrSessionEnded, "before anybody could ask")
+}
+
+// TestLogoutOfAnIdleCopy ends the copies that somebody else has kept alive; so does another login.
+func TestLogoutOfAnIdleCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newSessions(t, "")
+		for _, leave := range []func(r *http.Request){
+			func(r *http.Request) { s.End(r, plainSite) },
+			func(r *http.Request) {
+				_, err := s.Begin(r, "other", plainSite)
+				require.NoError(t, err)
+			},
+		} {
+			owners, err := s.Begin(nobody(), "secret", plainSite)
+			require.NoError(t, err)
+			time.Sleep(IdleFor - time.Minute)
+			r := nobody()
+			r.AddCookie(owners)
+			copied := s.Renew(r, plainSite)
+			require.NotNil(t, copied)
+			time.Sleep(time.Hour)
+			_, err = visit(s, owners)
+			require.ErrorIs(t, err, ErrSessionEnded)
+			_, err = visit(s, copied)
+			require.NoError(t, err)
+			leave(r)
+			_, err = visit(s, copied)
+			require.ErrorIs(t, err, ErrSessionEnded)
+		}
+	})
+}
+
+// TestEndedSessionsAtTheEnd tells the store what it has not heard of before the process ends.
+func TestEndedSessionsAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newSessions(t, "")
+		store := &endedStore{err: errors.New("away")}
+		s.Ended.Open(t.Context(), store)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.Ended.Run(ctx)
+		}()
+		time.Sleep(time.Second)
+		s.Ended.end(ctx, domain.EndedSession{ID: "a", Until: time.Now().Add(time.Hour)})
+		require.Empty(t, store.ended)
+		synctest.Wait()
+		store.err = nil
+		cancel()
+		<-done
+		require.Len(t, store.ended, 1)
+	})
 }
 
 // endedStore keeps ended sessions, and may be away.
@@ -134,7 +189,7 @@ func TestSessionGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newSessions(t, "")
 		began := time.Now()
-		c, err := s.Begin("secret", plainSite)
+		c, err := s.Begin(nobody(), "secret", plainSite)
 		require.NoError(t, err)
 		first := c
 		ask := func(c *http.Cookie) *http.Request {
@@ -165,7 +220,7 @@ func TestSessionGoesOn(t *testing.T) {
 		_, err = visit(s, first)
 		require.ErrorIs(t, err, ErrSessionEnded)
 
-		c, err = s.Begin("secret", plainSite)
+		c, err = s.Begin(nobody(), "secret", plainSite)
 		require.NoError(t, err)
 		time.Sleep(IdleFor)
 		_, err = visit(s, c)
@@ -178,7 +233,7 @@ var plainSite = Site{Path: "/"}
 func TestSessionEnds(t *testing.T) {
 	t.Run("with its token", func(t *testing.T) {
 		s, file := newSessions(t, "")
-		c, err := s.Begin("secret", plainSite)
+		c, err := s.Begin(nobody(), "secret", plainSite)
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(file, []byte("bob operator "+hashOf("other")), 0o600))
 		s.credentials.Tokens.checked = time.Time{} // a second later
@@ -188,7 +243,7 @@ func TestSessionEnds(t *testing.T) {
 	t.Run("after its time", func(t *testing.T) {
 		s, _ := newSessions(t, "")
 		s.seal.MaxAge(-1)
-		c, err := s.Begin("secret", plainSite)
+		c, err := s.Begin(nobody(), "secret", plainSite)
 		require.NoError(t, err)
 		_, err = visit(s, c)
 		require.ErrorIs(t, err, ErrSessionEnded)
@@ -196,7 +251,7 @@ func TestSessionEnds(t *testing.T) {
 	t.Run("with the process, unless it has a key", func(t *testing.T) {
 		one, _ := newSessions(t, "")
 		other, _ := newSessions(t, "")
-		c, err := one.Begin("secret", plainSite)
+		c, err := one.Begin(nobody(), "secret", plainSite)
 		require.NoError(t, err)
 		_, err = visit(other, c)
 		require.ErrorIs(t, err, ErrSessionEnded)
@@ -206,7 +261,7 @@ func TestSessionEnds(t *testing.T) {
 		require.NoError(t, os.WriteFile(key, make([]byte, 32), 0o600))
 		one, _ := newSessions(t, key)
 		other, _ := newSessions(t, key)
-		c, err := one.Begin("secret", plainSite)
+		c, err := one.Begin(nobody(), "secret", plainSite)
 		require.NoError(t, err)
 		caller, err := visit(other, c)
 		require.NoError(t, err)
@@ -220,7 +275,7 @@ func TestKeysOfSessionsThatAreNone(t *testing.T) {
 	short := filepath.Join(t.TempDir(), "key")
 	require.NoError(t, os.WriteFile(short, make([]byte, 31), 0o600))
 	for file, want := range map[string]string{short: "31 bytes", "/nowhere": "no such file"} {
-		_, err := NewSessions(&Credentials{Tokens: tokens}, nil, file, nil)
+		_, err := NewSessions(&Credentials{Tokens: tokens}, nil, file, slog.New(slog.DiscardHandler))
 		require.ErrorContains(t, err, want)
 		require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
 	}

@@ -325,7 +325,7 @@ func TestLogin(t *testing.T) {
 	tokens, err := auth.LoadTokens(file, auth.ConsoleUser, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	sessions, err := auth.NewSessions(
-		&auth.Credentials{Tokens: tokens}, nil, "", auth.NewEnded(slog.New(slog.DiscardHandler)),
+		&auth.Credentials{Tokens: tokens}, nil, "", slog.New(slog.DiscardHandler),
 	)
 	require.NoError(t, err)
 	h := b.pages(domain.Caller{}, func(p *Parts) { p.Who, p.Sessions, p.Config.Prefix = sessions, sessions, "/docket" })
@@ -367,7 +367,8 @@ func TestLogin(t *testing.T) {
 	shows(t, w, http.StatusUnauthorized, "has no login with this issuer")
 	shows(t, get(h, "/docket/login/callback?code=a&state=b"), http.StatusUnauthorized, "this browser has begun none")
 
-	for _, to := range []string{"//evil.example", "https://evil.example/", `/\evil.example`, "evil", "", "/\tx", "/../evil", "/..//evil.example"} {
+	for _, to := range []string{"//evil.example", "https://evil.example/", `/\evil.example`, "evil", "", "/\tx", "/../evil", "/..//evil.example",
+		"/logout", "/login/callback?code=a"} {
 		w := do(h, http.MethodPost, "/docket/login", url.Values{"token": {"secret"}, "to": {to}}.Encode())
 		require.Equal(t, "/docket/", w.Header().Get("Location"), to)
 	}

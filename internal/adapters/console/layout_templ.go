@@ -397,7 +397,7 @@ func (v *view) loginForm(to, why, out string) templ.Component {
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
-			if label, there := v.Sessions.LogoutURL(out); label != "" {
+			if label, there := v.Sessions.LogoutURL(v.ctx, out); label != "" {
 				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 31, "<p role=\"status\">You are logged out of docket. ")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err

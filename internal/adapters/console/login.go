@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -17,7 +18,8 @@ import (
 
 // toLogin sends a person to the login, and back afterwards. What would have changed something is not repeated.
 func (r *routes) toLogin(c echo.Context, why error) error {
-	if r.Sessions == nil || r.Sessions.Demand(c.Request()) != nil { // a login would not help
+	// A login would not help these.
+	if r.Sessions == nil || r.Sessions.Demand(c.Request()) != nil || errors.Is(why, auth.ErrContradiction) {
 		return web.Unidentified(why)
 	}
 	v := r.view(c)
@@ -41,8 +43,8 @@ func (r *routes) loginPage(c echo.Context) error {
 	}
 	why := ""
 	if c.QueryParam("ended") != "" {
-		why = "Your session has ended: its 12 hours are over, it was not used for two, docket was started anew, or what " +
-			"you logged in with does not count any more."
+		why = "Your session has ended: its 12 hours are over, it was not used for two, somebody has ended it, docket was " +
+			"started anew, or what you logged in with does not count any more."
 	}
 	return v.render(c, http.StatusOK, v.loginForm(to, why, c.QueryParam("out")))
 }
@@ -53,6 +55,9 @@ func (r *routes) leave(c echo.Context) error {
 	to := destination(c.QueryParam("to"))
 	if r.Sessions == nil {
 		return c.Redirect(http.StatusSeeOther, v.link(to))
+	}
+	if err := r.Sessions.Demand(c.Request()); err != nil {
+		return web.Unidentified(err)
 	}
 	there, cookie, err := r.Sessions.Leave(c.Request().Context(), c.QueryParam("issuer"), to, v.site(c))
 	if err != nil {
@@ -82,14 +87,13 @@ func (r *routes) arrive(c echo.Context) error {
 	return c.Redirect(http.StatusSeeOther, v.link(destination(to)))
 }
 
-// noLogin shows the login with why one has come to nothing.
+// noLogin shows the login with why one has come to nothing. What is not the person's own fault has been logged.
 func (v *view) noLogin(c echo.Context, to string, err error) error {
-	web.LogFailure(v.Logger, err, "page", v.at)
 	var p *api.Problem
 	status := http.StatusUnauthorized
 	if class := domain.ClassOf(err); class == domain.Unavailable || class == domain.Misconfigured {
 		status = http.StatusServiceUnavailable
-	} else if errors.As(web.Unidentified(err), &p) {
+	} else if v.Sessions.Refused(c.Request(), err); errors.As(web.Unidentified(err), &p) {
 		status = p.Status
 	}
 	return v.render(c, status, v.loginForm(destination(to), "You are not logged in: "+err.Error()+".", ""))
@@ -98,10 +102,13 @@ func (v *view) noLogin(c echo.Context, to string, err error) error {
 // renew gives a browser whose session goes on a new cookie of it. What is kept by others has none.
 func (r *routes) renew(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		if !strings.HasPrefix(c.Request().URL.Path, "/assets/") && c.Request().URL.Path != "/logout" {
-			if cookie := r.Sessions.Renew(c.Request(), r.view(c).site(c)); cookie != nil {
-				c.SetCookie(cookie)
-			}
+		at := c.Request().URL.Path
+		if strings.HasPrefix(at, "/assets/") || slices.Contains([]string{"/favicon.ico", "/login", "/logout"}, at) {
+			return next(c)
+		}
+		if cookie := r.Sessions.Renew(c.Request(), r.view(c).site(c)); cookie != nil {
+			c.SetCookie(cookie)
+			c.Response().Header().Set(echo.HeaderCacheControl, "no-store")
 		}
 		return next(c)
 	}
@@ -123,7 +130,7 @@ func (r *routes) login(c echo.Context) error {
 	_, err := r.Who.Authenticate(shown)
 	var cookie *http.Cookie
 	if err == nil {
-		cookie, err = r.Sessions.Begin(token, v.site(c))
+		cookie, err = r.Sessions.Begin(c.Request(), token, v.site(c))
 	}
 	if err != nil {
 		return v.render(c, http.StatusUnauthorized, v.loginForm(to, notLoggedIn(token, err), ""))
@@ -152,7 +159,7 @@ func (r *routes) logout(c echo.Context) error {
 	out := ""
 	if r.Sessions != nil {
 		var gone *http.Cookie
-		gone, out = r.Sessions.End(c.Request().Context(), c.Request(), v.site(c))
+		gone, out = r.Sessions.End(c.Request(), v.site(c))
 		c.SetCookie(gone)
 	}
 	return c.Redirect(http.StatusSeeOther, v.link(with("/login", url.Values{"out": {out}})))
@@ -175,7 +182,8 @@ func destination(to string) string {
 	if err != nil || u.IsAbs() || u.Host != "" || strings.ContainsAny(to, "\\\r\n\t") || strings.HasPrefix(to, "//") {
 		return "/"
 	}
-	if clean := path.Clean(u.Path); !strings.HasPrefix(to, "/") || u.Path != clean && u.Path != clean+"/" {
+	clean := path.Clean(u.Path)
+	if !strings.HasPrefix(to, "/") || u.Path != clean && u.Path != clean+"/" || strings.HasPrefix(clean, "/log") {
 		return "/"
 	}
 	return to
