@@ -7,4 +7,4 @@ import (
 	"github.com/docket-project/docket/internal/command"
 )
 
-func main() { os.Exit(command.Exec(nil, "saver")) }
+func main() { os.Exit(command.Exec(command.OPA{}, "saver")) }

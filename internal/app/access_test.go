@@ -25,6 +25,7 @@ import (
 
 	"github.com/docket-project/docket/internal/adapters/api"
 	"github.com/docket-project/docket/internal/adapters/auth"
+	"github.com/docket-project/docket/internal/adapters/opa"
 	"github.com/docket-project/docket/internal/testserver"
 )
 
@@ -63,7 +64,7 @@ var accessTokens = map[string][2]string{
 	"c-initech": {"console", "oi admin %s tenants=initech"}, "c-nobody": {"console", "on operator %s tenants=nobody"},
 }
 
-func startAccessible(t *testing.T) *accessible {
+func startAccessible(t *testing.T, edit ...func(*Config)) *accessible {
 	dir := t.TempDir()
 	write := func(name string, content []byte) string {
 		file := filepath.Join(dir, name)
@@ -111,6 +112,10 @@ client_certificates:
 		c.ConsoleTokensFile = write("console-tokens", []byte(files[auth.ConsoleListener]))
 		c.TLSCertFile, c.TLSKeyFile = write("cert", server.CertPEM()), write("key", server.KeyPEM())
 		c.TLSClientCAFile = write("ca", a.authority.CertPEM())
+		c.LoadAccess = opa.Load
+		for _, e := range edit {
+			e(c)
+		}
 	})
 	return a
 }
@@ -204,8 +209,8 @@ func (a *accessible) tokenSession(t *testing.T, token string) string {
 	return resp.Cookies()[0].Value
 }
 
-// access is one request of the matrix: an operation of the API, a page, or an upload.
-type access struct {
+// asking is one request of the matrix: an operation of the API, a page, or an upload.
+type asking struct {
 	listener, method, path, body string
 	// changes says that it is for operators, and of what that it is about something of acme's.
 	changes, of bool
@@ -259,7 +264,7 @@ func TestAccess(t *testing.T) {
 	require.Equal(t, http.StatusAccepted, code, answer)
 	jobs := ids("/api/v1/jobs")
 
-	var rows []access
+	var rows []asking
 	for _, r := range operations(t) {
 		r.path = strings.NewReplacer(
 			"{decision_id}/last-allowed", "only-acme/last-allowed", "{decision_id}/trail", "only-acme/trail", "{decision_id}",
@@ -276,7 +281,7 @@ func TestAccess(t *testing.T) {
 	require.Equal(t, http.StatusOK, code)
 	nav, _, _ := strings.Cut(home, "</nav>")
 	for _, link := range regexp.MustCompile(`href="(/[a-z-]*)"`).FindAllStringSubmatch(nav, -1) {
-		page := access{listener: auth.ConsoleListener, method: http.MethodGet, path: link[1]}
+		page := asking{listener: auth.ConsoleListener, method: http.MethodGet, path: link[1]}
 		page.changes = page.path == "/credentials"
 		if page.path == "/contrast" { // without a query it leads to one
 			page.path += "?q=outcome:denied"
@@ -291,7 +296,7 @@ func TestAccess(t *testing.T) {
 		if path != "/status" {
 			body = "[" + body + "]"
 		}
-		rows = append(rows, access{listener: auth.UploadListener, method: http.MethodPost, path: path, body: body})
+		rows = append(rows, asking{listener: auth.UploadListener, method: http.MethodPost, path: path, body: body})
 	}
 	named := a.authority.Client("spiffe://example.org/sa/opa")
 	columns := []shown{
@@ -313,7 +318,7 @@ func TestAccess(t *testing.T) {
 	}
 	var doc strings.Builder
 	doc.WriteString(accessIntroduction)
-	looking := func(t *testing.T, r access, s shown, status int, answer string) {
+	looking := func(t *testing.T, r asking, s shown, status int, answer string) {
 		t.Helper()
 		stranger := strings.Contains(s.name, "of initech") || strings.Contains(s.name, "of nobody")
 		page := !strings.HasPrefix(r.path, "/api/")
@@ -348,7 +353,7 @@ func TestAccess(t *testing.T) {
 		{name: "a token", token: "t-acme"}, {name: "partitions=eu", token: "t-eu"}, {name: "opas=edge-*", token: "t-opa"},
 		{name: "a JWT", token: a.jwt(jwt.MapClaims{"team": "acme"})}, {name: "a certificate", own: named},
 	}
-	a.matrix(t, &doc, auth.UploadListener, rows, columns, func(t *testing.T, r access, s shown, status int, _ string) {
+	a.matrix(t, &doc, auth.UploadListener, rows, columns, func(t *testing.T, r asking, s shown, status int, _ string) {
 		switch {
 		case slices.Index(columns, s) < 4:
 			require.Equal(t, http.StatusUnauthorized, status)
@@ -367,6 +372,68 @@ func TestAccess(t *testing.T) {
 	require.Equal(t, string(want), doc.String(), "run with -update")
 }
 
+// TestOwnDecisions has the policy decide about callers, and finds what it decided in the tenant docket-system.
+func TestOwnDecisions(t *testing.T) {
+	own := filepath.Join(t.TempDir(), "narrow.rego")
+	require.NoError(t, os.WriteFile(own, []byte(`package docket.narrow
+
+deny contains "discards need a ticket" if {
+	input.action == "dead_letters.discard"
+	not contains(input.resource.comment, "TICKET-")
+}
+
+deny contains "the audit is for admins" if {
+	input.action == "audit.read"
+	input.user.role != "admin"
+}
+`), 0o600))
+	a := startAccessible(t, func(c *Config) { c.AccessPolicy = own })
+	person := shown{cookie: a.loggedIn(t, jwt.MapClaims{"team": "acme", "role": "operator"})}
+	admin := shown{token: "c-admin"}
+	ask := func(s shown, method, path, body string, status int, says string) {
+		t.Helper()
+		code, answer := a.ask(t, s, a.ConsoleAddr(), method, path, body)
+		require.Equal(t, status, code, answer)
+		require.Contains(t, answer, says)
+	}
+	const discards = "/api/v1/dead-letters/discards"
+	for range 3 { // which is one decision a minute
+		ask(person, http.MethodGet, "/api/v1/audit", "", http.StatusForbidden, "the audit is for admins")
+		ask(person, http.MethodGet, "/audit", "", http.StatusForbidden, "the audit is for admins")
+	}
+	ask(admin, http.MethodGet, "/api/v1/audit", "", http.StatusOK, "items")
+	discard := func(comment string) string {
+		return fmt.Sprintf(`{"filter":{"cause":["rejected"]},"dry_run":false,"comment":%q}`, comment)
+	}
+	ask(person, http.MethodPost, discards, discard("x"), http.StatusForbidden, "discards need a ticket")
+	ask(person, http.MethodPost, discards, discard("TICKET-7"), http.StatusAccepted, "")
+	const needs = "it needs the role operator"
+	ask(shown{token: "c-viewer"}, http.MethodGet, "/api/v1/credentials", "", http.StatusForbidden, needs)
+
+	var found struct {
+		Items []struct{ Tenant, Path, Outcome, Principal, Action, Reason string }
+	}
+	require.Eventually(t, func() bool {
+		const own = "/api/v1/decisions?tenant=docket-system&limit=100"
+		code, answer := a.ask(t, admin, a.ConsoleAddr(), http.MethodGet, own, "")
+		require.Equal(t, http.StatusOK, code)
+		require.NoError(t, json.Unmarshal([]byte(answer), &found))
+		return len(found.Items) >= 6
+	}, testPatience, testTick)
+	var told []string
+	for _, i := range found.Items {
+		require.Equal(t, "docket-system docket/access", i.Tenant+" "+i.Path)
+		told = append(told, i.Principal+" "+i.Action+" "+i.Outcome)
+	}
+	slices.Sort(told)
+	require.Equal(t, []string{
+		"ada audit.read allowed", "ada decisions.search allowed", "p audit.read denied", "p dead_letters.discard allowed",
+		"p dead_letters.discard denied", "vera credentials.read denied",
+	}, told)
+	_, answer := a.ask(t, person, a.ConsoleAddr(), http.MethodGet, "/api/v1/decisions?since=1h", "")
+	require.NotContains(t, answer, "docket-system", "who has some tenants sees those")
+}
+
 const accessIntroduction = `# Who gets what
 
 <!-- Generated by asking a running docket: go test ./internal/app -run Access -update -->
@@ -378,8 +445,8 @@ Every operation of the API, every page and every way to upload, with every kind 
 
 // matrix asks for every row with every column, and checks and notes what comes of it.
 func (a *accessible) matrix(
-	t *testing.T, doc *strings.Builder, listener string, rows []access, columns []shown,
-	check func(*testing.T, access, shown, int, string),
+	t *testing.T, doc *strings.Builder, listener string, rows []asking, columns []shown,
+	check func(*testing.T, asking, shown, int, string),
 ) {
 	addr := map[string]string{auth.ConsoleListener: a.ConsoleAddr(), auth.UploadListener: a.UploadAddr()}[listener]
 	fmt.Fprintf(doc, "\n## The %s listener\n\n|", listener)
@@ -406,14 +473,14 @@ func (a *accessible) matrix(
 
 // operations are those of the API's description, with a body that says nothing where one is needed: whoever may ask is
 // told so.
-func operations(t *testing.T) (rows []access) {
+func operations(t *testing.T) (rows []asking) {
 	var spec struct {
 		Paths map[string]map[string]yaml.Node `yaml:"paths"`
 	}
 	require.NoError(t, yaml.Unmarshal(api.OpenAPI, &spec))
 	for path, methods := range spec.Paths {
 		for method := range methods {
-			r := access{
+			r := asking{
 				listener: auth.ConsoleListener, method: strings.ToUpper(method), path: path, of: strings.Contains(path, "_id}"),
 			}
 			r.changes = r.method != http.MethodGet || path == "/api/v1/credentials"
@@ -431,7 +498,7 @@ func operations(t *testing.T) (rows []access) {
 			rows = append(rows, r)
 		}
 	}
-	slices.SortFunc(rows, func(a, b access) int { return strings.Compare(a.path+a.method, b.path+b.method) })
+	slices.SortFunc(rows, func(a, b asking) int { return strings.Compare(a.path+a.method, b.path+b.method) })
 	require.NotEmpty(t, rows)
 	return rows
 }

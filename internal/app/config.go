@@ -1,10 +1,12 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 
+	"github.com/docket-project/docket/internal/access"
 	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/adapters/console"
 	"github.com/docket-project/docket/internal/adapters/kafka"
@@ -47,6 +49,8 @@ type Config struct {
 
 	MaskKeysFile string `help:"Keys that the masks of policies hash with, a line each: version and at least 32 bytes in hexadecimal (docs/policies.md). The last one is used." env:"DOCKET_MASK_KEYS_FILE" type:"path"`
 
+	AccessPolicy string `help:"Rego of your own that refuses callers of the console listener more than docket's policy does: a file, or a directory (docs/security.md)." env:"DOCKET_ACCESS_POLICY" type:"path"`
+
 	LogLevel  string `help:"debug, info, warn or error." env:"DOCKET_LOG_LEVEL"`
 	LogFormat string `help:"text or json." env:"DOCKET_LOG_FORMAT"`
 
@@ -54,7 +58,13 @@ type Config struct {
 	Sections Sections `kong:"-"`
 	// Replay is the program that decides by policies, where this one can.
 	Replay replaypolicy.Program `kong:"-"`
+	// LoadAccess makes the policy of access; nil in a program without OPA's library.
+	LoadAccess LoadAccess `kong:"-"`
 }
+
+// LoadAccess makes the policy that says what callers may do, of docket's own and the operator's at a path; "" is none.
+// Its error is Misconfigured.
+type LoadAccess func(ctx context.Context, path string) (access.Policy, error)
 
 // Listeners are the addresses, and who may ask there.
 type Listeners struct {
@@ -132,6 +142,9 @@ func (c *Config) Validate(role status.Role) error {
 				c.Upload.MaxInFlightBytes, needs,
 			),
 		)
+	}
+	if role.Is(status.Console) && c.AccessPolicy != "" && c.LoadAccess == nil {
+		errs = append(errs, errors.New("access_policy: this program has no OPA: run docket console, or docket serve"))
 	}
 	if role.Is(status.Console) {
 		errs = append(errs, auth.CheckRedirects(c.Sections.Issuers, c.Console.Prefix))

@@ -189,6 +189,7 @@ func TestDependencies(t *testing.T) {
 		"internal/ingest", "internal/sink", "internal/saver", "internal/parking", "internal/job", "internal/deadletter",
 		"internal/operate", "internal/trail", "internal/status", "internal/retention", "internal/reproject",
 		"internal/dictionary", "internal/search", "internal/compare", "internal/tail", "internal/policy",
+		"internal/access",
 	}
 	pure := slices.Concat(useCases, []string{"internal/explain"})
 	and := func(more []string, base []string) []string { return slices.Concat(base, more) }
@@ -211,7 +212,8 @@ func TestDependencies(t *testing.T) {
 		"internal/job":        overPorts,
 		"internal/trail":      overPorts,
 		"internal/status":     overPorts,
-		"internal/operate":    overPorts,
+		"internal/access":     and([]string{"internal/ingest"}, overPorts),
+		"internal/operate":    and([]string{"internal/access"}, overPorts),
 		"internal/saver":      and([]string{"internal/sink", "internal/config"}, overPorts),
 		"internal/parking":    and([]string{"internal/sink", "internal/config"}, overPorts),
 		"internal/reproject":  and([]string{"internal/job"}, overPorts),
@@ -224,6 +226,7 @@ func TestDependencies(t *testing.T) {
 
 		"internal/adapters/auth": append(slices.Clone(values), "internal/ports"),
 		// OPA's library is imported by these and by nothing that other programs than docket have.
+		"internal/adapters/opa": and([]string{"internal/access"}, values),
 		"internal/adapters/rego": and(
 			[]string{"internal/adapters/api", "internal/adapters/replaypolicy", "internal/explain"}, values,
 		),
@@ -238,7 +241,8 @@ func TestDependencies(t *testing.T) {
 		),
 		"internal/adapters/web": and(
 			[]string{
-				"internal/adapters/api", "internal/adapters/auth", "internal/operate", "internal/search", "internal/status",
+				"internal/access", "internal/adapters/api", "internal/adapters/auth", "internal/operate", "internal/search",
+				"internal/status",
 			},
 			values,
 		),
@@ -249,12 +253,12 @@ func TestDependencies(t *testing.T) {
 		"internal/adapters/queryapi": and([]string{
 			"internal/adapters/api", "internal/adapters/auth", "internal/adapters/replaypolicy", "internal/adapters/web",
 			"internal/ingest", "internal/operate", "internal/search", "internal/status", "internal/trail", "internal/compare",
-			"internal/tail", "internal/deadletter",
+			"internal/tail", "internal/deadletter", "internal/access",
 		}, overPorts),
 		"internal/adapters/console": and([]string{
 			"internal/adapters/api", "internal/adapters/auth", "internal/adapters/replaypolicy", "internal/adapters/web",
 			"internal/compare", "internal/deadletter", "internal/operate", "internal/search", "internal/status",
-			"internal/trail",
+			"internal/trail", "internal/access",
 		}, overPorts),
 		"internal/adapters/cli": and(
 			[]string{
@@ -273,7 +277,7 @@ func TestDependencies(t *testing.T) {
 			"internal/app", "internal/adapters/api", "internal/adapters/cli", "internal/adapters/replaypolicy",
 			"internal/config", "internal/status",
 		},
-		"cmd/docket":  {"internal/adapters/rego", "internal/command"},
+		"cmd/docket":  {"internal/adapters/opa", "internal/adapters/rego", "internal/command"},
 		"cmd/ingest":  {"internal/command"},
 		"cmd/saver":   {"internal/command"},
 		"cmd/parking": {"internal/command"},

@@ -11,6 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/docket-project/docket/internal/access"
+	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/adapters/console"
 	"github.com/docket-project/docket/internal/adapters/queryapi"
 	"github.com/docket-project/docket/internal/adapters/replaypolicy"
@@ -149,10 +151,15 @@ func (a *App) setup(ctx context.Context) error {
 			}
 			<-ctx.Done()
 		})
+		gate, err := a.gate(ctx, back.uploads(log))
+		if err != nil {
+			return err
+		}
 		stopping := make(chan struct{})
 		a.console.server.RegisterOnShutdown(func() { close(stopping) })
 		questions := queryapi.Parts{
-			Decisions: back.Decisions, Control: back.Control, Log: back.Log, Operate: operate.New(back.Control),
+			Decisions: back.Decisions, Control: back.Control, Log: back.Log,
+			Operate: operate.New(back.Control, gate), Gate: gate,
 			Trail: trail.New(look, back.Log, a.stages()), Pipeline: sampler.Pipeline, Who: who.console,
 			Overview: watch.Look, Disk: back.free, Stopping: stopping, Searches: web.NewSearches(a.reg),
 			Statistics: statistics,
@@ -161,7 +168,7 @@ func (a *App) setup(ctx context.Context) error {
 		}
 		pages := console.Parts{
 			Config: a.cfg.Console, Decisions: back.Decisions, Control: back.Control, Log: back.Log,
-			Trail: questions.Trail, Operate: questions.Operate, Pipeline: sampler.Pipeline, Overview: watch.Look,
+			Trail: questions.Trail, Operate: questions.Operate, Gate: gate, Pipeline: sampler.Pipeline, Overview: watch.Look,
 			Statistics: statistics, Searches: questions.Searches, Disk: back.free, Who: who.console, Sessions: who.sessions,
 			Replay: questions.Replay, Logger: a.logger,
 		}
@@ -172,6 +179,24 @@ func (a *App) setup(ctx context.Context) error {
 		a.console.server.Handler = console.Prefixed(a.cfg.Console.Prefix, handler)
 	}
 	return nil
+}
+
+// gate is what callers of the console listener may do. What it says of those who are known is noted in the log.
+func (a *App) gate(ctx context.Context, log ports.Publisher) (*access.Gate, error) {
+	decide := access.Policy(access.ByRole)
+	if a.cfg.LoadAccess != nil {
+		var err error
+		if decide, err = a.cfg.LoadAccess(ctx, a.cfg.AccessPolicy); err != nil {
+			return nil, err
+		}
+	}
+	if !a.cfg.asks(auth.ConsoleListener) {
+		return access.NewGate(decide, nil, a.reg), nil
+	}
+	journal := access.NewJournal(log, ingest.Assembler{Topics: a.topics, Limits: a.cfg.Ingest.Limits()}, a.reg, a.logger)
+	journal.Process, journal.Version = a.name, Version
+	a.run("docket's own decisions", journal.Run)
+	return access.NewGate(decide, journal, a.reg), nil
 }
 
 // consumed are the topics that concern a role: its own and, for the parking role and the console, the dead letters.

@@ -70,32 +70,41 @@ type commandLine struct {
 	Completion kongcompletion.Completion `cmd:"" help:"Make the shell complete commands and flags."`
 }
 
+// OPA is what a program does with OPA's library, which is as large as a third of docket. The zero OPA is of one that
+// can do without.
+type OPA struct {
+	// Decide decides stored decisions again.
+	Decide replaypolicy.Decider
+	// Access makes the policy of what callers may do.
+	Access app.LoadAccess
+}
+
 // Exec runs docket with the process's arguments behind first, until a signal tells it to stop, and returns its exit
-// code. decide has OPA's library in it, which is as large as a third of docket: nil is a program that can do without.
-func Exec(decide replaypolicy.Decider, first ...string) int {
+// code.
+func Exec(opa OPA, first ...string) int {
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) { // nohup
 		signals = append(signals, syscall.SIGHUP) // a terminal that is closed, and some supervisors
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
-	return program(ctx, decide, append(first, os.Args[1:]...), os.Stdout, os.Stderr)
+	return program(ctx, opa, append(first, os.Args[1:]...), os.Stdout, os.Stderr)
 }
 
 // Main runs docket with args and returns its exit code. It ends early, and in good order, when ctx is done.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	return program(ctx, nil, args, stdout, stderr)
+	return program(ctx, OPA{}, args, stdout, stderr)
 }
 
-func program(ctx context.Context, decide replaypolicy.Decider, args []string, stdout, stderr io.Writer) int {
-	code, err := run(ctx, decide, args, stdout, stderr)
+func program(ctx context.Context, opa OPA, args []string, stdout, stderr io.Writer) int {
+	code, err := run(ctx, opa, args, stdout, stderr)
 	if err != nil && err.Error() != "" {
 		fmt.Fprintf(stderr, "docket: %s\n", cli.PrintableLines(err.Error()))
 	}
 	return code
 }
 
-func run(ctx context.Context, decide replaypolicy.Decider, args []string, stdout, stderr io.Writer) (int, error) {
+func run(ctx context.Context, opa OPA, args []string, stdout, stderr io.Writer) (int, error) {
 	kctx, grammar, err := parse(args, stdout, stderr, nil)
 	name := grammar.ConfigFile
 	var sections app.Sections
@@ -119,9 +128,10 @@ func run(ctx context.Context, decide replaypolicy.Decider, args []string, stdout
 	}
 	fill(kctx, sections)
 	fill(kctx, cli.Console(grammar.Reach))
-	fill(kctx, programOf(decide, sections))
+	fill(kctx, programOf(opa.Decide, sections))
+	fill(kctx, opa.Access)
 	kctx.BindTo(ctx, (*context.Context)(nil))
-	kctx.Bind(decide)
+	kctx.Bind(opa.Decide)
 	out, done := outputs(kctx, stdout, stderr)
 	defer done()
 	unknown := unknownVariables(kctx.Model)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/docket-project/docket/internal/access"
 	"github.com/docket-project/docket/internal/domain"
 )
 
@@ -75,6 +76,9 @@ func (s *Service) CreateJob(ctx context.Context, caller domain.Caller, req JobRe
 	if err != nil {
 		return j, err
 	}
+	if err := s.gate.Allow(ctx, caller, access.OfJob(req.Kind), req.resource(&j)); err != nil {
+		return j, err
+	}
 	if j.Kind == domain.Replay || j.Kind == domain.Discard {
 		if j.Matched, err = s.store.CountLettersOfJob(ctx, j); err != nil {
 			return j, err
@@ -100,6 +104,14 @@ func (s *Service) CreateJob(ctx context.Context, caller domain.Caller, req JobRe
 		err = refuse(Conflicting, JobTwin, domain.Args{"job": twin})
 	}
 	return j, err
+}
+
+// resource is what a policy is told of a job that is to be made.
+func (req JobRequest) resource(j *domain.Job) map[string]any {
+	return map[string]any{
+		"dry_run": j.DryRun, "filter": req.Filter, "rate": j.Rate, "max": j.Max, "max_replays": j.MaxReplays,
+		"comment": j.Comment,
+	}
 }
 
 // job makes a job of a request, without looking at the store.
@@ -230,6 +242,12 @@ func (s *Service) MoveJob(ctx context.Context, caller domain.Caller, id string, 
 		return domain.Job{}, err
 	}
 	j, err := s.Job(ctx, caller.Tenants, id)
+	if err != nil {
+		return j, err
+	}
+	err = s.gate.Allow(ctx, caller, access.OfMove(m), map[string]any{
+		"id": id, "kind": string(j.Kind), "dry_run": j.DryRun, "caller": j.Caller,
+	})
 	if err != nil {
 		return j, err
 	}

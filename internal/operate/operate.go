@@ -1,5 +1,6 @@
 // Package operate is what an operator may ask for: to create and move jobs, and to accept rejections and revoke that.
-// It owns validation, defaults, conflicts and transitions, and writes each act into the audit in the same transaction.
+// It owns validation, defaults, conflicts and transitions, asks access whether the caller may, and writes each act into
+// the audit in the same transaction.
 // What it says are codes with arguments, which the API, the CLI and pages word. It leaves doing the jobs to job.
 package operate
 
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docket-project/docket/internal/access"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/ports"
 )
@@ -91,13 +93,17 @@ type Store interface {
 // Service does what operators ask for. It is safe for concurrent use.
 type Service struct {
 	store Store
+	gate  *access.Gate
 	now   func() time.Time
 }
 
-// New makes a Service.
-func New(store Store) *Service { return &Service{store: store, now: time.Now} }
+// New makes a Service, which does what the gate lets callers do.
+func New(store Store, gate *access.Gate) *Service {
+	return &Service{store: store, gate: gate, now: time.Now}
+}
 
-// Allow refuses a caller that may not change anything.
+// Allow refuses a caller whose role may not change anything, before anything else is looked at. Whether one may do what
+// it asks for is decided by the gate.
 func Allow(caller domain.Caller) error {
 	if caller.Role.Includes(domain.Operator) {
 		return nil

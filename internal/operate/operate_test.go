@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/docket-project/docket/internal/access"
 	"github.com/docket-project/docket/internal/adapters/sqlite"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/operate"
@@ -37,7 +38,7 @@ func newService(t *testing.T) (*operate.Service, *sqlite.Store) {
 		require.NoError(t, store.Close())
 		require.NoError(t, dir.Close())
 	})
-	return operate.New(store), store
+	return operate.New(store, access.NewGate(access.ByRole, nil, nil)), store
 }
 
 // index puts so many open dead letters of a tenant into the index.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"time"
 
+	"github.com/docket-project/docket/internal/access"
 	"github.com/docket-project/docket/internal/domain"
 )
 
@@ -45,6 +46,10 @@ func (s *Service) Accept(
 	if err != nil {
 		return domain.RejectionReport{}, err
 	}
+	about := map[string]any{"fingerprint": fingerprint, "comment": why}
+	if err := s.gate.Allow(ctx, caller, access.AcceptRejections, about); err != nil {
+		return domain.RejectionReport{}, err
+	}
 	now := s.now().UTC().Truncate(time.Microsecond)
 	a := domain.Acceptance{
 		Fingerprint: fingerprint, Tenants: caller.Tenants, At: now, Until: now.Add(domain.AcceptanceTerm),
@@ -66,6 +71,10 @@ func (s *Service) Revoke(
 	ctx context.Context, caller domain.Caller, fingerprint string,
 ) (domain.RejectionReport, error) {
 	if err := checkFingerprint(caller, fingerprint); err != nil {
+		return domain.RejectionReport{}, err
+	}
+	about := map[string]any{"fingerprint": fingerprint}
+	if err := s.gate.Allow(ctx, caller, access.RevokeAcceptance, about); err != nil {
 		return domain.RejectionReport{}, err
 	}
 	now := s.now().UTC().Truncate(time.Microsecond)

@@ -111,7 +111,7 @@ var jobWords = words{
 var refusalWords = words{
 	operate.RoleMissing: func(a domain.Args) string {
 		return fmt.Sprintf(
-			"%s may look and not change anything: that needs a token with the role %s", a.Text("caller"), a.Text("role"),
+			"%s may look and not change anything: that needs the role %s", a.Text("caller"), a.Text("role"),
 		)
 	},
 	operate.FilterPaged:   fixed("a filter cannot have limit or cursor: use max to bound a job"),

@@ -21,6 +21,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
 
+	"github.com/docket-project/docket/internal/access"
 	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/adapters/replaypolicy"
 	"github.com/docket-project/docket/internal/adapters/web"
@@ -54,6 +55,7 @@ type Parts struct {
 	Log        ports.LogReader
 	Trail      *trail.Trail
 	Operate    *operate.Service
+	Gate       *access.Gate
 	Pipeline   func(context.Context) status.Pipeline
 	Overview   func(context.Context, domain.Scope) status.Overview
 	Statistics *search.Statistics
@@ -99,26 +101,26 @@ func Mount(e *echo.Echo, p Parts) {
 	e.GET("/login/with", r.leave)
 	e.GET(auth.Callback, r.arrive)
 	e.POST("/logout", r.logout)
-	e.GET("/", r.page(r.overview))
-	e.GET("/decisions", r.page(r.decisions))
-	e.GET("/decisions/*", r.page(r.decision))
-	e.GET("/decision", r.page(r.decision))
-	e.GET("/compare", r.page(r.compare))
-	e.GET("/contrast", r.page(r.contrast))
-	e.GET("/replay-policy", r.page(r.replayForm))
-	e.POST("/replay-policy", r.page(r.replay))
-	e.GET("/opas", r.page(r.opas))
-	e.GET("/pipeline", r.page(r.pipeline))
-	e.GET("/audit", r.page(r.audit))
-	e.GET("/credentials", r.page(r.credentials))
-	e.GET("/jobs", r.page(r.jobs))
-	e.GET("/jobs/:id", r.page(r.job))
+	e.GET("/", r.page(access.ReadStatus, r.overview))
+	e.GET("/decisions", r.page(access.SearchDecisions, r.decisions))
+	e.GET("/decisions/*", r.page(access.ReadDecision, r.decision))
+	e.GET("/decision", r.page(access.ReadDecision, r.decision))
+	e.GET("/compare", r.page(access.ReadDecision, r.compare))
+	e.GET("/contrast", r.page(access.SearchDecisions, r.contrast))
+	e.GET("/replay-policy", r.page(access.SearchDecisions, r.replayForm))
+	e.POST("/replay-policy", r.page(access.ReplayPolicy, r.replay))
+	e.GET("/opas", r.page(access.ReadOPAs, r.opas))
+	e.GET("/pipeline", r.page(access.ReadStatus, r.pipeline))
+	e.GET("/audit", r.page(access.ReadAudit, r.audit))
+	e.GET("/credentials", r.page(access.ReadCredentials, r.credentials))
+	e.GET("/jobs", r.page(access.ReadJobs, r.jobs))
+	e.GET("/jobs/:id", r.page(access.ReadJobs, r.job))
 	for _, m := range domain.JobMoves {
 		e.POST("/jobs/:id/"+string(m), r.act(r.moveJob(m)))
 	}
-	e.GET("/dead-letters", r.page(r.deadGroups))
-	e.GET("/dead-letters/list", r.page(r.deadLetters))
-	e.GET("/dead-letters/:id", r.page(r.deadLetter))
+	e.GET("/dead-letters", r.page(access.ReadDeadLetters, r.deadGroups))
+	e.GET("/dead-letters/list", r.page(access.ReadDeadLetters, r.deadLetters))
+	e.GET("/dead-letters/:id", r.page(access.ReadDeadLetters, r.deadLetter))
 	e.POST("/dead-letters/replays", r.act(r.createJob(domain.Replay)))
 	e.POST("/dead-letters/discards", r.act(r.createJob(domain.Discard)))
 	e.POST("/dead-letters/guard/accept", r.act(r.accept))
@@ -179,9 +181,14 @@ const (
 	packFrom  = 1 << 10
 )
 
-// page is a route that shows something to those who are known.
-func (r *routes) page(show func(echo.Context, *view) error) echo.HandlerFunc {
-	return packed(r.known(show))
+// page is a route that shows something to those who are known and may do that.
+func (r *routes) page(action access.Action, show func(echo.Context, *view) error) echo.HandlerFunc {
+	return packed(r.known(func(c echo.Context, v *view) error {
+		if err := r.Gate.Allow(v.ctx, v.caller, action, nil); err != nil {
+			return err
+		}
+		return show(c, v)
+	}))
 }
 
 // known is a route for those who are known; others are sent to the login.

@@ -23,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/net/html"
 
+	"github.com/docket-project/docket/internal/access"
 	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/adapters/rego"
 	"github.com/docket-project/docket/internal/adapters/replaypolicy"
@@ -92,8 +93,9 @@ func (b *bench) pages(caller domain.Caller, edit ...func(*Parts)) http.Handler {
 	pipeline := status.Pipeline{Breaker: "closed"}
 	self, err := os.Executable()
 	require.NoError(b.t, err)
+	gate := access.NewGate(access.ByRole, nil, nil)
 	p := Parts{
-		Decisions: b.store, Control: b.store, Log: b.log, Operate: operate.New(b.store),
+		Decisions: b.store, Control: b.store, Log: b.log, Operate: operate.New(b.store, gate), Gate: gate,
 		Trail: trail.New(look, b.log, []trail.Stage{{Name: "saver", Topic: topics.Decisions, Group: "docket-saver"}}),
 		Who:   auth.Anonymous{Caller: caller}, Statistics: statistics, Searches: web.NewSearches(nil),
 		Replay:   replaypolicy.NewService(replaypolicy.Program{Path: self}, search.WithEvents(b.store), nil),

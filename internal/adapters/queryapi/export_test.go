@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/docket-project/docket/internal/access"
 	"github.com/docket-project/docket/internal/adapters/api"
 	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/adapters/web"
@@ -163,7 +164,8 @@ func TestExportTellsWhatIsMissing(t *testing.T) {
 		f.stored = b.store
 		return New(Parts{
 			Decisions: f, Control: b.store, Log: b.log, Searches: web.NewSearches(nil),
-			Who: auth.Anonymous{Caller: domain.Caller{Tenants: domain.AllTenants(), Role: domain.Viewer}},
+			Gate: access.NewGate(access.ByRole, nil, nil),
+			Who:  auth.Anonymous{Caller: domain.Caller{Tenants: domain.AllTenants(), Role: domain.Viewer}},
 		}, web.Door{Metrics: web.NewMetrics(nil), Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 	}
 	t.Run("nothing was sent", func(t *testing.T) {

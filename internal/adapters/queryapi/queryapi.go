@@ -18,6 +18,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/docket-project/docket/internal/access"
 	"github.com/docket-project/docket/internal/adapters/api"
 	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/adapters/replaypolicy"
@@ -53,8 +54,10 @@ type Parts struct {
 	Log       ports.LogReader
 	Trail     *trail.Trail
 	Operate   *operate.Service
-	Pipeline  func(context.Context) status.Pipeline
-	Overview  func(context.Context, domain.Scope) status.Overview
+	// Gate lets callers read.
+	Gate     *access.Gate
+	Pipeline func(context.Context) status.Pipeline
+	Overview func(context.Context, domain.Scope) status.Overview
 	// Statistics are counted for all who ask the same.
 	Statistics *search.Statistics
 	// Searches are those that callers have going on.
@@ -98,42 +101,45 @@ func Mount(e *echo.Echo, p Parts) {
 	r := &routes{
 		Parts: p, now: time.Now, exports: web.NewTurns(maxExports, "exports"), tails: web.NewTurns(maxTails, "tails"),
 	}
-	g := guarded{e.Group("/api/v1"), web.Authenticated(p.Who)}
-	g.GET("/decisions", r.searching("page", r.search))
+	g := guarded{e.Group("/api/v1"), web.Authenticated(p.Who), p.Gate}
+	g.GET("/decisions", access.SearchDecisions, r.searching("page", r.search))
 	// Routes match the path as it is escaped: a decision whose id is one of these words is asked for as %65xport.
-	g.GET("/decisions/export", r.export)
-	g.GET("/decisions/tail", r.tail)
-	g.GET("/decisions/stats", r.timed("stats", r.stats))
-	g.GET("/decisions/fields/*", r.timed("values", r.values))
-	g.GET("/decisions/compare", r.searching("compare", r.compare))
-	g.GET("/decisions/contrast", r.searching("contrast", r.contrast))
-	g.GET("/decisions/*", r.decision)
-	g.POST("/decisions/replay-policy", r.searching("replay_policy", r.replayPolicy), web.Operators)
+	g.GET("/decisions/export", access.ExportDecisions, r.export)
+	g.GET("/decisions/tail", access.SearchDecisions, r.tail)
+	g.GET("/decisions/stats", access.SearchDecisions, r.timed("stats", r.stats))
+	g.GET("/decisions/fields/*", access.SearchDecisions, r.timed("values", r.values))
+	g.GET("/decisions/compare", access.ReadDecision, r.searching("compare", r.compare))
+	g.GET("/decisions/contrast", access.SearchDecisions, r.searching("contrast", r.contrast))
+	g.GET("/decisions/*", access.ReadDecision, r.decision)
+	g.POST(
+		"/decisions/replay-policy", r.searching("replay_policy", r.replayPolicy), web.Operators,
+		web.Allowed(p.Gate, access.ReplayPolicy),
+	)
 	g.POST("/decisions/reprojections", r.createJob(domain.Reproject), web.Operators)
-	g.GET("/opas", r.opas, noParameters)
-	g.GET("/credentials", r.credentials, web.Operators, noParameters)
-	g.GET("/dead-letters", r.deadLetters)
-	g.GET("/dead-letters/groups", r.deadGroups)
-	g.GET("/dead-letters/guard", r.guard)
+	g.GET("/opas", access.ReadOPAs, r.opas, noParameters)
+	g.GET("/credentials", access.ReadCredentials, r.credentials, noParameters)
+	g.GET("/dead-letters", access.ReadDeadLetters, r.deadLetters)
+	g.GET("/dead-letters/groups", access.ReadDeadLetters, r.deadGroups)
+	g.GET("/dead-letters/guard", access.ReadDeadLetters, r.guard)
 	g.POST("/dead-letters/guard/acceptances", r.accept, web.Operators)
 	g.DELETE("/dead-letters/guard/acceptances/:fingerprint", r.revoke, web.Operators)
 	g.POST("/dead-letters/replays", r.createJob(domain.Replay), web.Operators)
 	g.POST("/dead-letters/discards", r.createJob(domain.Discard), web.Operators)
 	g.POST("/dead-letters/reindexes", r.createJob(domain.Reindex), web.Operators)
 	for _, jobs := range []string{"/jobs", "/dead-letters/replays"} { // the second is another name of the first
-		g.GET(jobs, r.jobs, noParameters)
-		g.GET(jobs+"/:id", r.job)
+		g.GET(jobs, access.ReadJobs, r.jobs, noParameters)
+		g.GET(jobs+"/:id", access.ReadJobs, r.job)
 		for _, m := range domain.JobMoves {
 			g.POST(jobs+"/:id/"+string(m), r.moveJob(m), web.Operators)
 		}
 	}
-	g.GET("/dead-letters/:id", r.deadLetter)
-	g.GET("/dead-letters/:id/raw", r.deadLetterRaw)
-	g.GET("/audit", r.audit)
-	g.GET("/pipeline", func(c echo.Context) error {
+	g.GET("/dead-letters/:id", access.ReadDeadLetters, r.deadLetter)
+	g.GET("/dead-letters/:id/raw", access.ReadDeadLetters, r.deadLetterRaw)
+	g.GET("/audit", access.ReadAudit, r.audit)
+	g.GET("/pipeline", access.ReadStatus, func(c echo.Context) error {
 		return c.JSON(http.StatusOK, api.PipelineOf(r.Pipeline(c.Request().Context())))
 	}, noParameters)
-	g.GET("/status", func(c echo.Context) error {
+	g.GET("/status", access.ReadStatus, func(c echo.Context) error {
 		return c.JSON(http.StatusOK, api.StatusOf(r.Overview(c.Request().Context(), scope(c)), r.Disk()))
 	}, noParameters)
 	e.GET(
@@ -142,15 +148,17 @@ func Mount(e *echo.Echo, p Parts) {
 	)
 }
 
-// guarded are routes that ask who it is. A group with a middleware of its own would take every path, and answer 404 to
-// a method that a route does not have.
+// guarded are routes that ask who it is and, of what only reads, whether they may: operate asks about what changes
+// something, once it is known what exactly. A group with a middleware of its own would take every path, and answer 404
+// to a method that a route does not have.
 type guarded struct {
 	group *echo.Group
 	who   echo.MiddlewareFunc
+	gate  *access.Gate
 }
 
-func (g guarded) GET(path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) {
-	g.group.GET(path, h, append([]echo.MiddlewareFunc{g.who}, m...)...)
+func (g guarded) GET(path string, action access.Action, h echo.HandlerFunc, m ...echo.MiddlewareFunc) {
+	g.group.GET(path, h, append([]echo.MiddlewareFunc{g.who, web.Allowed(g.gate, action)}, m...)...)
 }
 
 func (g guarded) POST(path string, h echo.HandlerFunc, m ...echo.MiddlewareFunc) {

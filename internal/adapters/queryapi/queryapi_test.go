@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/docket-project/docket/internal/access"
 	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/adapters/rego"
 	"github.com/docket-project/docket/internal/adapters/replaypolicy"
@@ -92,8 +93,9 @@ func (b *bench) handler(caller domain.Caller) http.Handler {
 	stages := []trail.Stage{{Name: "saver", Topic: topics.Decisions, Group: "docket-saver"}}
 	self, err := os.Executable()
 	require.NoError(b.t, err)
+	gate := access.NewGate(access.ByRole, nil, nil)
 	return New(Parts{
-		Decisions: b.store, Control: b.store, Log: b.log, Operate: operate.New(b.store),
+		Decisions: b.store, Control: b.store, Log: b.log, Operate: operate.New(b.store, gate), Gate: gate,
 		Trail: trail.New(look, b.log, stages), Who: auth.Anonymous{Caller: caller},
 		Statistics: statistics,
 		Tail:       tail.New(b.log, topics.Decisions, projector.Project, slog.New(slog.DiscardHandler)),

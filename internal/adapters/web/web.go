@@ -14,6 +14,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/docket-project/docket/internal/access"
 	"github.com/docket-project/docket/internal/adapters/api"
 	"github.com/docket-project/docket/internal/adapters/auth"
 	"github.com/docket-project/docket/internal/domain"
@@ -108,10 +109,13 @@ func TurnAway(c echo.Context, status int) {
 func ProblemOf(err error, c echo.Context, logger *slog.Logger) *api.Problem {
 	var p *api.Problem
 	var refusal *operate.Refusal
+	var denied *access.Denied
 	var he *echo.HTTPError
 	switch {
 	case errors.As(err, &p):
 		return p
+	case errors.As(err, &denied):
+		return Problem(http.StatusForbidden, denied.Error())
 	case errors.As(err, &refusal):
 		return Problem(statusOfRefusal(refusal.Kind), api.Word(refusal.Message))
 	case errors.As(err, &he):
@@ -133,9 +137,10 @@ func ProblemOf(err error, c echo.Context, logger *slog.Logger) *api.Problem {
 func LogFailure(logger *slog.Logger, err error, where ...any) {
 	var p *api.Problem
 	var refusal *operate.Refusal
+	var denied *access.Denied
 	class := domain.ClassOf(err)
-	if err == nil || errors.As(err, &p) || errors.As(err, &refusal) || class == domain.Canceled ||
-		errors.Is(err, context.Canceled) {
+	asked := errors.As(err, &p) || errors.As(err, &refusal) || errors.As(err, &denied)
+	if err == nil || asked || class == domain.Canceled || errors.Is(err, context.Canceled) {
 		return
 	}
 	logger.Error("request failed", append(where, "class", class, "error", err)...)
@@ -184,6 +189,18 @@ func Unidentified(err error) error {
 func Caller(c echo.Context) domain.Caller {
 	caller, _ := c.Get(callerKey).(domain.Caller)
 	return caller
+}
+
+// Allowed lets callers do something that a gate lets them do. It comes behind Authenticated.
+func Allowed(gate *access.Gate, action access.Action) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			if err := gate.Allow(c.Request().Context(), Caller(c), action, nil); err != nil {
+				return err
+			}
+			return next(c)
+		}
+	}
 }
 
 // Operators refuses those who may not change anything. It comes behind Authenticated.
