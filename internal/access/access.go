@@ -21,7 +21,8 @@ import (
 // Action is what a caller wants to do.
 type Action string
 
-// The actions. Those of SearchDecisions show no event, those of ReadDecision do.
+// The actions. Those of SearchDecisions and ReadStatus show no event; ReadDecision, ExportDecisions, ReplayPolicy and
+// ReadDeadLetters do.
 const (
 	SearchDecisions  Action = "decisions.search"
 	ReadDecision     Action = "decisions.read"
@@ -104,7 +105,7 @@ func ByRole(_ context.Context, input []byte) ([]string, error) {
 	if known && domain.Role(in.User.Role).Includes(needed) {
 		return nil, nil
 	}
-	return []string{fmt.Sprintf("%s needs another role than %q", in.Action, in.User.Role)}, nil
+	return []string{fmt.Sprintf("it needs the role %s, and the caller has %q", needed, in.User.Role)}, nil
 }
 
 // Denied is a caller that may not do what it wants.
@@ -212,6 +213,8 @@ func (g *Gate) ask(ctx context.Context, c domain.Caller, action Action, resource
 	}
 	reasons = reasons[:min(len(reasons), maxReasons)]
 	switch {
+	case domain.ClassOf(err) == domain.Canceled: // whoever asked has gone: nothing was decided
+		return nil, err
 	case err != nil:
 		g.decided.WithLabelValues("failed").Inc()
 	case len(reasons) > 0:

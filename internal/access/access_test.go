@@ -32,11 +32,16 @@ type log struct {
 	mu      sync.Mutex
 	records []domain.Record
 	away    error
+	hangs   bool
 }
 
-func (l *log) Publish(_ context.Context, records []domain.Record) error {
+func (l *log) Publish(ctx context.Context, records []domain.Record) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.hangs { // as Kafka's client does for as long as it may
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	if l.away == nil {
 		l.records = append(l.records, records...)
 	}
@@ -105,7 +110,7 @@ func TestGate(t *testing.T) {
 			err := g.Allow(t.Context(), vera, ReadCredentials, nil)
 			var denied *Denied
 			require.ErrorAs(t, err, &denied)
-			require.ErrorContains(t, err, `vera may not do this (credentials.read): credentials.read needs another role`)
+			require.ErrorContains(t, err, `vera may not do this (credentials.read): it needs the role operator`)
 		}
 		require.Equal(t, 2, asked, "what is remembered is not asked again")
 		narrower := vera
@@ -131,7 +136,7 @@ func TestGate(t *testing.T) {
 			"action": "credentials.read",
 		}, events[1]["input"])
 		require.Equal(t, map[string]any{
-			"allow": false, "reasons": []any{`credentials.read needs another role than "viewer"`},
+			"allow": false, "reasons": []any{`it needs the role operator, and the caller has "viewer"`},
 		}, events[1]["result"])
 		require.Equal(t, map[string]any{"id": "console-1", "app": "docket", "version": ""}, events[1]["labels"])
 		require.Equal(t, map[string]any{"dry_run": false, "filter": map[string]any{"tenant": []any{"acme"}}},
@@ -176,7 +181,7 @@ func TestGateFails(t *testing.T) {
 	fails = false
 	require.NoError(t, g.Allow(t.Context(), olga, SearchDecisions, nil))
 	require.Len(t, j.waiting, 2)
-	j.finish(t.Context())
+	j.finish(t.Context(), nil)
 	events := l.events(t)
 	require.Equal(t, map[string]any{"message": "it takes too long"}, events[0]["error"])
 	require.NotContains(t, events[0], "result")
@@ -221,6 +226,34 @@ func TestJournalWaits(t *testing.T) {
 		require.LessOrEqual(t, time.Since(began), 2*lastWords)
 		require.EqualValues(t, 8, testutil.ToFloat64(j.lost))
 	})
+}
+
+// TestJournalEnds in time while the log hangs, and says so before.
+func TestJournalEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &log{hangs: true}
+		j := newJournal(l, nil)
+		var said strings.Builder
+		j.logger = slog.New(slog.NewTextHandler(&said, nil))
+		stop := running(t, j)
+		j.add([]byte(`{}`))
+		time.Sleep(time.Minute)
+		j.add([]byte(`{}`))
+		began := time.Now()
+		stop()
+		require.LessOrEqual(t, time.Since(began), lastWords)
+		require.EqualValues(t, 2, testutil.ToFloat64(j.lost))
+		require.Contains(t, said.String(), "decisions about callers wait")
+		require.Contains(t, said.String(), "lost=2")
+	})
+}
+
+// TestJournalOfALogThatNeverTakesIt goes on with what comes next.
+func TestJournalOfALogThatNeverTakesIt(t *testing.T) {
+	l := &log{away: domain.Errorf(domain.Invalid, "it is too large")}
+	j := newJournal(l, nil)
+	require.True(t, j.write(t.Context(), [][]byte{[]byte(`{}`)}))
+	require.EqualValues(t, 1, testutil.ToFloat64(j.lost))
 }
 
 // TestActions are all granted to somebody, and each kind of job and move has one.

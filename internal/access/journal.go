@@ -28,6 +28,8 @@ const (
 	// gatherFor is how long a decision waits for others, and lastWords how long the end of a process for the log.
 	gatherFor = time.Second
 	lastWords = 3 * time.Second
+	// publishFor is how long the log may take for one try.
+	publishFor = 5 * time.Second
 )
 
 // Journal writes docket's own decisions into the log. Nobody waits for it: while the log is away some wait here, and
@@ -115,26 +117,36 @@ func (j *Journal) Run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			j.finish(ctx)
+			j.finish(ctx, nil)
 			return
 		case first := <-j.waiting:
-			j.write(ctx, j.gather(ctx, first))
+			if events := j.gather(ctx, first); !j.write(ctx, events) {
+				j.finish(ctx, events)
+				return
+			}
 		}
 	}
 }
 
-// finish writes what waits at the end, for as long as the end may take.
-func (j *Journal) finish(ctx context.Context) {
+// finish writes events and what waits at the end, for as long as the end may take, and counts what is lost.
+func (j *Journal) finish(ctx context.Context, events [][]byte) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
 	defer cancel()
-	for {
-		select {
-		case first := <-j.waiting:
-			j.write(ctx, j.taken([][]byte{first}))
-		default:
-			return
+	lost := 0
+	for events = j.taken(events); len(events) > 0; events = j.taken(nil) {
+		if !j.write(ctx, events) {
+			lost += len(events)
 		}
 	}
+	if lost > 0 {
+		j.lose(lost, ctx.Err())
+	}
+}
+
+// lose counts decisions that are not in the log.
+func (j *Journal) lose(events int, why error) {
+	j.lost.Add(float64(events))
+	j.logger.Error("decisions about callers were not recorded", "lost", events, "error", why)
 }
 
 // gather waits a moment for others.
@@ -161,8 +173,9 @@ func (j *Journal) taken(events [][]byte) [][]byte {
 	return events
 }
 
-// write makes events durable, however often that takes, unless ctx is done.
-func (j *Journal) write(ctx context.Context, events [][]byte) {
+// write makes events durable, however often that takes; it returns false where ctx was done before. What the log can
+// never take is lost.
+func (j *Journal) write(ctx context.Context, events [][]byte) bool {
 	body := bytes.Join([][]byte{[]byte("["), bytes.Join(events, []byte(",")), []byte("]")}, nil)
 	hash := sha256.Sum256(body)
 	a, err := j.assembler.Assemble(context.WithoutCancel(ctx), ingest.Body{
@@ -171,22 +184,31 @@ func (j *Journal) write(ctx context.Context, events [][]byte) {
 			Uploader: domain.SystemTenant,
 		},
 	})
-	if err == nil {
-		often := backoff.NewExponentialBackOff(backoff.WithMaxElapsedTime(0), backoff.WithMaxInterval(10*time.Second))
-		failing := false
-		try := func() error {
-			// The store takes the same event once, however often it is published.
-			err := j.log.Publish(context.WithoutCancel(ctx), a.Records())
-			if err != nil && !failing && ctx.Err() == nil {
-				failing = true
-				j.logger.Warn("decisions about callers wait: they were not written into the log", "error", err)
-			}
-			return err
+	if err != nil {
+		j.lose(len(events), err)
+		return true
+	}
+	often := backoff.NewExponentialBackOff(backoff.WithMaxElapsedTime(0), backoff.WithMaxInterval(10*time.Second))
+	failing := false
+	err = backoff.Retry(func() error {
+		// The store takes the same event once, however often it is published.
+		within, cancel := context.WithTimeout(ctx, publishFor)
+		defer cancel()
+		err := j.log.Publish(within, a.Records())
+		if err != nil && !failing && ctx.Err() == nil {
+			failing = true
+			j.logger.Warn("decisions about callers wait: they were not written into the log", "error", err)
 		}
-		err = backoff.Retry(try, backoff.WithContext(often, ctx))
+		if domain.ClassOf(err) == domain.Invalid {
+			return backoff.Permanent(err)
+		}
+		return err
+	}, backoff.WithContext(often, ctx))
+	if err != nil && ctx.Err() != nil {
+		return false
 	}
 	if err != nil {
-		j.lost.Add(float64(len(events)))
-		j.logger.Error("decisions about callers were not recorded", "lost", len(events), "error", err)
+		j.lose(len(events), err)
 	}
+	return true
 }

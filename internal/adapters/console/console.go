@@ -106,7 +106,7 @@ func Mount(e *echo.Echo, p Parts) {
 	e.GET("/decisions/*", r.page(access.ReadDecision, r.decision))
 	e.GET("/decision", r.page(access.ReadDecision, r.decision))
 	e.GET("/compare", r.page(access.ReadDecision, r.compare))
-	e.GET("/contrast", r.page(access.SearchDecisions, r.contrast))
+	e.GET("/contrast", r.page(access.ReadDecision, r.contrast))
 	e.GET("/replay-policy", r.page(access.SearchDecisions, r.replayForm))
 	e.POST("/replay-policy", r.page(access.ReplayPolicy, r.replay))
 	e.GET("/opas", r.page(access.ReadOPAs, r.opas))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/docket-project/docket/internal/access"
 	"github.com/docket-project/docket/internal/adapters/api"
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/search"
@@ -42,6 +43,11 @@ const denialsShown = 10
 
 // overview answers GET /.
 func (r *routes) overview(c echo.Context, v *view) error {
+	for _, shown := range []access.Action{access.SearchDecisions, access.ReadOPAs} {
+		if err := r.Gate.Allow(v.ctx, v.caller, shown, nil); err != nil {
+			return err
+		}
+	}
 	a, err := parseAsked(c.Request().URL.RawQuery, r.now())
 	if err != nil {
 		return v.render(c, http.StatusBadRequest, v.decisionsPage(found{asked: a}, err))

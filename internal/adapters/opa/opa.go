@@ -33,7 +33,7 @@ const (
 	patience = 25 * time.Millisecond
 	tries    = 2
 
-	shippedFile = "docket/access.rego"
+	shippedFile = "docket's own:access.rego" // no file has this name, as the loader spells them
 	// narrow is the operator's package, and deny the rule of it that docket asks for.
 	narrow = "data.docket.narrow"
 	deny   = "deny"
@@ -79,6 +79,9 @@ func load(ctx context.Context, path string) (access.Policy, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := decide(ctx, prepared, []byte(`{}`), path != ""); domain.ClassOf(err) == domain.Misconfigured {
+		return nil, err // it has no answer at all, whoever asks
+	}
 	return func(ctx context.Context, input []byte) ([]string, error) {
 		return decide(ctx, prepared, input, path != "")
 	}, nil
@@ -98,12 +101,14 @@ func read(path string) (*loader.Result, error) {
 		if p := m.Package.Path.String(); p != narrow && !strings.HasPrefix(p, narrow+".") {
 			return nil, fmt.Errorf("%s: it is package %s, and has to be docket.narrow, or one below it", name,
 				strings.TrimPrefix(p, "data."))
-		} else if p != narrow {
-			continue
 		}
 		for _, r := range m.Rules {
 			if r.Head.Ref()[0].Value.Compare(ast.Var(deny)) != 0 {
 				continue
+			}
+			if p := m.Package.Path.String(); p != narrow {
+				return nil, fmt.Errorf("%s: docket asks for %s in the package docket.narrow only, and this is in %s", r.Location,
+					deny, strings.TrimPrefix(p, "data."))
 			}
 			if r.Head.RuleKind() != ast.MultiValue || len(r.Head.Ref()) != 1 {
 				return nil, fmt.Errorf("%s: %s has to be a set of reasons: deny contains \"…\" if { … }", r.Location, deny)

@@ -109,7 +109,7 @@ func Mount(e *echo.Echo, p Parts) {
 	g.GET("/decisions/stats", access.SearchDecisions, r.timed("stats", r.stats))
 	g.GET("/decisions/fields/*", access.SearchDecisions, r.timed("values", r.values))
 	g.GET("/decisions/compare", access.ReadDecision, r.searching("compare", r.compare))
-	g.GET("/decisions/contrast", access.SearchDecisions, r.searching("contrast", r.contrast))
+	g.GET("/decisions/contrast", access.ReadDecision, r.searching("contrast", r.contrast))
 	g.GET("/decisions/*", access.ReadDecision, r.decision)
 	g.POST(
 		"/decisions/replay-policy", r.searching("replay_policy", r.replayPolicy), web.Operators,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/docket-project/docket/internal/access"
 	"github.com/docket-project/docket/internal/adapters/api"
 	"github.com/docket-project/docket/internal/adapters/web"
 	"github.com/docket-project/docket/internal/domain"
@@ -56,6 +57,13 @@ func (r *routes) tail(c echo.Context) error {
 		return web.BadRequest(err)
 	}
 	ctx := c.Request().Context()
+	shows := access.SearchDecisions
+	if events {
+		shows = access.ReadDecision
+	}
+	if err := r.Gate.Allow(ctx, web.Caller(c), shows, nil); err != nil {
+		return err
+	}
 	release, err := r.tails.Take(ctx, web.Caller(c))
 	if err != nil {
 		return err
@@ -87,6 +95,9 @@ func (r *routes) tail(c echo.Context) error {
 			return nil
 		case <-again.C: // a token may have been taken away meanwhile, or see other tenants
 			if now, err := web.Authenticate(r.Who, c.Request()); err != nil || !now.Same(web.Caller(c)) {
+				return nil
+			}
+			if r.Gate.Allow(ctx, web.Caller(c), shows, nil) != nil {
 				return nil
 			}
 		case <-beat.C:
