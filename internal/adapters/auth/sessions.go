@@ -3,7 +3,6 @@ package auth
 import (
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -235,9 +234,7 @@ func (s *Sessions) Begin(r *http.Request, token string, at Site) (*http.Cookie, 
 // begin makes the cookie of a new session, which takes the place of the one that the request shows.
 func (s *Sessions) begin(r *http.Request, held session, at Site) (*http.Cookie, error) {
 	s.end(r)
-	id := make([]byte, 16)
-	_, _ = rand.Read(id) // it never fails
-	held.ID, held.Began = hex.EncodeToString(id), time.Now().Unix()
+	held.ID, held.Began = random(), time.Now().Unix()
 	return s.sealed(held, at)
 }
 
