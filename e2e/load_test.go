@@ -42,7 +42,8 @@ type sample struct {
 // newClient makes connections for a load; its first uploads open them.
 func newClient(t *testing.T) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConnsPerHost = 512
+	// While a broker hangs, hundreds of uploads wait at the same time. Each keeps its connection for the next.
+	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, 1024
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
 }
@@ -111,12 +112,21 @@ func (l *load) upload(n int, due time.Time) {
 	}
 }
 
-func zipped(text string) []byte {
-	var b bytes.Buffer
-	z, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+// zippers are kept, because each has more than a megabyte: collecting those took half of the load's CPU, and with it up
+// to a second of every answer's time once all processes were busy.
+var zippers = sync.Pool{New: func() any {
+	z, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
 	if err != nil {
 		panic(err) // the level is a constant
 	}
+	return z
+}}
+
+func zipped(text string) []byte {
+	var b bytes.Buffer
+	z := zippers.Get().(*gzip.Writer)
+	defer zippers.Put(z)
+	z.Reset(&b)
 	_, _ = z.Write([]byte(text)) // to memory
 	_ = z.Close()
 	return b.Bytes()
