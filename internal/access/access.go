@@ -29,6 +29,7 @@ const (
 	ExportDecisions  Action = "decisions.export"
 	ReplayPolicy     Action = "decisions.replay_policy"
 	Reproject        Action = "decisions.reproject"
+	Erase            Action = "decisions.erase"
 	ReadDeadLetters  Action = "dead_letters.read"
 	Replay           Action = "dead_letters.replay"
 	Discard          Action = "dead_letters.discard"
@@ -54,6 +55,8 @@ var Needs = map[Action]domain.Role{
 	ReadCredentials: domain.Operator, ReplayPolicy: domain.Operator, Reproject: domain.Operator,
 	Replay: domain.Operator, Discard: domain.Operator, Reindex: domain.Operator, AcceptRejections: domain.Operator,
 	RevokeAcceptance: domain.Operator, CancelJob: domain.Operator, PauseJob: domain.Operator, ResumeJob: domain.Operator,
+
+	Erase: domain.Admin,
 }
 
 // OfJob is to create a job of a kind.
@@ -67,6 +70,8 @@ func OfJob(k domain.JobKind) Action {
 		return Reindex
 	case domain.Reproject:
 		return Reproject
+	case domain.Erase:
+		return Erase
 	}
 	return Action("jobs.create." + string(k)) // which no policy knows, and so refuses
 }

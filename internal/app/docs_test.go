@@ -188,6 +188,7 @@ func TestDependencies(t *testing.T) {
 	useCases := []string{
 		"internal/ingest", "internal/sink", "internal/saver", "internal/parking", "internal/job", "internal/deadletter",
 		"internal/operate", "internal/trail", "internal/status", "internal/retention", "internal/reproject",
+		"internal/erase",
 		"internal/dictionary", "internal/search", "internal/compare", "internal/tail", "internal/policy",
 		"internal/access",
 	}
@@ -217,6 +218,7 @@ func TestDependencies(t *testing.T) {
 		"internal/saver":      and([]string{"internal/sink", "internal/config"}, overPorts),
 		"internal/parking":    and([]string{"internal/sink", "internal/config"}, overPorts),
 		"internal/reproject":  and([]string{"internal/job"}, overPorts),
+		"internal/erase":      and([]string{"internal/job", "internal/sink", "internal/deadletter"}, overPorts),
 		"internal/deadletter": and([]string{"internal/job", "internal/sink", "internal/ingest"}, overPorts),
 
 		"internal/adapters/sqlstore": and([]string{"internal/search"}, values),
@@ -235,7 +237,7 @@ func TestDependencies(t *testing.T) {
 		"internal/adapters/api": and(
 			[]string{
 				"internal/trail", "internal/status", "internal/job", "internal/deadletter", "internal/operate",
-				"internal/reproject", "internal/compare", "internal/search",
+				"internal/reproject", "internal/erase", "internal/compare", "internal/search",
 			},
 			values,
 		),

@@ -21,6 +21,7 @@ import (
 	"github.com/docket-project/docket/internal/deadletter"
 	"github.com/docket-project/docket/internal/dictionary"
 	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/erase"
 	"github.com/docket-project/docket/internal/ingest"
 	"github.com/docket-project/docket/internal/job"
 	"github.com/docket-project/docket/internal/operate"
@@ -94,7 +95,7 @@ func (a *App) setup(ctx context.Context) error {
 		a.run("dictionaries", dictionary.New(back.Decisions, a.name, a.logger).Run)
 	}
 	if a.role.Is(status.Parking) {
-		a.deadLetters(back, log, projector, assembler)
+		a.deadLetters(back, log, projector, assembler, s.erasures)
 	}
 	if a.role.Is(status.Parking) || a.role.Is(status.Console) {
 		a.run("count of dead letters", func(ctx context.Context) { sampler.CountDead(ctx, back.Control.CountDeadLetters) })
@@ -273,6 +274,8 @@ type store struct {
 	breaker *sink.Breaker
 	guard   *sink.Guard
 	writer  *sink.Writer // nil in a process that saves nothing
+	// erasures are what may not be kept.
+	erasures *sink.Erasures
 	// fresh and backlog are how many batches the saver and the parking role have at the store at once.
 	fresh, backlog int
 }
@@ -281,6 +284,7 @@ type store struct {
 func (a *App) newStore(back backends, p *domain.Projector, tracer trace.Tracer) *store {
 	s := &store{breaker: sink.NewBreaker(back.Decisions, a.reg, a.logger)}
 	s.guard = sink.NewGuard(back.Control, s.breaker, a.reg, a.logger)
+	s.erasures = sink.NewErasures(back.Control)
 	if a.role.Is(status.Saver) {
 		s.fresh = a.members(a.cfg.Saver.Concurrency)
 	}
@@ -290,7 +294,8 @@ func (a *App) newStore(back backends, p *domain.Projector, tracer trace.Tracer) 
 	if s.fresh+s.backlog > 0 {
 		adaptive := a.cfg.Saver.Adaptive && (s.fresh > 0 || a.cfg.Parking.Adaptive)
 		s.writer = sink.NewWriter(
-			back.Decisions, s.breaker, sink.Concurrency{Ceiling: s.fresh + s.backlog, Adaptive: adaptive}, p, tracer, a.reg,
+			back.Decisions, s.breaker, sink.Concurrency{Ceiling: s.fresh + s.backlog, Adaptive: adaptive}, p,
+			s.erasures, tracer, a.reg,
 		)
 	}
 	return s
@@ -375,20 +380,25 @@ func (a *App) subscription(group string, topics ...string) ports.Subscription {
 }
 
 // deadLetters starts what the parking role does about them: the index, and the operators' jobs.
-func (a *App) deadLetters(back backends, log ports.Log, p *domain.Projector, assembler ingest.Assembler) {
+func (a *App) deadLetters(
+	back backends, log ports.Log, p *domain.Projector, assembler ingest.Assembler, erasures *sink.Erasures,
+) {
 	logger := a.logger.With("role", status.Parking)
-	index := &deadletter.Index{Store: back.Control, Log: log, Projector: p, Topics: a.topics, Logger: logger}
+	index := &deadletter.Index{Store: back.Control, Log: log, Projector: p, Erasures: erasures, Topics: a.topics, Logger: logger}
 	a.consume(
 		status.Parking, log, 1, a.subscription(deadletter.IndexGroup, a.topics.DLQ, a.topics.ParkingDLQ), index.Handle,
 	)
 	a.run("index of dead letters", index.Tend)
 	jobs := &deadletter.Jobs{
-		Letters: back.Control, Log: log, Index: index, Topics: a.topics, DryRun: sink.NewDryRun(back.Decisions, p).Save,
+		Letters: back.Control, Log: log, Index: index, Topics: a.topics, DryRun: sink.NewDryRun(back.Decisions, p, erasures).Save,
 		Assembler: assembler,
 	}
 	runner := job.New(back.Control, a.name, logger)
 	jobs.Register(runner)
 	(&reproject.Jobs{Store: back.Decisions, Projector: p}).Register(runner)
+	(&erase.Jobs{
+		Store: back.Decisions, Control: back.Control, Log: log, Topics: a.topics, Projector: p,
+	}).Register(runner)
 	a.run("jobs", runner.Run)
 }
 

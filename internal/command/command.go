@@ -55,6 +55,7 @@ type commandLine struct {
 	Config       configCommand    `cmd:"" help:"Print the settings in force, secrets hidden."`
 	ReplayPolicy cli.ReplayPolicy `cmd:"" name:"replay-policy" help:"Decide stored decisions again, by another policy: what would come out otherwise?"`
 
+	Erase     cli.Erase       `cmd:"" help:"Erase what is kept about somebody, and store nothing of it again. Without --yes, only report."`
 	Reproject cli.Reproject   `cmd:"" help:"Compute the columns of stored decisions anew, after mappings have changed. Without --yes, only report."`
 	Mapping   mappingCommands `cmd:"" help:"Try out mappings: which part of an event means what."`
 	Policy    policyCommands  `cmd:"" help:"Try out policies: what is kept of an event."`

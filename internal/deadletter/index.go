@@ -20,11 +20,13 @@ package deadletter
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/job"
 	"github.com/docket-project/docket/internal/ports"
+	"github.com/docket-project/docket/internal/sink"
 )
 
 // IndexGroup is the consumer group that indexes dead letters.
@@ -54,8 +56,10 @@ type Index struct {
 		Backlog(ctx context.Context, group string, topics ...string) ([]ports.Backlog, error)
 	}
 	Projector *domain.Projector
-	Topics    domain.Topics
-	Logger    *slog.Logger
+	// Erasures are what may not be shown; nil is nothing.
+	Erasures *sink.Erasures
+	Topics   domain.Topics
+	Logger   *slog.Logger
 }
 
 // Handle indexes a batch of the dead-letter topics; see ports.Handler.
@@ -68,9 +72,27 @@ func (x *Index) Handle(ctx context.Context, batch []domain.Record) ([]ports.Paus
 	return ports.PauseAll(batch, time.Now().Add(indexWait)), nil
 }
 
-// take indexes records. One that cannot be indexed is found by halves and left out: its bytes stay in the log, and the
-// others must not wait for it. Errors: those that are no record's fault.
+// take indexes records, but for those about whom an operator ordered that nothing is kept.
 func (x *Index) take(ctx context.Context, records []domain.Record) error {
+	in, err := x.Erasures.InForce(ctx)
+	if err != nil {
+		return err
+	}
+	if !in.None() {
+		records = slices.DeleteFunc(slices.Clone(records), func(r domain.Record) bool {
+			d := x.Projector.Project(r.Unpacked())
+			return in.Cover(&d)
+		})
+	}
+	if len(records) == 0 {
+		return nil
+	}
+	return x.index(ctx, records)
+}
+
+// index indexes records. One that cannot be indexed is found by halves and left out: its bytes stay in the log, and the
+// others must not wait for it. Errors: those that are no record's fault.
+func (x *Index) index(ctx context.Context, records []domain.Record) error {
 	letters := make([]domain.DeadLetter, len(records))
 	for i, r := range records {
 		letters[i] = x.Projector.DeadLetter(r, x.Topics)
@@ -91,10 +113,10 @@ func (x *Index) take(ctx context.Context, records []domain.Record) error {
 		)
 		return nil
 	default:
-		if err := x.take(ctx, records[:half]); err != nil {
+		if err := x.index(ctx, records[:half]); err != nil {
 			return err
 		}
-		return x.take(ctx, records[half:])
+		return x.index(ctx, records[half:])
 	}
 }
 

@@ -135,6 +135,8 @@ const (
 	// Skipped is a row that the store, without an error, neither wrote nor has: a trigger or a rule of somebody's does
 	// that. It is no end: the row is tried again alone, and is rejected if that is skipped as well.
 	Skipped SaveStatus = "skipped"
+	// Erased is a record that an operator ordered not to be kept. Nothing was written.
+	Erased SaveStatus = "erased"
 	// Parked is a record that went to the parking topic.
 	Parked SaveStatus = "parked"
 	// Held is a record that went to the topic of held ones.
@@ -144,7 +146,7 @@ const (
 )
 
 // SaveStatuses lists every save status that is an end.
-var SaveStatuses = []SaveStatus{Saved, Duplicate, Conflicting, TooOld, Parked, Held, Dead}
+var SaveStatuses = []SaveStatus{Saved, Duplicate, Conflicting, TooOld, Erased, Parked, Held, Dead}
 
 // Window is the span of timestamps that the store keeps by day.
 type Window struct {

@@ -19,6 +19,8 @@ const (
 	Reindex JobKind = "reindex"
 	// Reproject computes the columns of stored decisions anew; their bytes stay.
 	Reproject JobKind = "reproject"
+	// Erase removes what is kept about a principal, and keeps what is on its way from being stored.
+	Erase JobKind = "erase"
 )
 
 // Lane is what jobs wait in: those of one lane are worked on one at a time, in the order in which they were made.
@@ -42,15 +44,18 @@ func (k JobKind) Lane(dryRun bool) Lane {
 	switch k {
 	case Replay, Discard, Reindex:
 		return DeadLetterJobs
-	case Reproject:
+	case Reproject, Erase:
 		return DecisionJobs
 	}
 	return "" // nobody works on it
 }
 
+// OfDecisions reports a kind whose filter chooses decisions; the others choose dead letters.
+func (k JobKind) OfDecisions() bool { return k == Reproject || k == Erase }
+
 // Fields are what the filter of a job of this kind may name.
 func (k JobKind) Fields() []FieldInfo {
-	if k == Reproject {
+	if k.OfDecisions() {
 		return DecisionFields
 	}
 	return DeadLetterFields
@@ -153,6 +158,8 @@ type Job struct {
 	MaxReplays int
 	// StopRatio stops the job when more than this share of what it replayed has failed again.
 	StopRatio float64
+	// Erasure is what an Erase orders, as it is made; those in force are the store's to tell.
+	Erasure *Erasure
 	// Comment says why, and Caller who.
 	Comment, Caller string
 	State           JobState
@@ -160,13 +167,14 @@ type Job struct {
 	Message Message
 	// Matched counts what the filter chose when the job was made. Done were dealt with: Stored have a row, Failed came
 	// back, Reparsed were quarantined bytes that are no row themselves. Skipped were left alone. Of a reprojection Done
-	// are the rows that changed, and Skipped those that did not have to; Matched counts those that it has come to.
+	// are the rows that changed, and Skipped those that did not have to; Matched counts those that it has come to. Of an
+	// erasure Done are decisions and dead letters that are gone.
 	Matched, Done, Stored, Failed, Reparsed, Skipped int64
 	// BaseDone and BaseFailed are what they were when an operator last let the job go on.
 	BaseDone, BaseFailed int64
 	// After is the last position that was dealt with; of a reprojection, its Topic is the Cursor behind the last row.
 	After Position
-	// Report is what a dry run found, or a reprojection changed.
+	// Report is what a dry run found, a reprojection changed, or an erasure removed.
 	Report                                       *DryRunReport
 	CreatedAt, StartedAt, FinishedAt, LeaseUntil time.Time
 	// Owner is the process that works on it until LeaseUntil.
@@ -243,6 +251,11 @@ type DryRunReport struct {
 	// counts them by path and by what changes, at most MaxTallies.
 	Rows, Changed int64
 	Changes       []Change
+	// Letters are dead letters that an erasure removes, beside Rows decisions, and Uploads those whole uploads among the
+	// dead letters that nobody can tell whom they are about. Expiries are when the log keeps nothing any more of what it
+	// has now.
+	Letters, Uploads int64
+	Expiries         []Expiry
 }
 
 // Change is something that a reprojection changes.
@@ -336,8 +349,12 @@ func (e AuditEntry) Kind() JobKind {
 	return JobKind(kind)
 }
 
-// Audit is the entry for something that happens to the job.
+// Audit is the entry for something that happens to the job. That of an erasure does not name whom it is about: the audit
+// outlives the order.
 func (j Job) Audit(what, caller string, at time.Time) AuditEntry {
+	if j.Kind == Erase {
+		j.Filter = Filter{}
+	}
 	return AuditEntry{
 		At: at.UTC().Truncate(time.Microsecond), Caller: caller, Tenants: j.Tenants, Action: string(j.Kind) + "." + what,
 		Target: j.ID, Filter: j.Filter, Matched: j.Matched, Done: j.Done, Failed: j.Failed, Comment: j.Comment,

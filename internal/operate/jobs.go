@@ -76,8 +76,16 @@ func (s *Service) CreateJob(ctx context.Context, caller domain.Caller, req JobRe
 	if err != nil {
 		return j, err
 	}
+	if j.Kind == domain.Erase {
+		if err := s.order(ctx, &j); err != nil {
+			return j, err
+		}
+	}
 	if err := s.gate.Allow(ctx, caller, access.OfJob(req.Kind), req.resource(&j)); err != nil {
 		return j, err
+	}
+	if j.DryRun {
+		j.Erasure = nil
 	}
 	if j.Kind == domain.Replay || j.Kind == domain.Discard {
 		if j.Matched, err = s.store.CountLettersOfJob(ctx, j); err != nil {
@@ -98,6 +106,9 @@ func (s *Service) CreateJob(ctx context.Context, caller domain.Caller, req JobRe
 	var entry domain.AuditEntry
 	if !j.DryRun {
 		entry = j.Audit("create", caller.Name, j.CreatedAt)
+		if j.Erasure != nil {
+			entry.Outcome = domain.Say(EraseOrdered, domain.Args{"subjects": domain.Subjects(j.Erasure.Subjects)})
+		}
 	}
 	twin, err := s.store.CreateJob(ctx, j, entry)
 	if err == nil && twin != "" {
@@ -106,8 +117,15 @@ func (s *Service) CreateJob(ctx context.Context, caller domain.Caller, req JobRe
 	return j, err
 }
 
-// resource is what a policy is told of a job that is to be made.
+// resource is what a policy is told of a job that is to be made. That stands in docket's own decisions, and so does not
+// name whom an erasure is about.
 func (req JobRequest) resource(j *domain.Job) map[string]any {
+	if j.Erasure != nil {
+		return map[string]any{
+			"dry_run": j.DryRun, "subjects": domain.Subjects(j.Erasure.Subjects), "tenants": j.Tenants.Names(),
+			"comment": j.Comment,
+		}
+	}
 	return map[string]any{
 		"dry_run": j.DryRun, "filter": req.Filter, "rate": j.Rate, "max": j.Max, "max_replays": j.MaxReplays,
 		"comment": j.Comment,
@@ -139,6 +157,11 @@ func (req JobRequest) job(caller domain.Caller, now time.Time) (j domain.Job, er
 	}
 	if j.Kind == domain.Reproject && (req.Max != nil || req.MaxReplays != nil || req.StopRatio != nil) {
 		return j, refuse(Mistaken, ReprojectBounded, nil)
+	}
+	if j.Kind == domain.Erase {
+		if err := req.erasure(caller, &j); err != nil {
+			return j, err
+		}
 	}
 	if req.Rate != nil {
 		if j.Rate = *req.Rate; !(j.Rate >= minRate && j.Rate <= maxRate) {

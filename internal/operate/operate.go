@@ -66,6 +66,12 @@ const (
 	ReindexScoped = "reindex_of_all_tenants"
 	// ReprojectBounded: a reprojection goes through everything that its filter chooses.
 	ReprojectBounded = "reproject_bounded"
+	// ErasureFilter: an erasure is about principals, each named whole, and of tenants. Args name.
+	ErasureFilter = "erasure_filter"
+	// ErasureBounded: an erasure removes everything that it is about.
+	ErasureBounded = "erasure_bounded"
+	// ErasureOfOthers: args tenant.
+	ErasureOfOthers = "erasure_of_other_tenants"
 	// AcceptanceOfOthers: an acceptance is also for tenants that are not the caller's. Args fingerprint.
 	AcceptanceOfOthers = "acceptance_of_other_tenants"
 	// NoFingerprint: args fingerprint.
@@ -86,6 +92,7 @@ type Store interface {
 	ports.LetterCounter
 	ports.Acceptances
 	ports.RejectionReader
+	ErasureKey(ctx context.Context) ([]byte, error)
 	Processes(ctx context.Context) ([]domain.Process, error)
 	CountDeadLetters(ctx context.Context, scope domain.Scope, f domain.Filter) (map[domain.DeadState]int64, error)
 }

@@ -160,8 +160,9 @@ type JobReader interface {
 // JobControl is what an operator does to jobs.
 type JobControl interface {
 	JobReader
-	// CreateJob writes a job down, and with it who made it, unless the entry has no action. Where one that is not over
-	// does the same, nothing is written, and twin is its id.
+	// CreateJob writes a job down, with its Erasure, and with it who made it, unless the entry has no action. Where one
+	// that is not over does the same, nothing is written, and twin is its id. The filter of an erasure is forgotten once
+	// the job is over: it names somebody.
 	CreateJob(ctx context.Context, j domain.Job, e domain.AuditEntry) (twin string, err error)
 	// MoveJob moves a job where its state can be moved so (domain.JobState.Can), and writes down who did it as CreateJob
 	// does; moved is false where it cannot, or is not in the scope.
@@ -169,6 +170,24 @@ type JobControl interface {
 		ctx context.Context, scope domain.Scope, id string, m domain.JobMove, message domain.Message, at time.Time,
 		e domain.AuditEntry,
 	) (moved bool, err error)
+}
+
+// ErasureReader are the erasures in force, for whoever saves or shows what comes out of the log.
+type ErasureReader interface {
+	// ErasureKey is what subjects are hashed with. The store makes it up when it is asked for the first time, and keeps it.
+	ErasureKey(ctx context.Context) ([]byte, error)
+	// Erasures are those in force, in the order of their jobs' ids: CreateJob has written them down, nobody has canceled
+	// the job, and their Until has not passed.
+	Erasures(ctx context.Context) ([]domain.Erasure, error)
+}
+
+// Erasures is what an erasure has to do beside decisions.
+type Erasures interface {
+	ErasureReader
+	// KeepErasure says until when that of a job is in force.
+	KeepErasure(ctx context.Context, job string, until time.Time) error
+	// EraseLetters removes dead letters from the index, by their ids. One that is not there is no error.
+	EraseLetters(ctx context.Context, ids []string) error
 }
 
 // JobQueue lets one process at a time work on each job.
@@ -231,6 +250,7 @@ type Control interface {
 	JobControl
 	JobQueue
 	JobLetters
+	Erasures
 	AuditWriter
 	AuditReader
 }

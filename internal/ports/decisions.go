@@ -62,6 +62,13 @@ type DecisionColumns interface {
 	SetColumns(ctx context.Context, decisions []domain.Decision) error
 }
 
+// DecisionEraser removes decisions by an operator's order.
+type DecisionEraser interface {
+	// EraseDecisions removes rows in one transaction, and takes them out of the counts. Rows are found by their key and
+	// SHA256; one that is not there any more is left out.
+	EraseDecisions(ctx context.Context, decisions []domain.Decision) error
+}
+
 // DecisionCounts are decisions counted as they are stored.
 type DecisionCounts interface {
 	// CountDecisions counts the decisions of a span by Decision.Time, by time and the most first. It is exact at any
@@ -118,6 +125,7 @@ type Decisions interface {
 	DryRunner
 	DecisionReader
 	DecisionColumns
+	DecisionEraser
 	DecisionDays
 	DecisionCounts
 	Dictionaries

@@ -82,6 +82,9 @@ type Backlog struct {
 // Waiting counts the records that the group has not done.
 func (b Backlog) Waiting() int64 { return b.End - b.Committed }
 
+// Forever is the retention of a topic that keeps everything.
+const Forever time.Duration = -1
+
 // Log is the durable log between the roles.
 type Log interface {
 	Publisher
@@ -92,6 +95,9 @@ type Log interface {
 	Consume(ctx context.Context, sub Subscription, handle Handler) error
 	// Backlog reports every partition of the topics, for a group.
 	Backlog(ctx context.Context, group string, topics ...string) ([]Backlog, error)
+	// Retention is how long each topic keeps what is written to it now, at the most: Forever, or 0 where a record goes as
+	// soon as every group has done it.
+	Retention(ctx context.Context, topics ...string) (map[string]time.Duration, error)
 	// Ready returns nil while Publish can be expected to succeed; it asks the log, not its own memory.
 	Ready(ctx context.Context) error
 	LogReader

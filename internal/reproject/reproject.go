@@ -4,9 +4,7 @@
 package reproject
 
 import (
-	"context"
 	"crypto/sha256"
-	"fmt"
 	"slices"
 	"time"
 
@@ -25,14 +23,10 @@ const (
 	WouldChange = "would_reproject"
 )
 
-// pageRows is how many rows are read, and changed, at once.
-const pageRows = 500
-
 // Store is what these jobs ask of a store.
 type Store interface {
 	ports.DecisionColumns
-	RetentionState(ctx context.Context) (domain.RetentionState, error)
-	Days(ctx context.Context) ([]domain.Day, error)
+	job.DaysOf
 }
 
 // Jobs are the jobs that project anew.
@@ -53,39 +47,16 @@ type work struct {
 	report domain.DryRunReport
 }
 
-// run goes through the days, the newest first: stores find a day's rows at once, and a statement over all of them could
-// take too long.
+// run goes through the decisions.
 func (w *work) run() error {
 	if w.Job.Report != nil {
 		w.report = *w.Job.Report
 	}
-	since, err := w.since()
-	if err != nil {
+	goOn, err := w.Decisions(w.Store, func(q domain.Query) (domain.Page, error) {
+		return w.Store.StoredEvents(w.Context, w.Job.Tenants, q)
+	}, w.rows)
+	if err != nil || !goOn {
 		return err
-	}
-	var after *domain.Cursor
-	until := w.Job.Filter.Until
-	if at := w.Job.After.Topic; at != "" {
-		if after, err = domain.ParseCursor(at); err != nil {
-			return fmt.Errorf("the job's cursor: %w", err)
-		}
-		if end := domain.DayOf(after.Time).End(); until.IsZero() && !end.After(w.future()) || end.Before(until) {
-			until = end
-		}
-	}
-	for until.IsZero() || until.After(since) {
-		// Clocks run ahead: the first slice has no end, unless the filter has one.
-		day := w.future()
-		if !until.IsZero() && !until.After(day) {
-			day = domain.DayOf(until.Add(-time.Microsecond)).Start()
-		}
-		if day.Before(since) {
-			day = since
-		}
-		if goOn, err := w.slice(day, until, after); err != nil || !goOn {
-			return err
-		}
-		until, after = day, nil
 	}
 	code := Done
 	if w.Job.DryRun {
@@ -98,57 +69,8 @@ func (w *work) run() error {
 	return nil
 }
 
-// since is where the job ends: what is past the retention is not there.
-func (w *work) since() (time.Time, error) {
-	state, err := w.Store.RetentionState(w.Context)
-	if err != nil {
-		return time.Time{}, err
-	}
-	const slack = 3 * 24 * time.Hour // whole days, and the clocks of others
-	oldest := w.Job.CreatedAt.Add(-state.InForce - slack)
-	if state.InForce == 0 {
-		days, err := w.Store.Days(w.Context)
-		if err != nil {
-			return time.Time{}, err
-		}
-		oldest = w.Job.CreatedAt.Add(-slack)
-		if len(days) > 0 && days[0].Start().Before(oldest) {
-			oldest = days[0].Start()
-		}
-	}
-	if w.Job.Filter.Since.Before(oldest) {
-		return oldest, nil
-	}
-	return w.Job.Filter.Since, nil
-}
-
-// future is where the days end that are gone through one by one.
-func (w *work) future() time.Time { return domain.DayOf(w.Job.CreatedAt).End() }
-
-// slice projects the rows of a span of time.
-func (w *work) slice(since, until time.Time, after *domain.Cursor) (goOn bool, err error) {
-	for {
-		q := domain.Query{Filter: w.Job.Filter, Limit: pageRows, After: after}
-		q.Since, q.Until = since, until
-		page, err := w.Store.StoredEvents(w.Context, w.Job.Tenants, q)
-		if err != nil {
-			return false, err
-		}
-		if goOn, err := w.rows(page.Items); err != nil || !goOn {
-			return goOn, err
-		}
-		if page.Next == nil {
-			return true, nil
-		}
-		after = page.Next
-	}
-}
-
 // rows projects rows, and writes down what differs.
 func (w *work) rows(rows []domain.Decision) (goOn bool, err error) {
-	if len(rows) == 0 {
-		return w.Alive()
-	}
 	var changed []domain.Decision
 	for i := range rows {
 		d := &rows[i]

@@ -75,7 +75,7 @@ func newRig(t *testing.T) *rig {
 	r := &rig{store: store, raw: raw, out: &outbox{}}
 	r.breaker = sink.NewBreaker(store, nil, slog.New(slog.DiscardHandler))
 	r.writer = sink.NewWriter(
-		store, r.breaker, sink.Concurrency{Ceiling: 4, Adaptive: true}, p, noop.NewTracerProvider().Tracer(""), nil,
+		store, r.breaker, sink.Concurrency{Ceiling: 4, Adaptive: true}, p, nil, noop.NewTracerProvider().Tracer(""), nil,
 	)
 	r.guard = sink.NewGuard(store, r.breaker, nil, slog.New(slog.DiscardHandler))
 	router := &sink.Router{
@@ -333,7 +333,7 @@ func TestAnAttemptLeavesTimeToPark(t *testing.T) {
 	require.NoError(t, err)
 	store, out := &slowStore{}, &outbox{}
 	breaker := sink.NewBreaker(store, nil, slog.New(slog.DiscardHandler))
-	w := sink.NewWriter(store, breaker, sink.Concurrency{Ceiling: 1}, p, noop.NewTracerProvider().Tracer(""), nil)
+	w := sink.NewWriter(store, breaker, sink.Concurrency{Ceiling: 1}, p, nil, noop.NewTracerProvider().Tracer(""), nil)
 	router := &sink.Router{
 		Topics: topics, Retry: sink.Retry{MaxAttempts: 10, BackoffMin: time.Second, BackoffMax: time.Minute},
 		Guard: sink.NewGuard(store, breaker, nil, slog.New(slog.DiscardHandler)), Metrics: sink.NewMetrics(nil),

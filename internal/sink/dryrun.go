@@ -20,7 +20,7 @@ func (r rolledBack) SaveBatch(ctx context.Context, decisions []domain.Decision) 
 
 // NewDryRun makes a Writer whose transactions are rolled back: it tells what saving would come to. It has a breaker of
 // its own and counts nothing.
-func NewDryRun(store ports.DryRunner, p *domain.Projector) *Writer {
+func NewDryRun(store ports.DryRunner, p *domain.Projector, e *Erasures) *Writer {
 	quiet := NewBreaker(store, nil, slog.New(slog.DiscardHandler))
-	return NewWriter(rolledBack{store}, quiet, Concurrency{Ceiling: 1}, p, noop.NewTracerProvider().Tracer(""), nil)
+	return NewWriter(rolledBack{store}, quiet, Concurrency{Ceiling: 1}, p, e, noop.NewTracerProvider().Tracer(""), nil)
 }

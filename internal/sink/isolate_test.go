@@ -63,7 +63,7 @@ func newPickyWriter(t *testing.T, p *picky) *Writer {
 	require.NoError(t, err)
 	return NewWriter(
 		p, NewBreaker(p, nil, slog.New(slog.DiscardHandler)), Concurrency{Ceiling: 1}, projector,
-		noop.NewTracerProvider().Tracer(""), nil,
+		nil, noop.NewTracerProvider().Tracer(""), nil,
 	)
 }
 

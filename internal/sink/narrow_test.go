@@ -51,7 +51,7 @@ func (p *partial) writer(t *testing.T) *Writer {
 	require.NoError(t, err)
 	return NewWriter(
 		p, NewBreaker(p, nil, slog.New(slog.DiscardHandler)), Concurrency{Ceiling: 1}, projector,
-		noop.NewTracerProvider().Tracer(""), nil,
+		nil, noop.NewTracerProvider().Tracer(""), nil,
 	)
 }
 

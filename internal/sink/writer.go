@@ -34,6 +34,7 @@ type Writer struct {
 	breaker   *Breaker
 	limiter   adaptivelimiter.AdaptiveLimiter[any]
 	projector *domain.Projector
+	erasures  *Erasures
 	tracer    trace.Tracer
 	now       func() time.Time
 	rejected  atomic.Uint64 // a share of rows, as the bits of a float64
@@ -52,14 +53,15 @@ type Concurrency struct {
 	Adaptive bool
 }
 
-// NewWriter makes a Writer in front of b's store; reg may be nil in tests.
+// NewWriter makes a Writer in front of b's store, which saves nothing that e says may not be kept; e is nil where there
+// can be no such thing, and reg may be nil in tests.
 func NewWriter(
-	store ports.DecisionWriter, b *Breaker, c Concurrency, p *domain.Projector, tracer trace.Tracer,
+	store ports.DecisionWriter, b *Breaker, c Concurrency, p *domain.Projector, e *Erasures, tracer trace.Tracer,
 	reg prometheus.Registerer,
 ) *Writer {
 	f := promauto.With(reg)
 	w := &Writer{
-		store: store, breaker: b, limiter: newLimiter(c), projector: p, tracer: tracer, now: time.Now,
+		store: store, breaker: b, limiter: newLimiter(c), projector: p, erasures: e, tracer: tracer, now: time.Now,
 		troubles: &troubles{logger: b.logger, now: time.Now, byKey: map[string]*Trouble{}},
 		batchSize: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "docket_save_batch_size", Help: "Rows in one call to the store.",
@@ -173,7 +175,7 @@ func links(records []domain.Record) []trace.Link {
 	return out
 }
 
-// attempt makes one call to the store, past the breaker and the limiter.
+// attempt makes one call to the store, past the breaker and the limiter, about what may be kept.
 func (w *Writer) attempt(ctx context.Context, rows []domain.Decision) ([]domain.SaveStatus, error) {
 	if !w.breaker.allow() {
 		return nil, errOpen
@@ -193,7 +195,7 @@ func (w *Writer) attempt(ctx context.Context, rows []domain.Decision) ([]domain.
 		return nil, errOpen
 	}
 	start := w.now()
-	statuses, err := w.store.SaveBatch(ctx, rows)
+	statuses, err := w.save(ctx, rows)
 	if err == nil {
 		permit.Record()
 	} else {
@@ -210,4 +212,27 @@ func (w *Writer) attempt(ctx context.Context, rows []domain.Decision) ([]domain.
 		w.breaker.record(err)
 	}
 	return statuses, err
+}
+
+// save saves rows, but for those that may not be kept.
+func (w *Writer) save(ctx context.Context, rows []domain.Decision) ([]domain.SaveStatus, error) {
+	in, err := w.erasures.InForce(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if in.None() {
+		return w.store.SaveBatch(ctx, rows)
+	}
+	others, at, statuses := sift(in, rows)
+	if len(others) == 0 {
+		return statuses, nil
+	}
+	saved, err := w.store.SaveBatch(ctx, others)
+	if err != nil {
+		return nil, err
+	}
+	for i, status := range saved {
+		statuses[at[i]] = status
+	}
+	return statuses, nil
 }

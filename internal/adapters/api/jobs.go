@@ -89,6 +89,15 @@ type DryRunReport struct {
 	Rows      int64           `json:"rows"`
 	Changed   int64           `json:"changed"`
 	Changes   []Change        `json:"changes"`
+	Letters   int64           `json:"letters"`
+	Uploads   int64           `json:"uploads"`
+	Expiries  []Expiry        `json:"expiries"`
+}
+
+// Expiry is when a topic keeps nothing any more of what it has; null is never.
+type Expiry struct {
+	Topic string  `json:"topic"`
+	At    Instant `json:"at"`
 }
 
 // Change is something that a reprojection changes.
@@ -195,6 +204,8 @@ func reportOf(r *domain.DryRunReport) *DryRunReport {
 		Failures: ItemsOf(r.Failures, func(f domain.DryRunFailure) DryRunFailure { return DryRunFailure(f) }).Items,
 		Bodies:   r.Bodies, Events: r.Events, Broken: r.Broken, Gone: r.Gone, Rows: r.Rows, Changed: r.Changed,
 		Changes: ItemsOf(r.Changes, func(c domain.Change) Change { return Change(c) }).Items,
+		Letters: r.Letters, Uploads: r.Uploads,
+		Expiries: ItemsOf(r.Expiries, func(e domain.Expiry) Expiry { return Expiry{e.Topic, At(e.At)} }).Items,
 	}
 	for status, n := range r.Statuses {
 		out.Statuses[string(status)] = n

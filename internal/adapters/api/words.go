@@ -5,6 +5,7 @@ import (
 
 	"github.com/docket-project/docket/internal/deadletter"
 	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/erase"
 	"github.com/docket-project/docket/internal/job"
 	"github.com/docket-project/docket/internal/operate"
 	"github.com/docket-project/docket/internal/reproject"
@@ -83,6 +84,19 @@ var jobWords = words{
 		return fmt.Sprintf("%s looked at; the columns of %d would change",
 			counted(a.Count("rows"), "decision", "decisions"), a.Count("changed"))
 	},
+	operate.EraseOrdered: func(a domain.Args) string {
+		return "nothing about the subject " + a.Text("subjects") + " is stored any more"
+	},
+	erase.Spreading: fixed("in force; it waits until every saver has heard of it, and then removes what is stored"),
+	erase.Progress: func(a domain.Args) string {
+		return erased(a) + " so far"
+	},
+	erase.Done: func(a domain.Args) string {
+		return fmt.Sprintf("%s about the subject %s erased. %s", erased(a), a.Text("subjects"), inTheLog(a))
+	},
+	erase.WouldErase: func(a domain.Args) string {
+		return fmt.Sprintf("%s about the subject %s would be erased. %s", erased(a), a.Text("subjects"), inTheLog(a))
+	},
 	domain.NothingMatches: fixed("no dead letter matches the filter"),
 	deadletter.BytesGone:  fixed("none of them is in the log any more"),
 	deadletter.Safe: func(a domain.Args) string {
@@ -105,6 +119,27 @@ var jobWords = words{
 	operate.LogRewound:     func(a domain.Args) string { return a.Text("records") + " records are read again" },
 	operate.LossAccepted:   func(a domain.Args) string { return "given up for " + a.Text("group") },
 	deadletter.ExpiredOpen: fixed("the topic's retention has passed; they were still open"),
+}
+
+// erased counts what an erasure removes.
+func erased(a domain.Args) string {
+	return counted(a.Count("rows"), "decision", "decisions") + " and " +
+		counted(a.Count("letters"), "dead letter", "dead letters")
+}
+
+// inTheLog tells what an erasure leaves, and until when nothing of that is stored again.
+func inTheLog(a domain.Args) string {
+	text := "What the log has of it is not stored again, until the log has forgotten it"
+	if until := a.Text("until"); until != "" {
+		text += " (" + until + " at the latest)"
+	} else {
+		text += "; one of its topics forgets nothing"
+	}
+	if n := a.Count("uploads"); n > 0 {
+		text += fmt.Sprintf(". Nobody can tell whom %s among the dead letters about: discard what you do not need",
+			counted(n, "unreadable upload is", "unreadable uploads are"))
+	}
+	return text
 }
 
 // refusalWords are those of operate's refusals.
@@ -142,6 +177,17 @@ var refusalWords = words{
 		"all of them"),
 	operate.ReprojectBounded: fixed("a reprojection goes through everything that since, until and its filter choose: it " +
 		"takes no max, max_replays or stop_ratio"),
+	operate.ErasureFilter: func(a domain.Args) string {
+		if a.Text("name") == "" {
+			return "an erasure needs a principal: whom it is about"
+		}
+		return a.Text("name") + ": an erasure is about principal and tenant, each named whole, without ! and *"
+	},
+	operate.ErasureBounded: fixed("an erasure removes everything that it is about: it takes no rate, max, max_replays or " +
+		"stop_ratio"),
+	operate.ErasureOfOthers: func(a domain.Args) string {
+		return "you may not see the tenant " + a.Text("tenant") + ", and so erase nothing there"
+	},
 	operate.AcceptanceOfOthers: func(a domain.Args) string {
 		return fmt.Sprintf("the acceptance of %s is also for tenants that you may not see: you cannot end it",
 			a.Text("fingerprint"))

@@ -14,7 +14,7 @@ import (
 
 // Jobs is `docket jobs`.
 type Jobs struct {
-	List   JobsList   `cmd:"" default:"withargs" help:"List the newest 100 jobs: replays, discards, reindexings and reprojections."`
+	List   JobsList   `cmd:"" default:"withargs" help:"List the newest 100 jobs: replays, discards, reindexings, reprojections and erasures."`
 	Show   JobsShow   `cmd:"" help:"Show a job, and wait until it ends."`
 	Pause  JobsPause  `cmd:"" help:"Pause a job."`
 	Resume JobsResume `cmd:"" help:"Resume a job that was paused, or that has stopped itself."`
@@ -127,8 +127,12 @@ func jobPath(id string) string { return jobsPath + "/" + url.PathEscape(id) }
 
 func printJob(w io.Writer, j api.Job) error {
 	what := string(j.Kind)
-	if j.Kind == domain.Reproject {
+	switch j.Kind {
+	case domain.Reproject:
 		what = "reprojection"
+	case domain.Erase:
+		what = "erasure"
+	case domain.Replay, domain.Discard, domain.Reindex:
 	}
 	if j.DryRun {
 		what = "dry run of a " + what
@@ -143,12 +147,14 @@ func printJob(w io.Writer, j api.Job) error {
 	fmt.Fprintln(w)
 	t := newTable(w)
 	t.row("job", j.ID+", "+what)
-	t.row("filter", filterText(j.Filter))
+	if len(j.Filter) > 0 || j.Kind != domain.Erase { // one that is over has forgotten it
+		t.row("filter", filterText(j.Filter))
+	}
 	switch {
 	case j.Kind == domain.Reproject && !j.DryRun:
 		t.row("changed", count(j.Done))
 		t.row("left as they are", count(j.Skipped))
-	case j.Kind != domain.Reproject:
+	case !j.Kind.OfDecisions():
 		t.row("matched", count(j.Matched))
 		if !j.DryRun {
 			t.row("done", count(j.Done))
@@ -178,6 +184,8 @@ func printJob(w io.Writer, j api.Job) error {
 		return nil
 	case j.Kind == domain.Reproject:
 		return printChanges(w, j)
+	case j.Kind == domain.Erase:
+		return printErasure(w, j)
 	}
 	return printReport(w, j)
 }
@@ -214,6 +222,7 @@ func printReport(w io.Writer, j api.Job) error {
 		{domain.Saved, "stored"}, {domain.Duplicate, "stored already"}, {domain.DryRunFailed, "rejected by the store again"},
 		{domain.Conflicting, "dead-lettered again: the store has other bytes under the same key"},
 		{domain.TooOld, "dead-lettered again: older than the retention"},
+		{domain.Erased, "left out: an erasure is in force"},
 	} {
 		if n := r.Statuses[string(f.status)]; n > 0 {
 			t.row("  "+count(int64(n)), f.text)

@@ -64,7 +64,7 @@ func newBar(out Out, j api.Job) *bar {
 		return nil
 	}
 	total, what := most(j), "letters"
-	if j.DryRun || j.Kind == domain.Reproject {
+	if j.DryRun || j.Kind.OfDecisions() {
 		total, what = -1, "times"
 	}
 	return &bar{

@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/docket-project/docket/internal/domain"
+	"github.com/docket-project/docket/internal/ports"
 )
 
 const (
@@ -249,6 +250,29 @@ func (l *Log) settings(ctx context.Context, topics ...string) (map[string]topicS
 			s[c.Key] = c.MaybeValue()
 		}
 		out[r.Name] = s
+	}
+	return out, nil
+}
+
+// segmentAge is how long Kafka writes to a segment where segment.ms does not say (a week), and so how much older than its
+// retention a record may become: segments go as a whole.
+const segmentAge = 7 * 24 * time.Hour
+
+// Retention is how long topics keep records, at the most; see ports.Log.
+func (l *Log) Retention(ctx context.Context, topics ...string) (map[string]time.Duration, error) {
+	settings, err := l.settings(ctx, topics...)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]time.Duration{}
+	for topic, s := range settings {
+		kept, segment := s.number("retention.ms", -1), s.number("segment.ms", segmentAge.Milliseconds())
+		const most = int64(100 * 365 * 24 * time.Hour / time.Millisecond)
+		if kept < 0 || kept > most || segment > most {
+			out[topic] = ports.Forever
+			continue
+		}
+		out[topic] = time.Duration(kept+segment) * time.Millisecond
 	}
 	return out, nil
 }

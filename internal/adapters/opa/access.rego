@@ -12,6 +12,7 @@ needs := {
 	"dead_letters.read": "viewer",
 	"dead_letters.reindex": "operator",
 	"dead_letters.replay": "operator",
+	"decisions.erase": "admin",
 	"decisions.export": "viewer",
 	"decisions.read": "viewer",
 	"decisions.replay_policy": "operator",

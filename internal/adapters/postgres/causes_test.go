@@ -54,7 +54,7 @@ func (b *bench) use(t testing.TB, s *Store) {
 	p, err := domain.NewProjector(nil)
 	require.NoError(t, err)
 	breaker := sink.NewBreaker(s, nil, slog.New(slog.DiscardHandler))
-	b.writer = sink.NewWriter(s, breaker, sink.Concurrency{Ceiling: 4}, p, noop.NewTracerProvider().Tracer(""), nil)
+	b.writer = sink.NewWriter(s, breaker, sink.Concurrency{Ceiling: 4}, p, nil, noop.NewTracerProvider().Tracer(""), nil)
 }
 
 func (b *bench) exec(t *testing.T, statements ...string) {

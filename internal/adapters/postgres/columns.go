@@ -44,8 +44,52 @@ var recount = `WITH changed AS (
 	) ` + appendCounts(`(SELECT timestamp, tenant, path, outcome, -1 AS n FROM changed
 		UNION ALL SELECT timestamp, tenant, new_path, new_outcome, 1 FROM changed) b`)
 
+// eraseInside removes rows of days, and takes them out of the counts; eraseOutside removes those out of the window.
+var (
+	eraseInside = `WITH gone AS (DELETE FROM decisions d USING unnest($2::decision_input[]) u
+		WHERE d.timestamp = u.timestamp AND d.tenant = u.tenant AND d.decision_id = u.decision_id AND d.sha256 = u.sha256
+			AND d.timestamp BETWEEN $3 AND $4
+		RETURNING d.timestamp, d.tenant, d.path, d.outcome, -1 AS n
+	) ` + appendCounts("gone")
+	eraseOutside = `DELETE FROM decisions_out_of_window d USING unnest($1::decision_input[]) u
+		WHERE d.decision_id = u.decision_id AND d.tenant = u.tenant AND d.sha256 = u.sha256
+			AND d.timestamp IS NOT DISTINCT FROM u.timestamp`
+)
+
 // SetColumns gives rows other columns; see ports.DecisionColumns.
 func (s *Store) SetColumns(ctx context.Context, decisions []domain.Decision) error {
+	return s.changeRows(ctx, "change columns", decisions, func(b *pgconn.Batch, array, now, first, last []byte) {
+		b.ExecParams(recount, [][]byte{now, array, first, last}, countedParams, binaryFormat, binaryFormat)
+		b.ExecParams(
+			strings.ReplaceAll(setColumns, "TABLE", "decisions")+
+				`d.timestamp = u.timestamp AND d.timestamp BETWEEN $2 AND $3`,
+			[][]byte{array, first, last}, []uint32{0, pgtype.TimestamptzOID, pgtype.TimestamptzOID}, binaryFormat, binaryFormat,
+		)
+		b.ExecParams(
+			strings.ReplaceAll(setColumns, "TABLE", "decisions_out_of_window")+
+				`d.timestamp IS NOT DISTINCT FROM u.timestamp`,
+			[][]byte{array}, []uint32{0}, binaryFormat, binaryFormat,
+		)
+	})
+}
+
+// EraseDecisions removes rows; see ports.DecisionEraser.
+func (s *Store) EraseDecisions(ctx context.Context, decisions []domain.Decision) error {
+	return s.changeRows(ctx, "erase decisions", decisions, func(b *pgconn.Batch, array, now, first, last []byte) {
+		b.ExecParams(eraseInside, [][]byte{now, array, first, last}, countedParams, binaryFormat, binaryFormat)
+		b.ExecParams(eraseOutside, [][]byte{array}, []uint32{0}, binaryFormat, binaryFormat)
+	})
+}
+
+// countedParams are those of statements that change counts: now, rows, and the span of their timestamps.
+var countedParams = []uint32{pgtype.TimestamptzOID, 0, pgtype.TimestamptzOID, pgtype.TimestamptzOID}
+
+// changeRows makes one transaction of statements about rows, which are given as an array of decision_input without their
+// events.
+func (s *Store) changeRows(
+	ctx context.Context, op string, decisions []domain.Decision,
+	queue func(b *pgconn.Batch, array, now, first, last []byte),
+) error {
 	if len(decisions) == 0 {
 		return nil
 	}
@@ -57,14 +101,16 @@ func (s *Store) SetColumns(ctx context.Context, decisions []domain.Decision) err
 	}
 	conn, err := s.acquire(ctx)
 	if err != nil {
-		return s.settle("change columns", nil, err)
+		return s.settle(op, nil, err)
 	}
 	defer conn.Release()
-	err = atOnce(func() error { return s.update(ctx, conn.Conn(), rows) })
-	return s.settle("change columns", conn.Conn(), err)
+	err = atOnce(func() error { return s.update(ctx, conn.Conn(), rows, queue) })
+	return s.settle(op, conn.Conn(), err)
 }
 
-func (s *Store) update(ctx context.Context, conn *pgx.Conn, rows []row) error {
+func (s *Store) update(
+	ctx context.Context, conn *pgx.Conn, rows []row, queue func(b *pgconn.Batch, array, now, first, last []byte),
+) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.StatementTimeout+answerMargin)
 	defer cancel()
 	element, err := s.inputType(ctx, conn)
@@ -77,20 +123,7 @@ func (s *Store) update(ctx context.Context, conn *pgx.Conn, rows []row) error {
 	array := encode(element, rows, nil)
 	defer array.giveBack()
 	first, last := span(rows)
-	batch.ExecParams(
-		recount, [][]byte{instantParam(s.opts.Now()), *array, instantParam(first), instantParam(last)},
-		[]uint32{pgtype.TimestamptzOID, 0, pgtype.TimestamptzOID, pgtype.TimestamptzOID}, binaryFormat, binaryFormat,
-	)
-	batch.ExecParams(
-		strings.ReplaceAll(setColumns, "TABLE", "decisions")+
-			`d.timestamp = u.timestamp AND d.timestamp BETWEEN $2 AND $3`,
-		[][]byte{*array, instantParam(first), instantParam(last)},
-		[]uint32{0, pgtype.TimestamptzOID, pgtype.TimestamptzOID}, binaryFormat, binaryFormat,
-	)
-	batch.ExecParams(
-		strings.ReplaceAll(setColumns, "TABLE", "decisions_out_of_window")+`d.timestamp IS NOT DISTINCT FROM u.timestamp`,
-		[][]byte{*array}, []uint32{0}, binaryFormat, binaryFormat,
-	)
+	queue(&batch, *array, instantParam(s.opts.Now()), instantParam(first), instantParam(last))
 	batch.ExecParams("COMMIT", nil, nil, nil, nil)
 	_, err = conn.PgConn().ExecBatch(ctx, &batch).ReadAll()
 	if unknownType(err) {

@@ -29,8 +29,14 @@ var twinOf = `SELECT id FROM jobs WHERE kind = $1::text AND filter = $2::text
 	AND tenants IS NOT DISTINCT FROM nullif($3::text, '')::jsonb AND NOT dry_run AND id <> $4::text
 	ORDER BY state IN ` + overJobs + `, created_at DESC LIMIT 1`
 
+// forget takes an erasure's filter away with the state of a parameter, because it names somebody.
+func forget(param string) string {
+	return `filter = CASE WHEN kind = '` + string(domain.Erase) + `' AND ` + param + `::text IN ` + overJobs + ` THEN '` +
+		sqlstore.EncodeFilter(domain.Filter{}) + `' ELSE filter END`
+}
+
 var (
-	moveJob = `UPDATE jobs SET state = $2::text, message = $3::text, owner = NULL, lease_until = NULL,
+	moveJob = `UPDATE jobs SET ` + forget("$2") + `, state = $2::text, message = $3::text, owner = NULL, lease_until = NULL,
 		finished_at = CASE WHEN $2::text IN ` + overJobs + ` THEN $4::timestamptz END,
 		base_done = CASE $2::text WHEN '` + string(domain.JobPending) + `' THEN done ELSE base_done END,
 		base_failed = CASE $2::text WHEN '` + string(domain.JobPending) + `' THEN failed ELSE base_failed END`
@@ -42,7 +48,7 @@ var (
 		AND NOT EXISTS (SELECT 1 FROM jobs o WHERE o.lane = $1::text AND o.state IN ` + running + ` AND o.owner <> $2::text
 			AND o.lease_until >= $4::timestamptz)
 		RETURNING ` + jobColumns
-	advanceJob = `UPDATE jobs SET done = done + $2::bigint, skipped = skipped + $3::bigint,
+	advanceJob = `UPDATE jobs SET ` + forget("$10") + `, done = done + $2::bigint, skipped = skipped + $3::bigint,
 		matched = CASE $4::bigint WHEN 0 THEN matched ELSE $4::bigint END,
 		after_topic = CASE WHEN $5::text = '' THEN after_topic ELSE $5::text END,
 		after_partition = CASE WHEN $5::text = '' THEN after_partition ELSE $6::int END,
@@ -71,6 +77,13 @@ func (s *Store) CreateJob(ctx context.Context, j domain.Job, e domain.AuditEntry
 			j.CreatedAt, timestamptz(j.FinishedAt),
 		)
 		b.Queue(sql, args...).Query(one(&created))
+		if e := j.Erasure; e != nil {
+			subjects := make([][]byte, len(e.Subjects))
+			for i := range e.Subjects {
+				subjects[i] = e.Subjects[i][:]
+			}
+			b.Queue(orderErasure, j.ID, subjects, sqlstore.EncodeScope(e.Tenants), e.At)
+		}
 	})
 	if err != nil || created {
 		return "", err

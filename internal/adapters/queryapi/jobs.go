@@ -16,7 +16,8 @@ const (
 	acceptExample = `{"fingerprint": "…", "comment": "…"}`
 )
 
-// createJob answers POST /api/v1/dead-letters/replays, …/discards, …/reindexes and /api/v1/decisions/reprojections.
+// createJob answers POST /api/v1/dead-letters/replays, …/discards, …/reindexes, /api/v1/decisions/reprojections and
+// …/erasures.
 func (r *routes) createJob(kind domain.JobKind) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		var req api.JobRequest

@@ -116,6 +116,7 @@ func Mount(e *echo.Echo, p Parts) {
 		web.Allowed(p.Gate, access.ReplayPolicy),
 	)
 	g.POST("/decisions/reprojections", r.createJob(domain.Reproject), web.Operators)
+	g.POST("/decisions/erasures", r.createJob(domain.Erase), web.Operators)
 	g.GET("/opas", access.ReadOPAs, r.opas, noParameters)
 	g.GET("/credentials", access.ReadCredentials, r.credentials, noParameters)
 	g.GET("/dead-letters", access.ReadDeadLetters, r.deadLetters)

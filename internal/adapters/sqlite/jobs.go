@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"strings"
 	"time"
 
@@ -48,7 +49,7 @@ func (s *Store) CreateJob(ctx context.Context, j domain.Job, e domain.AuditEntry
 		case err != nil:
 			return err
 		case n > 0:
-			return audit(tx, e)
+			return errors.Join(orderErasure(tx, j.ID, j.Erasure), audit(tx, e))
 		}
 		return tx.QueryRow(`SELECT id FROM jobs WHERE kind = ? AND filter = ? AND tenants IS ? AND NOT dry_run AND id <> ?
 			ORDER BY state IN `+sqlstore.InList(domain.JobStatesThat(domain.JobState.Over))+`, created_at DESC LIMIT 1`,
@@ -104,6 +105,15 @@ func (s *Store) Jobs(ctx context.Context, scope domain.Scope) ([]domain.Job, err
 	return found, s.checked("look for jobs in "+storeFile, ended(ctx, err))
 }
 
+// forget takes an erasure's filter away with its last state, because it names somebody; "" with any other.
+func forget(to domain.JobState) string {
+	if !to.Over() {
+		return ""
+	}
+	return `filter = iif(kind = '` + string(domain.Erase) + `', '` + sqlstore.EncodeFilter(domain.Filter{}) +
+		`', filter),`
+}
+
 // MoveJob changes a job's state; see ports.JobControl.
 func (s *Store) MoveJob(
 	ctx context.Context, scope domain.Scope, id string, m domain.JobMove, message domain.Message, at time.Time,
@@ -124,7 +134,7 @@ func (s *Store) MoveJob(
 			j.BaseDone, j.BaseFailed = j.Done, j.Failed
 		}
 		_, err = tx.Exec(
-			`UPDATE jobs SET state = ?, message = ?, owner = NULL, lease_until = NULL, finished_at = ?, base_done = ?,
+			`UPDATE jobs SET `+forget(to)+` state = ?, message = ?, owner = NULL, lease_until = NULL, finished_at = ?, base_done = ?,
 			base_failed = ? WHERE id = ?`,
 			string(to),
 			sqlstore.EncodeMessage(message),
@@ -201,6 +211,9 @@ func advance(ctx context.Context, tx *sql.Tx, step domain.JobStep) (j domain.Job
 	if step.After.Topic != "" {
 		set = append(set, "after_topic = ?", "after_partition = ?", "after_offset = ?")
 		args = append(args, step.After.Topic, step.After.Partition, step.After.Offset)
+	}
+	if what, forgets := strings.CutSuffix(forget(step.State), ","); forgets {
+		set = append(set, what)
 	}
 	if step.State != "" {
 		set, args = append(set, "state = ?"), append(args, string(step.State))

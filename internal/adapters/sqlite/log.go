@@ -197,6 +197,19 @@ func openLog(ctx context.Context, dir *Dir, opts LogOptions) (_ *Log, err error)
 	return l, nil
 }
 
+// Retention is how long topics keep records; see ports.Log.
+func (l *Log) Retention(_ context.Context, topics ...string) (map[string]time.Duration, error) {
+	out := map[string]time.Duration{}
+	for _, name := range topics {
+		t := l.topics[name]
+		if t == nil {
+			return nil, domain.Errorf(domain.Misconfigured, "the log has no topic %s", name)
+		}
+		out[name] = t.Retention
+	}
+	return out, nil
+}
+
 // load reads topics and committed offsets, adding topics that are new.
 func (l *Log) load(ctx context.Context) error {
 	for _, t := range l.opts.Topics {

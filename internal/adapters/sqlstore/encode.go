@@ -203,6 +203,14 @@ type reportJSON struct {
 	Rows      int64          `json:"rows"`
 	Changed   int64          `json:"changed"`
 	Changes   []changeJSON   `json:"changes"`
+	Letters   int64          `json:"letters,omitempty"`
+	Uploads   int64          `json:"uploads,omitempty"`
+	Expiries  []expiryJSON   `json:"expiries,omitempty"`
+}
+
+type expiryJSON struct {
+	Topic string     `json:"topic"`
+	At    *time.Time `json:"at"` // null for never
 }
 
 type changeJSON struct {
@@ -240,7 +248,10 @@ func EncodeReport(r *domain.DryRunReport) string {
 	}
 	out := reportJSON{
 		Verdict: r.Verdict, Tried: r.Tried, Of: r.Of, Statuses: map[string]int{}, Bodies: r.Bodies, Events: r.Events,
-		Broken: r.Broken, Gone: r.Gone, Rows: r.Rows, Changed: r.Changed,
+		Broken: r.Broken, Gone: r.Gone, Rows: r.Rows, Changed: r.Changed, Letters: r.Letters, Uploads: r.Uploads,
+	}
+	for _, e := range r.Expiries {
+		out.Expiries = append(out.Expiries, expiryJSON{e.Topic, instant(e.At)})
 	}
 	for status, n := range r.Statuses {
 		out.Statuses[string(status)] = n
@@ -268,7 +279,11 @@ func DecodeReport(text string) (*domain.DryRunReport, error) {
 	}
 	r := &domain.DryRunReport{
 		Verdict: in.Verdict, Tried: in.Tried, Of: in.Of, Statuses: map[domain.SaveStatus]int{}, Bodies: in.Bodies,
-		Events: in.Events, Broken: in.Broken, Gone: in.Gone, Rows: in.Rows, Changed: in.Changed,
+		Events: in.Events, Broken: in.Broken, Gone: in.Gone, Rows: in.Rows, Changed: in.Changed, Letters: in.Letters,
+		Uploads: in.Uploads,
+	}
+	for _, e := range in.Expiries {
+		r.Expiries = append(r.Expiries, domain.Expiry{Topic: e.Topic, At: at(e.At)})
 	}
 	for status, n := range in.Statuses {
 		r.Statuses[domain.SaveStatus(status)] = n

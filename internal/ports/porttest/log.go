@@ -59,6 +59,7 @@ func Log(t *testing.T, harness func(t *testing.T) LogHarness) {
 		{"the log is ready while it takes records", logReady},
 		{"records can be read where they stand", logRead},
 		{"records are followed as they are written", logFollow},
+		{"it is known how long topics keep records", logRetention},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, harness(t)) })
 	}
@@ -474,4 +475,16 @@ func logRead(t *testing.T, h LogHarness) {
 	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "%v", err)
 	_, err = l.PartitionOf(t.Context(), "nowhere", "x")
 	require.Equal(t, domain.Misconfigured, domain.ClassOf(err), "%v", err)
+}
+
+func logRetention(t *testing.T, h LogHarness) {
+	l := h.opened(t)
+	kept, err := l.Retention(t.Context(), h.Topics.Decisions, h.Topics.DLQ)
+	require.NoError(t, err)
+	require.Len(t, kept, 2)
+	for topic, d := range kept {
+		require.GreaterOrEqual(t, d, ports.Forever, topic)
+	}
+	_, err = l.Retention(t.Context(), "nobody-made-it")
+	require.Error(t, err)
 }

@@ -1,0 +1,101 @@
+package domain
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Subject is a keyed hash of a principal: who reads it does not learn the name, and who knows a name and the key finds
+// what was ordered about it.
+type Subject [sha256.Size]byte
+
+// SubjectOf hashes a principal with the store's key.
+func SubjectOf(key []byte, principal string) (s Subject) {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(principal))
+	h.Sum(s[:0])
+	return s
+}
+
+// String is what people are told of it: enough to compare two of them.
+func (s Subject) String() string { return hex.EncodeToString(s[:8]) }
+
+// Subjects spells several.
+func Subjects(all []Subject) string {
+	texts := make([]string, len(all))
+	for i, s := range all {
+		texts[i] = s.String()
+	}
+	return strings.Join(texts, ", ")
+}
+
+// Erasure is an operator's order that docket keeps nothing about some subjects that was decided, or received, up to a
+// time. It counts for what has a row as well as for what comes out of the log later.
+type Erasure struct {
+	// Job is the job that was ordered.
+	Job      string
+	Subjects []Subject
+	Tenants  Scope
+	At       time.Time
+	// Until is when nothing from before At can be in the log any more, so that the order is over; zero while that is not
+	// known.
+	Until time.Time
+}
+
+// Covers reports that a decision of a subject is one of those that were ordered to go. A clock that is wrong, OPA's or
+// docket's, keeps none of them.
+func (e Erasure) Covers(d *Decision) bool {
+	return e.Tenants.Includes(d.Tenant) &&
+		(!d.Time().After(e.At) || !d.ReceivedAt.IsZero() && !d.ReceivedAt.After(e.At))
+}
+
+// Erasures are those that are in force. Nil has none.
+type Erasures struct {
+	key []byte
+	of  map[Subject][]Erasure
+}
+
+// NewErasures makes a set of them, of subjects that were hashed with a key.
+func NewErasures(key []byte, all []Erasure) *Erasures {
+	e := &Erasures{key: key, of: map[Subject][]Erasure{}}
+	for _, one := range all {
+		for _, s := range one.Subjects {
+			e.of[s] = append(e.of[s], one)
+		}
+	}
+	return e
+}
+
+// None reports that nothing is in force.
+func (e *Erasures) None() bool { return e == nil || len(e.of) == 0 }
+
+// Cover reports that a decision is not to be kept.
+func (e *Erasures) Cover(d *Decision) bool {
+	if e.None() || d.Principal == "" {
+		return false
+	}
+	return slices.ContainsFunc(e.of[SubjectOf(e.key, d.Principal)], func(one Erasure) bool { return one.Covers(d) })
+}
+
+// Expiry is when a topic keeps nothing any more that stands in it now; a zero time is never.
+type Expiry struct {
+	Topic string
+	At    time.Time
+}
+
+// Principals are those whom an erasure's filter names.
+func (j Job) Principals() []string { return principals(j.Filter.Where) }
+
+func principals(e Expr) (out []string) {
+	if e.Op == OpEqual && e.Field == FieldPrincipal {
+		return []string{e.Value}
+	}
+	for _, arg := range e.Args {
+		out = append(out, principals(arg)...)
+	}
+	return out
+}
