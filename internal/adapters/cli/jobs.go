@@ -135,7 +135,11 @@ func printJob(w io.Writer, j api.Job) error {
 	case domain.Replay, domain.Discard, domain.Reindex:
 	}
 	if j.DryRun {
-		what = "dry run of a " + what
+		article := "a "
+		if j.Kind == domain.Erase {
+			article = "an "
+		}
+		what = "dry run of " + article + what
 	}
 	heading := strings.ToUpper(printable(string(j.State)))
 	if j.DryRun && j.State == domain.JobDone {
