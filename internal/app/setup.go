@@ -341,7 +341,8 @@ func (a *App) consumers(log ports.Log, s *store) {
 		}, a.reg)
 		a.consume(status.Parking, log, s.backlog, a.subscription(parking.Group, a.topics.Parking), park.Handle)
 		held := parking.NewHeld(parking.HeldParts{
-			Save: s.writer.Save, Log: log, Router: router, Logger: a.logger.With("role", status.Parking),
+			Save: s.writer.Save, Kept: s.writer.Kept, Log: log, Router: router,
+			Logger: a.logger.With("role", status.Parking),
 		})
 		a.consume(status.Parking, log, 1, a.subscription(parking.HeldGroup, a.topics.Held), held.Handle)
 	}
@@ -384,14 +385,16 @@ func (a *App) deadLetters(
 	back backends, log ports.Log, p *domain.Projector, assembler ingest.Assembler, erasures *sink.Erasures,
 ) {
 	logger := a.logger.With("role", status.Parking)
-	index := &deadletter.Index{Store: back.Control, Log: log, Projector: p, Erasures: erasures, Topics: a.topics, Logger: logger}
+	index := &deadletter.Index{
+		Store: back.Control, Log: log, Projector: p, Erasures: erasures, Topics: a.topics, Logger: logger,
+	}
 	a.consume(
 		status.Parking, log, 1, a.subscription(deadletter.IndexGroup, a.topics.DLQ, a.topics.ParkingDLQ), index.Handle,
 	)
 	a.run("index of dead letters", index.Tend)
 	jobs := &deadletter.Jobs{
-		Letters: back.Control, Log: log, Index: index, Topics: a.topics, DryRun: sink.NewDryRun(back.Decisions, p, erasures).Save,
-		Assembler: assembler,
+		Letters: back.Control, Log: log, Index: index, Topics: a.topics,
+		DryRun: sink.NewDryRun(back.Decisions, p, erasures).Save, Assembler: assembler,
 	}
 	runner := job.New(back.Control, a.name, logger)
 	jobs.Register(runner)

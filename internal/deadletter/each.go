@@ -3,6 +3,7 @@ package deadletter
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/docket-project/docket/internal/domain"
 	"github.com/docket-project/docket/internal/job"
@@ -16,10 +17,10 @@ type Reader interface {
 
 // Each goes through all dead letters of a job's tenants behind a cursor, the newest first. visit gets some of them with
 // their records, and the cursor behind them; those that have fallen off the log have no record, and neither have whole
-// uploads, which are not read. goOn is false where visit does not want to.
+// uploads, which are not read. goOn is false where visit, or whoever moves the job, does not want to.
 func Each(
 	t *job.Turn, index Reader, log ports.Log, after *domain.Cursor,
-	visit func(letters []domain.DeadLetter, of map[domain.Position]domain.Record, next *domain.Cursor) (goOn bool, err error),
+	visit func(letters []domain.DeadLetter, of map[domain.Position]domain.Record, next *domain.Cursor) (bool, error),
 ) (goOn bool, err error) {
 	w := &work{Jobs: &Jobs{Log: log}, Turn: t}
 	for {
@@ -38,8 +39,8 @@ func Each(
 			rest = rest[len(chunk):]
 			inOrder := slices.DeleteFunc(slices.Clone(chunk), func(l domain.DeadLetter) bool { return l.Whole })
 			slices.SortFunc(inOrder, func(a, b domain.DeadLetter) int { return a.Compare(b.Position) })
-			records, err := w.records(t.Context, inOrder)
-			if err != nil {
+			records, goOn, err := w.readAlive(inOrder)
+			if err != nil || !goOn {
 				return false, err
 			}
 			if goOn, err := visit(chunk, records, domain.DeadCursorOf(&chunk[len(chunk)-1])); err != nil || !goOn {
@@ -50,5 +51,31 @@ func Each(
 			return true, nil
 		}
 		after = page.Next
+	}
+}
+
+// readAlive reads the bytes of dead letters, and says meanwhile that the job's owner lives.
+func (w *work) readAlive(letters []domain.DeadLetter) (of map[domain.Position]domain.Record, goOn bool, err error) {
+	ctx, cancel := context.WithCancel(w.Context)
+	defer cancel()
+	pending := make(chan fetched, 1)
+	go func() {
+		var f fetched
+		f.records, f.err = w.records(ctx, letters)
+		pending <- f
+	}()
+	alive := time.NewTicker(job.Heartbeat)
+	defer alive.Stop()
+	for {
+		select {
+		case f := <-pending:
+			return f.records, true, f.err
+		case <-alive.C:
+			if goOn, err := w.Alive(); err != nil || !goOn {
+				cancel()
+				<-pending
+				return nil, false, err
+			}
+		}
 	}
 }

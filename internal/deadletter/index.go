@@ -72,7 +72,8 @@ func (x *Index) Handle(ctx context.Context, batch []domain.Record) ([]ports.Paus
 	return ports.PauseAll(batch, time.Now().Add(indexWait)), nil
 }
 
-// take indexes records, but for those about whom an operator ordered that nothing is kept.
+// take indexes records, but for those about whom an operator ordered that nothing is kept. A whole upload has decisions
+// about others as well.
 func (x *Index) take(ctx context.Context, records []domain.Record) error {
 	in, err := x.Erasures.InForce(ctx)
 	if err != nil {
@@ -80,6 +81,9 @@ func (x *Index) take(ctx context.Context, records []domain.Record) error {
 	}
 	if !in.None() {
 		records = slices.DeleteFunc(slices.Clone(records), func(r domain.Record) bool {
+			if l := x.Projector.DeadLetter(r, x.Topics); l.Whole {
+				return false
+			}
 			d := x.Projector.Project(r.Unpacked())
 			return in.Cover(&d)
 		})

@@ -47,8 +47,11 @@ type Erasure struct {
 }
 
 // Covers reports that a decision of a subject is one of those that were ordered to go. A clock that is wrong, OPA's or
-// docket's, keeps none of them.
+// docket's, keeps none of them. docket's own decisions, which say who looked at what, go where their tenant is named.
 func (e Erasure) Covers(d *Decision) bool {
+	if e.Tenants.All() && d.Tenant == SystemTenant {
+		return false
+	}
 	return e.Tenants.Includes(d.Tenant) &&
 		(!d.Time().After(e.At) || !d.ReceivedAt.IsZero() && !d.ReceivedAt.After(e.At))
 }
@@ -87,8 +90,10 @@ type Expiry struct {
 	At    time.Time
 }
 
-// Principals are those whom an erasure's filter names.
-func (j Job) Principals() []string { return principals(j.Filter.Where) }
+// Principals are those whom an erasure's filter names, each once.
+func (j Job) Principals() []string {
+	return slices.Compact(slices.Sorted(slices.Values(principals(j.Filter.Where))))
+}
 
 func principals(e Expr) (out []string) {
 	if e.Op == OpEqual && e.Field == FieldPrincipal {

@@ -34,18 +34,24 @@ const (
 	DeadLetterJobs Lane = "dead_letters"
 	// DecisionJobs change stored decisions.
 	DecisionJobs Lane = "decisions"
+	// ErasureJobs erase, or look what they would. No process of a version that does not know them takes them up.
+	ErasureJobs Lane = "erasures"
 )
 
 // Lane is what a job of this kind waits in.
 func (k JobKind) Lane(dryRun bool) Lane {
+	if k == Erase {
+		return ErasureJobs
+	}
 	if dryRun {
 		return DryRuns
 	}
 	switch k {
 	case Replay, Discard, Reindex:
 		return DeadLetterJobs
-	case Reproject, Erase:
+	case Reproject:
 		return DecisionJobs
+	case Erase:
 	}
 	return "" // nobody works on it
 }
@@ -251,10 +257,9 @@ type DryRunReport struct {
 	// counts them by path and by what changes, at most MaxTallies.
 	Rows, Changed int64
 	Changes       []Change
-	// Letters are dead letters that an erasure removes, beside Rows decisions, and Uploads those whole uploads among the
-	// dead letters that nobody can tell whom they are about. Expiries are when the log keeps nothing any more of what it
-	// has now.
-	Letters, Uploads int64
+	// Letters are dead letters that an erasure removes, beside Rows decisions, and Unclear those of which nobody can tell
+	// whom they are about. Expiries are when the log keeps nothing any more of what it has now.
+	Letters, Unclear int64
 	Expiries         []Expiry
 }
 

@@ -22,7 +22,7 @@ const (
 	Spreading = "erasure_spreads"
 	// Progress: how far it is. Args: rows, letters.
 	Progress = "erase_progress"
-	// Done: everything is gone. Args: rows, letters, uploads, subjects, until; that is "" where the log forgets nothing.
+	// Done: everything is gone. Args: rows, letters, unclear, subjects, until; that is "" where the log forgets nothing.
 	Done = "erased"
 	// WouldErase: a dry run. Args as Done.
 	WouldErase = "would_erase"
@@ -116,7 +116,8 @@ func (w *work) expiries() error {
 	w.report.Expiries, w.until = nil, w.order.At
 	for _, topic := range w.Topics.All() {
 		switch d := kept[topic]; d {
-		case 0: // it goes once it is consumed
+		case 0: // it goes once it is consumed, and nobody knows when that is
+			w.until = time.Time{}
 		case ports.Forever:
 			w.report.Expiries = append(w.report.Expiries, domain.Expiry{Topic: topic})
 			w.until = time.Time{}
@@ -130,9 +131,10 @@ func (w *work) expiries() error {
 	return nil
 }
 
-// spread waits until nobody saves or indexes any more who has not heard of the order.
+// spread waits until nobody saves or indexes any more who has not heard of the order. It counts from when a process took
+// the job up: the order was written down by then, and by whose clock it was given does not matter.
 func (w *work) spread() (goOn bool, err error) {
-	left := w.order.At.Add(sink.ErasuresTakeEffect).Sub(w.Now())
+	left := w.Job.StartedAt.Add(sink.ErasuresTakeEffect).Sub(w.Now())
 	if w.Job.DryRun || left <= 0 {
 		return true, nil
 	}
@@ -159,23 +161,23 @@ func (w *work) rows(rows []domain.Decision) (goOn bool, err error) {
 	return w.step(int64(len(gone)), domain.CursorOf(&rows[len(rows)-1]).String())
 }
 
-// letters removes dead letters from the index. Nobody can tell whom a whole upload is about; what comes of one, when it is
-// replayed, is sifted as everything that is saved.
+// letters removes dead letters from the index. Nobody can tell whom a whole upload is about, or bytes that name no
+// principal; what comes of them, when they are replayed, is sifted as everything that is saved.
 func (w *work) letters(
 	letters []domain.DeadLetter, of map[domain.Position]domain.Record, next *domain.Cursor,
 ) (goOn bool, err error) {
 	var gone []string
 	for _, l := range letters {
-		if l.Whole {
-			w.report.Uploads++
-			continue
-		}
 		r, there := of[l.Position]
-		if !there {
+		if l.Whole || !there {
+			w.report.Unclear++
 			continue
 		}
-		if d := w.Projector.Project(r); w.orders.Cover(&d) {
+		switch d := w.Projector.Project(r); {
+		case w.orders.Cover(&d):
 			gone = append(gone, l.ID)
+		case d.Principal == "":
+			w.report.Unclear++
 		}
 	}
 	if !w.Job.DryRun && len(gone) > 0 {
@@ -216,7 +218,7 @@ func (w *work) end() error {
 	w.Finish(domain.JobStep{
 		State: domain.JobDone, Report: &w.report,
 		Message: domain.Say(code, domain.Args{
-			"rows": w.report.Rows, "letters": w.report.Letters, "uploads": w.report.Uploads,
+			"rows": w.report.Rows, "letters": w.report.Letters, "unclear": w.report.Unclear,
 			"subjects": domain.Subjects(w.order.Subjects), "until": until,
 		}),
 	})

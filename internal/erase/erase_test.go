@@ -2,6 +2,7 @@ package erase
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -32,8 +33,9 @@ type rig struct {
 }
 
 // within runs a test with a rig: alice, bob and mallory decide once an hour for three days in two tenants, and die.
-func within(t *testing.T, f func(t *testing.T, r *rig)) {
+func within(t *testing.T, held time.Duration, f func(t *testing.T, r *rig)) {
 	t.Helper()
+	const kept = 24 * time.Hour
 	path := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		logger := slog.New(slog.DiscardHandler)
@@ -47,8 +49,9 @@ func within(t *testing.T, f func(t *testing.T, r *rig)) {
 		require.NoError(t, err)
 		log, err := sqlite.OpenLog(t.Context(), dir, sqlite.LogOptions{
 			Topics: []sqlite.Topic{
-				{Name: topics.Decisions}, {Name: topics.Parking}, {Name: topics.Held},
-				{Name: topics.ParkingDLQ, Retention: 30 * 24 * time.Hour}, {Name: topics.DLQ, Retention: 20 * 24 * time.Hour},
+				{Name: topics.Decisions, Retention: kept}, {Name: topics.Parking, Retention: kept},
+				{Name: topics.Held, Retention: held}, {Name: topics.ParkingDLQ, Retention: 30 * 24 * time.Hour},
+				{Name: topics.DLQ, Retention: 20 * 24 * time.Hour},
 			},
 			Fatal: fatal, Lost: func(domain.Loss) {}, Log: logger, Migrate: true,
 		})
@@ -161,7 +164,7 @@ func (r *rig) work(t *testing.T, d time.Duration) domain.Job {
 var everything, nothing = [2]int{36, 36}, [2]int{}
 
 func TestErase(t *testing.T) {
-	within(t, func(t *testing.T, r *rig) {
+	within(t, 3*24*time.Hour, func(t *testing.T, r *rig) {
 		at := time.Now().UTC()
 		r.create(t, false, domain.Tenants("acme"), "alice")
 		j := r.work(t, sink.ErasuresTakeEffect-time.Second)
@@ -178,31 +181,44 @@ func TestErase(t *testing.T) {
 		require.NotContains(t, fmt.Sprintf("%+v", j), "alice")
 		day := 24 * time.Hour
 		require.Equal(t, []domain.Expiry{
-			{Topic: topics.ParkingDLQ, At: at.Add(30 * day)}, {Topic: topics.DLQ, At: at.Add(20 * day)},
+			{Topic: topics.Decisions, At: at.Add(day)}, {Topic: topics.Parking, At: at.Add(day)},
+			{Topic: topics.Held, At: at.Add(3 * day)}, {Topic: topics.ParkingDLQ, At: at.Add(30 * day)},
+			{Topic: topics.DLQ, At: at.Add(20 * day)},
 		}, j.Report.Expiries)
-		require.Equal(t, at.Add(50*day).Format(time.RFC3339), j.Message.Args.Text("until"), "one topic after the other")
+		require.Equal(t, at.Add(55*day).Format(time.RFC3339), j.Message.Args.Text("until"), "one topic after the other")
 		entries, err := r.store.Audits(t.Context(), domain.AllTenants(), time.Time{}, 10)
 		require.NoError(t, err)
 		require.NotContains(t, fmt.Sprintf("%+v", entries), "alice")
 
 		r.index.Erasures = sink.NewErasures(r.store)
+		upload := []byte(`{"decision_id":"acme-alice-u","input":{"user":"alice"}}` + "\n" + `{"decision_id":"acme-bob-u"}`)
+		require.NoError(t, r.log.Publish(t.Context(), []domain.Record{{
+			Topic: topics.DLQ, Value: upload, Headers: domain.Headers{
+				Tenant: "acme", ReceivedAt: at, Reason: domain.NotArray, Upload: fmt.Sprintf("%x", sha256.Sum256(upload)),
+			},
+		}}))
 		r.read(t)
 		require.Equal(t, nothing, r.left(t, "acme", "alice"), "reindexing does not bring them back")
+		letters, err := r.store.DeadLetters(t.Context(), domain.Tenants("acme"), domain.Query{Limit: 1})
+		require.NoError(t, err)
+		require.True(t, letters.Items[0].Whole, "an upload has decisions about others as well")
 		require.Equal(t, everything, r.left(t, "acme", "bob"))
 		in, err := r.store.Erasures(t.Context())
 		require.NoError(t, err)
 		require.Len(t, in, 1)
-		require.Equal(t, at.Add(50*day).Truncate(time.Microsecond), in[0].Until)
+		require.Equal(t, at.Add(55*day).Truncate(time.Microsecond), in[0].Until)
 	})
 }
 
 func TestDryRun(t *testing.T) {
-	within(t, func(t *testing.T, r *rig) {
+	within(t, 0, func(t *testing.T, r *rig) {
 		r.create(t, true, domain.AllTenants(), "alice")
 		j := r.work(t, 10*time.Second)
 		require.Equal(t, domain.JobDone, j.State, "%+v", j.Message)
 		require.Equal(t, WouldErase, j.Message.Code)
-		require.Equal(t, []int64{72, 72}, []int64{j.Report.Rows, j.Report.Letters})
+		require.Equal(t, []int64{72, 72, 0}, []int64{j.Report.Rows, j.Report.Letters, j.Report.Unclear})
+		require.Empty(t, j.Message.Args.Text("until"), "a topic keeps what nobody has done")
+		require.Len(t, j.Report.Expiries, 4)
 		require.Equal(t, everything, r.left(t, "acme", "alice"))
 		require.NotContains(t, fmt.Sprintf("%+v", j), "alice")
 		in, err := r.store.Erasures(t.Context())
@@ -221,9 +237,11 @@ func TestTakenUpAgain(t *testing.T) {
 		{"through with some of the dead letters", inLetters + domain.CursorBefore(time.Unix(0, 0)).String(), [2]int{36, 36}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			within(t, func(t *testing.T, r *rig) {
+			within(t, 0, func(t *testing.T, r *rig) {
 				r.create(t, false, domain.Tenants("acme"), "alice")
-				_, found, err := r.store.ClaimJob(t.Context(), domain.DecisionJobs, "gone", time.Now(), time.Now().Add(time.Second))
+				_, found, err := r.store.ClaimJob(
+					t.Context(), domain.ErasureJobs, "gone", time.Now(), time.Now().Add(time.Second),
+				)
 				require.NoError(t, err)
 				require.True(t, found)
 				_, err = r.store.AdvanceJob(t.Context(), domain.JobStep{

@@ -52,7 +52,10 @@ func (t *Turn) Decisions(
 		}
 		until, after = day, nil
 	}
-	return true, nil
+	if !t.Job.Filter.Since.IsZero() {
+		return true, nil
+	}
+	return t.slice(time.Time{}, until, nil, page, visit) // what the retention has not come to
 }
 
 // since is where the job ends: what is past the retention is not there.
@@ -94,13 +97,11 @@ func (t *Turn) slice(
 		if err != nil {
 			return false, err
 		}
-		goOn, err := true, error(nil)
-		if len(p.Items) == 0 {
-			goOn, err = t.Alive()
-		} else {
-			goOn, err = visit(p.Items)
+		do := t.Alive
+		if len(p.Items) > 0 {
+			do = func() (bool, error) { return visit(p.Items) }
 		}
-		if err != nil || !goOn {
+		if goOn, err := do(); err != nil || !goOn {
 			return false, err
 		}
 		if p.Next == nil {

@@ -66,7 +66,7 @@ func TestErasureNamesNobody(t *testing.T) {
 	}, nil, nil))
 	j, err := s.CreateJob(t.Context(), admin, operate.JobRequest{
 		Kind: domain.Erase, DryRun: set(false), Comment: "asked for",
-		Filter: map[string][]string{"principal": {"alice", "bob"}, "tenant": {"acme"}},
+		Filter: map[string][]string{"principal": {"bob", "alice", "alice"}, "tenant": {"acme"}},
 	})
 	require.NoError(t, err)
 	require.Equal(t, domain.Tenants("acme"), j.Tenants, "as was asked for")
@@ -93,7 +93,13 @@ func TestErasureNamesNobody(t *testing.T) {
 	in, err = store.Erasures(t.Context())
 	require.NoError(t, err)
 	require.Len(t, in, 1, "a dry run orders nothing")
-	_, err = s.MoveJob(t.Context(), admin, j.ID, domain.Cancel)
+	byRole := operate.New(store, access.NewGate(access.ByRole, nil, nil))
+	for _, m := range domain.JobMoves { // only who may order it may withdraw it
+		_, err = byRole.MoveJob(t.Context(), acme, j.ID, m)
+		var denied *access.Denied
+		require.ErrorAs(t, err, &denied)
+	}
+	_, err = byRole.MoveJob(t.Context(), admin, j.ID, domain.Cancel)
 	require.NoError(t, err)
 	in, err = store.Erasures(t.Context())
 	require.NoError(t, err)

@@ -76,7 +76,7 @@ func (s *Service) CreateJob(ctx context.Context, caller domain.Caller, req JobRe
 	if err != nil {
 		return j, err
 	}
-	if j.Kind == domain.Erase {
+	if j.Kind == domain.Erase && caller.Role.Includes(access.Needs[access.Erase]) { // others are refused
 		if err := s.order(ctx, &j); err != nil {
 			return j, err
 		}
@@ -120,11 +120,12 @@ func (s *Service) CreateJob(ctx context.Context, caller domain.Caller, req JobRe
 // resource is what a policy is told of a job that is to be made. That stands in docket's own decisions, and so does not
 // name whom an erasure is about.
 func (req JobRequest) resource(j *domain.Job) map[string]any {
-	if j.Erasure != nil {
-		return map[string]any{
-			"dry_run": j.DryRun, "subjects": domain.Subjects(j.Erasure.Subjects), "tenants": j.Tenants.Names(),
-			"comment": j.Comment,
+	if j.Kind == domain.Erase {
+		out := map[string]any{"dry_run": j.DryRun, "tenants": j.Tenants.Names(), "comment": j.Comment}
+		if j.Erasure != nil {
+			out["subjects"] = domain.Subjects(j.Erasure.Subjects)
 		}
+		return out
 	}
 	return map[string]any{
 		"dry_run": j.DryRun, "filter": req.Filter, "rate": j.Rate, "max": j.Max, "max_replays": j.MaxReplays,
@@ -268,11 +269,14 @@ func (s *Service) MoveJob(ctx context.Context, caller domain.Caller, id string, 
 	if err != nil {
 		return j, err
 	}
-	err = s.gate.Allow(ctx, caller, access.OfMove(m), map[string]any{
-		"id": id, "kind": string(j.Kind), "dry_run": j.DryRun, "caller": j.Caller,
-	})
-	if err != nil {
+	about := map[string]any{"id": id, "kind": string(j.Kind), "dry_run": j.DryRun, "caller": j.Caller}
+	if err := s.gate.Allow(ctx, caller, access.OfMove(m), about); err != nil {
 		return j, err
+	}
+	if j.Kind == domain.Erase { // to cancel an order is as much as to give it
+		if err := s.gate.Allow(ctx, caller, access.Erase, about); err != nil {
+			return j, err
+		}
 	}
 	now := s.now().UTC()
 	message := domain.Say(moved[m], domain.Args{"caller": caller.Name})

@@ -35,6 +35,8 @@ const (
 type HeldParts struct {
 	// Save is the Writer's.
 	Save func(context.Context, []domain.Record) []sink.Verdict
+	// Kept is the Writer's: what stays is written anew, and would outlast every order otherwise. Nil keeps everything.
+	Kept func(context.Context, []domain.Record) (kept []domain.Record, erased int, err error)
 	Log  interface {
 		ports.Publisher
 		Read(
@@ -145,6 +147,14 @@ func (h *Held) depart(
 			}
 			out.Add(route)
 		}
+	}
+	if h.Kept != nil && len(stay) > 0 {
+		kept, erased, err := h.Kept(ctx, stay)
+		if err != nil {
+			return nil, err
+		}
+		stay = kept
+		out.Statuses[domain.Erased] += erased
 	}
 	for _, r := range stay {
 		if at := find(pauses, r); at == nil || r.Offset < at.Offset {

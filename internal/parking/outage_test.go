@@ -82,7 +82,8 @@ func TestSixHourOutage(t *testing.T) {
 
 		breaker := sink.NewBreaker(store, nil, logger)
 		writer := sink.NewWriter(
-			store, breaker, sink.Concurrency{Ceiling: 2, Adaptive: true}, projector, nil, noop.NewTracerProvider().Tracer(""), nil,
+			store, breaker, sink.Concurrency{Ceiling: 2, Adaptive: true}, projector, nil,
+			noop.NewTracerProvider().Tracer(""), nil,
 		)
 		router := &sink.Router{
 			Topics: topics, Retry: sink.Retry{MaxAttempts: 10, BackoffMin: time.Second, BackoffMax: time.Minute},

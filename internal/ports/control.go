@@ -174,7 +174,7 @@ type JobControl interface {
 
 // ErasureReader are the erasures in force, for whoever saves or shows what comes out of the log.
 type ErasureReader interface {
-	// ErasureKey is what subjects are hashed with. The store makes it up when it is asked for the first time, and keeps it.
+	// ErasureKey is what subjects are hashed with. The store makes it up when it is first asked for it, and keeps it.
 	ErasureKey(ctx context.Context) ([]byte, error)
 	// Erasures are those in force, in the order of their jobs' ids: CreateJob has written them down, nobody has canceled
 	// the job, and their Until has not passed.
@@ -184,7 +184,7 @@ type ErasureReader interface {
 // Erasures is what an erasure has to do beside decisions.
 type Erasures interface {
 	ErasureReader
-	// KeepErasure says until when that of a job is in force.
+	// KeepErasure says until when that of a job is in force, and forgets those that were.
 	KeepErasure(ctx context.Context, job string, until time.Time) error
 	// EraseLetters removes dead letters from the index, by their ids. One that is not there is no error.
 	EraseLetters(ctx context.Context, ids []string) error

@@ -58,7 +58,7 @@ func TestErasedRecords(t *testing.T) {
 			record("acme", -time.Hour, event("id-6", "bob", -2*time.Hour)),
 			record("acme", -time.Hour, []byte(`{"decision_id":"id-7"}`)),
 		}
-		p := &picky{bad: func(n int) bool { return false }}
+		p := &picky{bad: func(int) bool { return false }}
 		o := &orders{all: []domain.Erasure{about(domain.Tenants("acme"), now, "alice")}}
 		projector, err := domain.NewProjector(nil)
 		require.NoError(t, err)
@@ -77,6 +77,10 @@ func TestErasedRecords(t *testing.T) {
 		p.attempts = 0
 		require.Equal(t, domain.Erased, w.Save(t.Context(), records[:1])[0].Status)
 		require.Zero(t, p.attempts, "the store is not asked about nothing")
+		kept, erased, err := w.Kept(t.Context(), records)
+		require.NoError(t, err)
+		require.Equal(t, records[3:], kept)
+		require.Equal(t, 3, erased)
 		r := &Router{Topics: domain.TopicsWithPrefix("docket.")}
 		require.Equal(t, Route{Action: Done, Status: domain.Erased}, r.Route(records[0], Verdict{Status: domain.Erased}, now))
 	})
@@ -100,27 +104,55 @@ func TestErasuresAreKnown(t *testing.T) {
 		require.NoError(t, err)
 		require.False(t, in.None())
 
-		o.err = errors.New("relation erasures: odd")
+		o.err = &domain.Error{Class: domain.Misconfigured, Code: "42501", Text: "no grant", Answered: true}
 		time.Sleep(erasuresEvery)
 		in, err = e.InForce(t.Context())
 		require.NoError(t, err, "what is known is young enough")
 		require.False(t, in.None())
 		time.Sleep(erasuresAge - erasuresEvery + time.Millisecond)
 		_, err = e.InForce(t.Context())
-		require.Equal(t, domain.Unavailable, domain.ClassOf(err), "it is no row's fault")
+		require.Equal(t, domain.Misconfigured, domain.ClassOf(err))
+		require.False(t, domain.Answered(err), "no row is held for it")
 		asked := o.asked
 		_, err = e.InForce(t.Context())
 		require.Error(t, err)
 		require.Equal(t, asked, o.asked, "batches wait for it together")
+		o.err = errors.New("odd")
+		time.Sleep(erasuresAgain)
+		_, err = e.InForce(t.Context())
+		require.Equal(t, domain.Unavailable, domain.ClassOf(err), "it is no row's fault")
 		o.err = nil
 		time.Sleep(erasuresAgain)
 		in, err = e.InForce(t.Context())
 		require.NoError(t, err)
 		require.False(t, in.None())
 	})
-	var none *Erasures
+	var none *Erasures // of a test
 	in, err := none.InForce(t.Context())
 	require.NoError(t, err)
 	require.True(t, in.None())
 	require.False(t, in.Cover(&domain.Decision{Principal: "alice"}))
+}
+
+// TestErasuresAndTheBreaker: what never reached the store says nothing about it.
+func TestErasuresAndTheBreaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &picky{bad: func(int) bool { return false }}
+		o := &orders{err: domain.Errorf(domain.Unavailable, "away")}
+		projector, err := domain.NewProjector(nil)
+		require.NoError(t, err)
+		b := NewBreaker(p, nil, slog.New(slog.DiscardHandler))
+		w := NewWriter(
+			p, b, Concurrency{Ceiling: 1}, projector, NewErasures(o), noop.NewTracerProvider().Tracer(""), nil,
+		)
+		v := w.Save(t.Context(), someRecords(1))[0]
+		require.Equal(t, domain.Unavailable, domain.ClassOf(v.Err))
+		require.False(t, v.Rejected())
+		require.Empty(t, v.HeldFor)
+		require.Zero(t, p.attempts, "nothing is saved while it is not known what may not be")
+		o.err = nil
+		time.Sleep(time.Minute)
+		require.NoError(t, b.probe(t.Context()))
+		require.Equal(t, domain.Saved, w.Save(t.Context(), someRecords(1))[0].Status)
+	})
 }

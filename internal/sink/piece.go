@@ -100,7 +100,9 @@ func (p piece) holdEach(err error) {
 	}
 }
 
-// stored reports that a row of them is in the store. One that is too old was never sent there.
+// stored reports that a row of them is in the store. One that is too old, or may not be kept, was never sent there.
 func (p piece) stored() bool {
-	return slices.ContainsFunc(p.verdicts, func(v *Verdict) bool { return v.Err == nil && v.Status != domain.TooOld })
+	return slices.ContainsFunc(p.verdicts, func(v *Verdict) bool {
+		return v.Err == nil && v.Status != domain.TooOld && v.Status != domain.Erased
+	})
 }

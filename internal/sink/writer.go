@@ -180,10 +180,24 @@ func (w *Writer) attempt(ctx context.Context, rows []domain.Decision) ([]domain.
 	if !w.breaker.allow() {
 		return nil, errOpen
 	}
+	in, asked, err := w.erasures.inForce(ctx)
+	if err != nil {
+		if asked {
+			w.breaker.record(err)
+		} else {
+			w.breaker.record(context.Canceled) // it is what the store said before
+		}
+		return nil, err
+	}
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-publishReserve))
 		defer cancel()
+	}
+	kept := sift(in, rows)
+	if len(kept.rows) == 0 {
+		w.breaker.record(context.Canceled) // the store was not asked
+		return kept.statuses, nil
 	}
 	permit, err := w.limiter.AcquirePermit(ctx)
 	if err != nil {
@@ -195,13 +209,13 @@ func (w *Writer) attempt(ctx context.Context, rows []domain.Decision) ([]domain.
 		return nil, errOpen
 	}
 	start := w.now()
-	statuses, err := w.save(ctx, rows)
+	statuses, err := w.store.SaveBatch(ctx, kept.rows)
 	if err == nil {
 		permit.Record()
 	} else {
 		permit.Drop() // how long a failure took says nothing about load
 	}
-	w.batchSize.Observe(float64(len(rows)))
+	w.batchSize.Observe(float64(len(kept.rows)))
 	w.batchDuration.Observe(w.now().Sub(start).Seconds())
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -211,28 +225,8 @@ func (w *Writer) attempt(ctx context.Context, rows []domain.Decision) ([]domain.
 	default:
 		w.breaker.record(err)
 	}
-	return statuses, err
-}
-
-// save saves rows, but for those that may not be kept.
-func (w *Writer) save(ctx context.Context, rows []domain.Decision) ([]domain.SaveStatus, error) {
-	in, err := w.erasures.InForce(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if in.None() {
-		return w.store.SaveBatch(ctx, rows)
-	}
-	others, at, statuses := sift(in, rows)
-	if len(others) == 0 {
-		return statuses, nil
-	}
-	saved, err := w.store.SaveBatch(ctx, others)
-	if err != nil {
-		return nil, err
-	}
-	for i, status := range saved {
-		statuses[at[i]] = status
-	}
-	return statuses, nil
+	return kept.all(statuses), nil
 }

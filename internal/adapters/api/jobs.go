@@ -90,7 +90,7 @@ type DryRunReport struct {
 	Changed   int64           `json:"changed"`
 	Changes   []Change        `json:"changes"`
 	Letters   int64           `json:"letters"`
-	Uploads   int64           `json:"uploads"`
+	Unclear   int64           `json:"unclear"`
 	Expiries  []Expiry        `json:"expiries"`
 }
 
@@ -136,6 +136,9 @@ const OwnerGone = "owner_gone"
 
 // JobOf is a job at a time.
 func JobOf(j domain.Job, now time.Time) Job {
+	if j.Kind == domain.Erase { // who sees jobs need not know whom it is about
+		j.Filter = domain.Filter{}
+	}
 	if j.State == domain.JobRunning && j.LeaseUntil.Before(now) {
 		j.Message = domain.Say(OwnerGone, nil)
 	}
@@ -204,7 +207,7 @@ func reportOf(r *domain.DryRunReport) *DryRunReport {
 		Failures: ItemsOf(r.Failures, func(f domain.DryRunFailure) DryRunFailure { return DryRunFailure(f) }).Items,
 		Bodies:   r.Bodies, Events: r.Events, Broken: r.Broken, Gone: r.Gone, Rows: r.Rows, Changed: r.Changed,
 		Changes: ItemsOf(r.Changes, func(c domain.Change) Change { return Change(c) }).Items,
-		Letters: r.Letters, Uploads: r.Uploads,
+		Letters: r.Letters, Unclear: r.Unclear,
 		Expiries: ItemsOf(r.Expiries, func(e domain.Expiry) Expiry { return Expiry{e.Topic, At(e.At)} }).Items,
 	}
 	for status, n := range r.Statuses {

@@ -129,15 +129,13 @@ func erased(a domain.Args) string {
 
 // inTheLog tells what an erasure leaves, and until when nothing of that is stored again.
 func inTheLog(a domain.Args) string {
-	text := "What the log has of it is not stored again, until the log has forgotten it"
+	text := "What the log has of it is not stored again"
 	if until := a.Text("until"); until != "" {
-		text += " (" + until + " at the latest)"
-	} else {
-		text += "; one of its topics forgets nothing"
+		text += ", until the log has forgotten it (" + until + " at the latest)"
 	}
-	if n := a.Count("uploads"); n > 0 {
-		text += fmt.Sprintf(". Nobody can tell whom %s among the dead letters about: discard what you do not need",
-			counted(n, "unreadable upload is", "unreadable uploads are"))
+	if n := a.Count("unclear"); n > 0 {
+		text += fmt.Sprintf(". Nobody can tell whom %s about: discard what you do not need",
+			counted(n, "other dead letter is", "other dead letters are"))
 	}
 	return text
 }

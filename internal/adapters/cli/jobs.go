@@ -151,7 +151,7 @@ func printJob(w io.Writer, j api.Job) error {
 	fmt.Fprintln(w)
 	t := newTable(w)
 	t.row("job", j.ID+", "+what)
-	if len(j.Filter) > 0 || j.Kind != domain.Erase { // one that is over has forgotten it
+	if j.Kind != domain.Erase { // nobody is told whom it is about
 		t.row("filter", filterText(j.Filter))
 	}
 	switch {

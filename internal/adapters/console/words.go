@@ -108,11 +108,12 @@ func jobName(j *api.Job) string {
 // reportText tells what a dry run found.
 func reportText(j *api.Job) string {
 	r := j.Report
-	switch {
-	case j.Kind == domain.Reproject:
+	switch j.Kind {
+	case domain.Reproject:
 		return number(r.Changed) + " of " + number(r.Rows) + " rows would change."
-	case j.Kind == domain.Erase:
+	case domain.Erase:
 		return number(r.Rows) + " rows and " + number(r.Letters) + " dead letters are about them."
+	case domain.Replay, domain.Discard, domain.Reindex:
 	}
 	text := "Of " + number(r.Of) + " dead letters " + number(int64(r.Tried)) + " were tried"
 	for _, status := range slices.Sorted(maps.Keys(r.Statuses)) {

@@ -254,8 +254,8 @@ func (l *Log) settings(ctx context.Context, topics ...string) (map[string]topicS
 	return out, nil
 }
 
-// segmentAge is how long Kafka writes to a segment where segment.ms does not say (a week), and so how much older than its
-// retention a record may become: segments go as a whole.
+// segmentAge is how long Kafka writes to a segment where segment.ms does not say (a week), and so how much older than
+// its retention a record may become: segments go as a whole.
 const segmentAge = 7 * 24 * time.Hour
 
 // Retention is how long topics keep records, at the most; see ports.Log.

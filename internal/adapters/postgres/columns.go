@@ -84,8 +84,8 @@ func (s *Store) EraseDecisions(ctx context.Context, decisions []domain.Decision)
 // countedParams are those of statements that change counts: now, rows, and the span of their timestamps.
 var countedParams = []uint32{pgtype.TimestamptzOID, 0, pgtype.TimestamptzOID, pgtype.TimestamptzOID}
 
-// changeRows makes one transaction of statements about rows, which are given as an array of decision_input without their
-// events.
+// changeRows makes one transaction of statements about rows, which are given as an array of decision_input without
+// their events.
 func (s *Store) changeRows(
 	ctx context.Context, op string, decisions []domain.Decision,
 	queue func(b *pgconn.Batch, array, now, first, last []byte),

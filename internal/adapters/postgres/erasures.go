@@ -59,6 +59,7 @@ func (s *Store) Erasures(ctx context.Context) (out []domain.Erasure, err error) 
 func (s *Store) KeepErasure(ctx context.Context, job string, until time.Time) error {
 	return s.change(ctx, "keep an erasure", func(b *pgx.Batch) {
 		b.Queue(`UPDATE erasures SET until = $2::timestamptz WHERE job = $1::text`, job, until)
+		b.Queue(`DELETE FROM erasures WHERE until <= $1::timestamptz`, s.opts.Now())
 	})
 }
 

@@ -29,10 +29,10 @@ var twinOf = `SELECT id FROM jobs WHERE kind = $1::text AND filter = $2::text
 	AND tenants IS NOT DISTINCT FROM nullif($3::text, '')::jsonb AND NOT dry_run AND id <> $4::text
 	ORDER BY state IN ` + overJobs + `, created_at DESC LIMIT 1`
 
-// forget takes an erasure's filter away with the state of a parameter, because it names somebody.
+// forget takes an erasure's filter away with a state that is over, in a parameter, because it names somebody.
 func forget(param string) string {
-	return `filter = CASE WHEN kind = '` + string(domain.Erase) + `' AND ` + param + `::text IN ` + overJobs + ` THEN '` +
-		sqlstore.EncodeFilter(domain.Filter{}) + `' ELSE filter END`
+	return `filter = CASE WHEN kind = '` + string(domain.Erase) + `' AND ` + param + `::text IN ` + overJobs +
+		` THEN '` + sqlstore.EncodeFilter(domain.Filter{}) + `' ELSE filter END`
 }
 
 var (

@@ -73,7 +73,10 @@ func (s *Store) Erasures(ctx context.Context) (out []domain.Erasure, err error) 
 // KeepErasure says until when one is in force; see ports.Erasures.
 func (s *Store) KeepErasure(ctx context.Context, job string, until time.Time) error {
 	err := s.inTx(ctx, func(tx *sql.Tx) error {
-		_, err := tx.Exec(`UPDATE erasures SET until = ? WHERE job = ?`, until.UnixMicro(), job)
+		if _, err := tx.Exec(`UPDATE erasures SET until = ? WHERE job = ?`, until.UnixMicro(), job); err != nil {
+			return err
+		}
+		_, err := tx.Exec(`DELETE FROM erasures WHERE until <= ?`, s.opts.Now().UnixMicro())
 		return err
 	})
 	return s.checked("keep an erasure in "+storeFile, err)

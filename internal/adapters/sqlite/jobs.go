@@ -134,8 +134,8 @@ func (s *Store) MoveJob(
 			j.BaseDone, j.BaseFailed = j.Done, j.Failed
 		}
 		_, err = tx.Exec(
-			`UPDATE jobs SET `+forget(to)+` state = ?, message = ?, owner = NULL, lease_until = NULL, finished_at = ?, base_done = ?,
-			base_failed = ? WHERE id = ?`,
+			`UPDATE jobs SET `+forget(to)+` state = ?, message = ?, owner = NULL, lease_until = NULL, finished_at = ?,
+			base_done = ?, base_failed = ? WHERE id = ?`,
 			string(to),
 			sqlstore.EncodeMessage(message),
 			finished,

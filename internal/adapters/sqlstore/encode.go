@@ -204,7 +204,7 @@ type reportJSON struct {
 	Changed   int64          `json:"changed"`
 	Changes   []changeJSON   `json:"changes"`
 	Letters   int64          `json:"letters,omitempty"`
-	Uploads   int64          `json:"uploads,omitempty"`
+	Unclear   int64          `json:"unclear,omitempty"`
 	Expiries  []expiryJSON   `json:"expiries,omitempty"`
 }
 
@@ -248,7 +248,7 @@ func EncodeReport(r *domain.DryRunReport) string {
 	}
 	out := reportJSON{
 		Verdict: r.Verdict, Tried: r.Tried, Of: r.Of, Statuses: map[string]int{}, Bodies: r.Bodies, Events: r.Events,
-		Broken: r.Broken, Gone: r.Gone, Rows: r.Rows, Changed: r.Changed, Letters: r.Letters, Uploads: r.Uploads,
+		Broken: r.Broken, Gone: r.Gone, Rows: r.Rows, Changed: r.Changed, Letters: r.Letters, Unclear: r.Unclear,
 	}
 	for _, e := range r.Expiries {
 		out.Expiries = append(out.Expiries, expiryJSON{e.Topic, instant(e.At)})
@@ -280,7 +280,7 @@ func DecodeReport(text string) (*domain.DryRunReport, error) {
 	r := &domain.DryRunReport{
 		Verdict: in.Verdict, Tried: in.Tried, Of: in.Of, Statuses: map[domain.SaveStatus]int{}, Bodies: in.Bodies,
 		Events: in.Events, Broken: in.Broken, Gone: in.Gone, Rows: in.Rows, Changed: in.Changed, Letters: in.Letters,
-		Uploads: in.Uploads,
+		Unclear: in.Unclear,
 	}
 	for _, e := range in.Expiries {
 		r.Expiries = append(r.Expiries, domain.Expiry{Topic: e.Topic, At: at(e.At)})
