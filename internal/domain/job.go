@@ -354,8 +354,8 @@ func (e AuditEntry) Kind() JobKind {
 	return JobKind(kind)
 }
 
-// Audit is the entry for something that happens to the job. That of an erasure does not name whom it is about: the audit
-// outlives the order.
+// Audit is the entry for something that happens to the job. That of an erasure does not name whom it is about: the
+// audit outlives the order.
 func (j Job) Audit(what, caller string, at time.Time) AuditEntry {
 	if j.Kind == Erase {
 		j.Filter = Filter{}

@@ -2,6 +2,7 @@ package operate
 
 import (
 	"context"
+	"slices"
 
 	"github.com/docket-project/docket/internal/domain"
 )
@@ -20,11 +21,11 @@ func (req JobRequest) erasure(caller domain.Caller, j *domain.Job) error {
 			return refuse(Mistaken, ErasureFilter, domain.Args{"name": name})
 		}
 	}
-	if field, whole := namesWhole(j.Filter.Where); !whole {
-		return refuse(Mistaken, ErasureFilter, domain.Args{"name": string(field)})
-	}
 	if len(req.Filter[string(domain.FieldPrincipal)]) == 0 {
 		return refuse(Mistaken, ErasureFilter, domain.Args{"name": ""})
+	}
+	if !namesWhole(j.Filter.Where) {
+		return refuse(Mistaken, ErasureFilter, domain.Args{"name": "filter"})
 	}
 	if names := tenantsIn(j.Filter.Where); len(names) > 0 {
 		for _, name := range names {
@@ -38,24 +39,12 @@ func (req JobRequest) erasure(caller domain.Caller, j *domain.Job) error {
 	return nil
 }
 
-// namesWhole reports a filter that names what it is about, each whole; field is one that it does not.
-func namesWhole(e domain.Expr) (field domain.Field, whole bool) {
-	switch e.Op {
-	case domain.OpEqual, "":
-		return "", true
-	case domain.OpAnd, domain.OpOr:
-		for _, arg := range e.Args {
-			if field, whole := namesWhole(arg); !whole {
-				return field, false
-			}
-		}
-		return "", true
+// namesWhole reports a filter that only names what it is about, each whole.
+func namesWhole(e domain.Expr) bool {
+	if e.Op == domain.OpAnd || e.Op == domain.OpOr {
+		return !slices.ContainsFunc(e.Args, func(arg domain.Expr) bool { return !namesWhole(arg) })
 	}
-	for field = e.Field; field == "" && len(e.Args) > 0; {
-		e = e.Args[0]
-		field = e.Field
-	}
-	return field, false
+	return e.Op == domain.OpEqual
 }
 
 // tenantsIn are the tenants that a filter names.

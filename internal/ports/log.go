@@ -95,8 +95,8 @@ type Log interface {
 	Consume(ctx context.Context, sub Subscription, handle Handler) error
 	// Backlog reports every partition of the topics, for a group.
 	Backlog(ctx context.Context, group string, topics ...string) ([]Backlog, error)
-	// Retention is how long each topic keeps what is written to it now, unless somebody changes that: Forever, or 0 where a
-	// record goes once every group has done it, whenever that is.
+	// Retention is how long each topic keeps what is written to it now, unless somebody changes that: Forever, or 0 where
+	// a record goes once every group has done it, whenever that is.
 	Retention(ctx context.Context, topics ...string) (map[string]time.Duration, error)
 	// Ready returns nil while Publish can be expected to succeed; it asks the log, not its own memory.
 	Ready(ctx context.Context) error

@@ -208,8 +208,8 @@ func wordState(r *trail.Report) string {
 					"record has passed the retention", n, stamp(r.Lost[0].At),
 			)
 		}
-		return "docket has never received it, a policy has left it out, an operator has erased it, or its record has passed " +
-			"the retention: it is not stored, does not wait, and is no dead letter"
+		return "docket has never received it, a policy has left it out, an operator has erased it, or its record has " +
+			"passed the retention: it is not stored, does not wait, and is no dead letter"
 	case trail.Unknown:
 	}
 	left, broken := r.Left()

@@ -181,8 +181,8 @@ var refusalWords = words{
 		}
 		return a.Text("name") + ": an erasure is about principal and tenant, each named whole, without ! and *"
 	},
-	operate.ErasureBounded: fixed("an erasure removes everything that it is about: it takes no rate, max, max_replays or " +
-		"stop_ratio"),
+	operate.ErasureBounded: fixed("an erasure removes everything that it is about: it takes no rate, max, max_replays " +
+		"or stop_ratio"),
 	operate.ErasureOfOthers: func(a domain.Args) string {
 		return "you may not see the tenant " + a.Text("tenant") + ", and so erase nothing there"
 	},

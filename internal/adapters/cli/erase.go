@@ -20,9 +20,9 @@ type Erase struct {
 // Help tells what it is for.
 func (*Erase) Help() string {
 	return "Removes every decision about somebody, and their dead letters, up to now, and stores nothing of it that " +
-		"comes out of the log later: what is parked or held, a replay, a rewind. The log itself forgets in its own time, which " +
-		"is told. Later decisions about them are kept. The audit has a keyed hash, and no name: do not write one into " +
-		"--comment. It needs the role admin."
+		"comes out of the log later: what is parked or held, a replay, a rewind. The log itself forgets in its own time, " +
+		"which is told. Later decisions about them are kept. The audit has a keyed hash, and no name: do not write one " +
+		"into --comment. It needs the role admin."
 }
 
 // Run makes a job and watches it.
