@@ -82,7 +82,8 @@ func TestTenantsAreApart(t *testing.T) {
 	t.Run("answers", func(t *testing.T) {
 		for _, path := range []string{
 			"/api/v1/decisions?since=1h", "/api/v1/decisions?q=path:shop/*", "/api/v1/decisions/d-1",
-			"/api/v1/decisions/d-1/raw", "/api/v1/decisions/d-1/trail", "/api/v1/decisions/d-1/last-allowed", "/api/v1/decisions/compare?a=d-1&b=d-2",
+			"/api/v1/decisions/d-1/raw", "/api/v1/decisions/d-1/trail", "/api/v1/decisions/d-1/last-allowed",
+			"/api/v1/decisions/compare?a=d-1&b=d-2",
 			"/api/v1/decisions/contrast?q=outcome:denied&against=outcome:allowed",
 			"/api/v1/decisions/stats?by=path&by=outcome&every=1h&since=2h", "/api/v1/decisions/stats?by=tenant&since=2h",
 			"/api/v1/decisions/fields/principal?since=1h", "/api/v1/decisions/fields/tenant?since=1h",

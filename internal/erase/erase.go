@@ -1,6 +1,6 @@
-// Package erase removes what docket keeps about somebody, by an operator's order: rows, and dead letters from the index.
-// The order itself stands in the store, and whoever saves or indexes obeys it (sink.Erasures): so nothing about them
-// comes back out of the log, which forgets in its own time. What the order is, and who may give it, is operate's.
+// Package erase removes what docket keeps about somebody, by an operator's order: rows, and dead letters from the
+// index. The order itself stands in the store, and whoever saves or indexes obeys it (sink.Erasures): so nothing about
+// them comes back out of the log, which forgets in its own time. What the order is, and who may give it, is operate's.
 package erase
 
 import (
@@ -106,8 +106,8 @@ func (w *work) run() error {
 	return w.end()
 }
 
-// expiries tells how long the log keeps what it has, and with it how long the order has to stay in force: what waits may
-// go from each topic into the next one, and stay there as long again.
+// expiries tells how long the log keeps what it has, and with it how long the order has to stay in force: what waits
+// may go from each topic into the next one, and stay there as long again.
 func (w *work) expiries() error {
 	kept, err := w.Log.Retention(w.Context, w.Topics.All()...)
 	if err != nil {
@@ -131,8 +131,8 @@ func (w *work) expiries() error {
 	return nil
 }
 
-// spread waits until nobody saves or indexes any more who has not heard of the order. It counts from when a process took
-// the job up: the order was written down by then, and by whose clock it was given does not matter.
+// spread waits until nobody saves or indexes any more who has not heard of the order. It counts from when a process
+// took the job up: the order was written down by then, and by whose clock it was given does not matter.
 func (w *work) spread() (goOn bool, err error) {
 	left := w.Job.StartedAt.Add(sink.ErasuresTakeEffect).Sub(w.Now())
 	if w.Job.DryRun || left <= 0 {

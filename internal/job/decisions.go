@@ -17,11 +17,11 @@ type DaysOf interface {
 	Days(ctx context.Context) ([]domain.Day, error)
 }
 
-// Decisions goes through the decisions that the job's filter chooses, from the job's After on: page reads a query's, and
-// visit deals with them and writes down how far it is, by the CursorOf the last one in After.Topic. It goes the newest
-// day first: stores find a day's rows at once, and a statement over all of them could take too long. Without a Since it
-// goes on with what is past the retention and still there. goOn is false where visit, or whoever moves the job, does not
-// want to.
+// Decisions goes through the decisions that the job's filter chooses, from the job's After on: page reads a query's,
+// and visit deals with them and writes down how far it is, by the CursorOf the last one in After.Topic. It goes the
+// newest day first: stores find a day's rows at once, and a statement over all of them could take too long. Without a
+// Since it goes on with what is past the retention and still there. goOn is false where visit, or whoever moves the
+// job, does not want to.
 func (t *Turn) Decisions(
 	days DaysOf, page func(q domain.Query) (domain.Page, error), visit func(rows []domain.Decision) (goOn bool, err error),
 ) (goOn bool, err error) {

@@ -128,8 +128,8 @@ func (s sifted) all(saved []domain.SaveStatus) []domain.SaveStatus {
 	return s.statuses
 }
 
-// Kept are records without those that may not be kept, for what goes back to where it was without being saved. Its error
-// is that of Erasures.InForce.
+// Kept are records without those that may not be kept, for what goes back to where it was without being saved. Its
+// error is that of Erasures.InForce.
 func (w *Writer) Kept(ctx context.Context, records []domain.Record) (kept []domain.Record, erased int, err error) {
 	in, err := w.erasures.InForce(ctx)
 	if err != nil || in.None() {

@@ -36,7 +36,8 @@ func forget(param string) string {
 }
 
 var (
-	moveJob = `UPDATE jobs SET ` + forget("$2") + `, state = $2::text, message = $3::text, owner = NULL, lease_until = NULL,
+	moveJob = `UPDATE jobs SET ` + forget("$2") + `, state = $2::text, message = $3::text, owner = NULL,
+		lease_until = NULL,
 		finished_at = CASE WHEN $2::text IN ` + overJobs + ` THEN $4::timestamptz END,
 		base_done = CASE $2::text WHEN '` + string(domain.JobPending) + `' THEN done ELSE base_done END,
 		base_failed = CASE $2::text WHEN '` + string(domain.JobPending) + `' THEN failed ELSE base_failed END`
