@@ -4,8 +4,10 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"hash"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -14,8 +16,10 @@ import (
 type Subject [sha256.Size]byte
 
 // SubjectOf hashes a principal with the store's key.
-func SubjectOf(key []byte, principal string) (s Subject) {
-	h := hmac.New(sha256.New, key)
+func SubjectOf(key []byte, principal string) Subject { return subjectOf(hmac.New(sha256.New, key), principal) }
+
+func subjectOf(h hash.Hash, principal string) (s Subject) {
+	h.Reset()
 	h.Write([]byte(principal))
 	h.Sum(s[:0])
 	return s
@@ -58,13 +62,14 @@ func (e Erasure) Covers(d *Decision) bool {
 
 // Erasures are those that are in force. Nil has none.
 type Erasures struct {
-	key []byte
-	of  map[Subject][]Erasure
+	of     map[Subject][]Erasure
+	hashes sync.Pool // of hash.Hash: each decision that is saved is asked about
 }
 
 // NewErasures makes a set of them, of subjects that were hashed with a key.
 func NewErasures(key []byte, all []Erasure) *Erasures {
-	e := &Erasures{key: key, of: map[Subject][]Erasure{}}
+	e := &Erasures{of: map[Subject][]Erasure{}}
+	e.hashes.New = func() any { return hmac.New(sha256.New, key) }
 	for _, one := range all {
 		for _, s := range one.Subjects {
 			e.of[s] = append(e.of[s], one)
@@ -81,7 +86,10 @@ func (e *Erasures) Cover(d *Decision) bool {
 	if e.None() || d.Principal == "" {
 		return false
 	}
-	return slices.ContainsFunc(e.of[SubjectOf(e.key, d.Principal)], func(one Erasure) bool { return one.Covers(d) })
+	h := e.hashes.Get().(hash.Hash)
+	s := subjectOf(h, d.Principal)
+	e.hashes.Put(h)
+	return slices.ContainsFunc(e.of[s], func(one Erasure) bool { return one.Covers(d) })
 }
 
 // Expiry is when a topic keeps nothing any more that stands in it now; a zero time is never.

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -103,7 +104,8 @@ type sifted struct {
 }
 
 func sift(in *domain.Erasures, rows []domain.Decision) (out sifted) {
-	if in.None() {
+	covered := func(d domain.Decision) bool { return in.Cover(&d) }
+	if in.None() || !slices.ContainsFunc(rows, covered) { // as nearly always
 		return sifted{rows: rows}
 	}
 	out.statuses = make([]domain.SaveStatus, len(rows))

@@ -156,3 +156,22 @@ func TestErasuresAndTheBreaker(t *testing.T) {
 		require.Equal(t, domain.Saved, w.Save(t.Context(), someRecords(1))[0].Status)
 	})
 }
+
+// BenchmarkSift is what an order in force costs of each row that is saved.
+func BenchmarkSift(b *testing.B) {
+	projector, err := domain.NewProjector(nil)
+	require.NoError(b, err)
+	rows := make([]domain.Decision, 1000)
+	for i := range rows {
+		rows[i] = projector.Project(domain.Record{
+			Value: fmt.Appendf(nil, `{"decision_id":"id-%d","input":{"user":"user-%d"}}`, i, i),
+		})
+	}
+	in := domain.NewErasures([]byte("key"), []domain.Erasure{about(domain.AllTenants(), time.Now(), "alice")})
+	for b.Loop() {
+		if got := sift(in, rows); len(got.rows) != len(rows) {
+			b.Fatal("somebody else's rows are left out")
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1000, "ns/row")
+}
