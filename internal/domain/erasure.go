@@ -16,7 +16,9 @@ import (
 type Subject [sha256.Size]byte
 
 // SubjectOf hashes a principal with the store's key.
-func SubjectOf(key []byte, principal string) Subject { return subjectOf(hmac.New(sha256.New, key), principal) }
+func SubjectOf(key []byte, principal string) Subject {
+	return subjectOf(hmac.New(sha256.New, key), principal)
+}
 
 func subjectOf(h hash.Hash, principal string) (s Subject) {
 	h.Reset()
