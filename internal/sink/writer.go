@@ -180,19 +180,19 @@ func (w *Writer) attempt(ctx context.Context, rows []domain.Decision) ([]domain.
 	if !w.breaker.allow() {
 		return nil, errOpen
 	}
-	in, asked, err := w.erasures.inForce(ctx)
-	if err != nil {
-		if asked {
-			w.breaker.record(err)
-		} else {
-			w.breaker.record(context.Canceled) // it is what the store said before
-		}
-		return nil, err
-	}
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-publishReserve))
 		defer cancel()
+	}
+	in, asked, err := w.erasures.inForce(ctx)
+	if err != nil {
+		if asked && ctx.Err() == nil {
+			w.breaker.record(err)
+		} else {
+			w.breaker.record(context.Canceled) // it is what the store said before, or our time ran out
+		}
+		return nil, err
 	}
 	kept := sift(in, rows)
 	if len(kept.rows) == 0 {
