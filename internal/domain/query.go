@@ -275,8 +275,8 @@ func undouble(v string) (text string, not, prefix bool) {
 	return strings.Repeat("!", marks/2) + text + strings.Repeat("*", stars/2), marks%2 == 1, stars%2 == 1
 }
 
-// double spells a text for undouble.
-func double(text string) string {
+// Literal spells a text as a parameter that means it and nothing else, whatever it begins or ends with.
+func Literal(text string) string {
 	rest := strings.TrimLeft(text, "!")
 	marks := len(text) - len(rest)
 	return strings.Repeat("!", marks) + text + strings.Repeat("*", len(rest)-len(strings.TrimRight(rest, "*")))
@@ -319,7 +319,7 @@ func (f Filter) Params() (values url.Values, ok bool) {
 
 // param spells one comparison.
 func (e Expr) param() (string, bool) {
-	text := double(e.Value)
+	text := Literal(e.Value)
 	switch e.Op {
 	case OpEqual:
 		return text, true

@@ -27,6 +27,11 @@ func (req JobRequest) erasure(caller domain.Caller, j *domain.Job) error {
 	if !namesWhole(j.Filter.Where) {
 		return refuse(Mistaken, ErasureFilter, domain.Args{"name": "filter"})
 	}
+	for _, name := range j.Principals() {
+		if domain.Name(name) != name {
+			return refuse(Mistaken, ErasureName, domain.Args{"most": int64(len(domain.Name(name)))})
+		}
+	}
 	if names := tenantsIn(j.Filter.Where); len(names) > 0 {
 		for _, name := range names {
 			if !caller.Tenants.Includes(name) {

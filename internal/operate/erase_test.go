@@ -3,6 +3,7 @@ package operate_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,6 +36,8 @@ func TestErasuresAreChecked(t *testing.T) {
 			operate.ErasureFilter},
 		{"an empty name", operate.JobRequest{Filter: map[string][]string{"principal": {""}}}, operate.Mistaken,
 			operate.FilterInvalid},
+		{"more than is stored", operate.JobRequest{Filter: map[string][]string{"principal": {strings.Repeat("x", 513)}}},
+			operate.Mistaken, operate.ErasureName},
 		{"a time", operate.JobRequest{Filter: map[string][]string{"principal": {"alice"}, "until": {"1h"}}}, operate.Mistaken,
 			operate.ErasureFilter},
 		{"a foreign tenant", operate.JobRequest{Filter: map[string][]string{"principal": {"alice"}, "tenant": {"secret"}}},
@@ -86,10 +89,11 @@ func TestErasureNamesNobody(t *testing.T) {
 	require.Contains(t, asked[0], subject.String())
 	require.NotContains(t, asked[0], "alice")
 
-	_, err = s.CreateJob(t.Context(), admin, operate.JobRequest{
-		Kind: domain.Erase, Filter: map[string][]string{"principal": {"carol"}},
+	dry, err := s.CreateJob(t.Context(), admin, operate.JobRequest{
+		Kind: domain.Erase, Filter: map[string][]string{"principal": {domain.Literal("!carol*")}},
 	})
 	require.NoError(t, err)
+	require.Equal(t, []string{"!carol*"}, dry.Principals(), "whoever uploads chooses names")
 	in, err = store.Erasures(t.Context())
 	require.NoError(t, err)
 	require.Len(t, in, 1, "a dry run orders nothing")

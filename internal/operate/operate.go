@@ -68,6 +68,8 @@ const (
 	ReprojectBounded = "reproject_bounded"
 	// ErasureFilter: an erasure is about principals, each named whole, and of tenants. Args name.
 	ErasureFilter = "erasure_filter"
+	// ErasureName: a principal is longer than what is stored of one. Args most.
+	ErasureName = "erasure_name"
 	// ErasureBounded: an erasure removes everything that it is about.
 	ErasureBounded = "erasure_bounded"
 	// ErasureOfOthers: args tenant.

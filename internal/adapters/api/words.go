@@ -179,7 +179,12 @@ var refusalWords = words{
 		if a.Text("name") == "" {
 			return "an erasure needs a principal: whom it is about"
 		}
-		return a.Text("name") + ": an erasure is about principal and tenant, each named whole, without ! and *"
+		return a.Text("name") + ": an erasure is about principal and tenant, each named whole: a ! in front of a name and " +
+			"a * behind it are doubled where they belong to it"
+	},
+	operate.ErasureName: func(a domain.Args) string {
+		return fmt.Sprintf("principal: docket stores the first %d bytes of it. Name what docket find shows; whoever begins "+
+			"with the same is erased as well", a.Count("most"))
 	},
 	operate.ErasureBounded: fixed("an erasure removes everything that it is about: it takes no rate, max, max_replays " +
 		"or stop_ratio"),

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/docket-project/docket/internal/adapters/api"
+	"github.com/docket-project/docket/internal/domain"
 )
 
 // Erase is `docket erase`.
@@ -31,11 +32,12 @@ func (e *Erase) Run(ctx context.Context, out Out) error {
 		return err
 	}
 	dry := !e.Yes
-	wanted := api.JobRequest{
-		Filter: map[string]api.Texts{"principal": e.Principal}, DryRun: &dry, Comment: e.Comment,
+	wanted := api.JobRequest{Filter: map[string]api.Texts{}, DryRun: &dry, Comment: e.Comment}
+	for _, name := range e.Principal { // uploaders choose names: some begin with ! or end with *
+		wanted.Filter["principal"] = append(wanted.Filter["principal"], domain.Literal(name))
 	}
-	if len(e.Tenant) > 0 {
-		wanted.Filter["tenant"] = e.Tenant
+	for _, name := range e.Tenant {
+		wanted.Filter["tenant"] = append(wanted.Filter["tenant"], domain.Literal(name))
 	}
 	return create(ctx, out, e.Console, "decisions/erasures", wanted, e.Output, e.Detach)
 }

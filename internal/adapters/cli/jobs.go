@@ -151,8 +151,13 @@ func printJob(w io.Writer, j api.Job) error {
 	fmt.Fprintln(w)
 	t := newTable(w)
 	t.row("job", j.ID+", "+what)
-	if j.Kind != domain.Erase { // nobody is told whom it is about
+	switch {
+	case j.Kind != domain.Erase:
 		t.row("filter", filterText(j.Filter))
+	case j.Tenants == nil: // nobody is told whom it is about
+		t.row("tenants", "all but docket-system")
+	default:
+		t.row("tenants", strings.Join(j.Tenants, ", "))
 	}
 	switch {
 	case j.Kind == domain.Reproject && !j.DryRun:

@@ -98,11 +98,25 @@ func unescaped(query string) string {
 
 // jobName is what a job does.
 func jobName(j *api.Job) string {
-	name := string(j.Kind)
+	name, article := string(j.Kind), "a "
+	if j.Kind == domain.Erase {
+		name, article = "erasure", "an "
+	}
 	if j.DryRun {
-		return "dry run of a " + name
+		return "dry run of " + article + name
 	}
 	return name
+}
+
+// jobIsAbout is what a job deals with. Nobody is told whom an erasure is about.
+func jobIsAbout(j *api.Job) string {
+	switch {
+	case j.Kind != domain.Erase:
+		return filterOf(j.Filter)
+	case j.Tenants == nil:
+		return "somebody, in all tenants but docket-system"
+	}
+	return "somebody, in " + strings.Join(j.Tenants, ", ")
 }
 
 // reportText tells what a dry run found.

@@ -13,6 +13,7 @@ import (
 
 const (
 	jobExample    = `{"filter": {"fingerprint": "…"}, "dry_run": true, "rate": 100, "max": 10000, "comment": "…"}`
+	eraseExample  = `{"filter": {"principal": "…", "tenant": "…"}, "dry_run": true, "comment": "…"}`
 	acceptExample = `{"fingerprint": "…", "comment": "…"}`
 )
 
@@ -21,7 +22,11 @@ const (
 func (r *routes) createJob(kind domain.JobKind) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		var req api.JobRequest
-		if err := request(c, &req, jobExample); err != nil {
+		example := jobExample
+		if kind == domain.Erase {
+			example = eraseExample
+		}
+		if err := request(c, &req, example); err != nil {
 			return err
 		}
 		filter := map[string][]string{}
