@@ -103,7 +103,7 @@ e2e/.bin/k6: e2e/go.sum
 	CGO_ENABLED=0 go build -C e2e -o $(CURDIR)/$@ go.k6.io/k6
 
 e2e: build kafka schemathesis node k6 $(OPA_BINS) ## Run docket as its users do, with real OPAs, Kafka and PostgreSQL, and break them.
-	cd e2e && go test -count=1 -timeout 25m -v -skip '^TestLongDrill' .
+	cd e2e && go test -count=1 -timeout 35m -v -skip '^TestLongDrill' .
 
 drills: build kafka ## Make every fault under load (half an hour) and write what came of it into docs/drills.md.
 	cd e2e && DRILLS_OUT=../docs/drills.md go test -count=1 -timeout 60m -v -run Drill .
