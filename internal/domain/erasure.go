@@ -102,15 +102,5 @@ type Expiry struct {
 
 // Principals are those whom an erasure's filter names, each once.
 func (j Job) Principals() []string {
-	return slices.Compact(slices.Sorted(slices.Values(principals(j.Filter.Where))))
-}
-
-func principals(e Expr) (out []string) {
-	if e.Op == OpEqual && e.Field == FieldPrincipal {
-		return []string{e.Value}
-	}
-	for _, arg := range e.Args {
-		out = append(out, principals(arg)...)
-	}
-	return out
+	return slices.Compact(slices.Sorted(slices.Values(j.Filter.Where.Named(FieldPrincipal))))
 }

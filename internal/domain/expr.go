@@ -156,6 +156,17 @@ func (e Expr) Mentions(f Field) bool {
 	return e.Field == f || slices.ContainsFunc(e.Args, func(a Expr) bool { return a.Mentions(f) })
 }
 
+// Named are the texts that comparisons within the expression say a field is equal to.
+func (e Expr) Named(f Field) (out []string) {
+	if e.Op == OpEqual && e.Field == f {
+		return []string{e.Value}
+	}
+	for _, arg := range e.Args {
+		out = append(out, arg.Named(f)...)
+	}
+	return out
+}
+
 // about reports that an expression mentions these fields only.
 func (e Expr) about(fields []Field) bool {
 	if e.Field != "" {

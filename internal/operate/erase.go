@@ -32,7 +32,7 @@ func (req JobRequest) erasure(caller domain.Caller, j *domain.Job) error {
 			return refuse(Mistaken, ErasureName, domain.Args{"most": int64(len(domain.Name(name)))})
 		}
 	}
-	if names := tenantsIn(j.Filter.Where); len(names) > 0 {
+	if names := j.Filter.Where.Named(domain.FieldTenant); len(names) > 0 {
 		for _, name := range names {
 			if !caller.Tenants.Includes(name) {
 				return refuse(NotAllowed, ErasureOfOthers, domain.Args{"tenant": name})
@@ -50,17 +50,6 @@ func namesWhole(e domain.Expr) bool {
 		return !slices.ContainsFunc(e.Args, func(arg domain.Expr) bool { return !namesWhole(arg) })
 	}
 	return e.Op == domain.OpEqual
-}
-
-// tenantsIn are the tenants that a filter names.
-func tenantsIn(e domain.Expr) (out []string) {
-	if e.Op == domain.OpEqual && e.Field == domain.FieldTenant {
-		return []string{e.Value}
-	}
-	for _, arg := range e.Args {
-		out = append(out, tenantsIn(arg)...)
-	}
-	return out
 }
 
 // order hashes whom an erasure is about.
