@@ -35,7 +35,7 @@ func main() {
 		fmt.Fprintln(
 			flag.CommandLine.Output(),
 			"docket-bench [flags] embedded|store|search|pages|searched|stampede|replay-policy|victorialogs|roles|dead|slow|"+
-				"baseline|k6|burst|savers|policies",
+				"baseline|k6|burst|savers|policies|hostile",
 		)
 		flag.PrintDefaults()
 	}
@@ -59,6 +59,8 @@ func main() {
 		err = suites.SearchedSuite(*docket, *out, *rate, *seconds, *times)
 	case "policies":
 		err = suites.PoliciesSuite(*docket, *out, *rate, *seconds, *connections, *times)
+	case "hostile":
+		err = suites.HostileSuite(*docket, *out, *only, *rate, *seconds, *connections, *times)
 	case "victorialogs":
 		err = suites.VictoriaLogsSuite(*victoriaLogs, *rows, *days, *out)
 	case "roles":
@@ -82,8 +84,7 @@ func main() {
 	default:
 		err = fmt.Errorf(
 			"%s is no suite: embedded, store, search, searched, stampede, replay-policy, victorialogs, roles, dead, slow, "+
-				"baseline, k6, burst "+
-				"or savers",
+				"baseline, k6, burst, savers, policies or hostile",
 			suite,
 		)
 	}
