@@ -207,16 +207,22 @@ func (a *App) ConsoleAddr() string { return a.console.addr() }
 // AdminAddr is the admin listener's.
 func (a *App) AdminAddr() string { return a.admin.addr() }
 
-// boundMemory tells Go's collector what the settings promise: twice the bytes in flight, and what a process needs
-// anyway. Without it a heap may grow to twice what is alive before it is looked at. GOMEMLIMIT beats it.
+// boundMemory tells Go's collector what the settings promise: the bytes in flight, and what a process needs anyway.
+// Without it a heap may grow to twice what is alive before it is looked at. GOMEMLIMIT beats it.
+//
+// What is in flight is charged for what it takes, so that the collector can keep ingest within it: with a limit beneath
+// what is alive it would run all the time.
 //
 // The caller keeps what it returns and never writes to it, so that it takes address space only. The collector runs when
 // the heap is twice what was alive; ingest has 5 MiB alive and allocates ten times that a second. GOGC beats it.
 func boundMemory(role status.Role, cfg Config) (ballast []byte) {
-	const process, consumers = 128 << 20, 96 << 20 // what consumers keep of records is among theirs
+	const process, consumers = 24 << 20, 96 << 20 // what consumers keep of records is among theirs
 	limit := consumers + 4*int64(cfg.Saver.BatchBytes)*int64(cfg.Saver.Concurrency+cfg.Parking.Concurrency)
-	if role.Is(status.Ingest) {
-		limit = process + 2*cfg.Upload.MaxInFlightBytes
+	switch uploads := process + cfg.Upload.MaxInFlightBytes; {
+	case role == status.Ingest:
+		limit = uploads
+	case role.Is(status.Ingest):
+		limit += uploads
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(limit)

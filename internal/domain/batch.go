@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 	"unicode/utf8"
 
@@ -123,10 +124,17 @@ func (s *splitter) detach() {
 	}
 }
 
+// A body that is large, or of many events, lets other uploads go ahead after so many bytes or events, each a few tenths
+// of a millisecond. Go would let it work for 10 ms at a time, at each step of every other upload.
+const (
+	workBytes  = 256 << 10
+	workEvents = 512
+)
+
 // readBody reads at most limit bytes into a buffer of its own. cut says why the body is not whole.
 func readBody(ctx context.Context, r io.Reader, sizeHint, limit int) (body []byte, cut Cause, err error) {
 	const margin = 512 // so that a right hint meets io.EOF without growing
-	buf := make([]byte, 0, min(max(sizeHint, 0), limit)+margin)
+	buf, worked := make([]byte, 0, min(max(sizeHint, 0), limit)+margin), 0
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, "", err
@@ -138,6 +146,10 @@ func readBody(ctx context.Context, r io.Reader, sizeHint, limit int) (body []byt
 		}
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
+		if worked += n; worked >= workBytes {
+			worked = 0
+			runtime.Gosched()
+		}
 		if len(buf) > limit {
 			return buf[:limit], BodyTooLarge, nil
 		}
@@ -216,6 +228,9 @@ func (s *splitter) split() Cause {
 		}
 		if s.seen == s.lim.Events && kind > 0 {
 			return TooManyEvents
+		}
+		if s.seen%workEvents == workEvents-1 {
+			runtime.Gosched()
 		}
 		start := int(d.InputOffset())
 		id, err := s.element(d, kind)

@@ -35,10 +35,18 @@ type Body struct {
 	// Charge asks for so many more bytes of memory, beyond those of Wire; its error ends the assembly. nil allows any
 	// amount.
 	Charge func(bytes int) error
+	// Large is asked before work on a body goes on that inflates to LargeBody or more; done ends the work. nil is asked
+	// nothing.
+	Large func(context.Context) (done func(), err error)
 }
 
-// recordOverhead is about what a record weighs beside its event, in bytes. Many tiny events cost more than their bytes.
-const recordOverhead = 512
+// LargeBody is how many bytes a body takes that is worked on for longer than others can wait for without noticing, some
+// milliseconds.
+const LargeBody = 1 << 20
+
+// recordOverhead is about what a record weighs beside its event, in bytes: itself, its domain.Event and its id. Many
+// tiny events cost more than their bytes.
+const recordOverhead = 640
 
 // Receipt is the answer to an upload whose every byte is durable.
 type Receipt struct {
@@ -74,6 +82,8 @@ func (a *Assembly) Records() []domain.Record {
 
 // Assemble splits a body. What cannot be accepted is quarantined; errors are those of Body.Charge, and ctx's.
 func (a Assembler) Assemble(ctx context.Context, b Body) (Assembly, error) {
+	done := b.inTurn(ctx)
+	defer done()
 	hint := sizeHint(b.Wire, b.Gzipped, a.Limits.Inflated)
 	if err := b.charge(hint); err != nil {
 		return Assembly{}, err
@@ -207,6 +217,30 @@ func (b Body) charge(n int) error {
 		return nil
 	}
 	return b.Charge(n)
+}
+
+// inTurn has Large asked by the charge that makes the body a large one. done ends the work.
+func (b *Body) inTurn(ctx context.Context) (done func()) {
+	end := func() {}
+	if b.Large == nil {
+		return end
+	}
+	charge, taken := b.charge, 0
+	b.Charge = func(n int) error {
+		if err := charge(n); err != nil {
+			return err
+		}
+		taken += n
+		if taken < LargeBody || taken-n >= LargeBody {
+			return nil
+		}
+		let, err := b.Large(ctx)
+		if err == nil {
+			end = let
+		}
+		return err
+	}
+	return func() { end() } // as it is then
 }
 
 // charged is a reader whose bytes are charged as they arrive, but for those that are charged already.

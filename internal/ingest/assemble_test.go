@@ -230,3 +230,42 @@ func TestSizeHint(t *testing.T) {
 	require.Equal(t, 100, sizeHint(liar, false, 1<<20))
 	require.Zero(t, sizeHint([]byte{1}, true, 1<<20))
 }
+
+// TestLargeBodiesAsk: a body that takes LargeBody or more asks once, however it comes to it, and tells when it is done.
+func TestLargeBodiesAsk(t *testing.T) {
+	pad := strings.Repeat("x", LargeBody)
+	refused := errors.New("not now")
+	for _, c := range []struct {
+		name    string
+		wire    []byte
+		gzipped bool
+		refuse  error
+		asked   int
+	}{
+		{"a small one", []byte(`[{"a":1}]`), false, nil, 0},
+		{"a large one", []byte(`[{"a":"` + pad + `"}]`), false, nil, 1},
+		{"that inflates to it", gzipped(`[{"a":"` + pad + `"}]`), true, nil, 1},
+		{"in members that say nothing", append(gzipped(`[{"a":"`+pad+`"}`), gzipped("]")...), true, nil, 1},
+		{"of many events", []byte("[" + strings.Repeat("{},", LargeBody/recordOverhead) + "{}]"), false, nil, 1},
+		{"that has to wait for too long", []byte(`[{"a":"` + pad + `"}]`), false, refused, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			asked, working := 0, 0
+			a := Assembler{Limits: domain.DefaultLimits}
+			_, err := a.Assemble(t.Context(), Body{
+				Wire: c.wire, Gzipped: c.gzipped, Charge: func(int) error { return nil },
+				Large: func(context.Context) (func(), error) {
+					asked++
+					if c.refuse != nil {
+						return nil, c.refuse
+					}
+					working++
+					return func() { working-- }, nil
+				},
+			})
+			require.ErrorIs(t, err, c.refuse)
+			require.Equal(t, c.asked, asked)
+			require.Zero(t, working)
+		})
+	}
+}

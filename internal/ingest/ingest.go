@@ -75,8 +75,10 @@ type Upload struct {
 	// nobody may write to it again.
 	Wire    []byte
 	Gzipped bool
-	// Charge asks for memory beyond that of Wire; its error refuses the upload.
+	// Charge asks for memory beyond that of Wire, and Large for the time that a large body takes; see Body. Their errors
+	// refuse the upload.
 	Charge func(bytes int) error
+	Large  func(context.Context) (done func(), err error)
 	// Admission is what let the upload in.
 	Admission policy.Admission
 	// Version is the OPA's, from its user agent, where its events do not say.
@@ -96,12 +98,13 @@ func (e *ForeignOPA) Error() string {
 }
 
 // Accept makes an upload durable. After an error nothing is promised and the sender has to send it again: repeating an
-// upload stores nothing twice. Errors: a ForeignOPA, and those of ports.Publisher and of Upload.Charge.
+// upload stores nothing twice. Errors: a ForeignOPA, and those of ports.Publisher, of Upload.Charge and of
+// Upload.Large.
 func (s *Service) Accept(ctx context.Context, u Upload) (Receipt, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.publishTimeout)
 	defer cancel()
 	a, err := s.assembler.Assemble(ctx, Body{
-		Wire: u.Wire, Gzipped: u.Gzipped, Topic: s.assembler.Topics.Decisions, Charge: u.Charge,
+		Wire: u.Wire, Gzipped: u.Gzipped, Topic: s.assembler.Topics.Decisions, Charge: u.Charge, Large: u.Large,
 		Headers: domain.Headers{
 			Tenant: u.Caller.Tenant(), OPAPartition: domain.Name(u.Partition), ReceivedAt: u.ReceivedAt,
 			Upload:   hex.EncodeToString(s.assembler.Content.Digest(u.Caller.Tenant(), u.Wire)),

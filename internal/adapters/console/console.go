@@ -75,14 +75,15 @@ type Parts struct {
 // routes serve pages.
 type routes struct {
 	Parts
-	now    func() time.Time
-	assets *assets
+	now      func() time.Time
+	assets   *assets
+	failures *web.Failures
 }
 
 // Mount adds the pages to a listener that has the API. What is not an API's and asked for by a browser is answered by a
 // page, errors included.
 func Mount(e *echo.Echo, p Parts) {
-	r := &routes{Parts: p, now: time.Now, assets: loadAssets()}
+	r := &routes{Parts: p, now: time.Now, assets: loadAssets(), failures: web.NewFailures(p.Logger)}
 	problems := e.HTTPErrorHandler
 	e.HTTPErrorHandler = func(err error, c echo.Context) {
 		if c.Response().Committed || !wantsPage(c.Request()) {
@@ -305,7 +306,7 @@ func (v *view) header(h http.Header) {
 
 // problem shows what went wrong.
 func (r *routes) problem(err error, c echo.Context) {
-	p := web.ProblemOf(err, c, r.Logger)
+	p := web.ProblemOf(err, c, r.failures)
 	v := r.view(c)
 	_ = v.identify(c.Request()) // whoever is not known sees no way around
 	web.TurnAway(c, p.Status)
@@ -355,7 +356,7 @@ func later[T any](v *view, ask func(context.Context) (T, error)) func() (T, erro
 			}
 		}()
 		out, err = ask(v.ctx)
-		web.LogFailure(v.Logger, err, "page", v.at)
+		v.failures.Log(err, "page", v.at)
 	})
 	return func() (T, error) {
 		<-done

@@ -660,3 +660,34 @@ func TestRenamedGroup(t *testing.T) {
 	require.NoError(t, l.CopyCommits(t.Context(), "docket-saver", topics.Group("docket-saver"), topics.Decisions))
 	require.Equal(t, map[int32]int64{0: 70, 1: 8}, committed(), "what the group has committed itself stays")
 }
+
+// TestALongPublicationLeavesRoom: what one upload has waiting at the brokers is bounded, so that others' records do not
+// wait behind all of it, and in the end all of it is there.
+func TestALongPublicationLeavesRoom(t *testing.T) {
+	t.Parallel() // it waits for a broker
+	r := newRig(t, 1, func(*Options) {})
+	hung, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	r.fake.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		r.fake.KeepControl()
+		once.Do(func() { close(hung) })
+		r.fake.SleepControl(func() { <-release })
+		return nil, nil, false
+	})
+	long := r.records(r.topics.Decisions, 0, 3000)
+	for i := range long {
+		long[i].Value = make([]byte, 1<<10)
+	}
+	published := make(chan error, 1)
+	go func() { published <- r.publish(t, patience, long...) }()
+	<-hung
+	require.Never(t, func() bool { return r.client.BufferedProduceBytes() > publishWindow }, 100*time.Millisecond,
+		time.Millisecond)
+	require.Greater(t, r.client.BufferedProduceBytes(), int64(publishWindow/2))
+	close(release)
+	require.NoError(t, <-published)
+	ends, err := r.admin.ListEndOffsets(t.Context(), r.topics.Decisions)
+	require.NoError(t, err)
+	end, _ := ends.Lookup(r.topics.Decisions, 0)
+	require.Equal(t, int64(len(long)), end.Offset)
+}

@@ -72,6 +72,13 @@ const (
 	producerLinger = 500 * time.Microsecond
 	// maxRecords bounds the records that wait for the brokers.
 	maxRecords = 200_000
+	// publishWindow is how many bytes of one publication wait for the brokers at once. A broker is sent one request after
+	// the other: without it everybody would wait behind an upload of 50,000 events.
+	publishWindow = 1 << 20
+	// sentBeside is what a record costs beside its key and value: most of its headers, and the client's own of it.
+	sentBeside = 256
+	// publishTogether is how many of the client's records are made at once.
+	publishTogether = 512
 )
 
 // Sizes of the topics' records. A parked record carries its history in its headers.
@@ -189,9 +196,15 @@ func (l *Log) Close() error {
 
 // publication is one call to Publish: it is done once every record is acknowledged or given up.
 type publication struct {
-	left atomic.Int64
-	err  atomic.Pointer[error]
-	done chan struct{}
+	left   atomic.Int64
+	err    atomic.Pointer[error]
+	done   chan struct{}
+	window *semaphore.Weighted // of publishWindow; nil where all of it fits
+}
+
+// weight is what a record takes of the window.
+func weight(key string, value []byte) int64 {
+	return min(int64(len(key)+len(value)+sentBeside), publishWindow)
 }
 
 // acked is called by the client for each record, one after the other.
@@ -199,6 +212,9 @@ func (p *publication) acked(r *kgo.Record, err error) {
 	if err != nil {
 		err = classify("publish to "+r.Topic, err)
 		p.err.CompareAndSwap(nil, &err)
+	}
+	if p.window != nil {
+		p.window.Release(weight(string(r.Key), r.Value))
 	}
 	if p.left.Add(-1) == 0 {
 		close(p.done)
@@ -254,21 +270,41 @@ func (l *Log) publish(ctx context.Context, records []domain.Record) error {
 	}
 	p := &publication{done: make(chan struct{})}
 	p.left.Store(int64(len(records)))
-	out, acked, length := make([]kgo.Record, len(records)), p.acked, 0
+	acked, weights := p.acked, int64(0)
 	for i := range records {
-		length += len(records[i].Key)
+		weights += weight(records[i].Key, records[i].Value)
 	}
-	keys := make([]byte, 0, length)
+	if weights > publishWindow {
+		p.window = semaphore.NewWeighted(publishWindow)
+	}
+	late := func() error {
+		return classify(
+			fmt.Sprintf(
+				"publish %d records to %s: the brokers did not acknowledge all of them in time", len(records), records[0].Topic,
+			),
+			ctx.Err(),
+		)
+	}
+	var out []kgo.Record
+	var keys []byte
 	var headers []kgo.RecordHeader
 	for i := range records {
 		r := &records[i]
+		if len(out) == 0 { // what was acknowledged of a long publication can go while the rest waits
+			out = make([]kgo.Record, min(publishTogether, len(records)-i))
+			keys = make([]byte, 0, keyBytes(records[i:i+len(out)]))
+		}
 		if i == 0 || r.Headers != records[i-1].Headers { // the events of an upload share theirs
 			headers = encode(r.Headers)
 		}
 		at := len(keys)
 		keys = append(keys, r.Key...)
-		out[i] = kgo.Record{Topic: r.Topic, Key: keys[at:], Value: r.Value, Headers: headers}
-		l.client.TryProduce(ctx, &out[i], acked)
+		out[0] = kgo.Record{Topic: r.Topic, Key: keys[at:], Value: r.Value, Headers: headers}
+		if p.window != nil && p.window.Acquire(ctx, weight(r.Key, r.Value)) != nil {
+			return late()
+		}
+		l.client.TryProduce(ctx, &out[0], acked)
+		out = out[1:]
 	}
 	select {
 	case <-p.done:
@@ -277,13 +313,16 @@ func (l *Log) publish(ctx context.Context, records []domain.Record) error {
 		}
 		return nil
 	case <-ctx.Done():
-		return classify(
-			fmt.Sprintf(
-				"publish %d records to %s: the brokers did not acknowledge all of them in time", len(records), records[0].Topic,
-			),
-			ctx.Err(),
-		)
+		return late()
 	}
+}
+
+// keyBytes is how long the keys of records are together.
+func keyBytes(records []domain.Record) (n int) {
+	for i := range records {
+		n += len(records[i].Key)
+	}
+	return n
 }
 
 func encode(h domain.Headers) []kgo.RecordHeader {

@@ -1,13 +1,13 @@
 package uploadapi
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/docket-project/docket/internal/adapters/web"
@@ -36,6 +36,10 @@ var (
 		domain.Unavailable, "the body arrived too slowly: after %s it has to come at %d bytes a second; send it again",
 		slowGrace, slowRate,
 	)
+	errSlowOnes = domain.Errorf(
+		domain.Unavailable, "more than %d bodies of this tenant are on their way, and this one arrived too slowly: after %s "+
+			"it has to come at %d bytes a second then; send it again", maxBodies, crowdGrace, slowRate,
+	)
 )
 
 // A body has slowGrace, and for every slowRate bytes that have arrived a second more.
@@ -46,6 +50,9 @@ const (
 	slowStep = time.Second
 	// slowest is how long a body may take in all. OPA waits for an answer for 10 s.
 	slowest = time.Minute
+	// crowdGrace is what a body has while more of its tenant's than maxBodies are being read.
+	crowdGrace = time.Second
+	maxBodies  = 1024
 )
 
 // paced is a body that has to keep coming. Whoever sends a byte now and then would otherwise hold a connection for as
@@ -55,18 +62,37 @@ type paced struct {
 	control *http.ResponseController
 	began   time.Time
 	until   time.Time
-	n       int64
+	n       atomic.Int64
+	ended   atomic.Bool // by end
 }
 
 func (p *paced) Read(b []byte) (int, error) {
-	allowed := min(slowGrace+time.Duration(p.n)*time.Second/slowRate, slowest)
+	allowed := min(slowGrace+time.Duration(p.n.Load())*time.Second/slowRate, slowest)
 	if until := p.began.Add(allowed); until.After(p.until) {
 		p.until = until.Add(slowStep)
 		_ = p.control.SetReadDeadline(p.until) // a test's recorder has none
 	}
+	if p.ended.Load() { // in the meantime, perhaps
+		return 0, errSlowOnes
+	}
 	n, err := p.body.Read(b)
-	p.n += int64(n)
+	p.n.Add(int64(n))
+	if err != nil && p.ended.Load() {
+		return n, errSlowOnes
+	}
 	return n, err
+}
+
+// slow says that a body takes its time: it has had crowdGrace, and came at less than slowRate.
+func (p *paced) slow(now time.Time) bool {
+	took := now.Sub(p.began)
+	return took >= crowdGrace && time.Duration(p.n.Load())*time.Second/slowRate < took
+}
+
+// end has the body's reader return. It may be called while the request is being handled, by others.
+func (p *paced) end() {
+	p.ended.Store(true)
+	_ = p.control.SetReadDeadline(time.Now())
 }
 
 // done takes the deadline away: the answer may take its time.
@@ -84,10 +110,10 @@ func readWire(w http.ResponseWriter, r *http.Request, limit int64, s *share) ([]
 	if r.ContentLength > limit {
 		return nil, tooLarge(limit)
 	}
-	const first = 4 << 10 // what is set aside on a client's word alone
-	buf := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), first)+bytes.MinRead))
 	body := &paced{body: io.LimitReader(r.Body, limit+1), control: http.NewResponseController(w), began: time.Now()}
-	_, err := buf.ReadFrom(charged{body, s})
+	s.reads(body)
+	wire, err := readAll(charged{body, s}, r.ContentLength)
+	s.hasRead()
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, errSlow
@@ -95,11 +121,39 @@ func readWire(w http.ResponseWriter, r *http.Request, limit int64, s *share) ([]
 		return nil, err
 	case err != nil:
 		return nil, errCutOff
-	case int64(buf.Len()) > limit:
+	case int64(len(wire)) > limit:
 		return nil, tooLarge(limit)
 	}
 	body.done()
-	return buf.Bytes(), nil
+	return wire, nil
+}
+
+// readAll reads to the end. declared is the length that the client told, or -1. A client's word alone sets first bytes
+// aside; once a quarter of what it told has come, there is room for all of it, and no more.
+func readAll(r io.Reader, declared int64) ([]byte, error) {
+	size := int64(4 << 10)
+	if declared >= 0 {
+		size = min(size, declared)
+	}
+	buf := make([]byte, 0, size+1) // one more, to meet io.EOF without growing
+	for {
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if errors.Is(err, io.EOF) {
+			return buf, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(buf) < cap(buf) {
+			continue
+		}
+		room := 2 * len(buf)
+		if declared > int64(len(buf)) {
+			room = min(4*len(buf), int(declared)+1)
+		}
+		buf = append(make([]byte, 0, room), buf...)
+	}
 }
 
 // encodingOf tells gzip from no encoding. identity changes nothing, wherever it stands in the list (RFC 9110 section

@@ -9,8 +9,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -25,14 +27,14 @@ func TestBudgetIsShared(t *testing.T) {
 	t.Run("what arrived is charged, and no more", func(t *testing.T) {
 		b := newBudget(1000, upload)
 		for range 1000 {
-			require.NoError(t, b.open(onConnection(t), "a").charge(1), "a byte each: nobody is refused by steps")
+			require.NoError(t, b.share(onConnection(t), "a").charge(1), "a byte each: nobody is refused by steps")
 		}
-		require.ErrorIs(t, b.open(onConnection(t), "a").charge(1), errBudget)
+		require.ErrorIs(t, b.share(onConnection(t), "a").charge(1), errBudget)
 	})
 	t.Run("a request gives back what it held", func(t *testing.T) {
 		b := newBudget(1000, upload)
 		for range 100 {
-			s := b.open(onConnection(t), "a")
+			s := b.share(onConnection(t), "a")
 			require.NoError(t, s.charge(60))
 			require.NoError(t, s.charge(40))
 			require.Error(t, s.charge(2000))
@@ -40,47 +42,66 @@ func TestBudgetIsShared(t *testing.T) {
 		}
 		require.Zero(t, b.held)
 	})
+	t.Run("what a request takes before its body is there", func(t *testing.T) {
+		b := newBudget(10*requestBytes, upload)
+		var open []*share
+		for range 10 {
+			s, err := b.open(onConnection(t), "a")
+			require.NoError(t, err)
+			open = append(open, s)
+		}
+		refused, err := b.open(onConnection(t), "a")
+		require.ErrorIs(t, err, errBudget)
+		refused.release()
+		for _, s := range open {
+			s.release()
+		}
+		require.Zero(t, b.held)
+	})
 	t.Run("a connection has one whole upload", func(t *testing.T) {
 		b := newBudget(1000, upload)
+		b.connection = upload // without what requests take
 		one := onConnection(t)
-		first, second := b.open(one, "a"), b.open(one, "a")
+		first, second := b.share(one, "a"), b.share(one, "a")
 		require.NoError(t, first.charge(60))
 		require.ErrorIs(t, second.charge(60), errConnectionShare)
-		require.NoError(t, b.open(onConnection(t), "a").charge(60), "another connection is another one's")
+		require.NoError(t, b.share(onConnection(t), "a").charge(60), "another connection is another one's")
 		first.release()
 		require.NoError(t, second.charge(60))
 	})
 	t.Run("or a sixteenth, where that is more", func(t *testing.T) {
 		b := newBudget(16_000, upload)
+		b.connection = 16_000 / 16
 		one := onConnection(t)
 		for range 10 {
-			require.NoError(t, b.open(one, "a").charge(100))
+			require.NoError(t, b.share(one, "a").charge(100))
 		}
-		require.ErrorIs(t, b.open(one, "a").charge(1), errConnectionShare)
+		require.ErrorIs(t, b.share(one, "a").charge(1), errConnectionShare)
 	})
 	t.Run("a tenant has all of it while nobody else uploads, and half otherwise", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBudget(1000, upload)
+			b.connection, b.tenant = upload, 500
 			var flood []*share
 			for range 9 {
-				s := b.open(onConnection(t), "flood")
+				s := b.share(onConnection(t), "flood")
 				require.NoError(t, s.charge(100))
 				flood = append(flood, s)
 			}
-			other := b.open(onConnection(t), "other")
+			other := b.share(onConnection(t), "other")
 			require.ErrorIs(t, flood[0].charge(1), errConnectionShare)
-			require.ErrorIs(t, b.open(onConnection(t), "flood").charge(1), errTenantShare)
+			require.ErrorIs(t, b.share(onConnection(t), "flood").charge(1), errTenantShare)
 			require.NoError(t, other.charge(100), "there was room for it")
 			other.release()
-			require.ErrorIs(t, b.open(onConnection(t), "flood").charge(1), errTenantShare, "the other one comes again")
+			require.ErrorIs(t, b.share(onConnection(t), "flood").charge(1), errTenantShare, "the other one comes again")
 			time.Sleep(waits + time.Millisecond)
-			require.NoError(t, b.open(onConnection(t), "flood").charge(1))
+			require.NoError(t, b.share(onConnection(t), "flood").charge(1))
 		})
 	})
 	t.Run("invented tenants are forgotten", func(t *testing.T) {
 		b := newBudget(1000, upload)
 		for n := range 10 * maxTenants {
-			b.open(onConnection(t), strings.Repeat("t", n%3000)).release()
+			b.share(onConnection(t), strings.Repeat("t", n%3000)).release()
 		}
 		require.LessOrEqual(t, len(b.tenants), maxTenants)
 	})
@@ -134,7 +155,7 @@ func TestSlowBodies(t *testing.T) {
 				body := &dripping{every: c.every, left: c.size}
 				r := httptest.NewRequest(http.MethodPost, "/logs", body)
 				r.ContentLength = int64(c.size)
-				s := newBudget(1<<30, 1<<30).open(t.Context(), "a")
+				s := newBudget(1<<30, 1<<30).share(t.Context(), "a")
 				began := time.Now()
 				wire, err := readWire(recorder{httptest.NewRecorder(), body}, r, 8<<20, s)
 				require.ErrorIs(t, err, c.want)
@@ -150,7 +171,7 @@ func TestSlowBodies(t *testing.T) {
 	}
 	t.Run("a sender who is gone", func(t *testing.T) {
 		r := httptest.NewRequest(http.MethodPost, "/logs", io.MultiReader(bytes.NewReader([]byte("[")), broken{}))
-		_, err := readWire(httptest.NewRecorder(), r, 8<<20, newBudget(1000, 1000).open(t.Context(), "a"))
+		_, err := readWire(httptest.NewRecorder(), r, 8<<20, newBudget(1000, 1000).share(t.Context(), "a"))
 		require.ErrorIs(t, err, errCutOff)
 	})
 }
@@ -158,3 +179,107 @@ func TestSlowBodies(t *testing.T) {
 type broken struct{}
 
 func (broken) Read([]byte) (int, error) { return 0, errors.New("connection reset by peer") }
+
+func TestReadAll(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		size     int
+		declared int64
+		most     int // of what is set aside
+	}{
+		{"nothing", 0, 0, 1},
+		{"as declared", 100_000, 100_000, 100_001},
+		{"longer than declared", 100_000, 10, 200_000},
+		{"of a length that nobody tells", 100_000, -1, 200_000},
+		{"a byte of what was declared", 1, 8 << 20, 4<<10 + 1},
+		{"a quarter of what was declared", 2<<20 - 1, 8 << 20, 8 << 20},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			want := bytes.Repeat([]byte("0123456789"), c.size/10+1)[:c.size]
+			for _, as := range []func(io.Reader) io.Reader{
+				func(r io.Reader) io.Reader { return r }, iotest.OneByteReader, iotest.DataErrReader,
+			} {
+				r := as(bytes.NewReader(want))
+				got, err := readAll(r, c.declared)
+				require.NoError(t, err)
+				require.Equal(t, string(want), string(got))
+				require.LessOrEqual(t, cap(got), c.most)
+			}
+		})
+	}
+}
+
+// TestManySlowBodies: of more bodies of a tenant than there is room for, a slow one goes, and another tenant's stays.
+func TestManySlowBodies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(1<<30, 1<<20)
+		read := func(tenant string, every time.Duration) <-chan error {
+			body := &dripping{every: every, left: 1 << 20}
+			r := httptest.NewRequest(http.MethodPost, "/logs", body)
+			ended := make(chan error, 1)
+			go func() {
+				s := b.share(t.Context(), tenant)
+				defer s.release()
+				_, err := readWire(recorder{httptest.NewRecorder(), body}, r, 8<<20, s)
+				ended <- err
+			}()
+			synctest.Wait()
+			return ended
+		}
+		others := read("others", 3*time.Second)
+		fast := read("strangers", time.Second/16)
+		var slow []<-chan error
+		for range maxBodies {
+			slow = append(slow, read("strangers", 3*time.Second))
+		}
+		time.Sleep(crowdGrace + time.Millisecond)
+		synctest.Wait()
+		slow = append(slow, read("strangers", 3*time.Second))
+		time.Sleep(2 * time.Second) // the reader that is to end comes back from its read
+		synctest.Wait()
+		require.Empty(t, others)
+		require.Empty(t, fast, "it keeps its pace")
+		var ended []error
+		for _, one := range slow {
+			select {
+			case err := <-one:
+				ended = append(ended, err)
+			default:
+			}
+		}
+		require.Equal(t, []error{errSlowOnes}, ended)
+		time.Sleep(2 * slowest) // every one of them ends
+	})
+}
+
+// TestLargeBodiesTakeTurns: while another tenant uploads, a tenant's large bodies have half of the cores.
+func TestLargeBodiesTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		half := max(runtime.GOMAXPROCS(0)/2, 1)
+		b := newBudget(1<<30, 1<<20)
+		large := b.share(t.Context(), "large")
+		for range 2 * half {
+			done, err := large.large(t.Context())
+			require.NoError(t, err, "nobody else uploads")
+			done()
+		}
+		other := b.share(t.Context(), "other")
+		var working []func()
+		for range half {
+			done, err := large.large(t.Context())
+			require.NoError(t, err)
+			working = append(working, done)
+		}
+		soon, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := large.large(soon)
+		require.ErrorIs(t, err, errTurn)
+		done, err := other.large(t.Context())
+		require.NoError(t, err, "the other tenant has its own")
+		done()
+		working[0]()
+		done, err = large.large(t.Context())
+		require.NoError(t, err)
+		done()
+	})
+}

@@ -129,7 +129,7 @@ func (u *upload) logs(c echo.Context) error {
 	return u.body(c, caller, false, func(ctx context.Context, in incoming) error {
 		r, err := u.ingest.Accept(ctx, ingest.Upload{
 			Caller: caller, Address: addressOf(c.Request()), Partition: partition, Wire: in.wire, Gzipped: in.gzipped,
-			Charge: in.share.charge, Admission: in.admission, Version: versionOf(c.Request().UserAgent()),
+			Charge: in.share.charge, Large: in.share.large, Admission: in.admission, Version: versionOf(c.Request().UserAgent()),
 			ReceivedAt: time.Now().UTC(),
 		})
 		if err != nil {
@@ -222,13 +222,17 @@ func (u *upload) body(
 	if err != nil {
 		return err
 	}
-	s := u.budget.open(r.Context(), caller.Tenant())
+	s, err := u.budget.open(r.Context(), caller.Tenant())
 	defer s.release()
+	if err != nil {
+		unread(c)
+		return err
+	}
 	wire, err := readWire(c.Response(), r, u.cfg.MaxWireBytes, s)
 	if errors.Is(err, errCutOff) {
 		panic(http.ErrAbortHandler) // no answer: the connection is closed
 	}
-	if errors.Is(err, errSlow) {
+	if errors.Is(err, errSlow) || errors.Is(err, errSlowOnes) {
 		c.Response().Header().Set(echo.HeaderConnection, "close")
 	}
 	if err != nil {
@@ -246,13 +250,18 @@ func (u *upload) overQuota(c echo.Context, err error) error {
 				"memory, and drops the oldest once its buffer is full", "why", err, "from", c.Request().RemoteAddr,
 		)
 	})
-	// The body is not waited for: a small one would otherwise be read before the answer, however slowly it comes.
-	_ = http.NewResponseController(c.Response()).SetReadDeadline(time.Now().Add(time.Second)) // a test's has none
+	unread(c)
 	var exceeded *policy.Exceeded
 	if errors.As(err, &exceeded) && exceeded.Wait > time.Second { // OPA does not read it
 		c.Response().Header().Set(echo.HeaderRetryAfter, strconv.Itoa(int(math.Ceil(exceeded.Wait.Seconds()))))
 	}
 	return web.Problem(http.StatusTooManyRequests, err.Error())
+}
+
+// unread has a body that is refused not waited for: a small one would otherwise be read before the answer, however
+// slowly it comes.
+func unread(c echo.Context) {
+	_ = http.NewResponseController(c.Response()).SetReadDeadline(time.Now().Add(time.Second)) // a test's has none
 }
 
 // addressOf is the other end of the connection: a proxy's, where there is one. What a header says of others is

@@ -16,7 +16,8 @@ import (
 
 // Connections is a listener that has so many connections open at most, so that nobody can take the file descriptors
 // that the log, the store and the other listeners need. One more than that takes the place of one on which nothing is
-// asked; where every one is at work, the new one is closed.
+// asked; where every one is at work, the new one is closed. Of those that do not ask it keeps fewer: they take memory
+// that uploads need.
 type Connections struct {
 	net.Listener
 	limit   int
@@ -29,12 +30,18 @@ type Connections struct {
 
 	mu   sync.Mutex
 	open int
-	// silent have not asked for anything yet, and idle not since their last answer; both begin with the oldest.
+	// silent have not asked for anything yet, or have sent a part of a header, and idle have not since their last answer;
+	// both begin with the oldest.
 	silent, idle list.List
 }
 
-// silence is how long a connection may say nothing before it goes ahead of those that have proved to be somebody's.
-const silence = time.Second
+const (
+	// silence is how long a connection may say nothing before it goes ahead of those that have proved to be somebody's.
+	silence = time.Second
+	// maxSilent is how many connections may be silent for longer. A header comes in one piece, from everybody who does not
+	// mean to hold what a connection takes.
+	maxSilent = 1024
+)
 
 // Limit bounds the connections of a listener. Its server has to report their states to State.
 func Limit(l net.Listener, name string, limit int, m *Metrics, logger *slog.Logger) *Connections {
@@ -102,6 +109,11 @@ func (l *Connections) admit(c *connection) bool {
 	l.open++
 	l.gauge.Set(float64(l.open))
 	l.move(c, &l.silent)
+	if first := l.silent.Front().Value.(*connection); goes == nil && l.silent.Len() > maxSilent &&
+		c.since.Sub(first.since) >= silence {
+		goes = first
+		l.forget(goes)
+	}
 	l.mu.Unlock()
 	if goes != nil {
 		_ = goes.Conn.Close() // its server notices

@@ -176,3 +176,40 @@ func TestAcceptErrorsAreTold(t *testing.T) {
 	require.Equal(t, 1, strings.Count(said.String(), "level=ERROR"))
 	require.Contains(t, said.String(), "too many open files")
 }
+
+// TestSilentConnections: where many connections have sent nothing, or a part of a header, the oldest goes once it is
+// slow. What is being answered stays.
+func TestSilentConnections(t *testing.T) {
+	c := newCrowd(t, 2*maxSilent)
+	atWork, answered := c.dial(), make(chan error, 1)
+	go func() { answered <- c.ask(atWork, "/hold") }()
+	<-c.held
+	silent := func() int {
+		c.limit.mu.Lock()
+		defer c.limit.mu.Unlock()
+		return c.limit.silent.Len()
+	}
+	var slow []net.Conn
+	for range maxSilent + 1 {
+		slow = append(slow, c.dial())
+		_, err := io.WriteString(slow[len(slow)-1], "GET / HTTP/1.1\r\nHo")
+		require.NoError(t, err)
+	}
+	require.Eventually(t, func() bool { return silent() == maxSilent+1 }, 10*time.Second, time.Millisecond)
+	c.limit.mu.Lock()
+	for e := c.limit.silent.Front(); e != nil; e = e.Next() {
+		e.Value.(*connection).since = time.Now().Add(-silence)
+	}
+	c.limit.mu.Unlock()
+	require.NoError(t, c.ask(c.dial(), "/"))
+	require.Equal(t, maxSilent, silent())
+	_, err := slow[0].Read(make([]byte, 1))
+	require.Error(t, err, "the oldest")
+	_, err = io.WriteString(slow[1], "st: x\r\n\r\n")
+	require.NoError(t, err)
+	resp, err := http.ReadResponse(bufio.NewReader(slow[1]), nil)
+	require.NoError(t, err, "the others may go on")
+	require.NoError(t, resp.Body.Close())
+	close(c.letGo)
+	require.NoError(t, <-answered)
+}

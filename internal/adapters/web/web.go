@@ -11,8 +11,10 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 
 	"github.com/labstack/echo/v4"
+	"golang.org/x/time/rate"
 
 	"github.com/docket-project/docket/internal/access"
 	"github.com/docket-project/docket/internal/adapters/api"
@@ -73,11 +75,12 @@ func statusOfRefusal(k operate.Kind) int {
 
 // answerError is every listener's error handler.
 func answerError(logger *slog.Logger) echo.HTTPErrorHandler {
+	failures := NewFailures(logger)
 	return func(err error, c echo.Context) {
 		if c.Response().Committed {
 			return
 		}
-		p := ProblemOf(err, c, logger)
+		p := ProblemOf(err, c, failures)
 		TurnAway(c, p.Status)
 		if p.Status >= http.StatusInternalServerError || p.Status == http.StatusTooManyRequests {
 			if c.Response().Header().Get(echo.HeaderRetryAfter) == "" {
@@ -106,7 +109,7 @@ func TurnAway(c echo.Context, status int) {
 }
 
 // ProblemOf is what a handler's error comes to. It logs what is docket's own failure.
-func ProblemOf(err error, c echo.Context, logger *slog.Logger) *api.Problem {
+func ProblemOf(err error, c echo.Context, failures *Failures) *api.Problem {
 	var p *api.Problem
 	var refusal *operate.Refusal
 	var denied *access.Denied
@@ -128,13 +131,29 @@ func ProblemOf(err error, c echo.Context, logger *slog.Logger) *api.Problem {
 	class := domain.ClassOf(err)
 	p = Problem(StatusOf(class), err.Error())
 	p.Class = class
-	LogFailure(logger, err, "method", c.Request().Method, "route", c.Path(), "status", p.Status)
+	failures.Log(err, "method", c.Request().Method, "route", c.Path(), "status", p.Status)
 	return p
 }
 
-// LogFailure logs what failed in docket, and not what a client asked wrongly or does not wait for any more. where tells
-// which request it was.
-func LogFailure(logger *slog.Logger, err error, where ...any) {
+// Failures logs requests that failed: the first ones, and then one each second, which says how many there were in
+// between. Strangers could fill a disk otherwise, and so could hundreds of OPAs while the log is away.
+type Failures struct {
+	logger  *slog.Logger
+	allowed *rate.Limiter
+	unsaid  atomic.Int64
+}
+
+// firstFailures are logged at once.
+const firstFailures = 20
+
+// NewFailures logs to logger.
+func NewFailures(logger *slog.Logger) *Failures {
+	return &Failures{logger: logger, allowed: rate.NewLimiter(1, firstFailures)}
+}
+
+// Log logs what failed in docket, and not what a client asked wrongly or does not wait for any more. where tells which
+// request it was.
+func (f *Failures) Log(err error, where ...any) {
 	var p *api.Problem
 	var refusal *operate.Refusal
 	var denied *access.Denied
@@ -143,7 +162,15 @@ func LogFailure(logger *slog.Logger, err error, where ...any) {
 	if err == nil || asked || class == domain.Canceled || errors.Is(err, context.Canceled) {
 		return
 	}
-	logger.Error("request failed", append(where, "class", class, "error", err)...)
+	if !f.allowed.Allow() {
+		f.unsaid.Add(1)
+		return
+	}
+	where = append(where, "class", class, "error", err)
+	if n := f.unsaid.Swap(0); n > 0 {
+		where = append(where, "unlogged", n)
+	}
+	f.logger.Error("request failed", where...)
 }
 
 // callerKey is where the caller of a request is kept.

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
@@ -145,4 +148,28 @@ func TestPprofOnlyOnLoopback(t *testing.T) {
 		require.Contains(t, w.Body.String(), `"verdict":"DEGRADED"`)
 		require.Contains(t, w.Body.String(), `"code":"guard_on"`)
 	}
+}
+
+func TestFailuresAreLoggedSparsely(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged bytes.Buffer
+		f := NewFailures(slog.New(slog.NewTextHandler(&logged, nil)))
+		fail := func(times int) int {
+			logged.Reset()
+			for range times {
+				f.Log(domain.Errorf(domain.Unavailable, "the log is away"), "route", "/logs")
+			}
+			return strings.Count(logged.String(), "request failed")
+		}
+		require.Equal(t, firstFailures, fail(1000))
+		require.NotContains(t, logged.String(), "unlogged")
+		time.Sleep(3 * time.Second)
+		require.Equal(t, 3, fail(1000))
+		require.Contains(t, logged.String(), "unlogged=980")
+		f.Log(Problem(http.StatusBadRequest, "a client's mistake"))
+		f.Log(context.Canceled)
+		time.Sleep(time.Second)
+		require.Equal(t, 1, fail(1), "what is not a failure takes nobody's place")
+		require.Contains(t, logged.String(), "unlogged=997")
+	})
 }
