@@ -13,7 +13,7 @@ FUZZTIME ?= 200000x
 OPAS     := 1.22:e2e 1.0:e2e/opa/v1.0 0.70:e2e/opa/v0.70 0.45:e2e/opa/v0.45
 OPA_BINS := $(foreach o,$(OPAS),e2e/.bin/opa-$(firstword $(subst :, ,$(o))))
 
-.PHONY: help build run test race lint fuzz bench load e2e drills golden kafka schemathesis node pages k6 verify generate clean
+.PHONY: help build run test race lint fuzz bench load e2e drills golden kafka schemathesis node pages k6 verify generate sbom clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -130,6 +130,22 @@ verify: bin/templ node ## Check that modules are tidy, code is formatted, script
 	@set -e; for m in . e2e bench; do (cd $$m && go mod tidy -diff && go vet ./...); done
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 	go test ./internal/app ./internal/command -run 'Document|OPAConfiguration|OpenAPI|Dependencies'
+
+PROGRAMS ?= docket ingest saver parking
+
+bin/cyclonedx-gomod: tools/sbom/go.sum
+	go build -C tools/sbom -o $(CURDIR)/$@ github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+
+# The modules are those of the source; each that the binary says it is made of has to be among them, and no other.
+sbom: build bin/cyclonedx-gomod ## Write a CycloneDX bill of materials for each of PROGRAMS: its modules, their licenses and hashes.
+	@set -e; for p in $(PROGRAMS); do \
+	  bin/cyclonedx-gomod app -json -licenses -assert-licenses -noserial -notimestamp -main cmd/$$p -output bin/$$p.cdx.json . 2>/dev/null; \
+	  go version -m bin/$$p | awk '$$1 == "dep" { print $$2 "@" $$3 }' | sed 's/+/%2B/' > bin/$$p.modules; \
+	  while read -r m; do grep -qF "\"bom-ref\": \"pkg:golang/$$m?" bin/$$p.cdx.json || { echo "bin/$$p.cdx.json lacks $$m"; exit 1; }; \
+	  done < bin/$$p.modules; \
+	  n=$$(grep -c '"bom-ref": "pkg:golang/' bin/$$p.cdx.json); want=$$(($$(wc -l < bin/$$p.modules) + 1)); rm bin/$$p.modules; \
+	  [ "$$n" = "$$want" ] || { echo "bin/$$p.cdx.json has $$n modules, bin/$$p has $$want"; exit 1; }; \
+	  echo "bin/$$p.cdx.json: $$n modules"; done
 
 clean: ## Remove what was built.
 	rm -rf bin bench/out e2e/.bin .servers

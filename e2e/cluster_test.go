@@ -332,6 +332,13 @@ type record struct {
 // records are all of a topic's.
 func (c *cluster) records(t *testing.T, topic string) (out []record) {
 	t.Helper()
+	c.eachRecord(t, topic, func(r *kgo.Record) { out = append(out, recordOf(r)) })
+	return out
+}
+
+// eachRecord reads a topic from its start to what is its end.
+func (c *cluster) eachRecord(t *testing.T, topic string, do func(*kgo.Record)) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cl, err := kgo.NewClient(
@@ -356,14 +363,13 @@ func (c *cluster) records(t *testing.T, topic string) (out []record) {
 		require.NoError(t, fetches.Err())
 		fetches.EachRecord(func(r *kgo.Record) {
 			if !r.Attrs.IsControl() {
-				out = append(out, recordOf(r))
+				do(r)
 			}
 			if r.Offset+1 >= left[r.Partition] {
 				delete(left, r.Partition)
 			}
 		})
 	}
-	return out
 }
 
 func recordOf(r *kgo.Record) record {
