@@ -136,10 +136,12 @@ PROGRAMS ?= docket ingest saver parking
 bin/cyclonedx-gomod: tools/sbom/go.sum
 	go build -C tools/sbom -o $(CURDIR)/$@ github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
 
-# The modules are those of the source; each that the binary says it is made of has to be among them, and no other.
+# The modules are those of the source; each that the binary says it is made of has to be among them, and no other. The
+# version of docket itself is that of the git repository, without which there is no list.
 sbom: build bin/cyclonedx-gomod ## Write a CycloneDX bill of materials for each of PROGRAMS: its modules, their licenses and hashes.
 	@set -e; for p in $(PROGRAMS); do \
-	  bin/cyclonedx-gomod app -json -licenses -assert-licenses -noserial -notimestamp -main cmd/$$p -output bin/$$p.cdx.json . 2>/dev/null; \
+	  bin/cyclonedx-gomod app -json -licenses -assert-licenses -noserial -notimestamp -main cmd/$$p -output bin/$$p.cdx.json . \
+	    2> bin/sbom.log || { cat bin/sbom.log; exit 1; }; rm bin/sbom.log; \
 	  go version -m bin/$$p | awk '$$1 == "dep" { print $$2 "@" $$3 }' | sed 's/+/%2B/' > bin/$$p.modules; \
 	  while read -r m; do grep -qF "\"bom-ref\": \"pkg:golang/$$m?" bin/$$p.cdx.json || { echo "bin/$$p.cdx.json lacks $$m"; exit 1; }; \
 	  done < bin/$$p.modules; \
