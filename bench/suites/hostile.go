@@ -1,7 +1,6 @@
 package suites
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -69,14 +68,11 @@ func HostileSuite(docket, out, only string, rate, seconds, connections, times in
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	var tokens strings.Builder
-	for _, tenant := range []string{"team", "flood", "strangers"} {
-		fmt.Fprintf(&tokens, "%s %s %x\n", tenant, tenant, sha256.Sum256([]byte(tenant)))
-	}
 	config, known := filepath.Join(dir, "docket.yaml"), filepath.Join(dir, "tokens")
 	vars := []string{"DOCKET_CONFIG=" + config, "DOCKET_UPLOAD_TOKENS_FILE=" + known}
 	err = errors.Join(
-		os.WriteFile(config, []byte(hostilePolicies), 0o600), os.WriteFile(known, []byte(tokens.String()), 0o600),
+		os.WriteFile(config, []byte(hostilePolicies), 0o600),
+		os.WriteFile(known, []byte(uploadTokens("team", "flood", "strangers")), 0o600),
 	)
 	elsewhere, addrErr := testserver.FreeAddr()
 	if err = errors.Join(err, addrErr); err != nil {

@@ -58,12 +58,9 @@ func PoliciesSuite(docket, out string, rate, seconds, connections, times int) (e
 		err = errors.Join(err, os.WriteFile(path, []byte(content), 0o600))
 		return path
 	}
-	var tokens strings.Builder
-	for _, tenant := range []string{"team", "flood"} {
-		fmt.Fprintf(&tokens, "%s %s %x\n", tenant, tenant, sha256.Sum256([]byte(tenant)))
-	}
 	vars := []string{
-		"DOCKET_CONFIG=" + file("docket.yaml", boundPolicies), "DOCKET_UPLOAD_TOKENS_FILE=" + file("tokens", tokens.String()),
+		"DOCKET_CONFIG=" + file("docket.yaml", boundPolicies),
+		"DOCKET_UPLOAD_TOKENS_FILE=" + file("tokens", uploadTokens("team", "flood")),
 		"DOCKET_MASK_KEYS_FILE=" + file("keys", "v1 "+strings.Repeat("ab", 32)+"\n"),
 	}
 	bound, addrErr := testserver.FreeAddr()
@@ -143,6 +140,15 @@ func PoliciesSuite(docket, out string, rate, seconds, connections, times int) (e
 		ratio(func(r policiesResult) float64 { return r.P99 }, inFlood, inPeace),
 	)
 	return writeJSON(out, "policies.json", results)
+}
+
+// uploadTokens is a file of tokens, in which each tenant's is its name.
+func uploadTokens(tenants ...string) string {
+	var lines strings.Builder
+	for _, tenant := range tenants {
+		fmt.Fprintf(&lines, "%s %s %x\n", tenant, tenant, sha256.Sum256([]byte(tenant)))
+	}
+	return lines.String()
 }
 
 const (

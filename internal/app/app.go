@@ -218,11 +218,11 @@ func (a *App) AdminAddr() string { return a.admin.addr() }
 func boundMemory(role status.Role, cfg Config) (ballast []byte) {
 	const process, consumers = 24 << 20, 96 << 20 // what consumers keep of records is among theirs
 	limit := consumers + 4*int64(cfg.Saver.BatchBytes)*int64(cfg.Saver.Concurrency+cfg.Parking.Concurrency)
-	switch uploads := process + cfg.Upload.MaxInFlightBytes; {
-	case role == status.Ingest:
-		limit = uploads
-	case role.Is(status.Ingest):
-		limit += uploads
+	if role == status.Ingest {
+		limit = 0 // it consumes nothing
+	}
+	if role.Is(status.Ingest) {
+		limit += process + cfg.Upload.MaxInFlightBytes
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(limit)
